@@ -1,0 +1,1 @@
+"""mmbench: a benchmark suite for multimodal learning with missing modalities."""

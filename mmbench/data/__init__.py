@@ -1,0 +1,1 @@
+"""What every part may know: tasks, samples, missingness and batches."""

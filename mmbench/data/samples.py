@@ -1,0 +1,93 @@
+"""The samples of one split, as arrays: all that a data set's file has to produce."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+PresenceArray = Bool[np.ndarray, "sample modality"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one split with what nature left of their modalities.
+
+    Args:
+        modalities: Names, in the order of the columns of `presence`.
+        inputs: Modality -> array (sample, ...) in the axes of its kind; images may be uint8
+            (0..255) and token ids any integer type. Absent entries may hold anything.
+        target: (sample,) int for single_label, (sample, output) float otherwise.
+        sample_id: Unique int64, the same in every run: masks and predictions are joined on it.
+        presence: True = the sample has the modality; at least one in every row.
+        lengths: Modality -> (sample,) steps, for sequences, tokens and bags.
+
+    Raises:
+        ValueError: If sizes differ, ids repeat, a row has no modality, or a present entry or a
+            target is not finite; the message names the first offending sample.
+    """
+
+    modalities: tuple[str, ...]
+    inputs: Mapping[str, NDArray[Any]]
+    target: NDArray[Any]
+    sample_id: Int[np.ndarray, " sample"]
+    presence: PresenceArray
+    lengths: Mapping[str, Int[np.ndarray, " sample"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.sample_id)
+        sizes = {name: len(self.inputs[name]) for name in self.modalities}
+        sizes |= {"target": len(self.target), "presence": len(self.presence)}
+        sizes |= {f"lengths[{name}]": len(steps) for name, steps in self.lengths.items()}
+        if wrong := {name: size for name, size in sizes.items() if size != n}:
+            raise ValueError(f"{n} sample ids, but {wrong}")
+        ids, counts = np.unique(self.sample_id, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"sample id {ids[counts > 1][0]} occurs {counts.max()} times")
+        if n and not self.presence.any(axis=1).all():
+            lost = self.sample_id[~self.presence.any(axis=1)][0]
+            raise ValueError(f"sample {lost} has no modality at all; drop such rows")
+        self._require_finite("target", self.target, np.ones(n, bool))
+        for column, name in enumerate(self.modalities):
+            self._require_finite(name, self.inputs[name], self.presence[:, column])
+
+    def _require_finite(self, name: str, values: NDArray[Any], rows: NDArray[np.bool_]) -> None:
+        if not np.issubdtype(values.dtype, np.floating):
+            return
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if (bad := rows & ~finite).any():
+            raise ValueError(
+                f"{name} of sample {self.sample_id[bad][0]} holds NaN or infinity; "
+                "mark the entry absent or drop the sample"
+            )
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.sample_id)
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Return the samples at these positions (or where a bool mask is True)."""
+        return replace(
+            self,
+            inputs={name: values[rows] for name, values in self.inputs.items()},
+            target=self.target[rows],
+            sample_id=self.sample_id[rows],
+            presence=self.presence[rows],
+            lengths={name: steps[rows] for name, steps in self.lengths.items()},
+        )
+
+    def only(self, modalities: Sequence[str]) -> Self:
+        """Return the samples with these modalities alone; rows left with none are dropped."""
+        columns = [self.modalities.index(name) for name in modalities]
+        kept = self.take(self.presence[:, columns].any(axis=1))
+        return replace(
+            kept,
+            modalities=tuple(modalities),
+            inputs={name: kept.inputs[name] for name in modalities},
+            presence=kept.presence[:, columns],
+            lengths={name: steps for name, steps in kept.lengths.items() if name in modalities},
+        )

@@ -1,0 +1,163 @@
+"""The contract of a method: what is predicted, and what is minimised."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Kind, Task, TaskKind
+
+ALL_TASKS: tuple[TaskKind, ...] = ("single_label", "multi_label", "regression")
+ALL_KINDS: tuple[Kind, ...] = ("vector", "sequence", "image", "volume", "tokens", "bag")
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where a method comes from; a baseline without a paper leaves all but the title empty."""
+
+    title: str
+    venue: str = ""
+    year: int | None = None
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Applies:
+    """What a method cannot do without; a pair that does not apply is a dash in the table.
+
+    Args:
+        tasks: Task kinds that it can learn.
+        kinds: Modality kinds that it can read.
+        min_modalities: Fewest modalities.
+        max_modalities: Most modalities; None = any number.
+        complete_rows: Whether some training samples must have every modality.
+        neighbours: Whether a prediction may depend on the other samples of the batch.
+        trains: Whether it has parameters to fit by gradient.
+    """
+
+    tasks: tuple[TaskKind, ...] = ALL_TASKS
+    kinds: tuple[Kind, ...] = ALL_KINDS
+    min_modalities: int = 1
+    max_modalities: int | None = None
+    complete_rows: bool = False
+    neighbours: bool = False
+    trains: bool = True
+
+    def reason_not(self, task: Task) -> str | None:
+        """Why a method does not apply to a task; None if it does."""
+        if task.kind not in self.tasks:
+            return f"learns {', '.join(self.tasks)}, not {task.kind}"
+        for modality in task.modalities:
+            if modality.kind not in self.kinds:
+                return f"reads {', '.join(self.kinds)}, but {modality.name} is {modality.kind}"
+        if len(task.modalities) < self.min_modalities:
+            return f"needs {self.min_modalities} modalities, found {len(task.modalities)}"
+        if self.max_modalities is not None and len(task.modalities) > self.max_modalities:
+            return f"takes at most {self.max_modalities} modalities, found {len(task.modalities)}"
+        return None
+
+
+class Method(LightningModule, ABC):
+    """A method for multimodal data in which modalities are missing.
+
+    A subclass says what it predicts (`forward`) and, if that is not the task's own loss, what
+    it minimises (`loss`). Training may be changed further by any hook of Lightning; evaluation
+    may not: it only collects the outputs of `forward`.
+
+    Args:
+        task: What goes in and what is predicted.
+        lr: Learning rate of AdamW, > 0.
+        weight_decay: Decoupled weight decay of AdamW, >= 0.
+    """
+
+    paper: ClassVar[Paper]
+    applies: ClassVar[Applies] = Applies()
+
+    def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
+        super().__init__()
+        self.task = task
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self._term_sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present.
+
+        Returns:
+            Logits for classes or labels, values for regression.
+        """
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Weighted terms whose sum is minimised; by default the task's own loss alone."""
+        return {"task": self.task_loss(self(batch), batch.target)}
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Look once at the training split before fitting: priors, prototypes, memories.
+
+        What is kept must be a buffer, so that saved weights are the whole method.
+
+        Args:
+            train: All training batches in order of sample, on the CPU.
+        """
+
+    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+        """Small arrays kept beside a run after evaluation, such as routing shares."""
+        return {}
+
+    @final
+    def task_loss(
+        self, output: Float[Tensor, "batch output"], target: Tensor
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy, binary cross-entropy or squared error, by the kind of task."""
+        if self.task.kind == "single_label":
+            return F.cross_entropy(output, target)
+        if self.task.kind == "multi_label":
+            return F.binary_cross_entropy_with_logits(output, target)
+        return F.mse_loss(output, target)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum the terms of `loss`; they are logged once an epoch, without a host sync a step."""
+        terms = self.loss(batch)
+        for name, term in terms.items():
+            past = self._term_sums.get(name)
+            value = term.detach()
+            self._term_sums[name] = value if past is None else past + value
+        self._steps += 1
+        return torch.stack(list(terms.values())).sum()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean of each loss term over the epoch as `train/<term>`."""
+        for name, total in self._term_sums.items():
+            self.log(f"train/{name}", total / self._steps)
+        self._term_sums = {}
+        self._steps = 0
+
+    @final
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict; the runner scores."""
+        output: Tensor = self(batch)
+        return output
+
+    @final
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict; the runner scores."""
+        output: Tensor = self(batch)
+        return output
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on everything trainable."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            trainable, lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )

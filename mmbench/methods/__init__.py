@@ -1,0 +1,1 @@
+"""One file a paper; the file name is the method name."""

@@ -1,0 +1,1 @@
+"""Scores on stored predictions; numpy only."""
