@@ -1,0 +1,299 @@
+"""A data set with a scenario laid over it: what is withheld never reaches a loader."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from mmbench.data.batch import Batch, keep
+from mmbench.data.missingness import Missingness, Stream, natural
+from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
+from mmbench.data.scenario import Scenario
+from mmbench.data.task import Modality, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a data set comes from.
+
+    Args:
+        citation: How to cite it.
+        url: Where a user gets it; empty if it is generated.
+        licence: Its terms.
+        checksum: SHA-256 of the file that ships, empty if the user brings the files.
+        superseded_by: Name of the data set that replaces this one; a published one is never
+            edited.
+    """
+
+    citation: str
+    url: str = ""
+    licence: str = ""
+    checksum: str = ""
+    superseded_by: str = ""
+
+
+class DataModule(LightningDataModule, ABC):
+    """Splits of a data set under a scenario.
+
+    A subclass describes the task and loads the samples of a split. Masks, scaling and loaders
+    are made here, the same for all: masks are drawn once a split, keyed by sample id, before
+    any limit; scales are those of the entries that training shows.
+
+    Args:
+        root: Folder of the user's data; data sets that ship with mmbench do not read it.
+        scenario: What is missing in training, validation and each test condition.
+        fold: Which partition, 0 <= fold < `folds`.
+        modalities: Keep only these, in this order; None = all.
+        batch_size: Samples a batch, >= 1.
+        order_seed: Decides the order of training samples and nothing else.
+        limit: At most this many samples a split, >= 1, the same for every seed; None = all.
+
+    Raises:
+        ValueError: If the fold does not exist, a modality is unknown, or the scenario cannot be
+            laid over the modalities.
+    """
+
+    source: ClassVar[Source]
+    folds: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        root: Path,
+        scenario: Scenario,
+        *,
+        fold: int = 0,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 64,
+        order_seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.scenario = scenario
+        self.fold = fold
+        self.batch_size = batch_size
+        self.order_seed = order_seed
+        self.limit = limit
+        self.loaded: dict[Split, Samples] = {}  # may be shared by the runs of one worker
+        if not 0 <= fold < self.folds:
+            raise ValueError(
+                f"fold {fold} was asked for, but {type(self).__name__} has the folds "
+                f"0..{self.folds - 1}"
+            )
+        self._restriction = None if modalities is None else tuple(modalities)
+
+    @abstractmethod
+    def describe(self) -> Task:
+        """Say what goes in and what is predicted; cheap, may be called before any loading."""
+
+    @abstractmethod
+    def load(self, split: Split) -> Samples:
+        """Read one split with its natural presence; values raw, images may be uint8."""
+
+    def bayes_posterior(
+        self, samples: Samples, presence: PresenceArray, missingness: Missingness
+    ) -> Float[np.ndarray, "sample output"] | None:
+        """Best possible class probabilities given what is present; None where unknown."""
+        return None
+
+    @property
+    def task(self) -> Task:
+        """The task, restricted to the modalities that were asked for.
+
+        Raises:
+            ValueError: If one of them is unknown.
+        """
+        task = self.describe()
+        if self._restriction is None:
+            return task
+        by_name = {modality.name: modality for modality in task.modalities}
+        if unknown := [name for name in self._restriction if name not in by_name]:
+            raise ValueError(
+                f"no modality named {unknown[0]!r} in {type(self).__name__}; "
+                f"it has {', '.join(by_name)}"
+            )
+        return replace(task, modalities=tuple(by_name[name] for name in self._restriction))
+
+    def samples(self, split: Split) -> Samples:
+        """The samples of a split with what nature left of the modalities asked for."""
+        if split not in self.loaded:
+            samples = self.load(split)
+            self.loaded[split] = (
+                samples if self._restriction is None else samples.only(self._restriction)
+            )
+        return self.loaded[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Draw the masks of all splits and fit the scales; asked for twice, done once."""
+        if hasattr(self, "conditions"):
+            return
+        task = self.task
+        self.scenario.check(task.names)
+        self.conditions: dict[str, Missingness] = self.scenario.conditions(task.names)
+        drawn = {"train": self.scenario.train, "val": self.scenario.val, "test": natural()}
+        self._splits: dict[Split, _Split] = {}
+        scales: dict[str, _Scale] = {}
+        for split in SPLITS:
+            samples = self.samples(split)
+            presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))
+            rows = self._limited(samples, split)
+            samples, presence = samples.take(rows), presence[rows]
+            if split == "train":
+                scales = {
+                    modality.name: _Scale.fit(modality, samples, presence[:, column])
+                    for column, modality in enumerate(task.modalities)
+                }
+            teach = split == "train" and self.scenario.regime == "full_access"
+            self._splits[split] = _Split(task, samples, presence, scales, teach=teach)
+
+    def condition_presence(self, condition: str) -> PresenceArray:
+        """Which test entries a condition shows, (sample, modality), in order of the test split."""
+        samples = self.samples("test")
+        stream = Stream(self.scenario.mask_seed, "test")
+        presence = self.conditions[condition].draw(samples, stream)
+        return presence[self._limited(samples, "test")]
+
+    def _limited(self, samples: Samples, split: Split) -> NDArray[np.int_]:
+        """Positions that a limit keeps: a random subset that depends on the sample ids alone."""
+        if self.limit is None or self.limit >= len(samples):
+            return np.arange(len(samples))
+        u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
+        return np.sort(np.argsort(u, kind="stable")[: self.limit])
+
+    def split(self, split: Split) -> "_Split":
+        """One split as the scenario shows it (test: as nature left it)."""
+        self.setup()
+        return self._splits[split]
+
+    def batches(self, split: Split) -> Iterator[Batch]:
+        """Whole split in order of sample, on the CPU."""
+        data = self.split(split)
+        for start in range(0, len(data), self.batch_size):
+            yield data[list(range(start, min(start + self.batch_size, len(data))))]
+
+    def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
+        # one index list a batch: a batch is gathered at once, never sample by sample
+        batches = BatchSampler(sampler, self.batch_size, drop_last=False)
+        return DataLoader(self.split(split), sampler=batches, batch_size=None)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training batches in an order that depends on `order_seed` alone."""
+        order = torch.Generator().manual_seed(self.order_seed)
+        return self._loader("train", RandomSampler(self.split("train"), generator=order))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation batches in order of sample."""
+        return self._loader("val", SequentialSampler(self.split("val")))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches as nature left them, in order of sample; conditions hide from these."""
+        return self._loader("test", SequentialSampler(self.split("test")))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Shift and factor of one modality; per feature, or per channel of images and volumes."""
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    @classmethod
+    def fit(
+        cls, modality: Modality, samples: Samples, shown: Bool[np.ndarray, " sample"]
+    ) -> "_Scale | None":
+        """Standardise by the entries that training shows; None for token ids."""
+        if modality.kind == "tokens":
+            return None
+        values = samples.inputs[modality.name][shown]
+        if modality.has_lengths:  # padding has no part in it
+            values = values[_valid(samples.lengths[modality.name][shown], values.shape[1])]
+        channels = modality.kind in ("image", "volume")
+        axes = (0, *range(2, values.ndim)) if channels else tuple(range(values.ndim - 1))
+        width = values.shape[1] if channels else values.shape[-1]
+        if not len(values):  # training never shows this modality
+            mean, std = np.zeros(width), np.ones(width)
+        else:
+            mean = values.mean(axis=axes, dtype=np.float64)
+            std = values.std(axis=axes, dtype=np.float64)
+        shape = (-1, *[1] * (values.ndim - 2)) if channels else (-1,)
+        # a constant feature carries nothing; it becomes zero instead of rounding noise
+        inverse = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6)
+        return cls(
+            torch.from_numpy(mean).float().reshape(shape),
+            torch.from_numpy(inverse).float().reshape(shape),
+        )
+
+    def apply(self, x: Tensor) -> Tensor:
+        return (x.float() - self.mean) * self.inverse_std
+
+
+def _valid(lengths: NDArray[Any], steps: int) -> NDArray[np.bool_]:
+    """Which steps are no padding, (sample, steps)."""
+    return np.arange(steps) < lengths[:, None]
+
+
+class _Split(Dataset[Batch]):
+    """The samples of one split behind a presence table; indexed by lists of positions."""
+
+    def __init__(
+        self,
+        task: Task,
+        samples: Samples,
+        presence: PresenceArray,
+        scales: Mapping[str, _Scale | None],
+        *,
+        teach: bool,
+    ) -> None:
+        self.task = task
+        self.samples = samples
+        self.presence = presence
+        self._scales = scales
+        self._teach = teach
+        self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
+        self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
+        self._presence = torch.from_numpy(presence)
+        self._natural = torch.from_numpy(samples.presence)
+        self._sample_id = torch.from_numpy(samples.sample_id)
+        target = torch.from_numpy(samples.target)
+        self._target = target.long() if task.kind == "single_label" else target.float()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        index = torch.as_tensor(rows)
+        batch = self._batch(index, self._presence[index])
+        if self._teach:
+            return replace(batch, teacher=self._batch(index, self._natural[index]))
+        return batch
+
+    def _batch(self, index: Tensor, presence: Tensor) -> Batch:
+        inputs, lengths = {}, {}
+        for column, name in enumerate(self.task.names):
+            there = presence[:, column]
+            x = self._inputs[name][index]
+            scale = self._scales[name]
+            x = x.long() if scale is None else scale.apply(x)
+            if name in self._lengths:
+                steps = self._lengths[name][index]
+                lengths[name] = keep(steps, there)
+                valid = torch.arange(x.shape[1]) < steps[:, None]
+                x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+            inputs[name] = keep(x, there)
+        return Batch(
+            modalities=self.task.names,
+            inputs=inputs,
+            presence=presence,
+            target=self._target[index],
+            sample_id=self._sample_id[index],
+            lengths=lengths,
+        )
