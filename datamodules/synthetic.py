@@ -1,0 +1,506 @@
+"""Made-up data whose best possible score is known, whatever is missing and why.
+
+The class of a sample is a word of bits. By where a bit can be read it is
+
+- redundant: every modality carries it, so it survives as long as anything is there;
+- unique to one modality: lost with it;
+- synergistic: the parity (XOR) of one private bit in each modality. Any modality short of all
+  of them leaves it a fair coin.
+
+Modality m turns the bits that it carries, b in {-1, +1}^k, into the latent vector
+
+    u_m = A_m b + B_m c_m + noise * e,     e ~ N(0, I),  c_m ~ N(0, 1)
+
+with a unit vector B_m and orthogonal columns A_m, of length 1, or 2 for private bits. The nuisance
+c_m is shared: two modalities have it correlated by `nuisance_correlation`, so that seeing one
+helps to clean the other. What a method reads is f_m(u_m) for a fixed invertible f_m that bends the latent space. Since f_m can
+be undone, the posterior given f_m(u_m) is that given u_m: a mixture of Gaussians with a common
+covariance, written down exactly. The first latent coordinate is the only one that f_m leaves
+alone and that nuisance does not touch; the mean of all entries of a modality is proportional to
+it, whatever its kind.
+
+Kinds: a `vector` is f(u). A `sequence` or a `bag` has 4 to 8 steps f(u + r_t) whose residuals r_t
+sum to zero (a bag's are independent, a sequence's drift like a bridge), so their mean in latent
+space is u. An `image` is f(u) on smooth two-dimensional cosines plus clutter at right angles to
+them.
+
+Bits in the sense of partial information: Williams and Beer, "Nonnegative Decomposition of
+Multivariate Information", arXiv 1004.2515, 2010.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from mmbench.data.missingness import Missingness
+from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
+from mmbench.data.scenario import Scenario
+from mmbench.data.task import Modality, Task
+from mmbench.datamodule import DataModule, Source
+
+STEPS = 8  # longest sequence or bag
+SIDE = 8  # pixels
+BEND = 0.5  # height of the tanh steps of f; beyond 1 small encoders no longer come near the bound
+RESIDUAL = 0.5  # standard deviation of r_t, and of the clutter of an image
+PARITY_GAIN = 2.0  # a parity is wrong if any private bit is, so these are coded further apart
+MAX_WORDS = 2**16
+ID_STRIDE = 10**9  # room for the samples of one split
+
+SyntheticKind = Literal["vector", "sequence", "bag", "image"]
+Array = NDArray[np.float64]
+
+
+class Synthetic(DataModule):
+    """Samples with planted bits and their exact posterior.
+
+    Args:
+        root: Not read; the data is computed.
+        scenario: See `DataModule`.
+        num_modalities: M, 2..6; they are called m0, m1, ...
+        width: Latent numbers a modality, 2..64 and at least the number of bits it carries.
+        redundant: Bits that every modality carries, >= 0.
+        unique: Bits that only m0, only m1, ... carries, >= 0; those not listed have none.
+        synergistic: Bits that are the parity of one private bit in each modality, >= 0.
+        noise: Standard deviation of the noise on every latent number, > 0; a bit moves its
+            own direction by +-1.
+        nuisance_correlation: Of two modalities' nuisance, 0..1.
+        imbalance: How many times the most frequent class outnumbers the rarest, >= 1; the
+            frequencies in between fall geometrically.
+        n_train: Samples, >= 1.
+        n_val: Samples, >= 1.
+        n_test: Samples, >= 1.
+        kinds: Of m0, m1, ...; begun again when the list is at its end.
+        data_seed: Decides the codes, the maps and the samples. Sample i of a split is the same
+            however many are asked for.
+        fold: See `DataModule`.
+        modalities: See `DataModule`.
+        batch_size: See `DataModule`.
+        order_seed: See `DataModule`.
+        limit: See `DataModule`.
+
+    Raises:
+        ValueError: If an argument is out of range, there is no bit at all, or more than 2^16
+            words of bits would have to be enumerated.
+    """
+
+    source = Source(citation="Computed by mmbench; nothing to cite.", licence="Apache-2.0")
+
+    def __init__(
+        self,
+        root: Path,
+        scenario: Scenario,
+        *,
+        num_modalities: int = 3,
+        width: int = 8,
+        redundant: int = 1,
+        unique: Sequence[int] = (1,),
+        synergistic: int = 1,
+        noise: float = 0.6,
+        nuisance_correlation: float = 0.5,
+        imbalance: float = 1.0,
+        n_train: int = 1000,
+        n_val: int = 300,
+        n_test: int = 1000,
+        kinds: Sequence[SyntheticKind] = ("vector",),
+        data_seed: int = 0,
+        fold: int = 0,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 64,
+        order_seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(
+            root,
+            scenario,
+            fold=fold,
+            modalities=modalities,
+            batch_size=batch_size,
+            order_seed=order_seed,
+            limit=limit,
+        )
+        self.sizes: dict[Split, int] = {"train": n_train, "val": n_val, "test": n_test}
+        if (least := min(self.sizes.values())) < 1 or max(self.sizes.values()) > ID_STRIDE:
+            raise ValueError(f"n_train, n_val and n_test must lie in 1..{ID_STRIDE}, found {least}")
+        self.world = World.make(
+            num_modalities=num_modalities,
+            width=width,
+            redundant=redundant,
+            unique=unique,
+            synergistic=synergistic,
+            noise=noise,
+            nuisance_correlation=nuisance_correlation,
+            imbalance=imbalance,
+            kinds=kinds,
+            seed=data_seed,
+        )
+
+    def describe(self) -> Task:
+        """Single-label classification; class names spell the bits, redundant ones first."""
+        return Task("single_label", self.world.modalities, self.world.class_names)
+
+    def load(self, split: Split) -> Samples:
+        """Compute one split; nothing is missing by nature."""
+        return self.world.sample(split, self.sizes[split])
+
+    def bayes_posterior(
+        self, samples: Samples, presence: PresenceArray, missingness: Missingness
+    ) -> Float[np.ndarray, "sample output"]:
+        """P(class | what is present, which entries are absent), exactly."""
+        return self.world.posterior(samples, presence)
+
+
+@dataclass(frozen=True)
+class World:
+    """The latent model: what is fixed before any sample is drawn.
+
+    Attributes:
+        modalities: Names, kinds and shapes.
+        class_names: One word of class bits each.
+        words: (word, bit) in {-1, +1}; class bits without the synergistic ones are columns of
+            `seen`, see there. All words of bits that can occur.
+        word_class: (word,) class of each.
+        word_prior: (word,) probability of each.
+        seen: For each modality the columns of `words` that it carries.
+        codes: For each modality A_m, (width, bits it carries).
+        nuisances: For each modality B_m, (width,).
+        bends: For each modality the weights of f_m.
+        noise: Standard deviation.
+        nuisance_correlation: Of c_m between two modalities.
+        seed: Of everything.
+    """
+
+    modalities: tuple[Modality, ...]
+    class_names: tuple[str, ...]
+    words: Array
+    word_class: NDArray[np.int64]
+    word_prior: Array
+    seen: tuple[NDArray[np.int64], ...]
+    codes: tuple[Array, ...]
+    nuisances: tuple[Array, ...]
+    bends: tuple["Bend", ...]
+    noise: float
+    nuisance_correlation: float
+    seed: int
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        num_modalities: int,
+        width: int,
+        redundant: int,
+        unique: Sequence[int],
+        synergistic: int,
+        noise: float,
+        nuisance_correlation: float,
+        imbalance: float,
+        kinds: Sequence[SyntheticKind],
+        seed: int,
+    ) -> "World":
+        """Draw codes and maps; arguments as in `Synthetic`, where their ranges are given."""
+        _check(
+            num_modalities, width, redundant, unique, synergistic, noise, nuisance_correlation,
+            imbalance, kinds,
+        )  # fmt: skip
+        own = [*unique, *[0] * (num_modalities - len(unique))]
+        plain = redundant + sum(own)
+        # columns: redundant, unique by modality, then synergistic bit by bit, modality by modality
+        words = _bits(plain + synergistic * num_modalities)
+        private = words[:, plain:].reshape(len(words), synergistic, num_modalities)
+        class_bits = np.concatenate([words[:, :plain], private.prod(axis=2)], axis=1)
+        num_bits = class_bits.shape[1]
+        word_class = ((class_bits < 0) @ (1 << np.arange(num_bits)[::-1])).astype(np.int64)
+        fall = np.arange(2**num_bits) / (2**num_bits - 1)
+        prior = imbalance**-fall
+        prior /= prior.sum()
+        words_a_class = 2 ** (synergistic * (num_modalities - 1))
+
+        seen, codes, nuisances, bends = [], [], [], []
+        for m in range(num_modalities):
+            first = redundant + sum(own[:m])
+            columns = [*range(redundant), *range(first, first + own[m])]
+            columns += [plain + s * num_modalities + m for s in range(synergistic)]
+            seen.append(np.array(columns, np.int64))
+            rng = _generator(seed, "world", m)
+            gain = np.where(np.array(columns) < plain, 1.0, PARITY_GAIN)
+            codes.append(_orthonormal(rng, width)[:, : len(columns)] * gain)
+            nuisance = rng.standard_normal(width)
+            nuisance[0] = 0.0  # keeps the first coordinates independent, given the bits
+            nuisances.append(nuisance / np.linalg.norm(nuisance))
+            bends.append(Bend.draw(rng, width))
+        names = [f"m{m}" for m in range(num_modalities)]
+        shapes = {
+            "vector": (width,),
+            "sequence": (STEPS, width),
+            "bag": (STEPS, width),
+            "image": (1, SIDE, SIDE),
+        }
+        kind = [kinds[m % len(kinds)] for m in range(num_modalities)]
+        return cls(
+            modalities=tuple(Modality(n, k, shapes[k]) for n, k in zip(names, kind, strict=True)),
+            class_names=tuple(f"c{c:0{num_bits}b}" for c in range(2**num_bits)),
+            words=words,
+            word_class=word_class,
+            word_prior=prior[word_class] / words_a_class,
+            seen=tuple(seen),
+            codes=tuple(codes),
+            nuisances=tuple(nuisances),
+            bends=tuple(bends),
+            noise=noise,
+            nuisance_correlation=nuisance_correlation,
+            seed=seed,
+        )
+
+    def sample(self, split: Split, n: int) -> Samples:
+        """Draw the first `n` samples of a split.
+
+        Every quantity has a stream of its own that is read in order of sample, so the first
+        rows do not depend on how many are drawn.
+        """
+        rng = _generator(self.seed, split, "word")
+        word = np.searchsorted(np.cumsum(self.word_prior)[:-1], rng.random(n), side="right")
+        common = _generator(self.seed, split, "nuisance").standard_normal(n)
+        rho = self.nuisance_correlation
+        inputs, lengths = {}, {}
+        for m, modality in enumerate(self.modalities):
+            own = _generator(self.seed, split, "own nuisance", m).standard_normal(n)
+            nuisance = np.sqrt(rho) * common + np.sqrt(1 - rho) * own
+            width = len(self.nuisances[m])
+            noise = _generator(self.seed, split, "noise", m).standard_normal((n, width))
+            u = self.means(m)[word] + nuisance[:, None] * self.nuisances[m] + self.noise * noise
+            rng = _generator(self.seed, split, "dress", m)
+            x, steps = _dress(modality, self.bends[m], u, rng)
+            inputs[modality.name] = x.astype(np.float32)
+            if steps is not None:
+                lengths[modality.name] = steps
+        return Samples(
+            modalities=tuple(modality.name for modality in self.modalities),
+            inputs=inputs,
+            target=self.word_class[word],
+            sample_id=SPLITS.index(split) * ID_STRIDE + np.arange(n, dtype=np.int64),
+            presence=np.ones((n, len(self.modalities)), bool),
+            lengths=lengths,
+        )
+
+    def means(self, m: int) -> Array:
+        """(word, width): where each word puts the latent vector of modality m."""
+        mean: Array = self.words[:, self.seen[m]] @ self.codes[m].T
+        return mean
+
+    def covariance(self, columns: Sequence[int]) -> Array:
+        """Of the latent vectors of these modalities, one after the other, given the word."""
+        total = sum(len(self.nuisances[m]) for m in columns)
+        shared = np.concatenate([self.nuisances[m] for m in columns])
+        cov = self.nuisance_correlation * np.outer(shared, shared)
+        start = 0
+        for m in columns:
+            b = self.nuisances[m]
+            block = slice(start, start + len(b))
+            cov[block, block] += (1 - self.nuisance_correlation) * np.outer(b, b)
+            start += len(b)
+        cov[np.diag_indices(total)] += self.noise**2
+        return cov
+
+    def latent(self, samples: Samples, m: int, rows: NDArray[Any]) -> Array:
+        """(row, width): undo f and the dress of modality m at these positions."""
+        modality = self.modalities[m]
+        x = samples.inputs[modality.name][rows].astype(np.float64)
+        steps = samples.lengths[modality.name][rows] if modality.has_lengths else None
+        return _undress(modality, self.bends[m], x, steps)
+
+    def posterior(
+        self, samples: Samples, presence: PresenceArray
+    ) -> Float[np.ndarray, "sample output"]:
+        """P(class | present entries)."""
+        columns = [[x.name for x in self.modalities].index(name) for name in samples.modalities]
+        out = np.empty((len(samples), len(self.class_names)))
+        patterns, which = np.unique(presence, axis=0, return_inverse=True)
+        for p, pattern in enumerate(patterns):
+            rows = np.flatnonzero(which.reshape(-1) == p)
+            there = [m for m, shown in zip(columns, pattern, strict=True) if shown]
+            u = np.concatenate([self.latent(samples, m, rows) for m in there], axis=1)
+            out[rows] = self._pattern_posterior(u, there)
+        return out
+
+    def _pattern_posterior(self, u: Array, there: Sequence[int]) -> Array:
+        # words that look alike in the modalities at hand are weighed together
+        carried = np.unique(np.concatenate([self.seen[m] for m in there]))
+        _, first, alike = np.unique(
+            self.words[:, carried], axis=0, return_index=True, return_inverse=True
+        )
+        weight = np.zeros((len(first), len(self.class_names)))
+        np.add.at(weight, (alike.reshape(-1), self.word_class), self.word_prior)
+        mean = np.concatenate([self.means(m)[first] for m in there], axis=1)
+        slope = cho_solve(cho_factor(self.covariance(there)), mean.T)  # (latent, word)
+        offset = -0.5 * np.einsum("wl,lw->w", mean, slope)
+        out = np.empty((len(u), len(self.class_names)))
+        chunk = max(1, 2**21 // len(first))
+        for start in range(0, len(u), chunk):
+            log = u[start : start + chunk] @ slope
+            log += offset
+            log -= log.max(axis=1, keepdims=True)
+            np.exp(log, out=log)
+            out[start : start + chunk] = log @ weight
+        out /= out.sum(axis=1, keepdims=True)
+        return np.maximum(out, np.finfo(np.float64).tiny)  # so that its logarithm is finite
+
+
+@dataclass(frozen=True)
+class Bend:
+    """An invertible map with two additive coupling steps; the first coordinate stays.
+
+    With u = (u_1, a, b):  b' = b + BEND * tanh(V [u_1, a]),  a' = a + BEND * tanh(W [u_1, b']).
+
+    Attributes:
+        v: (b, 1 + a).
+        w: (a, 1 + b).
+        turn: Orthogonal (width, width) whose first column is constant; applied last, to vectors
+            and steps.
+    """
+
+    v: Array
+    w: Array
+    turn: Array
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, width: int) -> "Bend":
+        """Random weights of size 1 / sqrt(inputs), so that tanh is used where it curves."""
+        b = width // 2
+        a = width - 1 - b
+        v = rng.standard_normal((b, 1 + a)) / np.sqrt(1 + a)
+        w = rng.standard_normal((a, 1 + b)) / np.sqrt(1 + b)
+        basis = rng.standard_normal((width, width))
+        basis[:, 0] = 1.0
+        turn, _ = np.linalg.qr(basis)
+        return cls(v, w, turn * np.sign(turn[0, 0]))
+
+    def __call__(self, u: Float[np.ndarray, "*n width"]) -> Float[np.ndarray, "*n width"]:
+        """Bend; before the turn."""
+        u_1, a, b = self._split(u)
+        b = b + BEND * np.tanh(np.concatenate([u_1, a], axis=-1) @ self.v.T)
+        a = a + BEND * np.tanh(np.concatenate([u_1, b], axis=-1) @ self.w.T)
+        return np.concatenate([u_1, a, b], axis=-1)
+
+    def undo(self, z: Float[np.ndarray, "*n width"]) -> Float[np.ndarray, "*n width"]:
+        """Inverse of the call."""
+        u_1, a, b = self._split(z)
+        a = a - BEND * np.tanh(np.concatenate([u_1, b], axis=-1) @ self.w.T)
+        b = b - BEND * np.tanh(np.concatenate([u_1, a], axis=-1) @ self.v.T)
+        return np.concatenate([u_1, a, b], axis=-1)
+
+    def _split(self, u: Array) -> tuple[Array, Array, Array]:
+        middle = 1 + len(self.w)
+        return u[..., :1], u[..., 1:middle], u[..., middle:]
+
+
+def _dress(
+    modality: Modality, bend: Bend, u: Array, rng: np.random.Generator
+) -> tuple[Array, NDArray[np.int64] | None]:
+    """From latent vectors (sample, width) to what a method reads, and its lengths."""
+    n, width = u.shape
+    if modality.kind == "vector":
+        return bend(u) @ bend.turn.T, None
+    if modality.kind == "image":
+        cosines = _cosines(width)
+        clutter = RESIDUAL * rng.standard_normal((n, SIDE * SIDE))
+        clutter -= clutter @ cosines @ cosines.T
+        return (bend(u) @ cosines.T + clutter).reshape(n, 1, SIDE, SIDE), None
+    draws = rng.random((n, 1 + STEPS * width * 2))  # one row a sample, so that rows are stable
+    steps = STEPS // 2 + (draws[:, 0] * (STEPS // 2 + 1)).astype(np.int64)
+    radius = np.sqrt(-2 * np.log1p(-draws[:, 1 : 1 + STEPS * width]))
+    r = RESIDUAL * (radius * np.cos(2 * np.pi * draws[:, 1 + STEPS * width :]))  # Box, Muller
+    r = r.reshape(n, STEPS, width)
+    if modality.kind == "sequence":
+        r = np.cumsum(r, axis=1) / np.sqrt(STEPS)
+    valid = (np.arange(STEPS) < steps[:, None])[..., None]
+    r -= (r * valid).sum(axis=1, keepdims=True) / steps[:, None, None]
+    return np.where(valid, bend(u[:, None] + r) @ bend.turn.T, 0.0), steps
+
+
+def _undress(modality: Modality, bend: Bend, x: Array, steps: NDArray[Any] | None) -> Array:
+    """Inverse of `_dress` as far as the latent vector goes."""
+    if modality.kind == "vector":
+        return bend.undo(x @ bend.turn)
+    if modality.kind == "image":
+        return bend.undo(x.reshape(len(x), -1) @ _cosines(len(bend.turn)))
+    assert steps is not None
+    valid = np.arange(x.shape[1]) < steps[:, None]
+    u = np.zeros((*x.shape[:2], x.shape[2]))
+    u[valid] = bend.undo(x[valid] @ bend.turn)
+    mean: Array = u.sum(axis=1) / steps[:, None]
+    return mean
+
+
+def _cosines(width: int) -> Array:
+    """Orthonormal smooth pictures (pixel, width), the constant one first, coarse before fine."""
+    pixel = np.arange(SIDE) + 0.5
+    wave = np.cos(np.pi * np.outer(np.arange(SIDE), pixel) / SIDE)  # (frequency, pixel)
+    wave /= np.linalg.norm(wave, axis=1, keepdims=True)
+    pairs = sorted(np.ndindex(SIDE, SIDE), key=lambda pair: (sum(pair), pair))
+    return np.stack([np.outer(wave[i], wave[j]).reshape(-1) for i, j in pairs[:width]], axis=1)
+
+
+def _bits(count: int) -> Array:
+    """All words of `count` bits as rows of -1 and +1."""
+    number = np.arange(2**count)[:, None] >> np.arange(count)[::-1]
+    return 1.0 - 2.0 * (number & 1)
+
+
+def _orthonormal(rng: np.random.Generator, width: int) -> Array:
+    q, _ = np.linalg.qr(rng.standard_normal((width, width)))
+    return q
+
+
+def _generator(seed: int, *words: str | int) -> np.random.Generator:
+    """A stream for each name; text enters as its bytes, hash() would change with the process."""
+    entropy = [seed, *[b if isinstance(b, int) else int.from_bytes(b.encode()) for b in words]]
+    return np.random.default_rng(entropy)
+
+
+def _check(
+    num_modalities: int,
+    width: int,
+    redundant: int,
+    unique: Sequence[int],
+    synergistic: int,
+    noise: float,
+    nuisance_correlation: float,
+    imbalance: float,
+    kinds: Sequence[SyntheticKind],
+) -> None:
+    if not 2 <= num_modalities <= 6:
+        raise ValueError(f"num_modalities must lie in 2..6, found {num_modalities}")
+    if len(unique) > num_modalities:
+        raise ValueError(f"unique lists {len(unique)} modalities, but there are {num_modalities}")
+    if not kinds:
+        raise ValueError("kinds is empty; give at least one, such as [vector]")
+    if min(redundant, synergistic, *unique) < 0:
+        raise ValueError(
+            f"numbers of bits must be >= 0, found redundant {redundant}, unique {list(unique)}, "
+            f"synergistic {synergistic}"
+        )
+    if not redundant + sum(unique) + synergistic:
+        raise ValueError("no bits, so there is one class; give redundant, unique or synergistic")
+    total = redundant + sum(unique) + synergistic * num_modalities
+    if 2**total > MAX_WORDS:
+        raise ValueError(
+            f"{total} bits (redundant + unique + synergistic x modalities) make 2^{total} words; "
+            "the exact posterior enumerates at most 2^16"
+        )
+    most = redundant + max(unique, default=0) + synergistic
+    if not max(2, most) <= width <= SIDE * SIDE:
+        raise ValueError(
+            f"width must lie in {max(2, most)}..{SIDE * SIDE} to hold {most} bits, found {width}"
+        )
+    if not noise > 0:
+        raise ValueError(f"noise must be > 0, found {noise}")
+    if not 0 <= nuisance_correlation <= 1:
+        raise ValueError(f"nuisance_correlation must lie in 0..1, found {nuisance_correlation}")
+    if not imbalance >= 1:
+        raise ValueError(f"imbalance must be >= 1, found {imbalance}")
