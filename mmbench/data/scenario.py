@@ -1,0 +1,276 @@
+"""What is missing in training, in validation and in each test condition."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmbench.data.masks import Table
+from mmbench.data.missingness import (
+    Incomplete,
+    Mar,
+    Mcar,
+    Missingness,
+    MnarLabel,
+    MnarValue,
+    Natural,
+    Pattern,
+    pattern_name,
+    patterns,
+)
+from mmbench.registry import suggest
+from mmbench.resources import folder
+
+JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
+Regime = Literal["withheld", "full_access"]
+REGIMES: tuple[Regime, ...] = ("withheld", "full_access")
+MECHANISMS: dict[str, type[Any]] = {
+    cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, Table)
+}
+KNOWN = (*MECHANISMS, "natural", "every_pattern")
+LISTS = ("present", "path")  # no grid: a list is the value itself, or a mistake
+
+
+@dataclass(frozen=True)
+class EveryPattern:
+    """All 2^M - 1 sets of modalities as test conditions; not a mechanism of a training split.
+
+    The complete set comes first, then smaller ones in order of the columns.
+    """
+
+    def expand(self, names: tuple[str, ...]) -> dict[str, Missingness]:
+        """Condition name -> pattern; the one with everything is called `complete`."""
+        shown = [row for row in patterns(len(names)) if row.any()]
+        shown.sort(key=lambda row: (-row.sum(), [not there for there in row]))
+        found: dict[str, Missingness] = {}
+        for row in shown:
+            label = "complete" if row.all() else pattern_name(row, names)
+            present = tuple(name for name, there in zip(names, row, strict=True) if there)
+            found[label] = Pattern(present)
+        return found
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Missingness of all splits; one training serves every test condition.
+
+    Args:
+        name: Names its folder and its rows.
+        train: What training samples lack.
+        val: What validation samples lack.
+        test: Conditions that the one trained model is tested under, at least one.
+        mask_seed: Decides what is withheld, whatever the seed of training.
+        regime: What training may see: `withheld` (what is missing does not exist) or
+            `full_access` (the method is also given what the masks hide).
+    """
+
+    name: str
+    train: Missingness
+    val: Missingness
+    test: tuple[Missingness | EveryPattern, ...]
+    mask_seed: int = 0
+    regime: Regime = "withheld"
+
+    @classmethod
+    def parse(cls, spec: Mapping[str, JSON]) -> Self:
+        """Read the YAML form.
+
+        Args:
+            spec: Keys as the arguments of this class, plus `about`, one line for lists. `val`
+                is by default what `train` is. A mechanism is a mapping with `mechanism` and the
+                keys of its class; in `test` a list as a value is a grid of conditions, and there
+                may be a list of such mappings.
+
+        Raises:
+            ValueError: If a key is unknown or missing or a value is none; one line that names
+                the scenario and the key.
+        """
+        name = spec.get("name")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a scenario needs a name, found the keys {', '.join(spec)}")
+        where = f"scenario {name!r}"
+        known = ("about", *(field.name for field in fields(cls)))
+        if unknown := [str(key) for key in spec if key not in known]:
+            raise ValueError(
+                f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], known)}; "
+                f"known are {', '.join(known)}"
+            )
+        if absent := [key for key in ("train", "test") if key not in spec]:
+            raise ValueError(f"{where}: the key {absent[0]!r} is missing")
+        mask_seed, regime = spec.get("mask_seed", 0), spec.get("regime", "withheld")
+        if isinstance(mask_seed, bool) or not isinstance(mask_seed, int):
+            raise ValueError(f"{where}: mask_seed must be an integer, found {mask_seed!r}")
+        if regime not in REGIMES:
+            raise ValueError(
+                f"{where}: regime must be one of {', '.join(REGIMES)}, found {regime!r}"
+            )
+        test = spec["test"]
+        entries = list(test) if _is_list(test) else [test]
+        if not entries:
+            raise ValueError(f"{where}: test is empty; give at least one condition")
+        return cls(
+            name=name,
+            train=_one(spec["train"], f"{where}: train"),
+            val=_one(spec.get("val", spec["train"]), f"{where}: val"),
+            test=tuple(one for entry in entries for one in _grid(entry, f"{where}: test")),
+            mask_seed=mask_seed,
+            regime=regime,
+        )
+
+    def conditions(self, names: tuple[str, ...]) -> dict[str, Missingness]:
+        """Condition name -> missingness, in the order of `test`, `every_pattern` written out.
+
+        Conditions that hide nothing are all called `complete` and are kept once.
+
+        Args:
+            names: Modalities of the data set.
+
+        Raises:
+            ValueError: If two different conditions would have one name.
+        """
+        found: dict[str, Missingness] = {}
+        for entry in self.test:
+            expanded = (
+                entry.expand(names) if isinstance(entry, EveryPattern) else {entry.label: entry}
+            )
+            for label, missingness in expanded.items():
+                if found.setdefault(label, missingness) != missingness and label != "complete":
+                    raise ValueError(
+                        f"scenario {self.name!r}: two test conditions are called {label!r}"
+                    )
+        return found
+
+    def check(self, names: tuple[str, ...]) -> None:
+        """Refuse modalities that do not exist and rates that cannot be reached.
+
+        Raises:
+            ValueError: One line that names the scenario and the split.
+        """
+        for where, missingness in (
+            ("train", self.train),
+            ("val", self.val),
+            *((f"test {label}", condition) for label, condition in self.conditions(names).items()),
+        ):
+            try:
+                missingness.check(names)
+            except ValueError as error:
+                raise ValueError(f"scenario {self.name!r}: {where}: {error}") from None
+
+
+def _is_list(value: JSON) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _one(spec: JSON, where: str) -> Missingness:
+    """Read the mechanism of a split that is not tested on."""
+    found = _grid(spec, where)
+    if len(found) != 1:
+        raise ValueError(f"{where}: takes one value, found a list; only test is a grid")
+    if isinstance(found[0], EveryPattern):
+        raise ValueError(f"{where}: every_pattern is a list of test conditions; name one mechanism")
+    return found[0]
+
+
+def _grid(spec: JSON, where: str) -> list[Missingness | EveryPattern]:
+    """Read a mechanism; lists as values are multiplied out, the last key fastest."""
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("mechanism"), str):
+        raise ValueError(
+            f"{where}: must be a mapping such as {{mechanism: mcar, missing_rate: 0.3}}, "
+            f"found {spec!r}"
+        )
+    words = [word.strip() for word in spec["mechanism"].split("+")]
+    composed = words[0] == "natural" and len(words) > 1
+    if len(words) > 1 + composed:
+        raise ValueError(
+            f"{where}: mechanism {spec['mechanism']!r} is none; only natural + one other compose"
+        )
+    word = words[-1]
+    keys = {str(key): value for key, value in spec.items() if key != "mechanism"}
+    if word not in KNOWN or (composed and word not in MECHANISMS):
+        raise ValueError(
+            f"{where}: no mechanism named {word!r}{suggest(word, KNOWN)}; there are "
+            f"{', '.join(KNOWN)}"
+        )
+    parameters = (
+        {field.name: field for field in fields(MECHANISMS[word])} if word in MECHANISMS else {}
+    )
+    if unknown := [key for key in keys if key not in parameters]:
+        raise ValueError(
+            f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], tuple(parameters))}; "
+            f"{word} takes {', '.join(parameters) or 'no keys'}"
+        )
+    needed = [name for name, field in parameters.items() if field.default is MISSING]
+    if absent := [name for name in needed if name not in keys]:
+        raise ValueError(f"{where}: the key {absent[0]!r} of {word} is missing")
+    if word == "natural":
+        return [Natural()]
+    if word == "every_pattern":
+        return [EveryPattern()]
+    choices = []
+    for key, value in keys.items():
+        is_grid = key not in LISTS and _is_list(value) and len(value) > 0
+        choices.append(value if is_grid else [value])
+    found: list[Missingness | EveryPattern] = []
+    for values in product(*choices):
+        try:
+            made: Missingness = MECHANISMS[word](**dict(zip(keys, values, strict=True)))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        found.append(Natural(made) if composed else made)
+    return found
+
+
+def scenarios() -> dict[str, Path]:
+    """Built-in scenarios by name."""
+    return {file.stem: file for file in sorted(folder("configs").glob("scenario/*.yaml"))}
+
+
+def load_scenario(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
+    """Write a scenario out: read it by name if it is one, and check it.
+
+    `about` is left out, and a presence table is pinned by its checksum, so that equal words mean
+    equal masks.
+
+    Args:
+        scenario: Name of a built-in scenario, or a scenario.
+
+    Returns:
+        What `Scenario.parse` takes.
+
+    Raises:
+        ValueError: If there is no such scenario, or a key or value is wrong.
+    """
+    spec = _read(scenario) if isinstance(scenario, str) else dict(scenario)
+    Scenario.parse(spec)
+    spec.pop("about", None)
+    return {key: _pinned(value) for key, value in spec.items()}
+
+
+def _read(name: str) -> dict[str, JSON]:
+    known = scenarios()
+    if name not in known:
+        raise ValueError(
+            f"no scenario named {name!r}{suggest(name, list(known))}; built in are "
+            f"{', '.join(known)}; or write one out"
+        )
+    try:
+        spec = OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{known[name]} is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(spec, dict):
+        raise ValueError(f"{known[name]} is no scenario: it must be a mapping with train and test")
+    return {"name": name} | {str(key): value for key, value in spec.items()}
+
+
+def _pinned(value: JSON) -> JSON:
+    """Add the checksum of each presence table that has none."""
+    if isinstance(value, Mapping):
+        if value.get("mechanism") == "table" and "checksum" not in value:
+            return {**value, "checksum": Table(value["path"]).load().checksum}
+        return {str(key): _pinned(item) for key, item in value.items()}
+    return [_pinned(item) for item in value] if _is_list(value) else value
