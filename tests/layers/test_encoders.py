@@ -1,0 +1,383 @@
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+
+from mmbench.data.batch import Batch, Memo
+from mmbench.data.task import Modality, Task
+from mmbench.layers.encoders import (
+    BACKBONES,
+    ModalityEncoders,
+    PatchTokens,
+    adaptive_mean,
+    encoder,
+    grid_weights,
+    window_weights,
+)
+
+MODALITIES = {
+    "vector": Modality("vector", "vector", (13,)),
+    "one_feature": Modality("one_feature", "vector", (1,)),
+    "sequence": Modality("sequence", "sequence", (9, 3)),
+    "image": Modality("image", "image", (3, 12, 20)),
+    "tiny_image": Modality("tiny_image", "image", (1, 3, 3)),
+    "volume": Modality("volume", "volume", (1, 9, 6, 7)),
+    "tokens": Modality("tokens", "tokens", (9,), vocab_size=11),
+    "long_text": Modality("long_text", "tokens", (45,), vocab_size=11),
+    "bag": Modality("bag", "bag", (9, 3)),
+}
+PADDED = [name for name, modality in MODALITIES.items() if modality.has_lengths]
+DIM = 8
+
+
+@pytest.fixture(params=[None, 1, 5], ids=lambda p: f"tokens={p}")
+def tokens(request):
+    return request.param
+
+
+def build(kind, tokens, **kwargs):
+    torch.manual_seed(0)
+    return encoder(MODALITIES[kind], DIM, tokens=tokens, **kwargs)
+
+
+def draw(kind, rows=6):
+    """Inputs in which padding holds noise, and lengths from 1 step to all of them."""
+    modality = MODALITIES[kind]
+    generator = torch.Generator().manual_seed(1)
+    if modality.kind == "tokens":
+        x = torch.randint(1, modality.vocab_size, (rows, *modality.shape), generator=generator)
+    else:
+        x = torch.randn(rows, *modality.shape, generator=generator)
+    if not modality.has_lengths:
+        return x, None
+    return x, torch.linspace(1, modality.shape[0], rows).long()
+
+
+def steps_of(x, lengths):
+    """Which steps are valid, with the axes of x."""
+    valid = torch.arange(x.shape[1]) < lengths[:, None]
+    return valid.view(*valid.shape, *[1] * (x.dim() - 2))
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_an_encoder_gives_one_vector_or_as_many_tokens_as_asked(kind, tokens):
+    z = build(kind, tokens)(*draw(kind))
+    assert z.shape == ((6, DIM) if tokens is None else (6, tokens, DIM))
+    assert z.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_sample_is_encoded_alone_as_it_is_in_a_batch(kind, tokens, training):
+    encode = build(kind, tokens).train(training)
+    x, lengths = draw(kind)
+    together = encode(x, lengths)
+    for i in range(len(x)):
+        alone = encode(x[i : i + 1], None if lengths is None else lengths[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_every_parameter_receives_a_gradient(kind, tokens):
+    encode = build(kind, tokens)
+    encode(*draw(kind)).square().sum().backward()
+    assert not [name for name, p in encode.named_parameters() if p.grad.abs().max() < 1e-8]
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_different_samples_are_encoded_differently(kind, tokens):
+    z = build(kind, tokens)(*draw(kind)).flatten(1)
+    assert torch.cdist(z, z).fill_diagonal_(1).min() > 1e-4
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_dropout_acts_in_training_only(kind):
+    encode = build(kind, None, dropout=0.5)
+    assert not encode(*draw(kind)).equal(encode(*draw(kind)))
+    encode.eval()
+    assert encode(*draw(kind)).equal(encode(*draw(kind)))
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_what_stands_in_the_padding_changes_nothing(kind, tokens):
+    encode = build(kind, tokens)
+    x, lengths = draw(kind)
+    poison = -77 if x.dtype == torch.int64 else float("nan")
+    poisoned = torch.where(steps_of(x, lengths), x, poison)
+    assert encode(x, lengths).equal(encode(poisoned, lengths))
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_more_padding_changes_nothing(kind, tokens):
+    encode = build(kind, tokens)
+    x, lengths = draw(kind)
+    for cut in (6, x.shape[1] - 1):
+        short, fits = lengths.clamp_max(cut), x[:, :cut]
+        torch.testing.assert_close(encode(fits, short), encode(x, short), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_no_lengths_means_no_padding(kind, tokens):
+    encode = build(kind, tokens)
+    x, _ = draw(kind)
+    everything = torch.full((len(x),), x.shape[1])
+    torch.testing.assert_close(encode(x, None), encode(x, everything))
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_length_zero_leaves_outputs_and_gradients_finite(kind, tokens):
+    encode = build(kind, tokens)
+    x, lengths = draw(kind)
+    lengths[::2] = 0
+    z = encode(x * steps_of(x, lengths), lengths)
+    z.square().sum().backward()
+    assert z.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in encode.parameters())
+
+
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_absent_samples_leave_no_trace_in_the_gradients(kind, tokens):
+    x, lengths = draw(kind)
+    presence = torch.tensor([1, 0, 1, 1, 0, 0]).bool()
+    rows = torch.where(presence.view(-1, *[1] * (x.dim() - 1)), x, 0)
+    gradients = []
+    for keep in (slice(None), presence):
+        encode = build(kind, tokens)
+        steps = None if lengths is None else (lengths * presence)[keep]
+        batch = Batch(
+            modalities=(kind,),
+            inputs={kind: rows[keep]},
+            presence=presence[keep][:, None],
+            target=torch.zeros(len(rows[keep])),
+            sample_id=torch.arange(len(rows[keep])),
+            lengths={} if steps is None else {kind: steps},
+        )
+        batch.embed(kind, encode).square().sum().backward()
+        gradients.append([p.grad for p in encode.parameters()])
+    for with_absent, without in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_absent, without, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [6, 7, 96, 512])
+def test_any_width_will_do_for_text(dim):
+    modality = MODALITIES["tokens"]
+    assert encoder(modality, dim)(*draw("tokens")).shape == (6, dim)
+
+
+def test_a_text_of_few_tokens_does_not_depend_on_how_long_others_may_be():
+    x, lengths = draw("long_text")
+    short = lengths.clamp_max(20)
+    encode = build("long_text", None)
+    torch.testing.assert_close(encode(x, short), encode(x[:, :20], short), atol=1e-6, rtol=1e-5)
+
+
+def test_small_integers_are_token_ids_too():
+    encode = build("tokens", None)
+    x, lengths = draw("tokens")
+    assert encode(x.to(torch.int16), lengths.int()).equal(encode(x, lengths))
+
+
+def test_patches_are_cut_from_the_padded_vector():
+    torch.manual_seed(0)
+    encode = PatchTokens(7, 2, tokens=3)
+    x = torch.arange(1.0, 8.0)
+    padded = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 0.0, 0.0]]
+    want = torch.stack([encode.project(torch.tensor(patch)) for patch in padded])
+    torch.testing.assert_close(encode(x[None])[0], want)
+
+
+def test_more_patches_than_features_leave_the_bias_alone():
+    encode = PatchTokens(2, 4, tokens=3)
+    torch.testing.assert_close(encode(torch.ones(1, 2))[0, 2], encode.project.bias)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 12))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_adaptive_mean_is_the_adaptive_pooling_of_the_valid_steps_alone(lengths, tokens):
+    x = torch.randn(len(lengths), 9, 2, generator=torch.Generator().manual_seed(0))
+    got = adaptive_mean(x, torch.tensor(lengths), tokens)
+    for sample, length, z in zip(x, lengths, got, strict=True):
+        want = torch.zeros(tokens, 2)
+        if length:
+            want = adaptive_avg_pool1d(sample[:length].T, tokens).T
+        torch.testing.assert_close(z, want)
+
+
+def test_adaptive_mean_without_tokens_is_the_mean_of_the_valid_steps():
+    x = torch.tensor([[[1.0], [3.0], [90.0]], [[5.0], [70.0], [80.0]]])
+    assert adaptive_mean(x, torch.tensor([2, 1])).tolist() == [[2.0], [5.0]]
+
+
+@given(st.integers(0, 12), st.integers(1, 5))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_a_sample_with_fewer_steps_than_windows_keeps_them_as_they_are(length, windows):
+    used = min(length, windows)
+    weights = window_weights(torch.tensor([length]), 12, windows, torch.tensor([used]))[0]
+    if length <= windows:
+        assert weights[:used, :length].equal(torch.eye(length))
+    assert weights.sum(1).tolist() == pytest.approx([1.0] * used + [0.0] * (windows - used))
+    assert not weights[:, length:].any()
+
+
+@pytest.mark.parametrize(
+    ("sides", "cells", "layout"),
+    [
+        ((8, 4), 8, (4, 2)),
+        ((4, 4), 16, (4, 4)),
+        ((7, 7), 6, (3, 2)),
+        ((2, 5), 7, (1, 7)),
+        ((1, 1), 4, (2, 2)),
+        ((3, 3), 1, (1, 1)),
+        ((4, 4, 4), 8, (2, 2, 2)),
+        ((2, 6, 3), 12, (2, 3, 2)),
+    ],
+)
+def test_grid_weights_pool_a_map_like_torch_does(sides, cells, layout):
+    x = torch.randn(1, 2, *sides, generator=torch.Generator().manual_seed(0))
+    pool = adaptive_avg_pool2d if len(sides) == 2 else adaptive_avg_pool3d
+    got = x.flatten(2) @ grid_weights(sides, cells).T
+    torch.testing.assert_close(got, pool(x, layout).flatten(2))
+
+
+def task_of(*names):
+    return Task("single_label", tuple(MODALITIES[name] for name in names), ("a", "b"))
+
+
+def batch_of(task, presence):
+    drawn = {m.name: draw(m.name, rows=len(presence)) for m in task.modalities}
+    batch = Batch(
+        modalities=task.names,
+        inputs={name: x for name, (x, _) in drawn.items()},
+        presence=torch.ones_like(presence),
+        target=torch.zeros(len(presence), dtype=torch.int64),
+        sample_id=torch.arange(len(presence)),
+        lengths={name: steps for name, (_, steps) in drawn.items() if steps is not None},
+    )
+    return batch.hide(~presence)
+
+
+PRESENCE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 1]]).bool()
+
+
+def test_modalities_are_stacked_in_the_order_of_the_task_with_zeros_where_absent(tokens):
+    task = task_of("image", "tokens", "vector")
+    encode = ModalityEncoders(task, DIM, tokens=tokens)
+    batch = batch_of(task, PRESENCE)
+    z = encode(batch)
+    assert z.shape[:2] == (4, 3)
+    assert not z[~PRESENCE].any()
+    for column, name in enumerate(task.names):
+        rows = PRESENCE[:, column]
+        alone = encode.encoders[name](batch.inputs[name], batch.lengths.get(name))
+        torch.testing.assert_close(z[rows, column], alone[rows])
+
+
+def test_test_conditions_share_the_embeddings_of_one_batch():
+    task = task_of("image", "tokens", "vector")
+    encode = ModalityEncoders(task, DIM)
+    calls = []
+    for part in encode.encoders.values():
+        part.register_forward_hook(lambda *_: calls.append(1))
+    source = batch_of(task, torch.ones_like(PRESENCE))
+    memo = Memo(source)
+    for presence in (PRESENCE, torch.ones_like(PRESENCE)):
+        hidden = source.hide(~presence)
+        shared = Batch(**{f: getattr(hidden, f) for f in hidden.__slots__} | {"memo": memo})
+        torch.testing.assert_close(encode(shared), encode(hidden))
+    assert len(calls) == 3 + 2 * 3  # once for the memo, and for each batch without one
+
+
+def test_modalities_may_have_names_that_torch_uses_itself():
+    modalities = tuple(Modality(name, "vector", (3,)) for name in ("type", "float"))
+    task = Task("single_label", modalities, ("a", "b"))
+    encode = ModalityEncoders(task, DIM)
+    assert list(encode.encoders) == ["type", "float"]
+    assert len(list(encode.parameters())) == 2 * len(list(encode.encoders["type"].parameters()))
+
+
+def test_the_seed_decides_the_weights():
+    task = task_of("image", "tokens", "vector")
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        weights.append(nn.utils.parameters_to_vector(ModalityEncoders(task, DIM).parameters()))
+    assert weights[0].equal(weights[1])
+    assert not weights[0].equal(weights[2])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_encodes_each_image_by_itself(name):
+    torch.manual_seed(0)
+    encode = encoder(Modality("image", "image", (1, 32, 32)), DIM, tokens=2, backbone=name)
+    x = torch.randn(3, 1, 32, 32)
+    with torch.no_grad():
+        together, alone = encode(x, None), encode(x[:1], None)
+    assert together.shape == (3, 2, DIM)
+    torch.testing.assert_close(alone, together[:1], atol=1e-5, rtol=1e-4)
+
+
+def test_every_parameter_of_a_vision_transformer_receives_a_gradient():
+    torch.manual_seed(0)
+    encode = encoder(Modality("image", "image", (3, 32, 32)), DIM, backbone="vit_b_16")
+    encode(torch.randn(2, 3, 32, 32), None).square().sum().backward()
+    assert not [name for name, p in encode.named_parameters() if p.grad.abs().max() == 0]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_from_a_local_file_give_the_features_they_were_trained_for(tmp_path, suffix):
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    trained = resnet18(num_classes=7)
+    x = torch.randn(4, 3, 64, 64)
+    trained(x)  # moves the running statistics
+    file = tmp_path / f"resnet18.{suffix}"
+    (torch.save if suffix == "pt" else save_file)(trained.state_dict(), file)
+    encode = encoder(Modality("image", "image", (3, 64, 64)), DIM, backbone=f"resnet18:{file}")
+    trained.eval().fc = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(encode(x, None), encode.out(trained(x)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_file_that_holds_something_else_is_refused(tmp_path):
+    image = Modality("image", "image", (3, 32, 32))
+    other, harmful = tmp_path / "other.safetensors", tmp_path / "harmful.pt"
+    save_file({"conv1.weight": torch.zeros(1)}, other)
+    with harmful.open("wb") as file:
+        pickle.dump(print, file, protocol=2)
+    for path in (other, harmful):
+        with pytest.raises(ValueError, match="does not hold the weights of ResNet"):
+            encoder(image, DIM, backbone=f"resnet18:{path}")
+    with pytest.raises(ValueError, match=r"no weights at .*; give a local file"):
+        encoder(image, DIM, backbone=f"resnet18:{tmp_path / 'nowhere.pt'}")
+
+
+@pytest.mark.parametrize(
+    ("modality", "backbone", "message"),
+    [
+        (Modality("scan", "image", (3, 32, 32)), "resnet81", "did you mean 'resnet18'"),
+        (Modality("scan", "image", (5, 32, 32)), "resnet18", "the images have 5"),
+        (Modality("scan", "image", (3, 16, 32)), "vgg11", "at least 32 x 32, found 16 x 32"),
+        (Modality("scan", "image", (3, 32, 48)), "vit_b_16", "square images.*found 32 x 48"),
+        (MODALITIES["vector"], "resnet18", "'vector' is of kind vector"),
+    ],
+)
+def test_a_backbone_that_does_not_fit_is_refused(modality, backbone, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(modality, DIM, backbone=backbone)
+
+
+def test_a_backbone_for_an_unknown_modality_is_refused():
+    with pytest.raises(ValueError, match=r"'imag', which is no modality.*did you mean 'image'"):
+        ModalityEncoders(task_of("image", "vector"), DIM, backbones={"imag": "resnet18"})
+
+
+@pytest.mark.parametrize(("dim", "tokens"), [(0, None), (8, 0)])
+def test_sizes_below_one_are_refused(dim, tokens):
+    with pytest.raises(ValueError, match="dim >= 1 and tokens >= 1"):
+        encoder(MODALITIES["vector"], dim, tokens=tokens)
