@@ -141,7 +141,7 @@ class DataModule(LightningDataModule, ABC):
         self.conditions: dict[str, Missingness] = self.scenario.conditions(task.names)
         drawn = {"train": self.scenario.train, "val": self.scenario.val, "test": natural()}
         self._splits: dict[Split, _Split] = {}
-        scales: dict[str, _Scale] = {}
+        scales: dict[str, _Scale | None] = {}
         for split in SPLITS:
             samples = self.samples(split)
             presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))

@@ -116,15 +116,20 @@ class Method(LightningModule, ABC):
         return {}
 
     @final
-    def task_loss(
+    def row_loss(
         self, output: Float[Tensor, "batch output"], target: Tensor
-    ) -> Float[Tensor, ""]:
-        """Mean cross-entropy, binary cross-entropy or squared error, by the kind of task."""
+    ) -> Float[Tensor, " batch"]:
+        """Each sample's cross-entropy, binary cross-entropy or squared error, by kind of task."""
         if self.task.kind == "single_label":
-            return F.cross_entropy(output, target)
+            return F.cross_entropy(output, target, reduction="none")
         if self.task.kind == "multi_label":
-            return F.binary_cross_entropy_with_logits(output, target)
-        return F.mse_loss(output, target)
+            return F.binary_cross_entropy_with_logits(output, target, reduction="none").mean(1)
+        return F.mse_loss(output, target, reduction="none").mean(1)
+
+    @final
+    def task_loss(self, output: Float[Tensor, "batch output"], target: Tensor) -> Float[Tensor, ""]:
+        """Mean of `row_loss`."""
+        return self.row_loss(output, target).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum the terms of `loss`; they are logged once an epoch, without a host sync a step."""
@@ -158,6 +163,4 @@ class Method(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """AdamW on everything trainable."""
         trainable = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
-            trainable, lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(trainable, lr=self.lr, weight_decay=self.weight_decay, fused=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,7 +43,7 @@ class Batch:
         """Which samples have this modality."""
         return self.presence[:, self.modalities.index(modality)]
 
-    def hide(self, absent: Bool[Tensor, "batch modality"]) -> Self:
+    def hide(self, absent: Bool[Tensor, "batch modality"]) -> "Batch":
         """Withhold more entries; never reveals one.
 
         Args:
@@ -82,7 +81,7 @@ class Batch:
             z = encoder(self.inputs[modality], self.lengths.get(modality))
         return keep(z, self.has(modality))
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to a device; Lightning calls this by itself."""
 
         def move(x: Tensor) -> Tensor:

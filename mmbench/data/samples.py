@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -69,7 +69,7 @@ class Samples:
         """Number of samples."""
         return len(self.sample_id)
 
-    def take(self, rows: NDArray[Any]) -> Self:
+    def take(self, rows: NDArray[Any]) -> "Samples":
         """Return the samples at these positions (or where a bool mask is True)."""
         return replace(
             self,
@@ -80,10 +80,10 @@ class Samples:
             lengths={name: steps[rows] for name, steps in self.lengths.items()},
         )
 
-    def only(self, modalities: Sequence[str]) -> Self:
+    def only(self, modalities: Sequence[str]) -> "Samples":
         """Return the samples with these modalities alone; rows left with none are dropped."""
         columns = [self.modalities.index(name) for name in modalities]
-        kept = self.take(self.presence[:, columns].any(axis=1))
+        kept = self.take(np.any(self.presence[:, columns], axis=1))
         return replace(
             kept,
             modalities=tuple(modalities),

@@ -1,0 +1,5 @@
+"""`python -m mmbench` is the command `mmbench`."""
+
+from mmbench.cli import main
+
+main()

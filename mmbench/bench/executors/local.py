@@ -1,0 +1,171 @@
+"""Runs on this machine: warm worker processes, each with its own GPU if there are any.
+
+A worker imports torch once and then takes one run after the other. Each worker is a process
+pool of one, so that a worker that dies takes down its own run and nothing else.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmbench.bench.spec import RunSpec
+
+
+class Ended(Protocol):
+    """What a worker reports; `mmbench.bench.runner.Outcome`, which this file must not import."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def wall_s(self) -> float: ...
+    @property
+    def work_s(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker ended without a report: killed, out of memory, or a crash in native code."""
+
+    why: str
+    state: str = "failed"
+    wall_s: float = 0.0
+    work_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A run began (`outcome` is None) or ended on a worker."""
+
+    worker: int
+    spec: RunSpec
+    outcome: Ended | None = None
+
+
+def gpus() -> list[str]:
+    """Ids of the GPUs that this process may use, found without starting CUDA here.
+
+    Honours CUDA_VISIBLE_DEVICES as it stands, made-up ids included.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [part.strip() for part in visible.split(",") if part.strip() not in ("", "-1")]
+    devices = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i, _ in enumerate(devices.iterdir())] if devices.is_dir() else []
+
+
+def default_workers() -> int:
+    """One worker a GPU; without GPUs one a core that this process may use, at most 8."""
+    return len(gpus()) or min(cores(), 8)
+
+
+def cores() -> int:
+    """Cores this process may use, which in a container or a job are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def execute(
+    specs: Sequence[RunSpec], runs: Path, root: Path, *, workers: int, overwrite: bool = False
+) -> Generator[Event, None, None]:
+    """Carry out runs and report each beginning and end.
+
+    Closing the generator (Ctrl-C does) ends the workers at once; the runs in flight are lost and
+    all finished ones stay.
+
+    Args:
+        specs: In the order in which to start them.
+        runs: Folder of all runs of the suite.
+        root: Folder of the user's data.
+        workers: How many at a time, >= 1.
+        overwrite: Whether finished runs are repeated.
+    """
+    ids = gpus()
+    threads = max(1, cores() // workers)
+    waiting = deque(specs)
+    pools: dict[int, ProcessPoolExecutor] = {}
+    flying: dict[Future[Any], tuple[int, RunSpec]] = {}
+
+    def start(worker: int) -> Iterator[Event]:
+        if not waiting:
+            return
+        spec = waiting.popleft()
+        if worker not in pools:
+            gpu = ids[worker % len(ids)] if ids else None
+            pools[worker] = _pool(gpu, threads)
+        flying[pools[worker].submit(_work, spec, runs, root, overwrite)] = (worker, spec)
+        yield Event(worker, spec)
+
+    try:
+        for worker in range(min(workers, len(specs))):
+            yield from start(worker)
+        while flying:
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                worker, spec = flying.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    pools.pop(worker).shutdown(wait=False)
+                    outcome = Died("killed: the worker process ended; out of memory?")
+                    _record_death(spec, runs, outcome.why)
+                yield Event(worker, spec, outcome)
+                yield from start(worker)
+    finally:
+        for pool in pools.values():
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(gpu: str | None, threads: int) -> ProcessPoolExecutor:
+    # spawn, never fork: CUDA and OpenMP do not survive a fork
+    return ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_warm_up,
+        initargs=(gpu, threads, os.getpid()),
+    )
+
+
+def _warm_up(gpu: str | None, threads: int, parent: int) -> None:
+    """Prepare a worker: its GPU before CUDA starts, its threads, then the imports."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import torch
+
+    import mmbench.bench.runner  # noqa: F401 - imported once a worker, not once a run
+
+    torch.set_num_threads(threads)
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would train on for nobody."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool) -> Ended:
+    from mmbench.bench.runner import run
+
+    return run(spec, runs, root, overwrite=overwrite)
+
+
+def _record_death(spec: RunSpec, runs: Path, why: str) -> None:
+    from mmbench.bench.record import finish
+
+    finish(runs / spec.folder, "failed.json", {"why": why})

@@ -1,0 +1,217 @@
+"""From records to a table: means, intervals, ranks, and holes that stay visible."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mmbench.bench.record import Run, read_records
+from mmbench.metrics.metric import higher_is_better
+
+CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
+COLUMNS = (
+    "data", "scenario", "condition", "mechanism", "missing_rate_nominal", "missing_rate_realised",
+    "incomplete_rate_realised", "method", "variant", "metric", "mean", "std_seeds", "ci_low",
+    "ci_high", "n_seeds", "n_seeds_planned", "rank", "rank_borda", "p_vs_best",
+    "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
+    "infer_ms_per_sample", "peak_mib", "protocol", "code", "note",
+)  # fmt: skip
+CONSTANT = ["mechanism", "missing_rate_nominal"]
+AVERAGED = [
+    "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
+    "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib",
+]  # fmt: skip
+LEVEL = 0.95  # of every interval
+DASH = "-"  # the method does not apply
+
+
+def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row for each (data, scenario, condition, method, variant, metric).
+
+    `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
+    A cell with fewer finished runs than planned is a hole: its numbers are those of the runs
+    that finished, `n_seeds` says how many, and it has no rank. `rank` is within the cell's table
+    (1 = best, ties share the better rank); `rank_borda` is the mean rank over all conditions and
+    data sets of a metric, given only to methods without holes.
+
+    Args:
+        runs: Every planned run, finished or not.
+
+    Returns:
+        Columns as in `COLUMNS`, in order of the plan; `note` names what is missing and why.
+    """
+    cells = _cells(runs, read_records(runs))
+    if cells.empty:
+        return pd.DataFrame(columns=list(COLUMNS))
+    sign = cells["metric"].map(lambda m: -1.0 if higher_is_better(m) else 1.0)
+    full = (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
+    cells["rank"] = (
+        (sign * cells["mean"])
+        .where(full)
+        .groupby([cells[c] for c in CELL if c not in ("method", "variant")], sort=False)
+        .rank(method="min")
+    )
+    by_method = cells.groupby(["metric", "method", "variant"], sort=False)["rank"]
+    cells["rank_borda"] = by_method.transform("mean").where(
+        by_method.transform("count") == by_method.transform("size")
+    )
+    cells["p_vs_best"] = np.nan
+    return cells[list(COLUMNS)]
+
+
+def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
+    """Means over runs, holes included as rows without numbers."""
+    if records.empty:
+        return pd.DataFrame()
+    order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
+    grouped = records.groupby(CELL, sort=False, dropna=False)
+    cells = grouped["value"].agg(mean=_mean, std_seeds=_std, n_seeds="count").reset_index()
+    half = stats.t.ppf(0.5 + LEVEL / 2, cells["n_seeds"] - 1) * cells["std_seeds"]
+    half = half / np.sqrt(cells["n_seeds"])
+    cells["ci_low"], cells["ci_high"] = cells["mean"] - half, cells["mean"] + half
+    for name in CONSTANT:
+        cells[name] = grouped[name].first().to_numpy()
+    for name in AVERAGED:
+        cells[name] = grouped[name].mean().to_numpy()
+    bayes = pd.to_numeric(grouped["bayes"].mean()).to_numpy(float)
+    direction = np.where(cells["metric"].map(higher_is_better), 1.0, -1.0)
+    cells["regret_to_bayes"] = direction * (bayes - cells["mean"])
+    cells["protocol"] = grouped["protocol"].first().to_numpy()
+    # a cell that mixes commits says so
+    cells["code"] = grouped["code"].agg(lambda codes: " ".join(sorted(set(codes)))).to_numpy()
+    cells = _with_empty_cells(cells, runs)
+    planned, notes = _plan_by_cell(runs)
+    key = list(zip(cells["data"], cells["scenario"], cells["method"], strict=True))
+    cells["n_seeds_planned"] = [planned[k] for k in key]
+    cells["n_seeds"] = cells["n_seeds"].fillna(0).astype(int)
+    cells["note"] = [notes[k] for k in key]
+    position = cells["method"].map(order)
+    return (
+        cells.assign(_position=position, _row=np.arange(len(cells)))
+        .pipe(_in_plan_order, runs)
+        .reset_index(drop=True)
+    )
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean(skipna=False))
+
+
+def _std(values: pd.Series) -> float:
+    return float(values.std(ddof=1, skipna=False)) if len(values) > 1 else float("nan")
+
+
+def _with_empty_cells(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """Add a row for each cell of which no run finished."""
+    tables = cells.drop_duplicates(["data", "scenario", "condition", "metric"])
+    tables = tables[["data", "scenario", "condition", "metric", *CONSTANT]]
+    methods = pd.DataFrame(
+        [(r.spec.data_label, r.spec.scenario_name, r.spec.method_label, r.spec.variant)
+         for r in runs],
+        columns=["data", "scenario", "method", "variant"],
+    ).drop_duplicates()  # fmt: skip
+    planned = tables.merge(methods, on=["data", "scenario"])
+    return planned.merge(cells.drop(columns=CONSTANT), on=CELL, how="left")
+
+
+def _plan_by_cell(
+    runs: Sequence[Run],
+) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str, str], str]]:
+    """How many runs each (data, scenario, method) should have, and why some are missing."""
+    planned: dict[tuple[str, str, str], int] = {}
+    whys: dict[tuple[str, str, str], list[str]] = {}
+    for run in runs:
+        key = (run.spec.data_label, run.spec.scenario_name, run.spec.method_label)
+        planned[key] = planned.get(key, 0) + 1
+        words = whys.setdefault(key, [])
+        if run.state != "done":
+            words.append(f"{run.state}: {run.why}" if run.why else run.state)
+    return planned, {key: "; ".join(dict.fromkeys(words)) for key, words in whys.items()}
+
+
+def _in_plan_order(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    data = list(dict.fromkeys(r.spec.data_label for r in runs))
+    scenarios = list(dict.fromkeys(r.spec.scenario_name for r in runs))
+    metrics = list(dict.fromkeys(cells["metric"]))
+    conditions = list(dict.fromkeys(cells["condition"]))
+    return cells.sort_values(
+        by=["data", "scenario", "metric", "condition", "_position"],
+        key=lambda column: column.map(
+            {
+                "data": data.index,
+                "scenario": scenarios.index,
+                "metric": metrics.index,
+                "condition": conditions.index,
+            }.get(str(column.name), lambda x: x)
+        ),
+        kind="stable",
+    )
+
+
+def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFrame]:
+    """For reading: a table for each (data, scenario), methods down and conditions across.
+
+    Args:
+        board: From `leaderboard`.
+        metric: Which metric to show.
+
+    Returns:
+        Cells such as `0.812 ± 0.010`, `3/5 seeds`, `failed: ...`, or a dash where the method does
+        not apply.
+    """
+    shown = board[board["metric"] == metric]
+    found = {}
+    for key, part in shown.groupby(["data", "scenario"], sort=False):
+        text = part.assign(text=[_cell(row) for row in part.itertuples()])
+        methods = list(dict.fromkeys(part["method"]))
+        conditions = list(dict.fromkeys(part["condition"]))
+        wide = text.pivot(index="method", columns="condition", values="text")
+        found[(str(key[0]), str(key[1]))] = wide.loc[methods, conditions]
+    return found
+
+
+def _cell(row: object) -> str:
+    n, planned = row.n_seeds, row.n_seeds_planned  # type: ignore[attr-defined]
+    note, mean, spread = row.note, row.mean, row.std_seeds  # type: ignore[attr-defined]
+    if note.startswith("skipped"):
+        return DASH
+    if n == 0:
+        return str(note.split(":")[0] if note.startswith("waiting") else note)[:40] or DASH
+    number = f"{mean:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
+    if n < planned:
+        return f"{number} ({n}/{planned} seeds)"
+    return f"**{number}**" if row.rank == 1 else number  # type: ignore[attr-defined]
+
+
+def render(board: pd.DataFrame, form: Literal["csv", "md"], *, metric: str, title: str = "") -> str:
+    """The leaderboard as text.
+
+    Args:
+        board: From `leaderboard`.
+        form: `csv` holds everything; `md` one metric, a table for each data set and scenario.
+        metric: Which metric `md` shows.
+        title: Heading of `md`.
+    """
+    if form == "csv":
+        return board.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    parts = [f"# {title}", ""] if title else []
+    parts += [f"Metric: {metric}, mean ± standard deviation over seeds; **best** of a column."]
+    for (data, scenario), table in tables(board, metric).items():
+        parts += ["", f"## {data}, {scenario}", "", table.to_markdown()]
+    return "\n".join(parts) + "\n"
+
+
+def write(board: pd.DataFrame, folder: Path, *, metric: str, title: str) -> Path:
+    """Write `leaderboard.csv` and `leaderboard.md` by rename; return the path of the first."""
+    for form in ("csv", "md"):
+        path = folder / f"leaderboard.{form}"
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(
+            render(board, "csv" if form == "csv" else "md", metric=metric, title=title),
+            encoding="utf-8",
+        )
+        part.replace(path)
+    return folder / "leaderboard.csv"

@@ -1,0 +1,49 @@
+"""From a suite to its runs: pure and ordered."""
+
+from collections.abc import Sequence
+from itertools import product
+
+from mmbench.bench.spec import RunSpec, Suite, labels, written_out
+
+
+def plan(suite: Suite) -> list[RunSpec]:
+    """List the trainings of a suite.
+
+    One training serves all test conditions of its scenario. Runs on the same data stand
+    together, so that a warm worker loads a data set once; seeds are the slowest loop within a
+    data set, so that an interrupted sweep holds whole tables of few seeds.
+
+    Returns:
+        Runs without duplicates, in the same order every time.
+    """
+    data = list(zip(suite.data, labels(suite.data), strict=True))
+    methods = list(zip(suite.methods, labels(suite.methods), strict=True))
+    scenarios = [written_out(scenario) for scenario in suite.scenarios]
+    _require_different([str(scenario["name"]) for scenario in scenarios])
+    runs = {}
+    for (d, d_label), fold, seed, scenario, (m, m_label) in product(
+        data, suite.folds, suite.seeds, scenarios, methods
+    ):
+        spec = RunSpec(
+            method=m.name,
+            data=d.name,
+            scenario=scenario,
+            fold=fold,
+            seed=seed,
+            method_args=m.args,
+            data_args=d.args,
+            trainer_args=suite.trainer.model_dump(exclude_none=True),
+            select=suite.select.model_dump(),
+            limit=suite.limit,
+            keep_weights=suite.keep_weights,
+            method_label=m_label,
+            data_label=d_label,
+        )
+        runs[spec.folder] = spec
+    return list(runs.values())
+
+
+def _require_different(names: Sequence[str]) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise ValueError(f"two scenarios of the suite are named {name!r}; rename one")

@@ -1,0 +1,217 @@
+"""What a run leaves on disk: files are the only state, and the last one says how it ended.
+
+runs/<data>/<scenario>/<method>/<key>/
+    spec.json      what was asked, written first
+    env.json       versions, commit, machine
+    log.txt        everything the run printed
+    metrics.csv    training curve
+    predictions/   <condition>.npz: logits (float32), target, presence, sample_id
+    diagnostics.npz  what the method wants to show, if anything
+    metrics.json   scores, realised rates, costs
+    weights.safetensors  if the suite keeps weights
+    done | failed.json | skipped.json    written last, by rename
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from mmbench.bench.spec import JSON, RunSpec
+from mmbench.metrics.metric import metrics_for, score
+
+State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
+ENDS = ("done", "failed.json", "skipped.json")
+LOCK = ".lock"
+
+
+def write_json(path: Path, words: JSON) -> None:
+    """Write by rename, so that a reader finds the whole file or none."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(words, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by rename; read them with `numpy.load(path, allow_pickle=False)`."""
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    np.savez(part, allow_pickle=False, **arrays)
+    part.replace(path)
+
+
+def finish(folder: Path, end: str, words: Mapping[str, JSON] | None = None) -> None:
+    """Mark how a run ended, with the size of every file so that a later loss is noticed."""
+    sizes = {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.startswith(".")
+    }
+    write_json(folder / end, {"files": sizes, **(words or {})})
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier attempt left, keeping the lock that the caller holds."""
+    # the end mark goes first: a folder half removed must not look finished
+    for name in ENDS:
+        (folder / name).unlink(missing_ok=True)
+    for item in folder.iterdir() if folder.is_dir() else ():
+        if item.name == LOCK:
+            continue
+        if item.is_dir():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A planned run and what was found of it.
+
+    Args:
+        spec: What was asked.
+        folder: Where it lies.
+        state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody holds
+            its lock), `broken` (files are missing or damaged: it will run again) or `waiting`.
+        why: For failed, skipped and broken ones.
+    """
+
+    spec: RunSpec
+    folder: Path
+    state: State
+    why: str = ""
+
+
+def find(spec: RunSpec, runs: Path) -> Run:
+    """Look up one run; reads file names and sizes, not contents."""
+    folder = runs / spec.folder
+    if not folder.is_dir():
+        return Run(spec, folder, "waiting")
+    for end in ENDS:
+        if (folder / end).is_file():
+            problem = _damage(folder, folder / end)
+            if problem:
+                return Run(spec, folder, "broken", problem)
+            if end == "done":
+                return Run(spec, folder, "done")
+            words = json.loads((folder / end).read_text(encoding="utf-8"))
+            state: State = "failed" if end == "failed.json" else "skipped"
+            return Run(spec, folder, state, str(words["why"]))
+    if _is_locked(folder):
+        return Run(spec, folder, "running")
+    if any(item.name != LOCK for item in folder.iterdir()):
+        return Run(spec, folder, "broken", "it was cut off before it ended")
+    return Run(spec, folder, "waiting")
+
+
+def _damage(folder: Path, end: Path) -> str:
+    """What is wrong with a finished folder; empty if nothing."""
+    try:
+        sizes = json.loads(end.read_text(encoding="utf-8"))["files"]
+        for name, size in sizes.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{end.name} is damaged"
+    return ""
+
+
+def _is_locked(folder: Path) -> bool:
+    if not (folder / LOCK).is_file():
+        return False
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def read_metrics(run: Run) -> dict[str, Any]:
+    """Contents of `metrics.json` of a finished run.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        words = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+        return {"conditions": words["conditions"], **words}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{run.folder / 'metrics.json'} is damaged: {error}") from error
+
+
+def read_predictions(run: Run, condition: str) -> dict[str, NDArray[Any]]:
+    """Logits, presence, target and sample_id of one test condition, in order of the test split."""
+    with np.load(run.folder / "predictions" / f"{condition}.npz", allow_pickle=False) as kept:
+        return dict(kept)
+
+
+def read_records(runs: Iterable[Run]) -> pd.DataFrame:
+    """Tidy table: one row for each finished run, test condition and metric.
+
+    Scores that a run did not store yet, because their metric is newer than the run, are computed
+    from its predictions; no training is repeated.
+
+    Returns:
+        What was run (data, scenario, condition, method, variant, fold, seed, protocol, code), how
+        much was missing (mechanism, nominal and realised rates), what it cost, and per metric its
+        `value` (NaN where undefined) and the best possible one, `bayes` (NaN where unknown).
+    """
+    rows = []
+    for run in runs:
+        if run.state != "done":
+            continue
+        words = read_metrics(run)
+        spec = run.spec
+        common = {
+            "data": spec.data_label,
+            "scenario": spec.scenario_name,
+            "method": spec.method_label,
+            "variant": spec.variant,
+            "fold": spec.fold,
+            "seed": spec.seed,
+            "protocol": spec.protocol,
+            "code": words["code"],
+            **words["cost"],
+        }
+        for name, condition in words["conditions"].items():
+            own = {
+                "condition": name,
+                "mechanism": condition["mechanism"],
+                "missing_rate_nominal": condition["missing_rate_nominal"],
+                "missing_rate_realised": condition["realised"]["missing_rate"],
+                "incomplete_rate_realised": condition["realised"]["incomplete_rate"],
+            }
+            scores = condition["scores"] | _newer_scores(run, name, words)
+            bayes = condition["bayes"]
+            rows.extend(
+                {**common, **own, "metric": metric, "value": value, "bayes": bayes.get(metric)}
+                for metric, value in scores.items()
+            )
+    return pd.DataFrame(rows)
+
+
+def _newer_scores(run: Run, condition: str, words: Mapping[str, Any]) -> dict[str, float]:
+    stored = words["conditions"][condition]["scores"]
+    missing = [m for m in metrics_for(words["task"]["kind"]) if m not in stored]
+    if not missing:
+        return {}
+    kept = read_predictions(run, condition)
+    return {m: score(m, kept["logits"], kept["target"], words["task"]["kind"]) for m in missing}
+
+
+def count(runs: Sequence[Run]) -> dict[State, int]:
+    """How many runs are in each state; states without a run are left out."""
+    states = [run.state for run in runs]
+    return {state: states.count(state) for state in sorted(set(states))}

@@ -1,0 +1,442 @@
+"""Train one method once and evaluate it under every test condition.
+
+`run` is the only function that trains. Methods, data, scores and records meet here.
+"""
+
+import contextlib
+import gc
+import inspect
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from mmbench.bench.record import LOCK, clear, find, finish, write_arrays, write_json
+from mmbench.bench.spec import RunSpec, bind
+from mmbench.data.batch import Memo
+from mmbench.data.missingness import realised
+from mmbench.data.samples import Samples, Split
+from mmbench.data.scenario import Scenario
+from mmbench.data.task import Task
+from mmbench.datamodule import DataModule
+from mmbench.method import Method
+from mmbench.metrics.metric import higher_is_better, metrics_for, score
+from mmbench.registry import DATASETS, METHODS, suggest
+
+OURS = ("max_epochs", "batch_size", "patience")  # trainer settings that Lightning does not get
+GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, as a worker reports it.
+
+    Args:
+        state: `done`, `failed`, `skipped`, or `elsewhere` if another process holds its lock.
+        why: One line for anything but `done`.
+        wall_s: Seconds in `run`.
+        work_s: Seconds of them in fitting and evaluation; the rest is fixed cost.
+    """
+
+    state: Literal["done", "failed", "skipped", "elsewhere"]
+    why: str = ""
+    wall_s: float = 0.0
+    work_s: float = 0.0
+
+
+class DivergedError(RuntimeError):
+    """The method's outputs are no longer finite."""
+
+
+def check(spec: RunSpec, root: Path) -> None:
+    """Find a user's mistakes in a planned run before anything is written.
+
+    Raises:
+        ValueError: If the method or data set does not exist or import, an argument is wrong,
+            the scenario cannot be laid over the data, or the selection metric does not fit.
+    """
+    _bound_method(spec)
+    data = _data(spec, root)
+    task = data.task
+    data.scenario.check(task.names)
+    metric = spec.select["metric"]
+    if metric not in metrics_for(task.kind):
+        raise ValueError(
+            f"select.metric {metric!r} does not fit {spec.data_label}, a {task.kind} task"
+            f"{suggest(metric, metrics_for(task.kind))}; "
+            f"choose from {', '.join(metrics_for(task.kind))}"
+        )
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name in spec.trainer_args:
+        if name not in OURS and name not in known:
+            raise ValueError(
+                f"unknown key 'trainer.{name}'{suggest(name, [*OURS, *sorted(known)])}; "
+                "known are max_epochs, batch_size, patience and the arguments of "
+                "lightning.pytorch.Trainer"
+            )
+
+
+def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Outcome:
+    """Train, evaluate and record; whatever goes wrong ends in the record, not in the caller.
+
+    Args:
+        spec: What to run.
+        runs: Folder of all runs of the suite.
+        root: Folder of the user's data.
+        overwrite: Whether a run that is already done is repeated.
+
+    Returns:
+        How it ended.
+    """
+    began = time.perf_counter()
+    folder = runs / spec.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return Outcome("elsewhere", "another process is at it")
+    with lock:
+        if not overwrite and find(spec, runs).state in ("done", "skipped"):
+            return Outcome("done")
+        clear(folder)
+        write_json(folder / "spec.json", spec.to_json())
+        write_json(folder / "env.json", environment())
+        with _log_to(folder / "log.txt"):
+            try:
+                skipped, work_s = _train_and_evaluate(spec, folder, root)
+            except Exception as error:
+                traceback.print_exc()
+                why = classify(error)
+                finish(folder, "failed.json", {"why": why, "traceback": traceback.format_exc()})
+                return Outcome("failed", why, time.perf_counter() - began)
+            finally:
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+        if skipped:
+            finish(folder, "skipped.json", {"why": skipped})
+            return Outcome("skipped", skipped, time.perf_counter() - began)
+        finish(folder, "done")
+    return Outcome("done", "", time.perf_counter() - began, work_s)
+
+
+def classify(error: BaseException) -> str:
+    """One line about a failure, its kind first: out of memory, diverged, input, disk or error."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return f"out of memory: {text}"
+    if isinstance(error, DivergedError):
+        return f"diverged: {text}"
+    if isinstance(error, ValueError):
+        return f"input: {text}"
+    if isinstance(error, OSError):
+        return f"disk: {text}"
+    return f"error: {type(error).__name__}: {text}"
+
+
+def _bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
+    cls = METHODS.get(spec.method)
+    return cls, bind(cls, spec.method_args, given=("task",))
+
+
+def _data(spec: RunSpec, root: Path) -> DataModule:
+    cls = DATASETS.get(spec.data)
+    data: DataModule = cls(
+        root=root,
+        scenario=Scenario.parse(spec.scenario),
+        fold=spec.fold,
+        batch_size=spec.trainer_args["batch_size"],
+        order_seed=spec.seed,
+        limit=spec.limit,
+        **bind(cls, spec.data_args, given=GIVEN_TO_DATA),
+    )
+    data.loaded = _loaded(spec.data, repr(sorted(spec.data_args.items())), spec.fold, root)
+    return data
+
+
+@lru_cache(maxsize=2)
+def _loaded(data: str, args: str, fold: int, root: Path) -> dict[Split, Samples]:
+    """Splits already read by this worker; the plan keeps runs on the same data together."""
+    return {}
+
+
+def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | None, float]:
+    """Returns why the method does not apply, if so, and the seconds of fit and evaluation."""
+    cls, args = _bound_method(spec)
+    data = _data(spec, root)
+    task = data.task
+    if reason := cls.applies.reason_not(task):
+        return reason, 0.0
+    data.setup()
+    train_presence = data.split("train").presence
+    if cls.applies.complete_rows and not train_presence.all(axis=1).any():
+        return "needs complete training samples, and the scenario leaves none", 0.0
+
+    seed_everything(spec.seed)
+    method: Method = cls(task, **args)
+    method.prepare(data.batches("train"))
+    keep = KeepBest(task, spec.select["metric"], spec.select["on"], _patience(spec))
+    began = time.perf_counter()
+    device = torch.device("cpu")
+    if cls.applies.trains:
+        trainer = _trainer(spec, folder, keep)
+        trainer.fit(method, datamodule=data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        keep.restore(method)
+        device = trainer.strategy.root_device
+        if trainer.world_size > 1 and not trainer.is_global_zero:
+            return None, 0.0  # one process writes the record
+    train_s = time.perf_counter() - began
+    logits = evaluate(method, data, device)
+    eval_s = time.perf_counter() - began - train_s
+
+    (folder / "predictions").mkdir()
+    conditions = {}
+    samples = data.split("test").samples
+    for name, output in logits.items():
+        presence = data.condition_presence(name)
+        write_arrays(
+            folder / "predictions" / f"{name}.npz",
+            {
+                "logits": output,
+                "target": samples.target,
+                "presence": presence,
+                "sample_id": samples.sample_id,
+            },
+        )
+        missingness = data.conditions[name]
+        bayes = data.bayes_posterior(samples, presence, missingness)
+        conditions[name] = {
+            "mechanism": missingness.mechanism,
+            "missing_rate_nominal": missingness.nominal_rate,
+            "realised": asdict(realised(presence, samples.presence, task.names)),
+            "n": len(samples),
+            "scores": _scores(task, output, samples.target),
+            "bayes": {} if bayes is None else _scores(task, np.log(bayes + 1e-30), samples.target),
+        }
+    if shown := method.diagnostics():
+        write_arrays(folder / "diagnostics.npz", shown)
+    if spec.keep_weights:
+        weights = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+    parameters = list(method.parameters())
+    write_json(
+        folder / "metrics.json",
+        {
+            "task": {"kind": task.kind, "outputs": task.outputs, "modalities": task.names},
+            "selected": {"epoch": keep.epoch, "score": keep.best, **spec.select},
+            "train": asdict(
+                realised(train_presence, data.split("train").samples.presence, task.names)
+            ),
+            "conditions": conditions,
+            "cost": {
+                "params_total": sum(p.numel() for p in parameters),
+                "params_trainable": sum(p.numel() for p in parameters if p.requires_grad),
+                "flops_per_sample": None,
+                "train_s": train_s,
+                "eval_s": eval_s,
+                "infer_ms_per_sample": 1000 * eval_s / (len(samples) * len(logits)),
+                "peak_mib": _peak_mib(device),
+            },
+            "code": environment()["code"],
+        },
+    )
+    return None, train_s + eval_s
+
+
+def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
+    return {name: score(name, output, target, task.kind) for name in metrics_for(task.kind)}
+
+
+def _patience(spec: RunSpec) -> int | None:
+    return spec.trainer_args.get("patience")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, and numpy's global generator for libraries that use it."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - not for us, for third-party code in a plugin
+
+
+@torch.no_grad()
+def evaluate(
+    method: LightningModule, data: DataModule, device: torch.device | str = "cpu"
+) -> dict[str, Float[np.ndarray, "sample output"]]:
+    """Predict the test split under all its conditions in one pass.
+
+    Each modality of a batch is encoded once and shared by the conditions wherever the method
+    encodes through `Batch.embed`; entries that no condition shows are gone before that.
+
+    Returns:
+        Condition -> float32 outputs in order of the test split.
+
+    Raises:
+        DivergedError: If an output is not finite.
+    """
+    method.eval().to(device)
+    tables = {c: torch.from_numpy(data.condition_presence(c)) for c in data.conditions}
+    shown = torch.stack(list(tables.values())).any(dim=0)
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
+    start = 0
+    for batch in data.batches("test"):
+        rows = slice(start, start := start + len(batch))
+        source = batch.hide(~shown[rows]).to(device)
+        memo = Memo(source)
+        for name, presence in tables.items():
+            seen = replace(source.hide(~presence[rows].to(device)), memo=memo)
+            parts[name].append(method(seen))
+    logits = {name: torch.cat(part).float().cpu().numpy() for name, part in parts.items()}
+    for name, output in logits.items():
+        if not np.isfinite(output).all():
+            raise DivergedError(f"outputs under the condition {name} are not finite")
+    return logits
+
+
+class KeepBest(Callback):
+    """Keep the weights of the epoch with the best validation score; the earliest on ties."""
+
+    def __init__(self, task: Task, metric: str, on: str, patience: int | None) -> None:
+        self.task = task
+        self.metric = metric
+        self.sign = 1.0 if higher_is_better(metric) else -1.0
+        self.on = on
+        self.patience = patience
+        self.best: float | None = None
+        self.epoch: int | None = None
+        self._state: dict[str, torch.Tensor] = {}
+        self._parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Collect predictions."""
+        self._parts.append((outputs, batch.target))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the epoch, and copy the weights if it is the best so far."""
+        output, target = (
+            torch.cat(x).float().cpu().numpy() for x in zip(*self._parts, strict=True)
+        )
+        self._parts = []
+        if not np.isfinite(output).all():
+            raise DivergedError(
+                f"validation outputs of epoch {trainer.current_epoch} are not finite"
+            )
+        if self.task.kind == "single_label":
+            target = target.astype(np.int64)
+        value = score(self.metric, output, target, self.task.kind)
+        pl_module.log(f"val/{self.metric}", value)
+        better = self.best is None or self.sign * value > self.sign * self.best
+        if better or self.on == "last":
+            self.best, self.epoch = value, trainer.current_epoch
+            self._state = {k: v.detach().clone() for k, v in pl_module.state_dict().items()}
+        elif self.patience is not None and self.epoch is not None:
+            trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
+
+    def restore(self, method: LightningModule) -> None:
+        """Put the kept weights back."""
+        method.load_state_dict(self._state)
+
+
+def _trainer(spec: RunSpec, folder: Path, keep: KeepBest) -> Trainer:
+    settings: dict[str, Any] = {
+        "max_epochs": spec.trainer_args["max_epochs"],
+        "devices": 1,
+        "accelerator": "auto",
+        "logger": CSVLogger(folder, name="", version=""),
+        "callbacks": [keep],
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 10**9,  # methods log once an epoch
+    }
+    settings |= {k: v for k, v in spec.trainer_args.items() if k not in OURS}
+    return Trainer(**settings)
+
+
+def _peak_mib(device: torch.device) -> float:
+    """Peak memory: of the GPU where there is one, else of this process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine; nothing that names a user or a path."""
+    packages = ("mmbench", "torch", "torchvision", "lightning", "numpy", "transformers")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "code": _commit(),
+        "versions": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def _commit() -> str:
+    """Version, and the commit if this is a checkout; `+` = with uncommitted changes."""
+    release = version("mmbench")
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return release
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{release}-{git('rev-parse', '--short=10', 'HEAD')}{changed}"
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send everything that is printed, logged or warned of into one file."""
+    with path.open("w", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+        past: Mapping[logging.Logger, list[logging.Handler]] = {
+            logger: logger.handlers[:] for logger in loggers
+        }
+        for logger in loggers:
+            logger.handlers = [handler]
+        try:
+            with (
+                contextlib.redirect_stdout(file),
+                contextlib.redirect_stderr(file),
+                warnings.catch_warnings(),
+            ):
+                # asked for: data lies in memory, so a loader needs no worker processes
+                warnings.filterwarnings("ignore", ".*does not have many workers.*")
+                yield
+        finally:
+            for logger, handlers in past.items():
+                logger.handlers = handlers

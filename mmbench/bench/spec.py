@@ -1,0 +1,362 @@
+"""A suite (the question) and a run (one training that helps to answer it)."""
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from mmbench.data.scenario import load_scenario
+from mmbench.registry import suggest
+from mmbench.resources import folder
+
+M = TypeVar("M", bound=BaseModel)
+JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
+PROTOCOL = 1  # raised when the same words come to mean another run
+PLACEMENT = ("accelerator",)  # trainer settings that say where, not what; no part of the key
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(_Strict):
+    """A method or a data set of a suite.
+
+    Args:
+        name: A registered name, or a class path `my_package.MyMethod`.
+        args: Constructor arguments; what is not given keeps the constructor's default.
+        label: Its name in tables; by default `name`, with the arguments where a name is used
+            twice.
+    """
+
+    name: str
+    args: dict[str, JSON] = {}
+    label: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and "class_path" in value:
+            value = dict(value)
+            value["name"] = value.pop("class_path")
+            value["args"] = value.pop("init_args", {})
+        return value
+
+
+class TrainerSpec(BaseModel):
+    """How a method is trained; the same for all methods of a suite.
+
+    Args:
+        max_epochs: Passes over the training split, >= 1.
+        batch_size: Samples a batch, >= 1.
+        patience: Stop after so many epochs without a better validation score; None = never.
+
+    Any other key goes to `lightning.pytorch.Trainer` as it is.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    max_epochs: Annotated[int, Field(ge=1)] = 30
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    patience: Annotated[int, Field(ge=1)] | None = None
+
+
+class Select(_Strict):
+    """Which epoch's weights are kept: the best validation score, the earliest on ties.
+
+    Args:
+        metric: Name of a metric (`mmbench list metrics`).
+        on: The validation split, or `last` for the last epoch without selection. Never the test
+            split.
+    """
+
+    metric: str = "macro_f1"
+    on: Literal["val", "last"] = "val"
+
+
+class Suite(_Strict):
+    """A question: methods x data sets x scenarios x folds x seeds.
+
+    Args:
+        name: Name of the folder under results.
+        about: One line for `mmbench list suites`.
+        data: Data sets.
+        methods: Methods.
+        scenarios: Names of `configs/scenario/*.yaml`, or scenarios written out.
+        seeds: How many (0, 1, ...) or which.
+        folds: How many (0, 1, ...) or which partitions of each data set.
+        trainer: How to train.
+        select: Which epoch to keep.
+        limit: At most this many samples a split; for smoke tests.
+        keep_weights: Whether each run keeps its selected weights.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    about: str = ""
+    data: Annotated[list[Entry], Field(min_length=1)]
+    methods: Annotated[list[Entry], Field(min_length=1)]
+    scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    folds: Annotated[list[int], Field(min_length=1)] = [0]
+    trainer: TrainerSpec = TrainerSpec()
+    select: Select = Select()
+    limit: Annotated[int, Field(ge=1)] | None = None
+    keep_weights: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = dict(value)
+            for key in ("seeds", "folds"):
+                if isinstance(value.get(key), int) and not isinstance(value[key], bool):
+                    value[key] = list(range(value[key]))
+            for key in ("data", "methods", "scenarios"):
+                if isinstance(value.get(key), str | dict):
+                    value[key] = [value[key]]
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What makes a run that run, written out in full: a later edit elsewhere changes no old run.
+
+    Args:
+        method: Registered name or class path.
+        data: Registered name or class path.
+        scenario: The scenario, written out.
+        fold: Which partition of the data.
+        seed: Initial weights and order of samples.
+        method_args: Constructor arguments of the method.
+        data_args: Constructor arguments of the data module.
+        trainer_args: See `TrainerSpec`.
+        select: See `Select`.
+        limit: At most this many samples a split.
+        keep_weights: Whether the selected weights are kept; no part of the key.
+        method_label: Its name in tables; no part of the key.
+        data_label: Its name in tables; no part of the key.
+        protocol: Raised when the same words come to mean another run.
+    """
+
+    method: str
+    data: str
+    scenario: Mapping[str, JSON]
+    fold: int = 0
+    seed: int = 0
+    method_args: Mapping[str, JSON] = field(default_factory=dict)
+    data_args: Mapping[str, JSON] = field(default_factory=dict)
+    trainer_args: Mapping[str, JSON] = field(default_factory=dict)
+    select: Mapping[str, JSON] = field(default_factory=dict)
+    limit: int | None = None
+    keep_weights: bool = False
+    method_label: str = ""
+    data_label: str = ""
+    protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that can change the result: no path, device, label or clock."""
+        words = self.to_json()
+        for name in ("keep_weights", "method_label", "data_label"):
+            del words[name]
+        words["trainer_args"] = {
+            name: value for name, value in self.trainer_args.items() if name not in PLACEMENT
+        }
+        canonical = json.dumps(words, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def scenario_name(self) -> str:
+        """Name of the scenario."""
+        return str(self.scenario["name"])
+
+    @property
+    def variant(self) -> str:
+        """Which variant of the method: the paper's equations or the released code."""
+        return str(self.method_args.get("variant", "paper"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies under `runs`."""
+        parts = (self.data_label, self.scenario_name, self.method_label)
+        return Path(*(_file_name(part) for part in parts), self.key)
+
+    @property
+    def title(self) -> str:
+        """For people: method, data, scenario, fold and seed."""
+        fold = f" fold {self.fold}" if self.fold else ""
+        return (
+            f"{self.method_label} / {self.data_label} / {self.scenario_name}{fold} seed {self.seed}"
+        )
+
+    def to_json(self) -> dict[str, JSON]:
+        """As a JSON object; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, words: Mapping[str, JSON]) -> "RunSpec":
+        """From what `to_json` gave."""
+        return cls(**words)
+
+
+def _file_name(label: str) -> str:
+    """A label as one path component on any file system."""
+    safe = re.sub(r"[^\w.+@=,-]+", "_", label).strip(".")
+    return safe[:100] or "_"
+
+
+def labels(entries: Sequence[Entry]) -> list[str]:
+    """Names for tables: `name`, with its arguments where the name is used more than once.
+
+    Raises:
+        ValueError: If two entries would still be called the same.
+    """
+    names = [entry.name.rpartition(".")[2] for entry in entries]
+    found = []
+    for entry, name in zip(entries, names, strict=True):
+        args = ",".join(f"{key}={value}" for key, value in sorted(entry.args.items()))
+        plain = names.count(name) == 1 or not args
+        found.append(entry.label or (name if plain else f"{name}({args})"))
+    for label in found:
+        if found.count(label) > 1:
+            raise ValueError(f"two entries of the suite are called {label!r}; give one a label:")
+    return found
+
+
+def suites() -> dict[str, Path]:
+    """Built-in suites by name."""
+    return {file.stem: file for file in sorted(folder("benchmarks").glob("*.yaml"))}
+
+
+def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
+    """Read a suite from a YAML file or by the name of a built-in one.
+
+    Args:
+        where: Path or name.
+        overrides: Words such as `seeds=5`, `trainer.max_epochs=3`, `methods=[a,b]`.
+
+    Raises:
+        ValueError: If it does not exist, is no YAML, or holds an unknown key or a value of the
+            wrong type; one line that says which.
+    """
+    path = suites().get(where, Path(where))
+    if not path.is_file():
+        raise ValueError(
+            f"no suite named {where!r}{suggest(where, list(suites()))}; "
+            f"built in are {', '.join(suites())}; or give the path of a YAML file"
+        )
+    for word in overrides:
+        if not re.match(r"^[\w.]+=", word):
+            raise ValueError(f"{word!r} is no override; write key=value, such as seeds=5")
+    try:
+        written = OmegaConf.load(path)
+        if not OmegaConf.is_dict(written):
+            raise ValueError(f"{path} is no suite: it must be a mapping with name, data, ...")
+        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path} is no YAML{line}: {problem}") from error
+    except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    return parse(Suite, words, str(path))
+
+
+def written_out(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
+    """A scenario as a mapping, read from `configs/scenario` if it is a name."""
+    return load_scenario(scenario)
+
+
+def parse(model: type[M], words: Any, where: str) -> M:
+    """Check words against a model.
+
+    Raises:
+        ValueError: One line: where, what was found, what to do.
+    """
+    try:
+        return model.model_validate(words)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_first_problem(model, error)}") from None
+
+
+def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        key, known = str(problem["loc"][-1]), _fields(model, problem["loc"][:-1])
+        return f"unknown key {path!r}{suggest(key, known)}; known are {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"the key {path!r} is missing"
+    if problem["type"] == "too_short":
+        return f"{path} is empty; give at least one"
+    found = repr(problem["input"])
+    found = found if len(found) < 60 else found[:57] + "..."
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"
+
+
+def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Keys that the model at this place knows."""
+    for part in loc:
+        annotation = model.model_fields[part].annotation if isinstance(part, str) else None
+        for inner in (annotation, *getattr(annotation, "__args__", ())):
+            if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                model = inner
+    return list(model.model_fields)
+
+
+def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str, Any]:
+    """Check arguments against a constructor's signature and convert them to its types.
+
+    Args:
+        call: A class.
+        args: From a suite.
+        given: Parameters that mmbench itself passes; a suite may not.
+
+    Raises:
+        ValueError: If one is unknown, missing or of the wrong type.
+    """
+    name = getattr(call, "__name__", str(call))
+    known = {
+        parameter.name: (
+            Any if parameter.annotation is parameter.empty else parameter.annotation,
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in _parameters(call)
+        if parameter.name not in given
+    }
+    model: type[BaseModel] = create_model(  # type: ignore[call-overload]
+        name,
+        __config__=ConfigDict(
+            extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+        ),
+        **known,
+    )
+    bound = parse(model, dict(args), name)
+    return {key: getattr(bound, key) for key in args}
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    """A constructor's own parameters, then those of its bases as far as **kwargs passes them."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        found = {p.name: p for p in named} | found
+        if len(named) == len(parameters):
+            break
+    return list(found.values())

@@ -1,0 +1,407 @@
+"""The command line: parses, calls, prints. Heavy imports happen inside the commands."""
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="mmbench",
+    help=(
+        "Benchmark suite for multimodal learning with missing modalities.\n\n"
+        "Start with `mmbench run`: it trains the built-in quickstart suite and prints a "
+        "leaderboard. The same command again continues where it stopped."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SUITE] [KEY=VALUE]...",
+        help="A built-in suite or a YAML file (default: quickstart), then changes to it, such as "
+        "seeds=5 methods=[shaspec,zero_fill] trainer.max_epochs=3",
+        show_default=False,
+    ),
+]
+Results = Annotated[Path, typer.Option(help="Folder of all results.", show_default=True)]
+DataRoot = Annotated[
+    Path, typer.Option(envvar="MMBENCH_DATA", help="Folder of the data sets that you bring.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many samples a split; kept apart from full results."),
+]
+
+
+class Form(StrEnum):
+    """Forms of a leaderboard."""
+
+    csv = "csv"
+    md = "md"
+
+
+class Things(StrEnum):
+    """What `list` lists."""
+
+    methods = "methods"
+    data = "data"
+    scenarios = "scenarios"
+    suites = "suites"
+    metrics = "metrics"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, PermissionError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    from rich.console import Console
+
+    text = " ".join(message.split())
+    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
+    sys.stderr.write(f"{text}\n")
+    raise SystemExit(2)
+
+
+class _Sweep:
+    """A suite with its runs and where they lie."""
+
+    def __init__(self, words: Sequence[str] | None, results: Path, limit: int | None) -> None:
+        from mmbench.bench.plan import plan
+        from mmbench.bench.record import find
+        from mmbench.bench.spec import load_suite
+        from mmbench.registry import DATASETS, METHODS
+
+        rest = list(words or [])
+        self.where = rest.pop(0) if rest and "=" not in rest[0] else "quickstart"
+        if limit is not None:
+            rest.append(f"limit={limit}")
+        self.suite = load_suite(self.where, rest)
+        for entry in self.suite.methods:
+            METHODS.check(entry.name)
+        for entry in self.suite.data:
+            DATASETS.check(entry.name)
+        # a smoke test must not stand beside real results
+        suffix = "" if self.suite.limit is None else f"-limit{self.suite.limit}"
+        self.folder = results / f"{self.suite.name}{suffix}"
+        self.runs_folder = self.folder / "runs"
+        self.specs = plan(self.suite)
+        self._find = find
+
+    def runs(self) -> list[Any]:
+        """Every planned run and what is found of it now."""
+        return [self._find(spec, self.runs_folder) for spec in self.specs]
+
+
+@app.command()
+def run(
+    words: Words = None,
+    *,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
+    ] = None,
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Repeat runs that are finished, too.")
+    ] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Train and evaluate a suite, then write and print its leaderboard.
+
+    Finished runs are kept: the same command again does what is left, failed runs included.
+    Exit code 0: all fine; 1: some runs failed; 2: the input is wrong.
+    """
+    sweep = _Sweep(words, results, limit)
+    if dry_run:
+        _show_plan(sweep)
+        return
+    from mmbench.bench.executors.local import default_workers
+    from mmbench.bench.runner import check
+
+    first = sweep.specs[0]
+    for spec in sweep.specs:
+        if (spec.seed, spec.fold) == (first.seed, first.fold):
+            check(spec, data_root)
+    _require_writable(sweep.folder)
+    finished = {"skipped"} if overwrite else {"done", "skipped"}
+    found = sweep.runs()
+    for item in found:
+        if item.state == "broken":
+            typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
+    todo = [item.spec for item in found if overwrite or item.state not in finished]
+    wanted = min(workers or default_workers(), max(1, len(todo)))
+    if todo:
+        _carry_out(sweep, todo, data_root, wanted, overwrite=overwrite)
+    failed = _show_board(sweep)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"the results folder {folder} is not writable ({error.strerror}); "
+            "choose another with --results"
+        ) from error
+
+
+def _carry_out(
+    sweep: _Sweep, todo: list[Any], root: Path, workers: int, *, overwrite: bool
+) -> None:
+    """Run what is left, showing progress: bars in a terminal, plain lines elsewhere."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from mmbench.bench.executors.local import execute
+
+    console = Console()
+    total, ended, failed = len(todo), 0, 0
+    began = time.perf_counter()
+    finished_before = len(sweep.specs) - total
+    kept = f" ({finished_before} are finished)" if finished_before else ""
+    console.print(f"{total} runs on {workers} workers{kept}, results in {sweep.folder}")
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    events = execute(todo, sweep.runs_folder, root, workers=workers, overwrite=overwrite)
+    try:
+        with progress:
+            overall = progress.add_task("all runs", total=total)
+            lines: dict[int, TaskID] = {}
+            for event in events:
+                if event.outcome is None:
+                    if event.worker not in lines:
+                        lines[event.worker] = progress.add_task("", total=None)
+                    progress.reset(lines[event.worker], description=f"  {event.spec.title}")
+                    continue
+                ended += 1
+                failed += event.outcome.state == "failed"
+                progress.advance(overall)
+                bad = event.outcome.state != "done"
+                text = f"{event.outcome.state}: {event.outcome.why}" if bad else "done"
+                if bad or not console.is_terminal:
+                    line = f"[{ended}/{total}] {event.spec.title}: {text}"
+                    seconds = f" ({event.outcome.wall_s:.1f} s)" if event.outcome.wall_s else ""
+                    progress.console.print(line + seconds, markup=False, highlight=False)
+    except KeyboardInterrupt:
+        events.close()
+        console.print(
+            f"\nstopped: {finished_before + ended} of {len(sweep.specs)} runs are finished and "
+            "kept. The same command continues."
+        )
+        raise typer.Exit(130) from None
+    console.print(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")
+
+
+@app.command("plan")
+def plan_command(
+    words: Words = None, *, limit: Limit = None, results: Results = Path("results")
+) -> None:
+    """Say how many trainings a suite asks for and how many are finished; runs nothing."""
+    _show_plan(_Sweep(words, results, limit))
+
+
+def _show_plan(sweep: _Sweep) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    runs = sweep.runs()
+    table = Table("data", "scenario", "method", "runs", "finished")
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for item in runs:
+        spec = item.spec
+        key = (spec.data_label, spec.scenario_name, spec.method_label)
+        groups.setdefault(key, []).append(item.state)
+    for key, states in groups.items():
+        finished = sum(state in ("done", "skipped") for state in states)
+        table.add_row(*key, str(len(states)), str(finished))
+    console = Console()
+    console.print(table)
+    finished = sum(item.state in ("done", "skipped") for item in runs)
+    console.print(
+        f"suite {sweep.suite.name}: {len(runs)} trainings "
+        f"({len(sweep.suite.data)} data sets x {len(sweep.suite.scenarios)} scenarios x "
+        f"{len(sweep.suite.methods)} methods x {len(sweep.suite.folds)} folds x "
+        f"{len(sweep.suite.seeds)} seeds), {finished} finished, {len(runs) - finished} to do"
+    )
+
+
+@app.command()
+def status(words: Words = None, *, limit: Limit = None, results: Results = Path("results")) -> None:
+    """Say what is done, running, failed and waiting; reads files only."""
+    from rich.console import Console
+
+    from mmbench.bench.record import count, read_metrics
+
+    sweep = _Sweep(words, results, limit)
+    runs = sweep.runs()
+    console = Console()
+    states = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+    console.print(f"suite {sweep.suite.name} in {sweep.folder}: {states}")
+    for item in runs:
+        if item.state in ("failed", "broken"):
+            console.print(
+                f"  {item.state}: {item.spec.title}: {item.why}", markup=False, highlight=False
+            )
+    seconds = {}
+    for item in runs:
+        if item.state == "done":
+            cost = read_metrics(item)["cost"]
+            seconds[item.spec.title] = cost["train_s"] + cost["eval_s"]
+    if seconds:
+        slowest = max(seconds, key=lambda title: seconds[title])
+        left = sum(item.state not in ("done", "skipped") for item in runs)
+        work = left * sum(seconds.values()) / len(seconds)
+        console.print(f"  slowest: {slowest}, {seconds[slowest]:.1f} s", markup=False)
+        if left:
+            console.print(f"  left: about {work:.0f} s of work, divided by the workers")
+
+
+@app.command("leaderboard")
+def leaderboard_command(
+    words: Words = None,
+    *,
+    form: Annotated[Form, typer.Option("--format", help="csv has everything.")] = Form.md,
+    metric: Annotated[
+        str | None, typer.Option(help="Shown metric. [default: the suite's selection metric]")
+    ] = None,
+    limit: Limit = None,
+    results: Results = Path("results"),
+) -> None:
+    """Rebuild the leaderboard from the records, write it and print it; trains nothing."""
+    from mmbench.bench.leaderboard import leaderboard, render, write
+    from mmbench.registry import suggest
+
+    sweep = _Sweep(words, results, limit)
+    board = leaderboard(sweep.runs())
+    if board.empty:
+        raise ValueError(
+            f"no finished run of this suite lies in {sweep.folder}; start it with "
+            f"`mmbench run {sweep.where}` (or give the same KEY=VALUE words as then)"
+        )
+    shown = metric or sweep.suite.select.metric
+    known = sorted(set(board["metric"]))
+    if shown not in known:
+        raise ValueError(f"no metric {shown!r}{suggest(shown, known)}; known: {', '.join(known)}")
+    write(board, sweep.folder, metric=shown, title=sweep.suite.name)
+    sys.stdout.write(render(board, form.value, metric=shown, title=sweep.suite.name))
+
+
+def _show_board(sweep: _Sweep) -> int:
+    """Write and print the leaderboard; returns how many runs failed."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from mmbench.bench.leaderboard import leaderboard, render, write
+
+    runs = sweep.runs()
+    failed = [item for item in runs if item.state == "failed"]
+    board = leaderboard(runs)
+    console = Console()
+    if board.empty:
+        console.print("no run finished, so there is no leaderboard")
+        return len(failed)
+    metric = sweep.suite.select.metric
+    path = write(board, sweep.folder, metric=metric, title=sweep.suite.name)
+    text = render(board, "md", metric=metric, title=sweep.suite.name)
+    console.print(Markdown(text) if console.is_terminal else text, markup=False)
+    if failed:
+        console.print(f"{len(failed)} runs failed; `mmbench status` says why", style="bold")
+    console.print(f"every metric and condition: {path}", markup=False)
+    return len(failed)
+
+
+@app.command("list")
+def list_command(
+    what: Annotated[Things, typer.Argument(help="What to list.")],
+) -> None:
+    """List what is installed, one line each; imports nothing heavy."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows: list[tuple[str, str]]
+    if what in (Things.methods, Things.data):
+        from mmbench.registry import DATASETS, METHODS
+
+        registry = METHODS if what is Things.methods else DATASETS
+        rows = [(name, registry.summary(name)) for name in registry.names()]
+    elif what is Things.metrics:
+        from mmbench.metrics.metric import describe
+
+        rows = describe()
+    else:
+        import yaml
+
+        from mmbench.resources import folder
+
+        home = folder("benchmarks") if what is Things.suites else folder("configs") / "scenario"
+        rows = [
+            (file.stem, str((yaml.safe_load(file.read_text(encoding="utf-8"))).get("about", "")))
+            for file in sorted(home.glob("*.yaml"))
+        ]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, line in rows:
+        table.add_row(name, line)
+    Console().print(table, markup=False)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="A method's name or class path.")],
+) -> None:
+    """Put a method through the contract that every method keeps; for plugins, too."""
+    from mmbench.contract import METHOD_CHECKS, sample_tasks
+    from mmbench.registry import METHODS
+
+    cls = METHODS.get(method)
+    failed = 0
+    for name, examine in METHOD_CHECKS.items():
+        for task in sample_tasks(cls):
+            try:
+                examine(cls, task)
+            except AssertionError as error:
+                failed += 1
+                typer.echo(f"FAILED {name} on {task.kind}: {str(error).strip()[:300]}")
+                break
+        else:
+            typer.echo(f"passed {name}")
+    raise typer.Exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

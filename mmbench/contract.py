@@ -1,0 +1,304 @@
+"""What every method must keep, as checks that run on tiny made-up data.
+
+The tests of mmbench put every registered method through these; `mmbench check` does so with a
+plugin. A check raises AssertionError with one line that says what was broken.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmbench.data.batch import Batch, Memo
+from mmbench.data.task import Modality, Task
+from mmbench.method import Method
+
+Check = Callable[[type[Method], Task], None]
+GARBAGE = (float("nan"), 1e6)  # what an absent entry must be free to hold
+
+MODALITIES = {
+    "vector": Modality("vector", "vector", (10,)),
+    "tokens": Modality("words", "tokens", (6,), vocab_size=12),
+    "image": Modality("image", "image", (3, 16, 16)),
+    "sequence": Modality("sound", "sequence", (7, 5)),
+    "bag": Modality("patches", "bag", (5, 6)),
+    "volume": Modality("scan", "volume", (1, 8, 8, 8)),
+}
+TASKS = (
+    Task("single_label", tuple(MODALITIES[k] for k in ("vector", "tokens", "image")), tuple("abc")),
+    Task("multi_label", tuple(MODALITIES[k] for k in ("sequence", "bag")), tuple("xyz")),
+    Task("regression", tuple(MODALITIES[k] for k in ("vector", "volume")), ("score", "age")),
+)
+
+
+def sample_tasks(cls: type[Method]) -> list[Task]:
+    """Tasks that cover every kind of task and of modality, as far as the method applies."""
+    return [task for task in TASKS if cls.applies.reason_not(task) is None]
+
+
+def make_batch(
+    task: Task, presence: Tensor, *, seed: int = 0, garbage: float | None = None
+) -> Batch:
+    """Random samples whose modalities all carry the target.
+
+    Args:
+        task: What to make.
+        presence: (batch, modality).
+        seed: Same seed, same samples.
+        garbage: What absent entries hold; None = zeros, as in every batch of a data module.
+    """
+    g = torch.Generator().manual_seed(seed)
+    n, c = len(presence), task.num_outputs
+    if task.kind == "single_label":
+        target = torch.arange(n) % c
+        code = torch.nn.functional.one_hot(target, c).float()
+    elif task.kind == "multi_label":
+        target = code = torch.randint(2, (n, c), generator=g).float()
+    else:
+        target = code = torch.rand(n, c, generator=g)
+    inputs, lengths = {}, {}
+    for column, modality in enumerate(task.modalities):
+        x = torch.randn(n, *modality.shape, generator=g)
+        if modality.kind == "tokens":
+            x = (code @ (torch.arange(c).float() + 1) * 2 + 2).round().long().clamp(1)
+            x = (
+                x[:, None] + torch.zeros(modality.shape[0], dtype=torch.long)
+            ) % modality.vocab_size
+            x = x.clamp(1)
+        else:
+            flat = x.view(n, -1)
+            flat[:, : c * (flat.shape[1] // c)] += 2 * code.repeat(1, flat.shape[1] // c)
+        there = presence[:, column].view(-1, *[1] * (x.dim() - 1))
+        if modality.has_lengths:
+            steps = 1 + torch.arange(n) % modality.shape[0]
+            padding = torch.arange(modality.shape[0]) >= steps[:, None]
+            x = x.masked_fill(padding.view(*padding.shape, *[1] * (x.dim() - 2)), 0)
+            lengths[modality.name] = torch.where(presence[:, column], steps, 0)
+        if garbage is None or modality.kind == "tokens":
+            fill = 0.0 if garbage is None else float(modality.vocab_size - 1)
+        else:
+            fill = garbage
+        inputs[modality.name] = torch.where(there, x, torch.tensor(fill, dtype=x.dtype))
+    return Batch(
+        modalities=task.names,
+        inputs=inputs,
+        presence=presence,
+        target=target,
+        sample_id=torch.arange(n),
+        lengths=lengths,
+    )
+
+
+def all_patterns(task: Task, repeat: int = 2) -> Tensor:
+    """Every non-empty pattern, `repeat` times, (batch, modality)."""
+    rows = [row for row in product((True, False), repeat=len(task.modalities)) if any(row)]
+    return torch.tensor(rows * repeat)
+
+
+def build(cls: type[Method], task: Task, *, seed: int = 0) -> Method:
+    """A method from its defaults, prepared on a few samples, in eval mode."""
+    torch.manual_seed(seed)
+    method = cls(task)
+    method.prepare([make_batch(task, all_patterns(task), seed=1)])
+    return method.eval()
+
+
+def _outputs(method: Method, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        output: Tensor = method(batch)
+    return output
+
+
+def evaluation_is_ours(cls: type[Method], task: Task) -> None:
+    """Validation and test steps are the suite's."""
+    for name in ("validation_step", "test_step", "row_loss", "task_loss"):
+        assert getattr(cls, name) is getattr(Method, name), f"{name} must not be overridden"
+
+
+def outputs_have_the_right_shape(cls: type[Method], task: Task) -> None:
+    """Every pattern, a batch of one, and a modality that nobody in the batch has."""
+    method = build(cls, task)
+    presence = all_patterns(task)
+    nobody = presence[~presence[:, 0]] if len(task.modalities) > 1 else presence
+    for rows in (presence, presence[:1], nobody):
+        output = _outputs(method, make_batch(task, rows))
+        expected = (len(rows), task.num_outputs)
+        assert output.shape == expected, f"outputs are {tuple(output.shape)}, not {expected}"
+        assert output.isfinite().all(), "outputs are not finite"
+
+
+def loss_is_finite(cls: type[Method], task: Task) -> None:
+    """For complete samples, for all patterns, and with a modality that nobody has."""
+    method = build(cls, task).train()
+    presence = all_patterns(task)
+    nobody = presence[~presence[:, 0]] if len(task.modalities) > 1 else presence
+    for rows in (presence, torch.ones_like(presence), nobody):
+        for name, term in method.loss(make_batch(task, rows)).items():
+            assert term.shape == (), f"loss term {name} has the shape {tuple(term.shape)}"
+            assert term.isfinite(), f"loss term {name} is {term.item()}"
+
+
+def gradients_reach_every_parameter(cls: type[Method], task: Task) -> None:
+    """A few steps on all patterns move everything that is trainable."""
+    if not cls.applies.trains:
+        return
+    method = build(cls, task).train()
+    seen: dict[str, bool] = {
+        name: False for name, p in method.named_parameters() if p.requires_grad
+    }
+    for step in range(3):
+        method.zero_grad()
+        batch = make_batch(task, all_patterns(task, repeat=4), seed=step)
+        torch.stack(list(method.loss(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+        for name, p in method.named_parameters():
+            if p.grad is not None:
+                assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
+                seen[name] = seen.get(name, False) or bool(p.grad.abs().sum() > 0)
+    dead = [name for name, reached in seen.items() if not reached]
+    assert not dead, f"no gradient reaches {', '.join(dead)}"
+
+
+def absent_is_absent(cls: type[Method], task: Task) -> None:
+    """What absent entries hold changes no output bit in evaluation and no loss in training."""
+    method = build(cls, task)
+    presence = all_patterns(task)
+    clean = make_batch(task, presence)
+    for garbage in GARBAGE:
+        dirty = make_batch(task, presence, garbage=garbage)
+        same = torch.equal(_outputs(method, clean), _outputs(method, dirty))
+        assert same, f"outputs change when absent entries hold {garbage}"
+        if cls.applies.trains:
+            losses = []
+            for batch in (clean, dirty):
+                torch.manual_seed(0)
+                losses.append(sum(method.train().loss(batch).values(), torch.zeros(())))
+            method.eval()
+            assert torch.equal(*losses), f"the loss changes when absent entries hold {garbage}"
+
+
+def samples_are_independent(cls: type[Method], task: Task) -> None:
+    """A prediction depends neither on the other samples of the batch nor on their order."""
+    if cls.applies.neighbours:
+        return
+    method = build(cls, task)
+    presence = all_patterns(task)
+    batch = make_batch(task, presence)
+    output = _outputs(method, batch)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(3))
+    shuffled = _outputs(method, _take(batch, order))
+    assert torch.allclose(shuffled, output[order], atol=1e-5), "outputs depend on the order"
+    for row in range(0, len(batch), 3):
+        alone = _outputs(method, _take(batch, torch.tensor([row])))
+        assert torch.allclose(alone[0], output[row], atol=1e-5), (
+            f"sample {row} is predicted differently alone than in a batch"
+        )
+
+
+def shared_encodings_change_nothing(cls: type[Method], task: Task) -> None:
+    """Encoding once for all test conditions gives what each condition gives by itself."""
+    method = build(cls, task)
+    full = make_batch(task, torch.ones_like(all_patterns(task)))
+    absent = ~all_patterns(task)
+    memo = Memo(full)
+    for flip in (0, 1):
+        hidden = full.hide(absent.roll(flip, dims=0))
+        alone, shared = _outputs(method, hidden), _outputs(method, replace(hidden, memo=memo))
+        assert torch.allclose(alone, shared, atol=1e-6), (
+            "outputs differ when encodings are shared; encode through Batch.embed, each sample "
+            "and modality by itself"
+        )
+
+
+def same_seed_same_method(cls: type[Method], task: Task) -> None:
+    """Building twice gives equal weights, and evaluating twice equal outputs."""
+    first, second = build(cls, task, seed=5), build(cls, task, seed=5)
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b), f"{name} differs between two methods built from one seed"
+    batch = make_batch(task, all_patterns(task))
+    assert torch.equal(_outputs(first, batch), _outputs(first, batch)), "evaluation is random"
+
+
+def weights_are_the_whole_method(cls: type[Method], task: Task) -> None:
+    """Loading saved weights into a fresh, unprepared method restores its outputs."""
+    method = build(cls, task, seed=1)
+    torch.manual_seed(2)
+    fresh = cls(task).eval()
+    fresh.load_state_dict(method.state_dict())
+    batch = make_batch(task, all_patterns(task))
+    assert torch.equal(_outputs(method, batch), _outputs(fresh, batch)), (
+        "outputs change after saving and loading: something learned is no parameter or buffer"
+    )
+
+
+def fits_a_few_samples(cls: type[Method], task: Task) -> None:
+    """Training halves the task loss of the untrained method on 24 samples, at least."""
+    if not cls.applies.trains:
+        return
+    method = build(cls, task)
+    presence = torch.ones(24, len(task.modalities), dtype=torch.bool)
+    if len(task.modalities) > 1 and not cls.applies.complete_rows:
+        presence[12:, 0] = False
+    batch = make_batch(task, presence)
+    before = method.task_loss(_outputs(method, batch), batch.target)
+    _fit(method, batch, steps=150)
+    after = method.eval().task_loss(_outputs(method, batch), batch.target)
+    assert after < before / 2, f"task loss {before:.3f} before and {after:.3f} after 150 steps"
+
+
+def _fit(method: Method, batch: Batch, steps: int) -> None:
+    def loader(times: int) -> DataLoader[Batch]:
+        return DataLoader(_Repeat(batch, times), batch_size=None)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about workers and sizes of this toy loader
+        trainer = Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(method, loader(steps // 3), loader(1))
+
+
+class _Repeat(torch.utils.data.IterableDataset[Batch]):
+    def __init__(self, batch: Batch, times: int) -> None:
+        self.batch, self.times = batch, times
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter([self.batch] * self.times)
+
+
+def _take(batch: Batch, rows: Tensor) -> Batch:
+    return replace(
+        batch,
+        inputs={name: x[rows] for name, x in batch.inputs.items()},
+        presence=batch.presence[rows],
+        target=batch.target[rows],
+        sample_id=batch.sample_id[rows],
+        lengths={name: x[rows] for name, x in batch.lengths.items()},
+    )
+
+
+METHOD_CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        evaluation_is_ours,
+        outputs_have_the_right_shape,
+        loss_is_finite,
+        gradients_reach_every_parameter,
+        absent_is_absent,
+        samples_are_independent,
+        shared_encodings_change_nothing,
+        same_seed_same_method,
+        weights_are_the_whole_method,
+        fits_a_few_samples,
+    )
+}

@@ -1,0 +1,61 @@
+"""Late fusion: encode each modality by itself, put the vectors side by side, classify."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.encoders import ModalityEncoders
+
+
+class LateFusion(nn.Module):
+    """A two-layer head on the concatenated embeddings; absent modalities contribute zeros.
+
+    Args:
+        task: What goes in and what is predicted.
+        dim: D, width of an embedding and of the head's hidden layer.
+        dropout: In encoders and head, in [0, 1).
+    """
+
+    def __init__(self, task: Task, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.head = nn.Sequential(
+            nn.Linear(len(task.modalities) * dim, dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim, task.num_outputs),
+        )
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        z = self.encode(batch)  # (B, M, D), zeros where absent
+        output: Tensor = self.head(z.flatten(1))
+        return output
+
+
+class StackedMLP(nn.Module):
+    """A two-layer MLP for each modality, all in one batched product; weights are not shared.
+
+    Args:
+        count: M, how many networks.
+        dim: D, input and output width.
+        hidden: Width between them.
+    """
+
+    def __init__(self, count: int, dim: int, hidden: int) -> None:
+        super().__init__()
+        # as nn.Linear starts: uniform within one over the root of the inputs
+        self.w1 = nn.Parameter(torch.empty(count, dim, hidden).uniform_(-(dim**-0.5), dim**-0.5))
+        self.b1 = nn.Parameter(torch.zeros(count, 1, hidden))
+        bound = hidden**-0.5
+        self.w2 = nn.Parameter(torch.empty(count, hidden, dim).uniform_(-bound, bound))
+        self.b2 = nn.Parameter(torch.zeros(count, 1, dim))
+
+    def forward(
+        self, x: Float[Tensor, "batch modality dim"]
+    ) -> Float[Tensor, "batch modality dim"]:
+        """Apply network m to column m."""
+        h = nn.functional.gelu(torch.baddbmm(self.b1, x.transpose(0, 1), self.w1))  # (M, B, H)
+        return torch.baddbmm(self.b2, h, self.w2).transpose(0, 1)

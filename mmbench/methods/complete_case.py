@@ -1,0 +1,45 @@
+"""Complete case: late fusion that learns from complete training samples alone.
+
+Paper: none; what is done when incomplete samples are thrown away.
+Notation: complete = has every modality.
+Differences from the paper: none.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.late_fusion import LateFusion
+from mmbench.method import Applies, Method, Paper
+
+
+class CompleteCase(Method):
+    """Late fusion; incomplete samples have no part in the loss.
+
+    Args:
+        task: What goes in and what is predicted.
+        dim: D, width of embeddings.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+    """
+
+    paper = Paper("Complete-case analysis (baseline)")
+    applies = Applies(complete_rows=True)
+
+    def __init__(
+        self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
+    ) -> None:
+        super().__init__(task, lr=lr)
+        self.fuse = LateFusion(task, dim, dropout)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present; gaps at test time are zeros that training never met."""
+        output: Tensor = self.fuse(batch)
+        return output
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Mean loss of the complete samples of a batch; zero if there is none."""
+        complete = batch.presence.all(dim=1)
+        rows = self.row_loss(self(batch), batch.target)
+        return {"task": (rows * complete).sum() / complete.sum().clamp_min(1)}

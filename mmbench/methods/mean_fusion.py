@@ -1,0 +1,44 @@
+"""Mean fusion: average the embeddings of the modalities that are there.
+
+Paper: none; the simplest fusion that does not need to know which ones are missing.
+Notation: presence = delta (B, M); z = z_m (B, M, D); fused = z-bar (B, D)
+Differences from the paper: none.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.encoders import ModalityEncoders
+from mmbench.layers.fusion import masked_mean
+from mmbench.method import Method, Paper
+
+
+class MeanFusion(Method):
+    """A head on the mean embedding.
+
+    Args:
+        task: What goes in and what is predicted.
+        dim: D, width of embeddings.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+    """
+
+    paper = Paper("Mean fusion (baseline)")
+
+    def __init__(
+        self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
+    ) -> None:
+        super().__init__(task, lr=lr)
+        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.head = nn.Sequential(
+            nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, task.num_outputs)
+        )
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        z = self.encode(batch)  # (B, M, D), zeros where absent
+        fused = masked_mean(z, batch.presence)  # (B, D)
+        output: Tensor = self.head(fused)
+        return output

@@ -1,0 +1,141 @@
+"""mmFormer: attend within each modality, zero what is missing, attend across modalities.
+
+Paper: Zhang et al., "mmFormer: Multimodal Medical Transformer for Incomplete Multimodal Learning
+of Brain Tumor Segmentation", MICCAI 2022.
+Idea: one transformer a modality, then one over the tokens of all modalities, in which those of
+a missing modality are zero. Auxiliary heads force each encoder to be useful alone, and training
+meets every subset of the modalities.
+Notation: presence (B, M); z = encoder tokens (B, M, P, D); own = after the intra-modal
+transformer; kept = own with zeros where absent; both = after the inter-modal transformer.
+Differences from the paper:
+- The paper segments volumes. This is its classification form: the suite's own encoders give the
+  tokens, and the decoder is a head on each modality's mean token.
+- As in the paper, zeroed tokens are attended to; `key_mask` leaves them out instead.
+- Auxiliary heads use plain cross-entropy (the paper: weighted cross-entropy and Dice).
+- Training hides a uniformly drawn subset of what a sample has, so that natural gaps are allowed.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.attention import PreNormBlock
+from mmbench.layers.encoders import ModalityEncoders
+from mmbench.layers.fusion import masked_mean, random_pattern
+from mmbench.method import Applies, Method, Paper
+
+Tokens = Float[Tensor, "batch modality token dim"]
+
+
+class MMFormer(Method):
+    """mmFormer, classification form.
+
+    Args:
+        task: What goes in and what is predicted.
+        dim: D, width of a token.
+        tokens: P, tokens for each modality.
+        heads: Attention heads; has to divide `dim`.
+        depth: Layers of the intra-modal and of the inter-modal transformer, >= 1.
+        dropout: In [0, 1).
+        key_mask: Whether tokens of absent modalities are left out of attention and pooling
+            instead of being attended to as zeros.
+        unimodal: Whether the head on each modality alone takes part in the loss.
+        progressive: Whether the heads on the inputs and outputs of the inter-modal transformer
+            take part in the loss.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW.
+    """
+
+    paper = Paper(
+        "mmFormer: Multimodal Medical Transformer for Incomplete Multimodal Learning of Brain "
+        "Tumor Segmentation",
+        "MICCAI",
+        2022,
+        "https://arxiv.org/abs/2206.02425",
+    )
+    applies = Applies(min_modalities=2)
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        dim: int = 128,
+        tokens: int = 16,
+        heads: int = 4,
+        depth: int = 1,
+        dropout: float = 0.1,
+        key_mask: bool = False,
+        unimodal: bool = True,
+        progressive: bool = True,
+        lr: float = 2e-4,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
+        modalities, outputs = len(task.modalities), task.num_outputs
+        self.key_mask = key_mask
+        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.position = nn.Parameter(torch.zeros(modalities, tokens, dim))
+
+        def layers() -> nn.ModuleList:
+            return nn.ModuleList(
+                PreNormBlock(dim, heads=heads, dropout=dropout) for _ in range(depth)
+            )
+
+        self.within = nn.ModuleList(nn.Sequential(*layers()) for _ in range(modalities))
+        self.across = layers()
+        self.head = nn.Sequential(
+            nn.Linear(modalities * dim, dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim, outputs),
+        )
+        self.unimodal = nn.Linear(dim, outputs) if unimodal else None  # shared by all modalities
+        self.progressive = nn.ModuleList(
+            nn.Linear(modalities * dim, outputs) for _ in range((depth + 1) * progressive)
+        )
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        steps = self.fuse(self.encode(batch), batch)
+        return self.classify(steps, batch)
+
+    def fuse(self, z: Tokens, batch: Batch) -> list[Tokens]:
+        """Tokens that enter the inter-modal transformer, then those after each of its layers."""
+        z = z + self.position
+        own = torch.stack([within(z[:, m]) for m, within in enumerate(self.within)], dim=1)
+        kept = torch.where(batch.presence[:, :, None, None], own, 0.0)
+        shown = batch.presence.repeat_interleave(z.shape[2], dim=1) if self.key_mask else None
+        both = (kept + self.position).flatten(1, 2)  # (B, M P, D)
+        steps = [kept]
+        for layer in self.across:
+            both = layer(both, shown)
+            steps.append(both.view_as(kept))
+        return steps
+
+    def classify(self, steps: list[Tokens], batch: Batch) -> Float[Tensor, "batch output"]:
+        """Head on each modality's mean token, side by side."""
+        output: Tensor = self.head(self._side_by_side(steps[-1], batch))
+        return output
+
+    def _side_by_side(self, x: Tokens, batch: Batch) -> Float[Tensor, "batch features"]:
+        if self.key_mask:  # what comes out at an absent token has no meaning
+            x = torch.where(batch.presence[:, :, None, None], x, 0.0)
+        return x.mean(2).flatten(1)
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Task loss under a random subset, plus the auxiliary heads, all of weight one."""
+        z = self.encode(batch)
+        seen = batch.hide(~random_pattern(batch.presence))
+        steps = self.fuse(z, seen)
+        terms = {"task": self.task_loss(self.classify(steps, seen), batch.target)}
+        if self.unimodal is not None:
+            # before the random hiding: each modality that a sample has must be useful alone
+            alone = self.unimodal(z.mean(2)).unbind(1)
+            rows = torch.stack([self.row_loss(o, batch.target) for o in alone], dim=1)
+            terms["unimodal"] = masked_mean(rows, batch.presence, dim=0).sum()
+        for step, (head, x) in enumerate(zip(self.progressive, steps, strict=False)):
+            output = head(self._side_by_side(x, seen))
+            terms[f"progressive{step}"] = self.task_loss(output, batch.target)
+        return terms

@@ -1,0 +1,66 @@
+"""Modality dropout: late fusion that hides further modalities at random while it trains.
+
+Paper: Neverova et al., "ModDrop: Adaptive Multi-Modal Gesture Recognition", TPAMI 2016.
+Idea: a network that met every gap in training is not surprised by one at test time.
+Notation: p = drop probability of each present modality.
+Differences from the paper: only its dropping of whole modalities is taken; its gradual fusion
+and its initialisation belong to gesture recognition. One modality of a sample is always kept.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.late_fusion import LateFusion
+from mmbench.method import Applies, Method, Paper
+
+
+class ModalityDropout(Method):
+    """Late fusion with random further gaps in training.
+
+    Args:
+        task: What goes in and what is predicted.
+        drop: Probability that a present modality is hidden from a training step, in [0, 1].
+        dim: D, width of embeddings.
+        dropout: Of units, in [0, 1).
+        lr: Learning rate of AdamW.
+
+    Raises:
+        ValueError: If `drop` is no probability.
+    """
+
+    paper = Paper(
+        "ModDrop: Adaptive Multi-Modal Gesture Recognition",
+        "TPAMI",
+        2016,
+        "https://arxiv.org/abs/1501.00102",
+    )
+    applies = Applies(min_modalities=2)
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        drop: float = 0.3,
+        dim: int = 128,
+        dropout: float = 0.1,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__(task, lr=lr)
+        if not 0 <= drop <= 1:
+            raise ValueError(f"drop is a probability in 0..1, found {drop}")
+        self.drop = drop
+        self.fuse = LateFusion(task, dim, dropout)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present, less what chance hides in training."""
+        output: Tensor = self.fuse(self._thinned(batch) if self.training else batch)
+        return output
+
+    def _thinned(self, batch: Batch) -> Batch:
+        u = torch.rand(batch.presence.shape, device=batch.presence.device)
+        u = u.masked_fill(~batch.presence, -1.0)
+        last = u == u.max(dim=1, keepdim=True).values  # one always stays
+        return batch.hide((u < self.drop) & ~last)

@@ -1,0 +1,38 @@
+"""Zero fill: late fusion in which an absent modality contributes zeros.
+
+Paper: none; what most papers call the vanilla multimodal baseline.
+Notation: z = z_m (B, M, D), zeros where absent.
+Differences from the paper: none.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.late_fusion import LateFusion
+from mmbench.method import Method, Paper
+
+
+class ZeroFill(Method):
+    """Late fusion trained on what the scenario shows, nothing else done about gaps.
+
+    Args:
+        task: What goes in and what is predicted.
+        dim: D, width of embeddings.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+    """
+
+    paper = Paper("Late fusion with zero filling (baseline)")
+
+    def __init__(
+        self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
+    ) -> None:
+        super().__init__(task, lr=lr)
+        self.fuse = LateFusion(task, dim, dropout)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        output: Tensor = self.fuse(batch)
+        return output

@@ -1,0 +1,157 @@
+"""From a name to a class; knows nothing else."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+
+def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return "; did you mean 'x'?" for the closest known word, or nothing."""
+    close = get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Registry:
+    """Names of a kind of thing: files in a home package plus installed entry points.
+
+    Nothing is imported until `get`.
+
+    Args:
+        kind: Word for messages, "method".
+        home: Package whose files are the built-in names, "mmbench.methods".
+        base: Base class as "module:Class".
+        group: Entry point group of plugins, "mmbench.methods".
+    """
+
+    def __init__(self, kind: str, *, home: str, base: str, group: str) -> None:
+        self.kind = kind
+        self.home = home
+        self.base = base
+        self.group = group
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        spec = importlib.util.find_spec(self.home)
+        assert spec is not None
+        folder = Path((spec.submodule_search_locations or [""])[0])
+        files = sorted(folder.glob("[!_]*.py"))
+        return {file.stem: file for file in files}
+
+    @cached_property
+    def _plugins(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            past = found.get(point.name)
+            if point.name in self._files or (past is not None and past.value != point.value):
+                other = past.value if past is not None else str(self._files[point.name])
+                raise ValueError(
+                    f"two {self.kind}s are named {point.name!r}: {point.value} and {other}; "
+                    "rename the plugin's entry point or uninstall one of them"
+                )
+            found[point.name] = point
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """All names, built-in ones first.
+
+        Raises:
+            ValueError: If two of them clash.
+        """
+        return (*self._files, *sorted(self._plugins))
+
+    def check(self, name: str) -> None:
+        """Refuse an unknown name; a dotted class path passes and is checked by `get`.
+
+        Raises:
+            ValueError: If there is no such name; the message suggests a close one.
+        """
+        if "." not in name and name not in self.names():
+            raise ValueError(
+                f"no {self.kind} named {name!r}{suggest(name, self.names())} "
+                f"(mmbench list {'data' if self.kind == 'data set' else self.kind + 's'} "
+                "shows them all)"
+            )
+
+    def get(self, name: str) -> type[Any]:
+        """Import one class.
+
+        Args:
+            name: A name, or a class path such as `my_package.MyMethod`.
+
+        Raises:
+            ValueError: If it does not exist, does not import, or has the wrong base class.
+        """
+        self.check(name)
+        if "." in name:
+            module, _, attribute = name.rpartition(".")
+        elif name in self._files:
+            module, attribute = f"{self.home}.{name}", ""
+        else:
+            module, _, attribute = self._plugins[name].value.partition(":")
+        try:
+            imported = importlib.import_module(module)
+        except Exception as error:  # a plugin may fail in any way
+            raise ValueError(
+                f"{self.kind} {name!r} does not import: {type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else ''} (module {module})"
+            ) from error
+        base_module, _, base_name = self.base.partition(":")
+        base: type[Any] = getattr(importlib.import_module(base_module), base_name)
+        if attribute:
+            found = getattr(imported, attribute, None)
+        else:
+            own = [
+                value
+                for value in vars(imported).values()
+                if inspect.isclass(value)
+                and value.__module__ == imported.__name__
+                and issubclass(value, base)
+            ]
+            assert len(own) == 1, f"{module} must define one {base_name}, found {own}"
+            found = own[0]
+        where = getattr(imported, "__file__", module)
+        if not inspect.isclass(found):
+            raise ValueError(f"{self.kind} {name!r}: there is no class {attribute} in {where}")
+        if not issubclass(found, base):
+            other = [b.__module__ for b in found.__mro__ if b.__name__.startswith("Lightning")]
+            hint = (
+                "; it derives from pytorch_lightning, which is another library to Python: "
+                f"derive from {base_module}.{base_name} instead"
+                if any(m.startswith("pytorch_lightning") for m in other)
+                else f"; derive it from {base_module}.{base_name}"
+            )
+            raise ValueError(
+                f"{self.kind} {name!r}: {found.__name__} in {where} is no {base_name}{hint}"
+            )
+        return found
+
+    def origin(self, name: str) -> str:
+        """`file:line` of a class; imports it."""
+        cls = self.get(name)
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+
+    def summary(self, name: str) -> str:
+        """One line about a name, without importing it: its docstring's, or its distribution."""
+        if name in self._files:
+            tree = ast.parse(self._files[name].read_text(encoding="utf-8"))
+            return (ast.get_docstring(tree) or "").partition("\n")[0]
+        point = self._plugins[name]
+        dist = point.dist
+        return f"{point.value}, from {dist.name} {dist.version}" if dist else point.value
+
+
+METHODS = Registry(
+    "method", home="mmbench.methods", base="mmbench.method:Method", group="mmbench.methods"
+)
+DATASETS = Registry(
+    "data set",
+    home="datamodules",
+    base="mmbench.datamodule:DataModule",
+    group="mmbench.datamodules",
+)
