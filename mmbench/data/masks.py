@@ -9,18 +9,25 @@ A file is text: header lines that begin with `#`, then one line a sample.
     17,1,0
 
 1 = the sample has the modality. The checksum covers every line but its own.
+
+The functions `*_legacy` read or redo the tables of authors' released code, for reproducing their
+numbers. Each gives a `PresenceTable` for sample ids in the authors' order; save it, and the
+mechanism `table` drives a run by it. No scenario uses them by default: the rates they realise in
+a split are not the nominal ones.
 """
 
+import csv
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 from mmbench.data.missingness import (
     Labels,
@@ -87,7 +94,7 @@ class PresenceTable:
         path.write_text(f"{head}# sha256: {self.checksum}\n{body}", encoding="utf-8", newline="\n")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> "PresenceTable":
         """Read a file and check it against its own checksum.
 
         Raises:
@@ -227,3 +234,159 @@ class Table:
             return found
 
         return probability
+
+
+# --- authors' own tables ----------------------------------------------------------------------
+
+TEXT_IMAGE = ("text", "image")
+IdArray = Int[np.ndarray, " sample"]
+
+
+def missing_aware_prompts_legacy(path: Path, sample_id: IdArray) -> PresenceTable:
+    """Read a table that missing-aware prompts saved: `<split>_missing_<type>_<rate>.pt`.
+
+    Codes: 0 complete, 1 without text, 2 without image; one entry an image, in the order of the
+    split's arrow file. Neither seed nor `both_ratio` is in the name of such a file, and an old one
+    was used again in silence, so nothing says how it was drawn.
+
+    Source: Lee et al., CVPR 2023; YiLunLee/missing_aware_prompts, vilt/datasets.
+
+    Raises:
+        ValueError: If it is no tensor of these codes, or one that would run a program.
+    """
+    import torch  # this one format needs it; nothing else about masks does
+
+    _refuse_pickle(path)
+    try:
+        codes = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no type for what it refuses
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a saved tensor: {reason}") from None
+    if not isinstance(codes, torch.Tensor):
+        raise ValueError(f"{path} holds {type(codes).__name__}, no tensor")
+    drawn = {"legacy": "missing_aware_prompts", "file": path.name}
+    return _coded(codes.numpy(), {0: (1, 1), 1: (0, 1), 2: (1, 0)}, sample_id, drawn, str(path))
+
+
+def redeem_file_legacy(
+    path: Path, sample_id: IdArray, eta: float, missing: Literal["text", "image", "both"]
+) -> PresenceTable:
+    """Read a table that RAGPT or REDEEM saved, once it has been turned into CSV.
+
+    Rows are those of train, valid and test, one after the other; the column is
+    `missing_mask_<eta in whole tenths>`, so 0.70 and 0.75 share one. Codes: 0 incomplete,
+    1 complete; in the tables for `both`: 0 without text, 1 without image, 2 complete.
+
+    Source: Lang et al., AAAI 2025 and KDD 2025; Jian-Lang/REDEEM, src/utils/core_tools.py.
+
+    Raises:
+        ValueError: If it is still a pickle, lacks the column, or holds other codes.
+    """
+    _refuse_pickle(path)
+    column = f"missing_mask_{int(eta * 10)}"
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or column not in rows[0]:
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise ValueError(f"{path} has no column {column}; found {found}")
+    meaning = {
+        "text": {0: (0, 1), 1: (1, 1)},
+        "image": {0: (1, 0), 1: (1, 1)},
+        "both": {0: (0, 1), 1: (1, 0), 2: (1, 1)},
+    }[missing]
+    drawn = {"legacy": "redeem", "file": path.name, "incomplete_rate": eta, "missing": missing}
+    codes = np.array([float(row[column]) for row in rows])
+    return _coded(codes, meaning, sample_id, drawn, str(path))
+
+
+def redeem_legacy(
+    sample_id: IdArray, eta: float, missing: Literal["text", "image", "both"], seed: int = 2024
+) -> PresenceTable:
+    """Draw as the released code of RAGPT and REDEEM does, right after seeding.
+
+    One draw over train, valid and test together, in that order, so the rate that a split comes to
+    is not eta. The same rows lose text or image; for `both`, floor(k / 2) rows each, k being
+    floor(eta N). The second of these draws runs over a Python set in the order of its hash
+    table, so it is as stable as CPython's.
+
+    Source: see `redeem_file_legacy`.
+
+    Args:
+        sample_id: All splits, in the authors' order of rows.
+        eta: Share of incomplete samples.
+        missing: What they lack.
+        seed: Of NumPy's former global generator.
+    """
+    rng = np.random.RandomState(seed)  # noqa: NPY002 - the generator that the authors used
+    n = len(sample_id)
+    k = int(n * eta)
+    presence = np.ones((n, 2), bool)
+    if missing == "both":
+        without_text = rng.choice(n, k // 2, replace=False)
+        others = list(set(range(n)) - set(without_text.tolist()))
+        presence[without_text, 0] = False
+        presence[rng.choice(others, k // 2, replace=False), 1] = False
+    else:
+        presence[rng.choice(n, k, replace=False), TEXT_IMAGE.index(missing)] = False
+    drawn = {"legacy": "redeem", "seed": seed, "incomplete_rate": eta, "missing": missing}
+    return PresenceTable(TEXT_IMAGE, sample_id, presence, drawn)
+
+
+def cp_imoe_legacy(
+    sample_id: IdArray,
+    modalities: tuple[str, str],
+    rate: float,
+    batch_size: int,
+    missing: Literal["primary", "secondary", "alternate"],
+) -> PresenceTable:
+    """Withhold from the first floor(rate B) samples of every batch, as CP-IMoE's code does.
+
+    A sample's place in the file decides whether it is complete, and the last, shorter batch
+    loses fewer; `alternate` withholds the first modality from even places of a batch.
+
+    Source: lijing-coder/CP-IMoE, Model/CP_IMoE.py.
+
+    Args:
+        sample_id: In file order.
+        modalities: First (fundus) and second (OCT).
+        rate: Share of incomplete samples in a full batch.
+        batch_size: B, which is part of the table.
+        missing: Which modality.
+    """
+    n = len(sample_id)
+    place = np.arange(n) % batch_size
+    size = np.minimum(batch_size, n - (np.arange(n) - place))
+    lost = place < (size * rate).astype(int)
+    first = {"primary": lost, "secondary": lost & False, "alternate": lost & (place % 2 == 0)}
+    presence = np.stack([~first[missing], ~(lost & ~first[missing])], axis=1)
+    drawn = {"legacy": "cp_imoe", "rate": rate, "batch_size": batch_size, "missing": missing}
+    return PresenceTable(modalities, sample_id, presence, drawn)
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix in (".pkl", ".pickle"):
+        raise ValueError(
+            f"{path} is a pickle, which may run any program when read; convert it where you "
+            f"trust it: pandas.read_pickle({path.name!r}).to_csv('{path.stem}.csv', index=False)"
+        )
+
+
+def _coded(
+    codes: NDArray[Any],
+    meaning: Mapping[int, tuple[int, int]],
+    sample_id: IdArray,
+    drawn: Mapping[str, JSON],
+    where: str,
+) -> PresenceTable:
+    """Turn one code a sample into (text, image)."""
+    if codes.shape != sample_id.shape:
+        raise ValueError(
+            f"{where} has {codes.size} entries, but there are {len(sample_id)} samples"
+        )
+    if not np.isin(codes, list(meaning)).all():
+        odd = codes[~np.isin(codes, list(meaning))][0]
+        raise ValueError(f"{where} holds the code {odd:g}; known are {sorted(meaning)}")
+    lookup = np.zeros((max(meaning) + 1, 2), bool)
+    for code, shown in meaning.items():
+        lookup[code] = shown
+    return PresenceTable(TEXT_IMAGE, sample_id, lookup[codes.astype(int)], drawn)

@@ -260,7 +260,7 @@ def _hide(
     priority: Callable[[NDArray[np.int_]], NDArray[np.float64]],
 ) -> PresenceArray:
     """Hide entries; a row left with nothing keeps its natural entry of highest priority."""
-    presence = natural & ~absent
+    presence: PresenceArray = natural & ~absent
     empty = np.flatnonzero(~presence.any(axis=1))
     if len(empty):
         kept = np.where(natural[empty], priority(empty), -np.inf).argmax(axis=1)
@@ -509,7 +509,8 @@ class _Dependent:
         u = stream.uniform(samples.sample_id, samples.modalities)
 
         def priority(empty: NDArray[np.int_]) -> NDArray[np.float64]:
-            return np.log(np.maximum(u[empty], 2.0**-54)) / w[empty]
+            clock: NDArray[np.float64] = -np.log(np.maximum(u[empty], 2.0**-54)) / w[empty]
+            return -clock
 
         return _hide(samples.presence, u < np.exp(-tau * w), priority)
 
@@ -742,7 +743,7 @@ class Incomplete:
         self, natural: PresenceArray, names: tuple[str, ...]
     ) -> Bool[np.ndarray, " sample"]:
         column = self._column(names)
-        several = natural.sum(axis=1) > 1
+        several: Bool[np.ndarray, " sample"] = natural.sum(axis=1) > 1
         return several if column is None else several & natural[:, column]
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
@@ -767,7 +768,8 @@ class Incomplete:
             turn = np.arange(len(rows)) % size
             place = np.where(natural[rows], natural[rows].cumsum(axis=1) - 1, -1)
             absent[rows] = place == turn[:, None]
-        return natural & ~absent
+        presence: PresenceArray = natural & ~absent
+        return presence
 
     def law(self, samples: Samples) -> Law:
         """See `Missingness`; looks at no value and no label."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -77,7 +77,7 @@ class Scenario:
     regime: Regime = "withheld"
 
     @classmethod
-    def parse(cls, spec: Mapping[str, JSON]) -> Self:
+    def parse(cls, spec: Mapping[str, JSON]) -> "Scenario":
         """Read the YAML form.
 
         Args:
