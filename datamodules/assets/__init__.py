@@ -1,0 +1,1 @@
+"""Data sets small enough to ship, and the scripts that made their files."""
