@@ -1,0 +1,184 @@
+"""Reads the files a user brings; what is wrong with one is said in a line that names it."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from scipy import io, sparse
+
+COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
+
+
+def locate(root: Path, name: str) -> Path:
+    """Find a file of the user's, plain or compressed.
+
+    Args:
+        root: Folder of the user's data.
+        name: Path below it, `cmu_mosi/transcripts.csv`; the file may also end in .xz, .gz
+            or .bz2 on top of that.
+
+    Raises:
+        ValueError: If the folder or the file is not there.
+    """
+    path = root / name
+    for ending in COMPRESSIONS:
+        found = path.with_name(path.name + ending)
+        if found.is_file():
+            return found
+    if not root.is_dir():
+        raise ValueError(
+            f"no folder {root}; set --data-root or MMBENCH_DATA to the folder that has {name}"
+        )
+    folder = path.parent
+    what = f"no file {path.name} in {folder}" if folder.is_dir() else f"no folder {folder}"
+    raise ValueError(
+        f"{what}; it is wanted as {path} (or compressed: .xz, .gz, .bz2), "
+        "datamodules/README.md says where to get it"
+    )
+
+
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    """Read a CSV file with pandas, numbers exactly as written.
+
+    Raises:
+        ValueError: If it is empty or no CSV.
+    """
+    try:
+        table: pd.DataFrame = pd.read_csv(path, float_precision="round_trip", **options)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no readable CSV file: {error}".replace("\n", " ")) from error
+    return table
+
+
+def read_matrix(path: Path, *, width: int) -> Float32[np.ndarray, "row column"]:
+    """Read a CSV file of numbers without a header.
+
+    Args:
+        path: The file.
+        width: Columns it must have.
+
+    Raises:
+        ValueError: If it has another width, or an entry is empty or no number.
+    """
+    table = read_csv(path, header=None)
+    if table.shape[1] != width:
+        raise ValueError(
+            f"{path} has {table.shape[1]} columns, but {width} are expected; "
+            "is it another version of the file?"
+        )
+    table.index = pd.RangeIndex(1, len(table) + 1)
+    table.columns = pd.RangeIndex(1, width + 1)
+    return numbers(table, path)
+
+
+def numbers(table: pd.DataFrame, path: Path) -> Float32[np.ndarray, "row column"]:
+    """Turn columns into numbers.
+
+    Args:
+        table: What was read; its index and its columns name an entry in messages.
+        path: Where from.
+
+    Raises:
+        ValueError: If an entry is empty, infinite, or no number.
+    """
+    parsed = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    with np.errstate(over="ignore"):  # too large becomes infinity, which is refused below
+        values: NDArray[np.float32] = parsed.astype(np.float32)
+    if (bad := ~np.isfinite(values)).any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{path} row {table.index[row]}, column {table.columns[column]}: "
+            f"{str(table.iat[row, column])!r} is no finite number"
+        )
+    return values
+
+
+def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
+    """Read variables of a MATLAB file; a cell array comes as an object array.
+
+    Raises:
+        ValueError: If a variable is not in it, or it is no MATLAB file of version 4 to 7.2.
+    """
+    try:
+        content = io.loadmat(path)
+    except NotImplementedError as error:  # version 7.3 is HDF5
+        raise ValueError(
+            f"{path} is a MATLAB 7.3 file; save it again with save(file, '-v7')"
+        ) from error
+    except Exception as error:  # scipy raises nearly anything on a damaged file
+        raise ValueError(f"{path} is no readable MATLAB file: {error}") from error
+    for name in names:
+        if name not in content:
+            has = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
+            raise ValueError(f"{path} has no variable {name}; it has {has}")
+    return [content[name] for name in names]
+
+
+def dense(matrix: Any, *, width: int, what: str) -> Float32[np.ndarray, "row column"]:
+    """Turn a matrix, sparse or not, into float32.
+
+    Raises:
+        ValueError: If it has another width, or NaN or infinity in it.
+    """
+    values: NDArray[Any] = np.asarray(
+        sparse.csc_array(matrix).toarray() if sparse.issparse(matrix) else matrix
+    )
+    if values.ndim != 2 or values.shape[1] != width:
+        raise ValueError(f"{what} has the shape {values.shape}, but {width} columns are expected")
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise ValueError(f"{what} row {row + 1} holds NaN or infinity")
+    return values.astype(np.float32)
+
+
+def class_numbers(
+    labels: NDArray[Any], *, classes: int, first: int, what: str
+) -> NDArray[np.int64]:
+    """Turn labels first .. first + classes - 1 into 0 .. classes - 1.
+
+    Raises:
+        ValueError: If one is NaN, no whole number or out of range; the message names the row.
+    """
+    values = np.asarray(labels, dtype=np.float64).reshape(-1)
+    good = np.isfinite(values) & (values == np.round(values))
+    good &= (values >= first) & (values < first + classes)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise ValueError(
+            f"{what} row {row + 1}: label {values[row]:g} is none of {first}..{first + classes - 1}"
+        )
+    return values.astype(np.int64) - first
+
+
+def same_length(rows: dict[str, int]) -> int:
+    """Check that files which belong together have as many rows, and say how many.
+
+    Args:
+        rows: File (or variable) -> its rows.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if len(set(rows.values())) != 1:
+        raise ValueError(
+            "as many rows are expected in each, but "
+            + ", ".join(f"{name} has {n}" for name, n in rows.items())
+        )
+    return next(iter(rows.values()))
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an `.npz` file; no pickles.
+
+    Raises:
+        ValueError: If it is no such file or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise ValueError(f"{path} is no readable npz file of plain arrays: {error}") from error

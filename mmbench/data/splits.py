@@ -1,0 +1,129 @@
+"""Partitions that depend on sample ids alone: same ids, same parts, in any order and anywhere."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+from numpy.typing import NDArray
+
+from mmbench.data.samples import SPLITS, Split
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def stable_hash(text: str) -> int:
+    """Turn a name into a sample id: the first 63 bits of its BLAKE2b digest, 0 <= id < 2^63.
+
+    The same on every platform and in every process, unlike `hash`. Two of a million names
+    share an id with a chance of 1 in 18 million; `Samples` refuses them.
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def stable_ids(names: Sequence[str]) -> Int[np.ndarray, " sample"]:
+    """Sample ids of many names, see `stable_hash`."""
+    return np.array([stable_hash(name) for name in names], dtype=np.int64)
+
+
+def _shuffled(ids: NDArray[Any], salt: str) -> NDArray[np.int_]:
+    """Positions in an order that looks random and is fixed by the ids and the salt."""
+    keys = [stable_hash(f"{salt}:{one}") for one in ids.tolist()]
+    return np.argsort(np.array(keys, dtype=np.int64), kind="stable")
+
+
+def stratified(
+    sample_id: Int[np.ndarray, " sample"],
+    stratum: Shaped[np.ndarray, " sample"],
+    *,
+    val: float,
+    test: float,
+    fold: int = 0,
+    folds: int = 1,
+) -> Int[np.ndarray, " sample"]:
+    """Deal samples into train, val and test, each stratum in the same shares.
+
+    The samples of a stratum stand in hash order on a circle. Fold k begins at k / folds of the
+    way round: first its test part, then its validation part, the rest is train. So the test
+    parts of the folds do not overlap as long as `test` <= 1 / `folds`, and with
+    `test` = 1 / `folds` they cover every sample exactly once (cross-validation). Where a share
+    of a stratum is not a whole number, strata round at different places, so that the totals
+    come out right as well.
+
+    Args:
+        sample_id: Unique ids; nothing else decides the order.
+        stratum: Class (or anything else) to be balanced.
+        val: Share of validation samples, 0 <= val.
+        test: Share of test samples, 0 <= test, val + test < 1.
+        fold: Which partition, 0 <= fold < folds.
+        folds: Number of partitions.
+
+    Returns:
+        Position in `SPLITS` for each sample: 0 train, 1 val, 2 test.
+
+    Raises:
+        ValueError: If the shares leave nothing for train or are negative.
+    """
+    if min(val, test) < 0 or val + test >= 1:
+        raise ValueError(
+            f"val {val} and test {test} were asked for, but shares are >= 0 and leave some train"
+        )
+    assert 0 <= fold < folds, f"fold {fold} of {folds}"
+    part = np.zeros(len(sample_id), dtype=np.int64)
+    for number, value in enumerate(np.unique(stratum)):
+        rows = np.flatnonzero(stratum == value)
+        order = rows[_shuffled(sample_id[rows], "stratified")]
+        # multiples of an irrational number: no product below ever falls on a whole number,
+        # where floating point could round either way
+        offset = (number + 1) * _GOLDEN % 1
+        begin = fold / folds
+        cuts = [_cut(x, len(rows), offset) for x in (begin, begin + test, begin + test + val)]
+        part[order[np.arange(cuts[0], cuts[1]) % len(rows)]] = SPLITS.index("test")
+        part[order[np.arange(cuts[1], cuts[2]) % len(rows)]] = SPLITS.index("val")
+    return part
+
+
+def _cut(turns: float, size: int, offset: float) -> int:
+    """Whole number of places on a circle of `size` places that `turns` of it amount to."""
+    whole = int(turns + 1e-9)  # 0.8 + 0.2 must be one turn
+    return whole * size + int(max(turns - whole, 0.0) * size + offset)
+
+
+def grouped(
+    sample_id: Int[np.ndarray, " sample"], group: Shaped[np.ndarray, " sample"], *, share: float
+) -> Bool[np.ndarray, " sample"]:
+    """Choose whole groups (speakers, videos, patients) until they hold a share of the samples.
+
+    Args:
+        sample_id: Unique ids; samples are counted, groups are chosen in the hash order of names.
+        group: Group of each sample; anything with a stable `str`.
+        share: Wanted share of the samples, 0 < share < 1.
+
+    Returns:
+        True = chosen. A group goes in as long as that brings the total nearer to the share, so
+        the total is off by at most half of the largest group considered.
+
+    Raises:
+        ValueError: If there are fewer than two groups.
+    """
+    names, sizes = np.unique(group, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} group was found, but two parts need at least two groups")
+    wanted = share * len(sample_id)
+    chosen: list[Any] = []
+    total = 0
+    for k in _shuffled(names, "grouped"):
+        if chosen and abs(total + sizes[k] - wanted) > abs(total - wanted):
+            continue
+        if len(chosen) == len(names) - 1:
+            break
+        chosen.append(names[k])
+        total += int(sizes[k])
+    return np.isin(group, chosen)
+
+
+def rows_of(part: Int[np.ndarray, " sample"], split: Split) -> Int[np.ndarray, " rows"]:
+    """Positions of the samples that `stratified` gave to a split."""
+    return np.flatnonzero(part == SPLITS.index(split))
