@@ -182,11 +182,6 @@ class Table:
     checksum: str = ""
     mechanism: ClassVar[str] = "table"
 
-    def __post_init__(self) -> None:
-        for key, value in (("path", self.path), ("checksum", self.checksum)):
-            if not isinstance(value, str):
-                raise ValueError(f"{key} must be a word, found {value!r}")
-
     @property
     def label(self) -> str:
         """`table_<name of the file>`."""
@@ -317,7 +312,7 @@ def redeem_legacy(
         missing: What they lack.
         seed: Of NumPy's former global generator.
     """
-    rng = np.random.RandomState(seed)  # noqa: NPY002 - the generator that the authors used
+    rng = np.random.RandomState(seed)  # what np.random.seed(seed) sets up
     n = len(sample_id)
     k = int(n * eta)
     presence = np.ones((n, 2), bool)

@@ -1,6 +1,6 @@
 """What is missing in training, in validation and in each test condition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -33,7 +33,6 @@ MECHANISMS: dict[str, type[Any]] = {
     cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, Table)
 }
 KNOWN = (*MECHANISMS, "natural", "every_pattern")
-LISTS = ("present", "path")  # no grid: a list is the value itself, or a mistake
 
 
 @dataclass(frozen=True)
@@ -213,16 +212,50 @@ def _grid(spec: JSON, where: str) -> list[Missingness | EveryPattern]:
         return [EveryPattern()]
     choices = []
     for key, value in keys.items():
-        is_grid = key not in LISTS and _is_list(value) and len(value) > 0
-        choices.append(value if is_grid else [value])
+        read = READERS[parameters[key].type]
+        is_grid = _is_list(value) and read is not _words and len(value) > 0
+        choices.append([(key, read, one) for one in (value if is_grid else [value])])
     found: list[Missingness | EveryPattern] = []
-    for values in product(*choices):
+    for chosen in product(*choices):
         try:
-            made: Missingness = MECHANISMS[word](**dict(zip(keys, values, strict=True)))
+            made: Missingness = MECHANISMS[word](**{key: read(v, key) for key, read, v in chosen})
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         found.append(Natural(made) if composed else made)
     return found
+
+
+def _number(value: JSON, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key} must be a number, found {value!r}")
+    return float(value)
+
+
+def _rate(value: JSON, key: str) -> float | dict[str, float]:
+    if isinstance(value, Mapping):
+        return {str(name): _number(one, f"{key}.{name}") for name, one in value.items()}
+    return _number(value, key)
+
+
+def _word(value: JSON, key: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} must be a word, found {value!r}")
+    return value
+
+
+def _words(value: JSON, key: str) -> tuple[str, ...]:
+    if not _is_list(value):
+        raise ValueError(f"{key} must be a list such as [audio, text], found {value!r}")
+    return tuple(_word(one, key) for one in value)
+
+
+# how the value of a key is read, by the type of the mechanism's field
+READERS: dict[Any, Callable[[JSON, str], Any]] = {
+    float: _number,
+    float | Mapping[str, float]: _rate,
+    str: _word,
+    tuple[str, ...]: _words,
+}
 
 
 def scenarios() -> dict[str, Path]:
@@ -248,7 +281,12 @@ def load_scenario(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
     spec = _read(scenario) if isinstance(scenario, str) else dict(scenario)
     Scenario.parse(spec)
     spec.pop("about", None)
-    return {key: _pinned(value) for key, value in spec.items()}
+    for split in ("train", "val"):
+        if split in spec:
+            (spec[split],) = _pinned(spec[split])
+    test = spec["test"] if _is_list(spec["test"]) else [spec["test"]]
+    spec["test"] = [one for entry in test for one in _pinned(entry)]
+    return spec
 
 
 def _read(name: str) -> dict[str, JSON]:
@@ -267,10 +305,9 @@ def _read(name: str) -> dict[str, JSON]:
     return {"name": name} | {str(key): value for key, value in spec.items()}
 
 
-def _pinned(value: JSON) -> JSON:
-    """Add the checksum of each presence table that has none."""
-    if isinstance(value, Mapping):
-        if value.get("mechanism") == "table" and "checksum" not in value:
-            return {**value, "checksum": Table(value["path"]).load().checksum}
-        return {str(key): _pinned(item) for key, item in value.items()}
-    return [_pinned(item) for item in value] if _is_list(value) else value
+def _pinned(entry: Mapping[str, JSON]) -> list[dict[str, JSON]]:
+    """Add the checksum of a presence table that has none, one entry a table."""
+    if "path" not in entry or "checksum" in entry:
+        return [dict(entry)]
+    paths = entry["path"] if _is_list(entry["path"]) else [entry["path"]]
+    return [{**entry, "path": path, "checksum": Table(path).load().checksum} for path in paths]
