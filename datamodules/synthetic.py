@@ -37,6 +37,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from mmbench.data.masks import Table
 from mmbench.data.missingness import (
     Law,
     Missingness,
@@ -179,8 +180,8 @@ class Synthetic(DataModule):
             missingness: Who drew it.
 
         Returns:
-            Rows sum to 1, no entry is 0. None if the mechanism is not one of mmbench's and looks
-            at values that it hides.
+            Rows sum to 1, no entry is 0. None for a table from a file, and for a foreign mechanism
+            whose law answers NaN as it looks at values that it hides.
 
         Raises:
             ValueError: If the mechanism never leaves one of the patterns.
@@ -192,6 +193,8 @@ class Synthetic(DataModule):
         mechanism = missingness
         if isinstance(mechanism, Natural) and mechanism.simulated is not None:
             mechanism = mechanism.simulated  # nature left no gaps
+        if isinstance(mechanism, Table):  # a file does not say what its rows depended on
+            return None
         if isinstance(mechanism, MnarValue) and mechanism.missing_rate > 0:
             joint = self.world.joint(samples, presence, Clocks.fit(mechanism, everyone))
         else:

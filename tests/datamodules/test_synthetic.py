@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from datamodules.synthetic import RESIDUAL, Bend, Synthetic, World
+from mmbench.data.masks import Table
 from mmbench.data.missingness import (
     Incomplete,
     Mar,
@@ -121,6 +122,20 @@ def test_first_class_outnumbers_the_last_by_the_imbalance():
     assert chisquare(counts, 20_000 * ratio / ratio.sum()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.6, 1.0])
+def test_noise_and_nuisance_have_the_covariance_of_the_model(rho: float):
+    w = world(width=3, redundant=2, unique=(), synergistic=0, nuisance_correlation=rho)
+    s = w.sample("train", 40_000)  # without private bits there is one word a class
+    every = np.arange(len(s))
+    u = np.concatenate([w.latent(s, m, every) - w.means(m)[s.target] for m in range(3)], axis=1)
+    b = np.concatenate(w.nuisances)
+    same = np.kron(np.eye(3), np.ones((3, 3)))
+    expected = 0.36 * np.eye(9) + np.where(same, 1.0, rho) * np.outer(b, b)
+    error = np.sqrt((expected**2 + np.outer(*[np.diag(expected)] * 2)) / len(s))
+    assert (np.abs(u.T @ u / len(s) - expected) < 4.5 * error).all()
+    assert np.allclose(w.covariance([0, 1, 2]), expected)
+
+
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(width=st.integers(2, 20), seed=st.integers(0, 10**6))
 def test_bend_can_be_undone_and_leaves_the_first_coordinate(width: int, seed: int):
@@ -196,7 +211,7 @@ def test_arguments_out_of_range_are_refused(changes: dict, words: str):
 
 def enumerated(w: World, s: Samples, pattern: np.ndarray) -> np.ndarray:
     """Bayes' rule word by word from the density of the docstring."""
-    there = np.flatnonzero(pattern)
+    there = np.flatnonzero(pattern).tolist()
     u = np.concatenate([w.latent(s, m, np.arange(len(s))) for m in there], axis=1)
     width, rho = len(w.nuisances[0]), w.nuisance_correlation
     cov = np.zeros((len(there), width, len(there), width))
@@ -361,11 +376,15 @@ def test_value_mechanism_averages_the_law_over_the_hidden_values(
     kept = [np.flatnonzero((presence == p).all(axis=1))[:3] for p in np.unique(presence, axis=0)]
     for row in np.concatenate(kept):
         shown = presence[row]
-        hidden = np.flatnonzero(~shown)
+        hidden = np.flatnonzero(~shown).tolist()
         joint = np.zeros(8)
         for word, label, prior in zip(w.words, w.word_class, w.word_prior, strict=True):
-            u = np.concatenate([w.latent(s, m, np.array([row]))[0] for m in np.flatnonzero(shown)])
-            mean = np.concatenate([w.codes[m] @ word[w.seen[m]] for m in np.flatnonzero(shown)])
+            u = np.concatenate(
+                [w.latent(s, m, np.array([row]))[0] for m in np.flatnonzero(shown).tolist()]
+            )
+            mean = np.concatenate(
+                [w.codes[m] @ word[w.seen[m]] for m in np.flatnonzero(shown).tolist()]
+            )
             cov = w.covariance(np.flatnonzero(shown).tolist())
             likelihood = multivariate_normal(mean, cov).pdf(u)
             points = np.array(list(itertools.product(grid, repeat=len(hidden))))
@@ -389,6 +408,12 @@ def test_a_limit_changes_no_posterior():
     some = np.array([3, 77, 410])
     few = data.bayes_posterior(s.take(some), presence[some], mechanism)
     assert np.allclose(few, found[some], atol=1e-12)
+
+
+def test_a_table_from_a_file_has_no_posterior_since_nothing_says_how_it_was_drawn():
+    data = module(n_test=40)
+    s = data.samples("test")
+    assert data.bayes_posterior(s, s.presence, Table("anything.csv")) is None
 
 
 def test_a_mechanism_that_never_leaves_a_pattern_is_refused():
