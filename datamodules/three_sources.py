@@ -1,6 +1,5 @@
 """3Sources: news stories reported by up to three sources; most lack one by nature."""
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -65,6 +64,7 @@ class ThreeSources(DataModule):
             {f"{path} {name}": len(x) for name, x in zip(names, (*views, ind, label), strict=True)}
         )
         target = class_numbers(label, classes=len(TOPICS), first=1, what=f"{path} label")
+        presence = dense(ind, width=len(WIDTHS), what=f"{path} ind") > 0
         sample_id = np.arange(n, dtype=np.int64)
         part = stratified(sample_id, target, val=0.15, test=0.15, fold=self.fold, folds=self.folds)
         return Samples(
@@ -75,11 +75,5 @@ class ThreeSources(DataModule):
             },
             target=target,
             sample_id=sample_id,
-            presence=_presence(ind, path),
+            presence=presence,
         ).take(rows_of(part, split))
-
-
-def _presence(ind: np.ndarray, path: Path) -> np.ndarray:
-    if ind.shape[1] != len(WIDTHS):
-        raise ValueError(f"{path} ind has {ind.shape[1]} columns, but {len(WIDTHS)} are expected")
-    return ind.astype(bool)

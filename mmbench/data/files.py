@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 from numpy.typing import NDArray
-from scipy import io, sparse
+from scipy import io
 
 COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
 
@@ -42,13 +42,13 @@ def locate(root: Path, name: str) -> Path:
 
 
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:
-    """Read a CSV file with pandas, numbers exactly as written.
+    """Read a CSV file with pandas.
 
     Raises:
         ValueError: If it is empty or no CSV.
     """
     try:
-        table: pd.DataFrame = pd.read_csv(path, float_precision="round_trip", **options)
+        table: pd.DataFrame = pd.read_csv(path, **options)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no readable CSV file: {error}".replace("\n", " ")) from error
     return table
@@ -125,7 +125,7 @@ def dense(matrix: Any, *, width: int, what: str) -> Float32[np.ndarray, "row col
         ValueError: If it has another width, or NaN or infinity in it.
     """
     values: NDArray[Any] = np.asarray(
-        sparse.csc_array(matrix).toarray() if sparse.issparse(matrix) else matrix
+        matrix.toarray() if hasattr(matrix, "toarray") else matrix
     )
     if values.ndim != 2 or values.shape[1] != width:
         raise ValueError(f"{what} has the shape {values.shape}, but {width} columns are expected")

@@ -24,7 +24,7 @@ Statistical Methods in Medical Research 22, 2013.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -122,7 +122,7 @@ class LabelPropensity(Propensity):
         *,
         classes: int,
         prior: float = 1.0,
-    ) -> Self:
+    ) -> "LabelPropensity":
         """Count patterns by class.
 
         Args:
@@ -170,7 +170,7 @@ class CovariatePropensity(Propensity):
         x: Float[np.ndarray, "sample covariate"],
         *,
         ridge: float = 1.0,
-    ) -> Self:
+    ) -> "CovariatePropensity":
         """Minimise - sum log P(r_i | x_i) + ridge / 2 * ||coefficients||^2 by L-BFGS.
 
         Args:
