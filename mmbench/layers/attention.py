@@ -91,8 +91,8 @@ class PreNormBlock(nn.Module):
     ) -> Float[Tensor, "batch token dim"]:
         """Update every token from the present ones; None = all are present."""
         x = x + self.drop(self.attend(self.norm_attend(x), present))
-        x = x + self.drop(self.mlp(self.norm_mlp(x)))
-        return x  # noqa: RET504
+        z: Tensor = x + self.drop(self.mlp(self.norm_mlp(x)))
+        return z
 
 
 class TransformerStack(nn.Module):
