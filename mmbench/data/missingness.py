@@ -188,15 +188,17 @@ def score(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
     there = samples.presence[:, samples.modalities.index(modality)]
     found = np.full(len(samples), np.nan)
     steps = samples.lengths.get(modality)
+    x = values[there]
+    features = tuple(range(1, x.ndim))
     if steps is None:
-        found[there] = values[there].reshape(there.sum(), -1).mean(axis=1, dtype=np.float64)
-    elif np.issubdtype(values.dtype, np.integer):
+        found[there] = x.mean(axis=features, dtype=np.float64)
+    elif np.issubdtype(x.dtype, np.integer):
         found[there] = steps[there]
     else:
-        x = values[there].reshape(there.sum(), values.shape[1], -1)
         valid = np.arange(x.shape[1]) < steps[there][:, None]
-        total = np.where(valid[:, :, None], x, 0).sum(axis=(1, 2), dtype=np.float64)
-        found[there] = total / np.maximum(steps[there], 1) / x.shape[2]
+        valid = np.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x.shape)
+        total = np.where(valid, x, 0).sum(axis=features, dtype=np.float64)
+        found[there] = total / np.maximum(valid.sum(axis=features), 1)
     return found
 
 
