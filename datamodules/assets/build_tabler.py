@@ -51,7 +51,8 @@ def families(icons: dict[str, Any], labels: Collection[str]) -> dict[str, str]:
 
     A head is an icon whose name others of its category extend: message-circle-x is a variant of
     message-circle, which is a head itself and none of message. An icon that is named like a
-    category heads no family, or number-0 .. number-9 were one.
+    category heads no family, or number-0 .. number-9 were one. An icon that is struck out (-off)
+    always goes with the one that is not.
     """
     nearest = {}
     for name, icon in icons.items():
@@ -68,7 +69,8 @@ def families(icons: dict[str, Any], labels: Collection[str]) -> dict[str, str]:
             name,
         )
     extended = {head for name, head in nearest.items() if head != name}
-    return {name: name if name in extended else head for name, head in nearest.items()}
+    plain = {name: base if (base := name.removesuffix("-off")) in icons else name for name in icons}
+    return {name: base if base in extended else nearest[base] for name, base in plain.items()}
 
 
 def build(source: Path, out: Path) -> str:
