@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?= quickstart
+RESULTS ?= results
 
 .PHONY: run test lint speed clean
 
@@ -12,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 run: $(VENV)/.installed ## train the quickstart suite and show its leaderboard
-	$(BIN)/mmbench run $(SUITE)
+	$(BIN)/mmbench run $(SUITE) --results $(RESULTS)
 
 test: $(VENV)/.installed ## all tests
 	$(BIN)/python -m pytest

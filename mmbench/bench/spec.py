@@ -84,6 +84,12 @@ class Select(_Strict):
     metric: str = "macro_f1"
     on: Literal["val", "last"] = "val"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_word(cls, value: Any) -> Any:
+        # YAML 1.1 reads the bare key `on` as true
+        return {"on" if k is True else k: v for k, v in value.items()} if value else value
+
 
 class Suite(_Strict):
     """A question: methods x data sets x scenarios x folds x seeds.
