@@ -37,12 +37,15 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from mmbench.data.masks import Table
 from mmbench.data.missingness import (
-    Law,
+    Incomplete,
+    Mar,
+    Mcar,
     Missingness,
+    MnarLabel,
     MnarValue,
     Natural,
+    Pattern,
     pattern_index,
     pattern_name,
     scores,
@@ -61,6 +64,7 @@ MAX_BITS = 16  # all words of them are enumerated
 MAX_CLASS_BITS = 8
 CHUNK = 2**21  # numbers (row, word) held at a time
 ID_STRIDE = 10**9  # room for the samples of one split
+BLIND_TO_VALUES = Mcar | MnarLabel | Incomplete | Pattern | Natural
 
 SyntheticKind = Literal["vector", "sequence", "bag", "image"]
 Array = NDArray[np.float64]
@@ -180,8 +184,8 @@ class Synthetic(DataModule):
             missingness: Who drew it.
 
         Returns:
-            Rows sum to 1, no entry is 0. None for a table from a file, and for a foreign mechanism
-            whose law answers NaN as it looks at values that it hides.
+            Rows sum to 1, no entry is 0. None for other mechanisms, such as a table from a file,
+            which does not say what it depended on.
 
         Raises:
             ValueError: If the mechanism never leaves one of the patterns.
@@ -193,17 +197,18 @@ class Synthetic(DataModule):
         mechanism = missingness
         if isinstance(mechanism, Natural) and mechanism.simulated is not None:
             mechanism = mechanism.simulated  # nature left no gaps
-        if isinstance(mechanism, Table):  # a file does not say what its rows depended on
-            return None
         if isinstance(mechanism, MnarValue) and mechanism.missing_rate > 0:
             joint = self.world.joint(samples, presence, Clocks.fit(mechanism, everyone))
+        elif isinstance(mechanism, Mar):  # depends on nothing but what is shown
+            joint = self.world.joint(samples, presence)
+        elif isinstance(mechanism, BLIND_TO_VALUES | MnarValue):  # the latter at rate 0
+            classes = self.world.num_classes
+            unread, label = np.full((classes, presence.shape[1]), np.nan), np.arange(classes)
+            law = mechanism.law(everyone)
+            chance = law(unread, label.astype(np.float64), np.ones(unread.shape, bool))
+            joint = self.world.joint(samples, presence) * chance[:, pattern_index(presence)].T
         else:
-            evidence = _mask_evidence(
-                mechanism.law(everyone), samples, presence, self.world.num_classes
-            )
-            if np.isnan(evidence).any():
-                return None
-            joint = self.world.joint(samples, presence) * evidence
+            return None
         total = joint.sum(axis=1, keepdims=True)
         if not total.all():
             pattern = presence[(total == 0).argmax()]
@@ -616,20 +621,6 @@ def _undress(modality: Modality, bend: Bend, x: Array, steps: NDArray[Any] | Non
     u[valid] = bend.undo(x[valid] @ bend.turn)
     mean: Array = u.sum(axis=1) / steps[:, None]
     return mean
-
-
-def _mask_evidence(
-    law: Law, samples: Samples, presence: PresenceArray, num_classes: int
-) -> Float[np.ndarray, "sample output"]:
-    """P(mask | what is shown, class) for mechanisms that look at no value that they hide."""
-    shown = np.where(presence, scores(samples), np.nan)
-    every, pattern = np.arange(len(samples)), pattern_index(presence)
-    complete = np.ones_like(presence)
-    evidence = np.empty((len(samples), num_classes))
-    for c in range(num_classes):
-        label = np.full(len(samples), float(c))
-        evidence[:, c] = law(shown, label, complete)[every, pattern]
-    return evidence
 
 
 def _cosines(width: int) -> Array:

@@ -338,7 +338,9 @@ def test_mask_is_evidence_where_it_depends_on_what_is_hidden(mechanism: Missingn
     assert gain.mean() > 4 * gain.std() / np.sqrt(len(s))
 
 
-@pytest.mark.parametrize("mechanism", [Mcar(0.4), Mar(0.4, strength=2.0), Incomplete(0.5, "any")])
+@pytest.mark.parametrize(
+    "mechanism", [Mcar(0.4), Mar(0.4), Mar(0.02, strength=8.0), Incomplete(0.5, "any")]
+)
 def test_mask_is_no_evidence_where_it_does_not(mechanism: Missingness):
     data = module(mechanism, n_test=300)
     s, presence, found = drawn(data, mechanism)
