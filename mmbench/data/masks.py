@@ -279,8 +279,11 @@ def redeem_file_legacy(
     """
     _refuse_pickle(path)
     column = f"missing_mask_{int(eta * 10)}"
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
     if not rows or column not in rows[0]:
         found = ", ".join(rows[0]) if rows else "no rows"
         raise ValueError(f"{path} has no column {column}; found {found}")
@@ -290,7 +293,10 @@ def redeem_file_legacy(
         "both": {0: (0, 1), 1: (1, 0), 2: (1, 1)},
     }[missing]
     drawn = {"legacy": "redeem", "file": path.name, "incomplete_rate": eta, "missing": missing}
-    codes = np.array([float(row[column]) for row in rows])
+    try:
+        codes = np.array([float(row[column]) for row in rows])
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: the column {column} holds something that is no number") from None
     return _coded(codes, meaning, sample_id, drawn, str(path))
 
 
