@@ -1,0 +1,360 @@
+"""How sure a leaderboard can be: intervals, paired comparisons and ranks, on plain arrays.
+
+Two sources of chance are kept apart. Over samples: would another test split of this size tell
+the methods apart (`bootstrap`, `interval_over_samples`, `paired_p`)? Over seeds: would another
+training (`interval_over_seeds`, `probability_of_improvement`)? Over data sets, where each gives
+one number a method: `wilcoxon`, `friedman`, `nemenyi`, `mean_ranks`, `borda`.
+
+Holes: NaN stands for a score that does not exist. It is never ranked and never averaged over: a
+cell, pair or method with a hole gets NaN, and the others get what they would get without it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+from numpy.typing import NDArray
+from scipy import stats
+
+from mmbench.data.task import TaskKind
+from mmbench.metrics.metric import Better, score_resampled
+
+Array = NDArray[np.float64]
+CHUNK = 1_000_000  # sample draws at a time: 8 MB of counts, however many resamples are asked for
+
+
+# --- over samples -----------------------------------------------------------------------------
+
+
+def bootstrap(
+    metric: str,
+    runs: Sequence[Sequence[Float[np.ndarray, "sample output"]]],
+    target: Num[np.ndarray, "sample *output"],
+    task_kind: TaskKind,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Float[Array, "method resample"]:
+    """Score every method on the same resamples of the test split.
+
+    All methods and runs see the same resamples, so the columns are paired: the difference of two
+    rows has the spread of the difference. Test conditions of one split scored with the same
+    `seed` are paired as well. Runs on different folds have different test splits: call once for
+    each fold with another `seed`, and average.
+
+    Args:
+        metric: Name of a metric.
+        runs: For each method the logits of its runs (seeds), all on the samples of `target`, in
+            that order.
+        target: As in `mmbench.metrics.metric.score`.
+        task_kind: Kind of the task.
+        resamples: How many, >= 1.
+        seed: Decides which samples are drawn, together with their number.
+
+    Returns:
+        Mean score over a method's runs, for each resample; NaN for a method without runs or with
+        a run that has no score, and where a resample leaves the metric undefined.
+
+    Raises:
+        ValueError: As `mmbench.metrics.metric.score`.
+    """
+    found = np.full((len(runs), resamples), np.nan)
+    start = 0
+    for counts in _resamples(len(target), resamples, seed):
+        stop = start + len(counts)
+        for method, logits in enumerate(runs):
+            if logits:
+                scores = [score_resampled(metric, z, target, task_kind, counts) for z in logits]
+                found[method, start:stop] = np.mean(scores, axis=0)
+        start = stop
+    return found
+
+
+def _resamples(n: int, resamples: int, seed: int) -> Iterator[Float[Array, "resample sample"]]:
+    """How often each of `n` samples is drawn, some resamples at a time."""
+    rng = np.random.default_rng(seed)
+    size = max(1, CHUNK // max(n, 1))
+    for start in range(0, resamples, size):
+        here = min(size, resamples - start)
+        drawn = rng.integers(0, n, (here, n)) if n else np.zeros((here, 0), int)
+        # samples along the slow axis: what sparse and dense products read fastest
+        cells = drawn * here + np.arange(here)[:, None]
+        yield np.bincount(cells.ravel(), minlength=here * n).reshape(n, here).astype(float).T
+
+
+def interval_over_samples(
+    resampled: Float[Array, "*cell resample"], level: float = 0.95
+) -> tuple[Float[Array, "*cell"], Float[Array, "*cell"]]:
+    """Percentile interval of resampled scores, or of differences of two paired rows.
+
+    Args:
+        resampled: From `bootstrap`.
+        level: Share of resamples inside, in (0, 1).
+
+    Returns:
+        Lower and upper ends; NaN where a resample has no score.
+    """
+    tail = (1 - level) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=-1)
+    return low, high
+
+
+def paired_p(
+    scores: Float[Array, " method"], resampled: Float[Array, "method resample"], against: int
+) -> Float[Array, " method"]:
+    """Bootstrap p of each method's difference from one of them, two-sided.
+
+    The spread of the resampled differences around the measured one is taken for the spread that
+    equal methods would show: p is the share of resamples that stray at least as far from the
+    measured difference as that is from 0. The least p is 1 / (resamples + 1). With p against
+    several methods, or against the best of several, apply `holm`.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 16.4 (the
+    null by translation), for paired differences; the added one as in Davison and Hinkley,
+    "Bootstrap Methods and their Application", 1997, Eq. 4.11.
+
+    Args:
+        scores: On the whole split, means over the same runs as in `bootstrap`.
+        resampled: From `bootstrap`.
+        against: Row of the method to compare with.
+
+    Returns:
+        In (0, 1]; 1 for that method itself and for equal predictions, NaN for holes.
+    """
+    measured = scores - scores[against]
+    stray = np.abs(resampled - resampled[against] - measured[:, None])
+    # a resample of equal methods strays by rounding only
+    as_far = stray >= np.abs(measured)[:, None] - 1e-12
+    p = (1 + as_far.sum(axis=1)) / (1 + resampled.shape[1])
+    hole = np.isnan(measured) | np.isnan(stray).any(axis=1)
+    return np.where(hole, np.nan, p)
+
+
+def best(scores: Float[Array, " method"], better: Better) -> int:
+    """Position of the best method; the first of equals.
+
+    Raises:
+        ValueError: If no method has a score.
+    """
+    if np.isnan(scores).all():
+        raise ValueError("no method has a score, so none is best; leave the column empty")
+    return int(np.nanargmax(_upward(scores, better)))
+
+
+def holm(p: Float[Array, " test"]) -> Float[Array, " test"]:
+    """Adjust p for the number of tests, so that any false alarm among them is as rare as stated.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal
+    of Statistics 6, 1979.
+
+    Args:
+        p: In [0, 1]; NaN is no test and does not count.
+
+    Returns:
+        Adjusted p, not below `p`, at most 1; NaN stays.
+    """
+    adjusted = np.full(len(p), np.nan)
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN sorts last
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(order) else steps
+    return adjusted
+
+
+# --- over seeds -------------------------------------------------------------------------------
+
+
+def interval_over_seeds(
+    scores: Float[Array, "*cell seed"], level: float = 0.95
+) -> tuple[Float[Array, "*cell"], Float[Array, "*cell"]]:
+    """Student's t interval of the mean over trainings.
+
+    Args:
+        scores: One for each training.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        Lower and upper ends; NaN for fewer than two trainings or a hole among them.
+    """
+    n = scores.shape[-1]
+    if n < 2:
+        hole = np.full(scores.shape[:-1], np.nan)
+        return hole, hole.copy()
+    mean = scores.mean(axis=-1)
+    half = stats.t.ppf(0.5 + level / 2, n - 1) * scores.std(axis=-1, ddof=1) / math.sqrt(n)
+    return np.asarray(mean - half), np.asarray(mean + half)
+
+
+def probability_of_improvement(
+    scores: Float[Array, "data seed"], others: Float[Array, "data other_seed"], better: Better
+) -> float:
+    """Chance that a training of one method beats one of another, mean over data sets.
+
+    Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
+    Precipice", NeurIPS 2021, section 4.3; ties count half.
+
+    Args:
+        scores: Trainings of the first method.
+        others: Trainings of the second, on the same data sets; seeds need not match.
+        better: Which direction is better.
+
+    Returns:
+        In [0, 1], 0.5 for equals; NaN if there is a hole or nothing to compare.
+    """
+    gap = _upward(scores, better)[:, :, None] - _upward(others, better)[:, None, :]
+    if not gap.size or np.isnan(gap).any():
+        return float("nan")
+    return float((0.5 + np.sign(gap) / 2).mean())
+
+
+# --- over data sets ---------------------------------------------------------------------------
+
+
+def wilcoxon(scores: Float[Array, " data"], others: Float[Array, " data"]) -> float:
+    """Compare two methods over data sets by Wilcoxon's signed ranks; a two-sided p.
+
+    Ties of the methods are split evenly between the signs, as in Demšar, "Statistical
+    Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006, section 3.1.3. With fewer
+    than 6 data sets p cannot fall below 0.05.
+
+    Returns:
+        In (0, 1], 1 for equals; NaN if there is a hole or no data set.
+    """
+    gap = scores - others
+    if not len(gap) or np.isnan(gap).any():
+        return float("nan")
+    if not gap.any():
+        return 1.0
+    return float(stats.wilcoxon(gap, zero_method="zsplit").pvalue)
+
+
+def ranks(scores: Float[Array, "*row method"], better: Better) -> Float[Array, "*row method"]:
+    """Rank the methods of each row: 1 = best, equals share the mean of their ranks.
+
+    A hole has no rank. Ranks of rows with different holes do not average: see `mean_ranks`.
+    """
+    return np.asarray(
+        stats.rankdata(-_upward(scores, better), axis=-1, nan_policy="omit"), np.float64
+    )
+
+
+def mean_ranks(scores: Float[Array, "data method"], better: Better) -> Float[Array, " method"]:
+    """Mean rank over data sets (or conditions), among the methods that have no hole.
+
+    A method with a hole gets NaN and is left out before ranking, so that nobody gains a rank
+    where another one failed.
+    """
+    found = np.full(scores.shape[1], np.nan)
+    whole = _whole(scores)
+    if len(scores) and whole.any():
+        found[whole] = ranks(scores[:, whole], better).mean(axis=0)
+    return found
+
+
+def borda(scores: Float[Array, "data method"], better: Better) -> Float[Array, " method"]:
+    """Borda points: how many others a method beats, summed over data sets; a tie counts half.
+
+    Methods with a hole get NaN and beat nobody. In reverse order this ranks as `mean_ranks`.
+    """
+    others = _whole(scores).sum()
+    points: Array = len(scores) * (others - mean_ranks(scores, better))
+    return points
+
+
+@dataclass(frozen=True, slots=True)
+class Friedman:
+    """Do the methods differ over the data sets?
+
+    Args:
+        statistic: Chi-squared, corrected for ties.
+        p: Chance of such a statistic if all methods were equal.
+        mean_ranks: 1 = best; NaN for methods with a hole.
+        critical_difference: Mean ranks further apart than this differ (Nemenyi); in ranks.
+    """
+
+    statistic: float
+    p: float
+    mean_ranks: Float[Array, " method"]
+    critical_difference: float
+
+
+def friedman(scores: Float[Array, "data method"], better: Better, level: float = 0.95) -> Friedman:
+    """Friedman's test, with the critical difference of Nemenyi's.
+
+    Source: Demšar, JMLR 7, 2006, section 3.2.2. The approximation is poor below about 10 data
+    sets or 5 methods.
+
+    Args:
+        scores: A row for each data set; methods with a hole are left out.
+        better: Which direction is better.
+        level: One less the chance of a false alarm among all pairs, for the critical difference.
+
+    Returns:
+        NaN for all but `mean_ranks` if fewer than 2 data sets or 3 methods are left.
+    """
+    means = mean_ranks(scores, better)
+    compared = scores[:, _whole(scores)]
+    n, k = compared.shape
+    if n < 2 or k < 3:
+        return Friedman(math.nan, math.nan, means, math.nan)
+    if (compared == compared[:, :1]).all():
+        statistic, p = 0.0, 1.0  # nothing but ties, which the correction divides by zero
+    else:
+        statistic, p = (float(x) for x in stats.friedmanchisquare(*compared.T))
+    critical = stats.studentized_range.ppf(level, k, np.inf) * _rank_error(n, k)
+    return Friedman(statistic, p, means, float(critical))
+
+
+def nemenyi(scores: Float[Array, "data method"], better: Better) -> Float[Array, "method method"]:
+    """Compare all pairs of methods by their mean ranks; p adjusted for the number of pairs.
+
+    Source: Demšar, JMLR 7, 2006, section 3.2.2. To be read only where `friedman` finds a
+    difference.
+
+    Returns:
+        Symmetric, 1 on the diagonal; NaN for methods with a hole, and for all if fewer than 2
+        data sets or methods are left.
+    """
+    means = mean_ranks(scores, better)
+    n, k = len(scores), int(_whole(scores).sum())
+    if n < 2 or k < 2:
+        return np.full((len(means), len(means)), np.nan)
+    apart = np.abs(means[:, None] - means) / _rank_error(n, k)
+    return np.asarray(stats.studentized_range.sf(apart, k, np.inf), np.float64)
+
+
+def rank_stability(
+    scores: Float[Array, "condition method"], better: Better
+) -> Float[Array, "condition condition"]:
+    """How alike the order of the methods is in two conditions: Kendall's tau-b of each pair.
+
+    Over missing rates: does the winner at 10 % also win at 70 %?
+
+    Returns:
+        Symmetric, in [-1, 1], 1 for the same order; NaN where a condition ties all methods, or
+        fewer than 2 methods have no hole.
+    """
+    placed = ranks(scores[:, _whole(scores)], better)
+    conditions = len(scores)
+    tau = np.full((conditions, conditions), np.nan)
+    varied = np.flatnonzero((placed != placed[:, :1]).any(axis=1))
+    for a in varied:
+        for b in varied:
+            tau[a, b] = stats.kendalltau(placed[a], placed[b]).statistic
+    return tau
+
+
+def _upward(scores: Float[Array, "*shape"], better: Better) -> Float[Array, "*shape"]:
+    """Scores of which a larger one is better."""
+    return scores if better == "higher" else -scores
+
+
+def _whole(scores: Float[Array, "row method"]) -> NDArray[np.bool_]:
+    """Methods without a hole."""
+    return np.asarray(~np.isnan(scores).any(axis=0))
+
+
+def _rank_error(n: int, k: int) -> float:
+    """Scale of the difference of two mean ranks, in the unit of the studentised range."""
+    return math.sqrt(k * (k + 1) / (12 * n))
