@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,3 +226,15 @@ def test_scores_need_neither_torch_nor_lightning():
         "sys.exit(any(name in sys.modules for name in ('torch', 'lightning')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_page_on_scores_lists_every_metric_with_its_tasks_and_direction():
+    page = (Path(registry.__file__).parent / "README.md").read_text(encoding="utf-8")
+    listed = {}
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 7 and cells[3] in ("higher", "lower"):
+            for name in cells[1].split(", "):
+                listed[name.strip("`")] = (tuple(cells[2].split(", ")), cells[3])
+    known = {found.name: (found.tasks, found.better) for found in registry._all().values()}
+    assert listed == known
