@@ -434,8 +434,12 @@ def _log_to(path: Path) -> Iterator[None]:
                 contextlib.redirect_stderr(file),
                 warnings.catch_warnings(),
             ):
-                # asked for: data lies in memory, so a loader needs no worker processes
-                warnings.filterwarnings("ignore", ".*does not have many workers.*")
+                for meant in (
+                    "does not have many workers",  # data lies in memory
+                    "smaller than the logging interval",  # methods log once an epoch
+                    "Experiment logs directory .* exists",  # the curve goes to the run's folder
+                ):
+                    warnings.filterwarnings("ignore", f".*{meant}")
                 yield
         finally:
             for logger, handlers in past.items():
