@@ -46,6 +46,7 @@ from mmbench.data.missingness import (
     MnarValue,
     Natural,
     Pattern,
+    Stream,
     pattern_index,
     pattern_name,
     scores,
@@ -63,6 +64,7 @@ PARITY_GAIN = 2.0  # a parity is wrong if any private bit is, so these are coded
 MAX_BITS = 16  # all words of them are enumerated
 MAX_CLASS_BITS = 8
 CHUNK = 2**21  # numbers (row, word) held at a time
+TIE = 1e-6  # far above rounding, and less than stored values lose
 ID_STRIDE = 10**9  # room for the samples of one split
 BLIND_TO_VALUES = Mcar | MnarLabel | Incomplete | Pattern | Natural
 
@@ -174,6 +176,9 @@ class Synthetic(DataModule):
         What the mechanism is calibrated to (mean and deviation of scores, its intercept) is
         taken as given: that of the whole split.
 
+        A lost bit leaves classes exactly tied; factors within 1e-6 of one, drawn by sample id, let
+        argmax name them all equally often.
+
         Its argmax has the best possible accuracy and the probabilities the best possible
         cross-entropy. Macro F1 of the argmax is a reference, not a strict bound: F1 is no
         average over samples, and other decisions can be slightly better.
@@ -218,6 +223,9 @@ class Synthetic(DataModule):
             )
         # no zeros, so that the logarithm is finite
         posterior: Array = np.maximum(joint / total, np.finfo(np.float64).tiny)
+        coin = Stream(0, split).uniform(samples.sample_id, self.world.class_names, purpose="tie")
+        posterior *= 1 + TIE * coin
+        posterior /= posterior.sum(axis=1, keepdims=True)
         return posterior
 
 

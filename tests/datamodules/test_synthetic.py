@@ -403,6 +403,14 @@ def test_value_mechanism_averages_the_law_over_the_hidden_values(
         assert np.allclose(found[row], joint / joint.sum(), rtol=1e-5, atol=1e-9)
 
 
+def test_classes_that_nothing_tells_apart_are_named_equally_often():
+    mechanism = Pattern(("m2",))
+    data = module(mechanism, n_test=4000, redundant=0, unique=(1,), synergistic=0)
+    _, _, found = drawn(data, mechanism)
+    assert np.allclose(found, 0.5, atol=1e-6)
+    assert abs(found.argmax(axis=1).mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
+
+
 def test_a_limit_changes_no_posterior():
     mechanism = MnarValue(0.4)
     data = module(mechanism, n_test=500)
