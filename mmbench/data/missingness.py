@@ -299,7 +299,9 @@ class Mcar:
     which rises from 0 at p = 0 to (M - 1) / M at p = 1; it is solved for p. The largest u does
     not depend on the rate, so tables are nested in it. With rates r_m of their own, entries
     vanish where u_m < p_m and the largest u_m / p_m stays, hence r_m = p_m - prod(p) / M;
-    tables are then nested if one modality alone has a rate. Nothing is ever drawn again.
+    tables are then nested if one modality alone has a rate. Two modalities reach all rates with
+    r_1 + r_2 <= 1; more of them not quite all whose sum is at most M - 1. Nothing is ever drawn
+    again.
 
     Where nature left gaps, M is the number of modalities that a sample really has, and p is
     solved so that the expected share over all naturally present entries is the nominal one.
