@@ -92,7 +92,7 @@ class Synthetic(DataModule):
         n_val: Samples, >= 1.
         n_test: Samples, >= 1.
         kinds: Of m0, m1, ...; begun again when the list is at its end.
-        data_seed: Decides the codes, the maps and the samples. Sample i of a split is the same
+        data_seed: >= 0; decides the codes, the maps and the samples. Sample i of a split is the same
             however many are asked for.
         fold: See `DataModule`.
         modalities: See `DataModule`.
@@ -277,6 +277,8 @@ class World:
         seed: int,
     ) -> "World":
         """Draw codes and maps; arguments as in `Synthetic`, where their ranges are given."""
+        if seed < 0:
+            raise ValueError(f"data_seed must be >= 0, found {seed}")
         _check(
             num_modalities, width, redundant, unique, synergistic, noise, nuisance_correlation,
             imbalance, kinds,
@@ -554,8 +556,8 @@ class Bend:
     Attributes:
         v: (b, 1 + a).
         w: (a, 1 + b).
-        turn: Orthogonal (width, width) whose first column is constant; applied last, to vectors
-            and steps.
+        turn: Orthogonal (width, width) whose first column is constant; turns the bent vector in
+            all kinds but images.
     """
 
     v: Array

@@ -198,6 +198,7 @@ def test_steps_vary_around_the_latent_vector_and_end_at_the_length(kind: str):
         ({"width": 2}, "width must lie in 3..64 to hold 3 bits, found 2"),
         ({"noise": 0.0}, "noise must be > 0"),
         ({"nuisance_correlation": 1.1}, "must lie in 0..1, found 1.1"),
+        ({"seed": -1}, "data_seed must be >= 0"),
         ({"imbalance": 0.5}, "imbalance must be >= 1"),
     ],
 )
