@@ -264,20 +264,15 @@ def _show_plan(sweep: _Sweep) -> None:
 @app.command()
 def status(words: Words = None, *, limit: Limit = None, results: Results = Path("results")) -> None:
     """Say what is done, running, failed and waiting; reads files only."""
-    from rich.console import Console
-
     from mmbench.bench.record import count, read_metrics
 
     sweep = _Sweep(words, results, limit)
     runs = sweep.runs()
-    console = Console()
     states = ", ".join(f"{n} {state}" for state, n in count(runs).items())
-    console.print(f"suite {sweep.suite.name} in {sweep.folder}: {states}")
+    typer.echo(f"suite {sweep.suite.name} in {sweep.folder}: {states}")
     for item in runs:
         if item.state in ("failed", "broken"):
-            console.print(
-                f"  {item.state}: {item.spec.title}: {item.why}", markup=False, highlight=False
-            )
+            typer.echo(f"  {item.state}: {item.spec.title}: {item.why}")
     seconds = {}
     for item in runs:
         if item.state == "done":
@@ -287,9 +282,9 @@ def status(words: Words = None, *, limit: Limit = None, results: Results = Path(
         slowest = max(seconds, key=lambda title: seconds[title])
         left = sum(item.state not in ("done", "skipped") for item in runs)
         work = left * sum(seconds.values()) / len(seconds)
-        console.print(f"  slowest: {slowest}, {seconds[slowest]:.1f} s", markup=False)
+        typer.echo(f"  slowest: {slowest}, {seconds[slowest]:.1f} s")
         if left:
-            console.print(f"  left: about {work:.0f} s of work, divided by the workers")
+            typer.echo(f"  left: about {work:.0f} s of work, divided by the workers")
 
 
 @app.command("leaderboard")
@@ -351,9 +346,6 @@ def list_command(
     what: Annotated[Things, typer.Argument(help="What to list.")],
 ) -> None:
     """List what is installed, one line each; imports nothing heavy."""
-    from rich.console import Console
-    from rich.table import Table
-
     rows: list[tuple[str, str]]
     if what in (Things.methods, Things.data):
         from mmbench.registry import DATASETS, METHODS
@@ -374,10 +366,9 @@ def list_command(
             (file.stem, str((yaml.safe_load(file.read_text(encoding="utf-8"))).get("about", "")))
             for file in sorted(home.glob("*.yaml"))
         ]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    width = max(len(name) for name, _ in rows)
     for name, line in rows:
-        table.add_row(name, line)
-    Console().print(table, markup=False)
+        typer.echo(f"{name:<{width}}  {line}")
 
 
 @app.command()

@@ -63,6 +63,7 @@ class DataModule(LightningDataModule, ABC):
     """
 
     source: ClassVar[Source]
+    files: ClassVar[tuple[str, ...]] = ()  # what a user brings, relative to `root`
     folds: ClassVar[int] = 1
 
     def __init__(

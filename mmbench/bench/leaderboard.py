@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mmbench.bench.record import Run, read_records
+from mmbench.bench.record import IPW, Run, read_records
 from mmbench.metrics.metric import higher_is_better
 
 CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
@@ -17,14 +17,17 @@ COLUMNS = (
     "incomplete_rate_realised", "method", "variant", "metric", "mean", "std_seeds", "ci_low",
     "ci_high", "n_seeds", "n_seeds_planned", "rank", "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
-    "infer_ms_per_sample", "peak_mib", "protocol", "code", "note",
+    "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
+    "note",
 )  # fmt: skip
 CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
-    "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib",
+    "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
+    "bayes_se",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
+BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
 
 
@@ -46,10 +49,9 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     cells = _cells(runs, read_records(runs))
     if cells.empty:
         return pd.DataFrame(columns=list(COLUMNS))
-    sign = cells["metric"].map(lambda m: -1.0 if higher_is_better(m) else 1.0)
     full = (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
     cells["rank"] = (
-        (sign * cells["mean"])
+        (-cells["metric"].map(_sign) * cells["mean"])
         .where(full)
         .groupby([cells[c] for c in CELL if c not in ("method", "variant")], sort=False)
         .rank(method="min")
@@ -75,10 +77,8 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     for name in CONSTANT:
         cells[name] = grouped[name].first().to_numpy()
     for name in AVERAGED:
-        cells[name] = grouped[name].mean().to_numpy()
-    bayes = pd.to_numeric(grouped["bayes"].mean()).to_numpy(float)
-    direction = np.where(cells["metric"].map(higher_is_better), 1.0, -1.0)
-    cells["regret_to_bayes"] = direction * (bayes - cells["mean"])
+        cells[name] = grouped[name].mean().to_numpy(float)
+    cells["regret_to_bayes"] = cells["metric"].map(_sign) * (cells["bayes"] - cells["mean"])
     cells["protocol"] = grouped["protocol"].first().to_numpy()
     # a cell that mixes commits says so
     cells["code"] = grouped["code"].agg(lambda codes: " ".join(sorted(set(codes)))).to_numpy()
@@ -94,6 +94,11 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         .pipe(_in_plan_order, runs)
         .reset_index(drop=True)
     )
+
+
+def _sign(metric: str) -> float:
+    """1 where more is better, -1 where less is."""
+    return 1.0 if higher_is_better(metric.removesuffix(IPW)) else -1.0
 
 
 def _mean(values: pd.Series) -> float:
@@ -160,7 +165,8 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
 
     Returns:
         Cells such as `0.812 ± 0.010`, `3/5 seeds`, `failed: ...`, or a dash where the method does
-        not apply.
+        not apply. Where the ceiling is known, a last row has it with its standard error on this
+        very test split.
     """
     shown = board[board["metric"] == metric]
     found = {}
@@ -169,7 +175,14 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         methods = list(dict.fromkeys(part["method"]))
         conditions = list(dict.fromkeys(part["condition"]))
         wide = text.pivot(index="method", columns="condition", values="text")
-        found[(str(key[0]), str(key[1]))] = wide.loc[methods, conditions]
+        wide = wide.loc[methods, conditions]
+        best = part.dropna(subset="bayes").drop_duplicates("condition").set_index("condition")
+        if len(best):
+            wide.loc[BEST] = [
+                f"{best.bayes[c]:.3f} ± {best.bayes_se[c]:.3f}" if c in best.index else DASH
+                for c in conditions
+            ]
+        found[(str(key[0]), str(key[1]))] = wide
     return found
 
 

@@ -31,6 +31,7 @@ from mmbench.metrics.metric import metrics_for, score
 State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
 ENDS = ("done", "failed.json", "skipped.json")
 LOCK = ".lock"
+IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
 def write_json(path: Path, words: JSON) -> None:
@@ -87,6 +88,23 @@ class Run:
     folder: Path
     state: State
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, as a worker reports it.
+
+    Args:
+        state: `done`, `failed`, `skipped`, or `elsewhere` if another process holds its lock.
+        why: One line for anything but `done`.
+        wall_s: Seconds in `run`.
+        work_s: Seconds of them in fitting and evaluation; the rest is fixed cost.
+    """
+
+    state: Literal["done", "failed", "skipped", "elsewhere"]
+    why: str = ""
+    wall_s: float = 0.0
+    work_s: float = 0.0
 
 
 def find(spec: RunSpec, runs: Path) -> Run:
@@ -166,9 +184,10 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
     Returns:
         What was run (data, scenario, condition, method, variant, fold, seed, protocol, code), how
         much was missing (mechanism, nominal and realised rates), what it cost, and per metric its
-        `value` (NaN where undefined) and the best possible one, `bayes` (NaN where unknown).
+        `value` (NaN where undefined), the samples that it rests on (`effective_n`), and the best
+        possible value with its standard error, `bayes` and `bayes_se` (NaN where unknown).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in runs:
         if run.state != "done":
             continue
@@ -194,9 +213,16 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 "incomplete_rate_realised": condition["realised"]["incomplete_rate"],
             }
             scores = condition["scores"] | _newer_scores(run, name, words)
-            bayes = condition["bayes"]
             rows.extend(
-                {**common, **own, "metric": metric, "value": value, "bayes": bayes.get(metric)}
+                {
+                    **common,
+                    **own,
+                    "metric": metric,
+                    "value": value,
+                    "effective_n": condition["effective_n" if metric.endswith(IPW) else "n"],
+                    "bayes": condition["bayes"].get(metric),
+                    "bayes_se": condition["bayes_se"].get(metric),
+                }
                 for metric, value in scores.items()
             )
     return pd.DataFrame(rows)

@@ -6,6 +6,7 @@
 import contextlib
 import gc
 import inspect
+import json
 import logging
 import os
 import platform
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,41 +32,33 @@ from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from mmbench.bench.record import LOCK, clear, find, finish, write_arrays, write_json
+from mmbench.bench.record import LOCK, Outcome, clear, find, finish, write_arrays, write_json
 from mmbench.bench.spec import RunSpec, bind
 from mmbench.data.batch import Memo
-from mmbench.data.missingness import realised
+from mmbench.data.missingness import dependence, realised
+from mmbench.data.propensity import natural_weights
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
-from mmbench.metrics.metric import higher_is_better, metrics_for, score
+from mmbench.metrics.degradation import effective_sample_size
+from mmbench.metrics.metric import find as find_metric
+from mmbench.metrics.metric import higher_is_better, metrics_for, score, score_resampled
 from mmbench.registry import DATASETS, METHODS, suggest
 
 OURS = ("max_epochs", "batch_size", "patience")  # trainer settings that Lightning does not get
+CEILING_RESAMPLES = 100  # enough for a standard error to about 7 %
+SAME = {"batch_size": 1}  # trainer settings that have no bearing on a ceiling
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended, as a worker reports it.
-
-    Args:
-        state: `done`, `failed`, `skipped`, or `elsewhere` if another process holds its lock.
-        why: One line for anything but `done`.
-        wall_s: Seconds in `run`.
-        work_s: Seconds of them in fitting and evaluation; the rest is fixed cost.
-    """
-
-    state: Literal["done", "failed", "skipped", "elsewhere"]
-    why: str = ""
-    wall_s: float = 0.0
-    work_s: float = 0.0
 
 
 class DivergedError(RuntimeError):
     """The method's outputs are no longer finite."""
+
+
+class LeakError(RuntimeError):
+    """The method knows more than what it was shown."""
 
 
 def check(spec: RunSpec, root: Path) -> None:
@@ -142,12 +135,14 @@ def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Ou
 
 
 def classify(error: BaseException) -> str:
-    """One line about a failure, its kind first: out of memory, diverged, input, disk or error."""
+    """One line about a failure, its kind first: out of memory, diverged, leak, input, disk, error."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return f"out of memory: {text}"
     if isinstance(error, DivergedError):
         return f"diverged: {text}"
+    if isinstance(error, LeakError):
+        return f"leak: {text}"
     if isinstance(error, ValueError):
         return f"input: {text}"
     if isinstance(error, OSError):
@@ -213,34 +208,41 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     eval_s = time.perf_counter() - began - train_s
 
     (folder / "predictions").mkdir()
+    test = data.split("test").samples
+    weights = _natural_weights(data)
     conditions = {}
-    samples = data.split("test").samples
     for name, output in logits.items():
         presence = data.condition_presence(name)
         write_arrays(
             folder / "predictions" / f"{name}.npz",
             {
                 "logits": output,
-                "target": samples.target,
+                "target": test.target,
                 "presence": presence,
-                "sample_id": samples.sample_id,
+                "sample_id": test.sample_id,
             },
         )
         missingness = data.conditions[name]
-        bayes = data.bayes_posterior(samples, presence, missingness)
+        best = _ceiling(spec, root, name)
+        if best is not None:
+            _require_no_leak(name, output, best.log_posterior, test.target)
+        weighted = {} if weights is None else _weighted_scores(task, output, test.target, weights)
         conditions[name] = {
             "mechanism": missingness.mechanism,
             "missing_rate_nominal": missingness.nominal_rate,
-            "realised": asdict(realised(presence, samples.presence, task.names)),
-            "n": len(samples),
-            "scores": _scores(task, output, samples.target),
-            "bayes": {} if bayes is None else _scores(task, np.log(bayes + 1e-30), samples.target),
+            "realised": asdict(realised(presence, test.presence, task.names)),
+            "dependence": asdict(dependence(presence, test)),
+            "n": len(test),
+            "effective_n": None if weights is None else effective_sample_size(weights),
+            "scores": _scores(task, output, test.target) | weighted,
+            "bayes": {} if best is None else best.scores,
+            "bayes_se": {} if best is None else best.errors,
         }
     if shown := method.diagnostics():
         write_arrays(folder / "diagnostics.npz", shown)
     if spec.keep_weights:
-        weights = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
+        kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+        save_file(kept, folder / "weights.safetensors")
     parameters = list(method.parameters())
     write_json(
         folder / "metrics.json",
@@ -257,7 +259,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
                 "flops_per_sample": None,
                 "train_s": train_s,
                 "eval_s": eval_s,
-                "infer_ms_per_sample": 1000 * eval_s / (len(samples) * len(logits)),
+                "infer_ms_per_sample": 1000 * eval_s / (len(test) * len(logits)),
                 "peak_mib": _peak_mib(device),
             },
             "code": environment()["code"],
@@ -268,6 +270,85 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
 
 def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
     return {name: score(name, output, target, task.kind) for name in metrics_for(task.kind)}
+
+
+def _natural_weights(data: DataModule) -> Float[np.ndarray, " sample"] | None:
+    """Inverse-probability weights of test samples whose gaps nature made by label.
+
+    None where there are no natural gaps, the target is no class, or some pattern of the test
+    split never occurs in training, so that no weight could speak for it.
+    """
+    test = data.split("test").samples
+    if test.presence.all() or data.task.kind != "single_label":
+        return None
+    train = data.split("train").samples
+    try:
+        return natural_weights(train, test, classes=data.task.num_outputs)
+    except ValueError as error:
+        logging.getLogger(__name__).warning("no weighted scores: %s", error)
+        return None
+
+
+def _weighted_scores(
+    task: Task, output: NDArray[Any], target: NDArray[Any], weights: NDArray[Any]
+) -> dict[str, float]:
+    """Scores as if gaps had fallen regardless of the class, `<metric>_ipw`."""
+    return {
+        f"{name}_ipw": score(name, output, target, task.kind, weights)
+        for name in metrics_for(task.kind)
+        if find_metric(name).weighted
+    }
+
+
+@dataclass(frozen=True)
+class _Ceiling:
+    """The best possible prediction of a test split, its scores and their sampling errors."""
+
+    log_posterior: NDArray[Any]
+    scores: dict[str, float]
+    errors: dict[str, float]
+
+
+def _ceiling(spec: RunSpec, root: Path, condition: str) -> _Ceiling | None:
+    """Best possible under a test condition, the same for all methods and seeds."""
+    same = replace(spec, method="", method_args={}, method_label="", seed=0, trainer_args=SAME)
+    return _ceiling_of(json.dumps(same.to_json(), sort_keys=True), root, condition)
+
+
+@lru_cache(maxsize=256)
+def _ceiling_of(spec_json: str, root: Path, condition: str) -> _Ceiling | None:
+    data = _data(RunSpec.from_json(json.loads(spec_json)), root)
+    test, task = data.split("test").samples, data.task
+    posterior = data.bayes_posterior(
+        test, data.condition_presence(condition), data.conditions[condition]
+    )
+    if posterior is None:
+        return None
+    best = np.log(posterior)
+    n = len(test)
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=CEILING_RESAMPLES)
+    errors = {
+        name: float(score_resampled(name, best, test.target, task.kind, counts.astype(float)).std())
+        for name in metrics_for(task.kind)
+    }
+    return _Ceiling(best, _scores(task, best, test.target), errors)
+
+
+def _require_no_leak(
+    condition: str, output: NDArray[Any], best: NDArray[Any], target: NDArray[Any]
+) -> None:
+    """Refuse an accuracy that beats the best possible one by more than chance allows.
+
+    Raises:
+        LeakError: If it does, by more than 3 standard errors of the paired difference.
+    """
+    gain = (output.argmax(1) == target).astype(float) - (best.argmax(1) == target)
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    if gain.mean() > 3 * error > 0:
+        raise LeakError(
+            f"accuracy under {condition} is {gain.mean():.3f} above the best possible one, "
+            f"{gain.mean() / error:.1f} standard errors: something absent reaches the method"
+        )
 
 
 def _patience(spec: RunSpec) -> int | None:

@@ -58,7 +58,7 @@ class Samples:
     def _require_finite(self, name: str, values: NDArray[Any], rows: NDArray[np.bool_]) -> None:
         if not np.issubdtype(values.dtype, np.floating):
             return
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if (bad := rows & ~finite).any():
             raise ValueError(
                 f"{name} of sample {self.sample_id[bad][0]} holds NaN or infinity; "

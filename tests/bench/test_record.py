@@ -45,6 +45,8 @@ def folder(spec, tmp_path):
                     "realised": {"missing_rate": 0.0, "incomplete_rate": 0.0},
                     "scores": {"accuracy": 0.5},
                     "bayes": {"accuracy": 0.75},
+                    "bayes_se": {"accuracy": 0.1},
+                    "effective_n": None,
                     "n": 3,
                 }
             },

@@ -15,7 +15,9 @@ from mmbench.bench.record import find, read_metrics, read_predictions
 from mmbench.bench.runner import (
     DivergedError,
     KeepBest,
+    LeakError,
     _data,
+    _require_no_leak,
     check,
     classify,
     evaluate,
@@ -170,7 +172,10 @@ def test_failures_are_told_apart(error, kind):
         ({"method": "zero_fil"}, "did you mean 'zero_fill'"),
         ({"data_args": {"modalities": ["fow"]}}, "no modality named 'fow'"),
         ({"select": {"metric": "mae"}}, "select.metric 'mae' does not fit"),
-        ({"trainer_args": {"max_epochs": 1, "batch_size": 8, "gpu": 1}}, "unknown key 'trainer.gpu"),
+        (
+            {"trainer_args": {"max_epochs": 1, "batch_size": 8, "gpu": 1}},
+            "unknown key 'trainer.gpu",
+        ),
         (
             {"scenario": {**MCAR, "train": {"mechanism": "mcar", "missing_rate": 0.7}}},
             r"0\.7 cannot be reached with 2 modalities",
@@ -236,3 +241,39 @@ def test_the_best_epoch_is_kept_the_earliest_on_ties(on, epoch, best):
     assert (keep.epoch, keep.best) == (epoch, best)
     keep.restore(method)
     assert method.epoch.item() == epoch
+
+
+SYNTHETIC = {"data": [{"name": "synthetic", "args": {"n_train": 64, "n_val": 64, "n_test": 300}}]}
+
+
+def test_synthetic_data_come_with_their_ceiling_and_no_honest_method_is_a_leak(tmp_path):
+    [spec] = specs(**SYNTHETIC, methods=["zero_fill"], limit=None)
+    outcome = run(spec, tmp_path, NO_DATA)
+    assert outcome.state == "done", outcome.why
+    for condition in read_metrics(find(spec, tmp_path))["conditions"].values():
+        ceiling, error = condition["bayes"]["accuracy"], condition["bayes_se"]["accuracy"]
+        assert 1 / 8 < condition["scores"]["accuracy"] < ceiling < 1
+        assert error == pytest.approx(np.sqrt(ceiling * (1 - ceiling) / 300), rel=0.3)
+
+
+def test_a_score_above_the_ceiling_is_a_leak():
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 2, 400)
+    best = np.eye(2)[np.where(rng.random(400) < 0.7, target, 1 - target)]
+    _require_no_leak("complete", best, best, target)
+    _require_no_leak("complete", np.eye(2)[1 - target], best, target)
+    with pytest.raises(LeakError, match="above the best possible one"):
+        _require_no_leak("complete", np.eye(2)[target], best, target)
+
+
+def test_natural_gaps_bring_weighted_scores(tmp_path):
+    natural = {"name": "n", "train": {"mechanism": "natural"}, "test": {"mechanism": "natural"}}
+    [spec] = specs(data=["tabler"], methods=["majority"], scenarios=[natural], limit=None)
+    outcome = run(spec, tmp_path, NO_DATA)
+    assert outcome.state == "done", outcome.why
+    [condition] = read_metrics(find(spec, tmp_path))["conditions"].values()
+    assert 0 < condition["scores"]["accuracy_ipw"] < 1
+    assert 1 < condition["effective_n"] < condition["n"]
+    assert condition["realised"]["natural_missing_rate"] > 0.2
+    assert condition["realised"]["simulated_missing_rate"] == 0
+    assert condition["dependence"]["label"] > 0.01  # who has a filled picture depends on the class

@@ -4,6 +4,7 @@ A worker imports torch once and then takes one run after the other. Each worker 
 pool of one, so that a worker that dies takes down its own run and nothing else.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -15,32 +16,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from mmbench.bench.record import Outcome, finish
 from mmbench.bench.spec import RunSpec
-
-
-class Ended(Protocol):
-    """What a worker reports; `mmbench.bench.runner.Outcome`, which this file must not import."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def why(self) -> str: ...
-    @property
-    def wall_s(self) -> float: ...
-    @property
-    def work_s(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Died:
-    """A worker ended without a report: killed, out of memory, or a crash in native code."""
-
-    why: str
-    state: str = "failed"
-    wall_s: float = 0.0
-    work_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +28,7 @@ class Event:
 
     worker: int
     spec: RunSpec
-    outcome: Ended | None = None
+    outcome: Outcome | None = None
 
 
 def gpus() -> list[str]:
@@ -116,8 +95,12 @@ def execute(
                     outcome = future.result()
                 except BrokenProcessPool:
                     pools.pop(worker).shutdown(wait=False)
-                    outcome = Died("killed: the worker process ended; out of memory?")
-                    _record_death(spec, runs, outcome.why)
+                    outcome = Outcome("failed", "killed: the worker process ended; out of memory?")
+                    with contextlib.suppress(OSError):  # without it the run counts as broken
+                        (runs / spec.folder).mkdir(parents=True, exist_ok=True)
+                        finish(runs / spec.folder, "failed.json", {"why": outcome.why})
+                except OSError as error:  # the disk is too full even for a record of the failure
+                    outcome = Outcome("failed", f"disk: {error}")
                 yield Event(worker, spec, outcome)
                 yield from start(worker)
     finally:
@@ -159,13 +142,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool) -> Ended:
+def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool) -> Outcome:
     from mmbench.bench.runner import run
 
     return run(spec, runs, root, overwrite=overwrite)
-
-
-def _record_death(spec: RunSpec, runs: Path, why: str) -> None:
-    from mmbench.bench.record import finish
-
-    finish(runs / spec.folder, "failed.json", {"why": why})

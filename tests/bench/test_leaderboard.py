@@ -1,0 +1,159 @@
+"""From records to a table: numbers by hand, and holes that stay holes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sweeps import specs
+
+from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
+from mmbench.bench.record import Run, finish, write_json
+from mmbench.metrics.metric import metrics_for
+
+ALL_REGRESSION = dict.fromkeys(metrics_for("regression"), 0.0)
+PLANNED = specs(seeds=3)  # majority and zero_fill, seeds 0 to 2
+
+
+def record(spec, runs, values, *, bayes=0.9, code="0.1-abc"):
+    """Write a finished run whose accuracy under each condition is given."""
+    folder = runs / spec.folder
+    folder.mkdir(parents=True)
+    write_json(
+        folder / "metrics.json",
+        {
+            "task": {"kind": "regression"},  # has few metrics, all of them given below
+            "conditions": {
+                name: {
+                    "mechanism": "mcar",
+                    "missing_rate_nominal": rate,
+                    "realised": {"missing_rate": rate + 0.01, "incomplete_rate": 2 * rate},
+                    "scores": {"accuracy": value, **ALL_REGRESSION},
+                    "bayes": {"accuracy": bayes},
+                    "bayes_se": {"accuracy": 0.01},
+                    "effective_n": None,
+                    "n": 10,
+                }
+                for (name, rate), value in zip(
+                    (("complete", 0.0), ("mcar_0.3", 0.3)), values, strict=True
+                )
+            },
+            "cost": {
+                "params_total": 7,
+                "params_trainable": 6,
+                "flops_per_sample": None,
+                "train_s": 2.0,
+                "infer_ms_per_sample": 0.5,
+                "peak_mib": 100.0,
+            },
+            "code": code,
+        },
+    )
+    finish(folder, "done")
+    return Run(spec, folder, "done")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Majority .1 thrice; zero_fill .8 .7 .6 complete, .5 .5 .5 at 30 %."""
+    found = []
+    for spec in PLANNED:
+        values = (0.1, 0.1) if spec.method == "majority" else (0.8 - 0.1 * spec.seed, 0.5)
+        found.append(record(spec, tmp_path, values))
+    return found
+
+
+def cell(board, method, condition, metric="accuracy"):
+    rows = board[
+        (board["method"] == method)
+        & (board["condition"] == condition)
+        & (board["metric"] == metric)
+    ]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def test_numbers_are_those_worked_by_hand(runs):
+    board = leaderboard(runs)
+    assert tuple(board.columns) == COLUMNS
+    row = cell(board, "zero_fill", "complete")
+    assert row["mean"] == pytest.approx(0.7)
+    assert row["std_seeds"] == pytest.approx(0.1)
+    half = 4.302652729911275 * 0.1 / np.sqrt(3)  # t quantile with 2 degrees of freedom
+    assert row["ci_low"] == pytest.approx(0.7 - half)
+    assert row["ci_high"] == pytest.approx(0.7 + half)
+    assert (row["n_seeds"], row["n_seeds_planned"], row["rank"]) == (3, 3, 1)
+    assert row["regret_to_bayes"] == pytest.approx(0.2)
+    assert row["missing_rate_realised"] == pytest.approx(0.01)
+    assert cell(board, "majority", "mcar_0.3")["rank"] == 2
+    assert cell(board, "zero_fill", "mcar_0.3")["rank_borda"] == 1
+
+
+def test_lower_is_better_where_it_is(runs):
+    board = leaderboard(runs)
+    # both methods have the same zeros there: a tie shares the better rank
+    assert cell(board, "zero_fill", "complete", "mae")["rank"] == 1
+    assert cell(board, "majority", "complete", "mae")["rank"] == 1
+
+
+def test_a_hole_is_shown_and_neither_ranked_nor_averaged_away(runs):
+    lost = runs[-1]
+    assert lost.spec.method == "zero_fill"
+    holed = [*runs[:-1], Run(lost.spec, lost.folder, "failed", "out of memory: x")]
+    board = leaderboard(holed)
+    row = cell(board, "zero_fill", "complete")
+    assert (row["n_seeds"], row["n_seeds_planned"]) == (2, 3)
+    assert np.isnan(row["rank"])
+    assert np.isnan(row["rank_borda"])
+    assert row["note"] == "failed: out of memory: x"
+    assert cell(board, "majority", "complete")["rank"] == 1
+    table = tables(board, "accuracy")["mfeat", "mcar30"]
+    assert "(2/3 seeds)" in table.loc["zero_fill", "complete"]
+
+
+def test_a_method_without_any_run_keeps_its_row(runs):
+    gone = [r if r.spec.method == "majority" else Run(r.spec, r.folder, "waiting") for r in runs]
+    row = cell(leaderboard(gone), "zero_fill", "complete")
+    assert row["n_seeds"] == 0
+    assert np.isnan(row["mean"])
+    skipped = [
+        r if r.spec.method == "majority" else Run(r.spec, r.folder, "skipped", "needs 2")
+        for r in runs
+    ]
+    board = leaderboard(skipped)
+    assert cell(board, "zero_fill", "complete")["note"] == "skipped: needs 2"
+    table = tables(board, "accuracy")["mfeat", "mcar30"]
+    assert table.loc["zero_fill", "complete"] == "-"
+    assert table.loc["best possible", "complete"] == "0.900 ± 0.010"
+
+
+def test_an_undefined_score_is_a_hole(runs, tmp_path):
+    spec = PLANNED[0]
+    other = record(spec, tmp_path / "other", (float("nan"), 0.1))
+    row = cell(leaderboard([other, *runs[1:]]), "majority", "complete")
+    assert row["n_seeds"] == 2
+    assert np.isnan(row["mean"])
+    assert np.isnan(row["rank"])
+
+
+def test_a_cell_that_mixes_commits_says_so(runs, tmp_path):
+    other = record(PLANNED[0], tmp_path / "other", (0.1, 0.1), code="0.1-def")
+    row = cell(leaderboard([other, *runs[1:]]), "majority", "complete")
+    assert row["code"] == "0.1-abc 0.1-def"
+
+
+def test_no_run_at_all_gives_an_empty_board(tmp_path):
+    board = leaderboard([Run(spec, tmp_path, "waiting") for spec in PLANNED])
+    assert board.empty
+    assert tuple(board.columns) == COLUMNS
+
+
+def test_what_is_written_is_what_is_shown(runs, tmp_path):
+    board = leaderboard(runs)
+    path = write(board, tmp_path, metric="accuracy", title="tiny")
+    again = pd.read_csv(path)
+    assert list(again.columns) == list(COLUMNS)
+    assert len(again) == len(board)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert text == render(board, "md", metric="accuracy", title="tiny")
+    assert "| zero_fill | **0.700 ± 0.100** | **0.500 ± 0.000** |" in " ".join(
+        text.split()
+    ).replace("  ", " ")

@@ -1,0 +1,67 @@
+"""Worker processes: their GPUs, and that one death costs one run."""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+
+from sweeps import NO_DATA, specs
+
+from mmbench.bench.executors import local
+from mmbench.bench.record import find
+
+
+def test_made_up_gpu_ids_are_dealt_out_to_the_workers(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7, GPU-made-up ,3")
+    assert local.gpus() == ["7", "GPU-made-up", "3"]
+    assert local.default_workers() == 3
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert local.gpus() == []
+
+
+def _visible():
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]
+
+
+def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
+    pool = ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=local._warm_up,
+        initargs=("made-up-5", 3, os.getpid()),
+    )
+    with pool:
+        assert pool.submit(_visible).result() == ("made-up-5", "3")
+
+
+def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
+    planned = specs(seeds=2, trainer={"max_epochs": 100})[1::2] + specs()[:1]
+    events = local.execute(planned, tmp_path, NO_DATA, workers=1)
+    ended = {}
+    for event in events:
+        if event.outcome is not None:
+            ended[event.spec.key] = event.outcome
+        elif event.spec is planned[0]:
+            # kill the worker once the run is under way
+            [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
+            while not (tmp_path / planned[0].folder / "env.json").exists():
+                pass
+            os.kill(child.pid, signal.SIGKILL)
+    assert [ended[spec.key].state for spec in planned] == ["failed", "done", "done"]
+    assert ended[planned[0].key].why.startswith("killed")
+    assert find(planned[0], tmp_path).state == "failed"
+    assert find(planned[1], tmp_path).state == "done"
+
+
+def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path):
+    planned = specs(trainer={"max_epochs": 10_000})[1:]
+    events = local.execute(planned, tmp_path, NO_DATA, workers=1)
+    next(events)
+    while not (tmp_path / planned[0].folder / "env.json").exists():
+        pass
+    events.close()
+    for child in multiprocessing.active_children():
+        child.join(10)
+    assert not multiprocessing.active_children()
+    assert find(planned[0], tmp_path).state == "broken"

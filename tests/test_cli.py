@@ -1,0 +1,174 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+from sweeps import suite
+
+from mmbench.cli import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in, with a small suite in it."""
+    monkeypatch.chdir(tmp_path)
+    words = suite().model_dump(exclude={"limit", "keep_weights"})
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(words))
+    return tmp_path
+
+
+def call(*words, monkeypatch):
+    """Run the command line in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["mmbench", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code or 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tinny.yaml"], "no suite named 'tinny.yaml'"),
+        (["tiny.yaml", "methods=[shapsec]"], "no method named 'shapsec'; did you mean 'shaspec'?"),
+        (["tiny.yaml", "data=[mfeet]"], "no data set named 'mfeet'; did you mean 'mfeat'?"),
+        (["tiny.yaml", "seeds=[]"], "seeds is empty"),
+        (["tiny.yaml", "seedz=3"], "unknown key 'seedz'; did you mean 'seeds'?"),
+        (["tiny.yaml", "methods=[{name: zero_fill, args: {dimm: 3}}]"], "did you mean 'dim'?"),
+        (["tiny.yaml", "trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
+        (["tiny.yaml", "select.metric=acuracy"], "did you mean 'accuracy'?"),
+        (["tiny.yaml", "scenarios=[nowhere]"], "nowhere"),
+        (
+            ["tiny.yaml", "scenarios=[{name: s, train: {mechanism: mcar, missing_rat: 0.1}, "
+             "test: {mechanism: mcar, missing_rate: 0.1}}]"],
+            "did you mean 'missing_rate'?",
+        ),
+        (
+            ["tiny.yaml", "scenarios=[{name: s, train: {mechanism: mcar, missing_rate: 0.7}, "
+             "test: {mechanism: mcar, missing_rate: 0.1}}]"],
+            "the highest rate is (M - 1) / M = 0.5",
+        ),
+        (["list.txt"], "list.txt"),
+        (["methods.yaml"], "is no YAML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
+    here, words, message, monkeypatch, capsys
+):
+    (here / "list.txt").write_text("just words\n")
+    (here / "methods.yaml").write_text("name: [x\n")
+    before = sorted(here.rglob("*"))
+    assert call("run", *words, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_line(here, monkeypatch, capsys):
+    (here / "results").write_text("a file where the folder should be")
+    assert call("run", "tiny.yaml", monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "the results folder results/tiny is not writable" in error
+    assert error.count("\n") == 1
+
+
+def test_a_plan_counts_trainings_and_writes_nothing(here, monkeypatch, capsys):
+    before = sorted(here.rglob("*"))
+    assert call("plan", "tiny.yaml", "seeds=3", monkeypatch=monkeypatch) == 0
+    assert "suite tiny: 6 trainings" in capsys.readouterr().out
+    assert call("run", "tiny.yaml", "--dry-run", monkeypatch=monkeypatch) == 0
+    assert "suite tiny: 2 trainings" in capsys.readouterr().out
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_leaderboard_of_nothing_says_what_to_do(here, monkeypatch, capsys):
+    assert call("leaderboard", "tiny.yaml", monkeypatch=monkeypatch) == 2
+    assert "start it with `mmbench run tiny.yaml`" in capsys.readouterr().err
+
+
+def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
+    sweep = ["tiny.yaml", "--limit", "64"]
+    assert call("run", *sweep, "--workers", "1", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert "[2/2] zero_fill / mfeat / mcar30 seed 0: done" in out
+    folder = here / "results" / "tiny-limit64"  # a smoke test lies apart from full results
+    board = pd.read_csv(folder / "leaderboard.csv")
+    shown = board[board["metric"] == "accuracy"]
+    assert set(zip(shown["method"], shown["condition"], strict=True)) == {
+        (method, condition)
+        for method in ("majority", "zero_fill")
+        for condition in ("complete", "mcar_0.3")
+    }
+    assert shown["mean"].notna().all()
+
+    # the same command again has nothing left to do
+    assert call("run", *sweep, monkeypatch=monkeypatch) == 0
+    assert "runs on" not in capsys.readouterr().out
+
+    # a damaged run is named and, in the plan, to be done again
+    [metrics] = folder.glob("runs/mfeat/mcar30/zero_fill/*/metrics.json")
+    metrics.write_text("{}")
+    assert call("status", *sweep, monkeypatch=monkeypatch) == 0
+    assert "metrics.json has 2 bytes instead of" in " ".join(capsys.readouterr().out.split())
+    assert call("run", *sweep, "--workers", "1", monkeypatch=monkeypatch) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "found a broken run" in out
+    assert "[1/1] zero_fill" in out
+    assert json.loads(metrics.read_text())["conditions"]
+
+    assert call("status", *sweep, monkeypatch=monkeypatch) == 0
+    assert "2 done" in capsys.readouterr().out
+    assert call("leaderboard", *sweep, "--format", "csv", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == (folder / "leaderboard.csv").read_text()
+    assert call("leaderboard", *sweep, "--metric", "acc", monkeypatch=monkeypatch) == 2
+    assert "no metric 'acc'" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatch, capsys):
+    words = ["methods=[majority, {name: zero_fill, args: {dim: 8, lr: 1.0e+30}}]"]
+    sweep = ["tiny.yaml", "--limit", "64", *words]
+    assert call("run", *sweep, "--workers", "1", monkeypatch=monkeypatch) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "failed: diverged: " in out
+    assert "1 runs failed; `mmbench status` says why" in out
+    board = pd.read_csv(here / "results" / "tiny-limit64" / "leaderboard.csv")
+    holes = board[board["method"] == "zero_fill"]
+    assert len(holes)
+    assert holes["mean"].isna().all()
+    assert holes["note"].str.startswith("failed: diverged").all()
+
+
+@pytest.mark.parametrize("what", ["methods", "data", "scenarios", "suites", "metrics"])
+def test_a_list_has_a_line_for_each(what, monkeypatch, capsys):
+    assert call("list", what, monkeypatch=monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 3
+    assert all(len(line.split()) > 1 for line in lines), "something is listed without a word"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "methods"], ["plan", "quickstart"]])
+def test_light_commands_import_neither_torch_nor_lightning(words):
+    code = (
+        "import sys; sys.argv = ['mmbench', *sys.argv[1:]]\n"
+        "from mmbench.cli import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_module_is_the_command(here):
+    done = subprocess.run(
+        [sys.executable, "-m", "mmbench", "plan", "nothing.yaml"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no suite named 'nothing.yaml'")
