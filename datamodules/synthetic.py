@@ -92,8 +92,8 @@ class Synthetic(DataModule):
         n_val: Samples, >= 1.
         n_test: Samples, >= 1.
         kinds: Of m0, m1, ...; begun again when the list is at its end.
-        data_seed: >= 0; decides the codes, the maps and the samples. Sample i of a split is the same
-            however many are asked for.
+        data_seed: Decides the codes, the maps and the samples, >= 0. Sample i of a split is the
+            same however many are asked for.
         fold: See `DataModule`.
         modalities: See `DataModule`.
         batch_size: See `DataModule`.
@@ -141,8 +141,9 @@ class Synthetic(DataModule):
             limit=limit,
         )
         self.sizes: dict[Split, int] = {"train": n_train, "val": n_val, "test": n_test}
-        if (least := min(self.sizes.values())) < 1 or max(self.sizes.values()) > ID_STRIDE:
-            raise ValueError(f"n_train, n_val and n_test must lie in 1..{ID_STRIDE}, found {least}")
+        for split, n in self.sizes.items():
+            if not 1 <= n <= ID_STRIDE:
+                raise ValueError(f"n_{split} must lie in 1..{ID_STRIDE}, found {n}")
         self.world = World.make(
             num_modalities=num_modalities,
             width=width,

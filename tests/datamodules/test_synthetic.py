@@ -207,6 +207,11 @@ def test_arguments_out_of_range_are_refused(changes: dict, words: str):
         world(**changes)
 
 
+def test_a_split_without_samples_is_refused():
+    with pytest.raises(ValueError, match=r"n_val must lie in 1\.\.1000000000, found 0"):
+        module(n_val=0)
+
+
 # --- posterior of a fixed pattern ---
 
 
