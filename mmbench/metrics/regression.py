@@ -82,10 +82,8 @@ def acc7(logits: Logits, target: Target, weight: Weight) -> Scores:
 
 def _moments(values: Float[Array, "sample output"], weight: Weight) -> tuple[Moment, Moment]:
     """Weighted mean (from the plain mean) and variance of each output; NaN for a variance of 0."""
-    centre = values.mean(axis=0)
-    away = values - centre  # first, so that a large offset does not drown the variance
+    away = values - values.mean(axis=0)  # first, so that a large offset does not drown the variance
     mean = weighted_mean(weight, away)
     square = weighted_mean(weight, away**2)
     variance = square - mean**2
-    constant = (variance <= ROUNDING * square) | (variance <= (1e-15 * centre) ** 2)
-    return mean, np.where(constant, np.nan, variance)
+    return mean, np.where(variance <= ROUNDING * square, np.nan, variance)

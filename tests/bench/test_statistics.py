@@ -315,6 +315,12 @@ def test_nemenyi_finds_a_pair_different_where_its_ranks_are_a_critical_differenc
     assert critical == pytest.approx(apart[0, 1])
 
 
+def test_wilcoxon_splits_ties_of_the_methods_as_in_the_textbook_example():
+    # section 3.1.3: the smaller sum of ranks is 12, z = (12 - 52.5) / sqrt(14 * 15 * 29 / 24)
+    expected = 2 * stats.norm.cdf((12 - 52.5) / np.sqrt(14 * 15 * 29 / 24))
+    assert wilcoxon(DEMSAR[:, 1], DEMSAR[:, 0]) == pytest.approx(expected, abs=5e-5)
+
+
 def test_friedman_leaves_out_methods_with_holes():
     scores = DEMSAR.copy()
     scores[3, 1] = nan

@@ -160,6 +160,14 @@ def test_one_class_in_the_split_leaves_ranking_scores_and_kappa_undefined():
     assert single("balanced_accuracy", logits, target) == 1.0
 
 
+@thorough
+@given(seed=SEEDS, n=st.integers(1, 40))
+def test_kappa_of_one_class_stays_undefined_for_any_weights(seed, n):
+    weight = np.random.default_rng(seed).random(n)
+    logits = np.tile([2.0, 0.0], (n, 1))
+    assert np.isnan(single("cohen_kappa", logits, np.zeros(n, int), weight))
+
+
 def test_one_sample_has_an_accuracy_but_no_auroc():
     assert single("accuracy", [[1, 0]], [0]) == 1.0
     assert single("macro_f1", [[1, 0]], [1]) == 0.0

@@ -78,20 +78,28 @@ def test_weighted_pearson_equals_that_of_the_weighted_covariance():
     assert regress("pearson", predicted, target, weight) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6 / 3])
-def test_constant_values_have_no_correlation_and_constant_targets_no_r2(constant):
-    varied, same = np.arange(7.0), np.full(7, constant)
-    assert np.isnan(regress("pearson", same, varied))
-    assert np.isnan(regress("pearson", varied, same))
-    assert np.isnan(regress("r2", varied, same))
-    assert regress("r2", np.full(7, varied.mean()), varied) == pytest.approx(0.0)
+@thorough
+@given(constant=st.floats(-1e6, 1e6), seed=SEEDS, n=st.integers(2, 30))
+def test_constant_values_have_no_correlation_and_constant_targets_no_r2(constant, seed, n):
+    varied, _, weight = values(seed, n, 1)
+    same = np.full((n, 1), constant)
+    for w in (None, weight):
+        assert np.isnan(regress("pearson", same, varied, w))
+        assert np.isnan(regress("pearson", varied, same, w))
+        assert np.isnan(regress("r2", varied, same, w))
 
 
-def test_a_resample_of_one_sample_has_no_correlation():
-    predicted, target, _ = values(6, 9, 1, offset=7.3)
-    counts = np.eye(9)[[3, 3, 8]] * 9
+def test_predicting_the_mean_explains_nothing():
+    assert regress("r2", np.full(7, 3.0), np.arange(7.0)) == pytest.approx(0.0)
+
+
+@thorough
+@given(seed=SEEDS, often=st.floats(0.01, 50))
+def test_a_resample_of_one_sample_has_no_correlation(seed, often):
+    predicted, target, _ = values(seed, 9, 1, offset=7.3)
+    weight = np.eye(9) * often
     for name in ("pearson", "r2"):
-        assert np.isnan(score_resampled(name, predicted, target, "regression", counts)).all()
+        assert np.isnan(score_resampled(name, predicted, target, "regression", weight)).all()
 
 
 def test_one_sample_has_an_error_but_no_correlation():
