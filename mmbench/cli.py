@@ -217,7 +217,9 @@ def _carry_out(
                 if bad or not console.is_terminal:
                     line = f"[{ended}/{total}] {event.spec.title}: {text}"
                     seconds = f" ({event.outcome.wall_s:.1f} s)" if event.outcome.wall_s else ""
-                    progress.console.print(line + seconds, markup=False, highlight=False)
+                    progress.console.print(
+                        line + seconds, markup=False, highlight=False, soft_wrap=True
+                    )
     except KeyboardInterrupt:
         events.close()
         console.print(
@@ -334,10 +336,13 @@ def _show_board(sweep: _Sweep) -> int:
     metric = sweep.suite.select.metric
     path = write(board, sweep.folder, metric=metric, title=sweep.suite.name)
     text = render(board, "md", metric=metric, title=sweep.suite.name)
-    console.print(Markdown(text) if console.is_terminal else text, markup=False)
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        sys.stdout.write(text)
     if failed:
         console.print(f"{len(failed)} runs failed; `mmbench status` says why", style="bold")
-    console.print(f"every metric and condition: {path}", markup=False)
+    typer.echo(f"every metric and condition: {path}")
     return len(failed)
 
 

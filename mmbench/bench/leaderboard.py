@@ -9,7 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from mmbench.bench.record import IPW, Run, read_records
-from mmbench.metrics.metric import higher_is_better
+from mmbench.bench.statistics import mean_ranks
+from mmbench.metrics.metric import Better, higher_is_better
 
 CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
 COLUMNS = (
@@ -37,8 +38,8 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
     A cell with fewer finished runs than planned is a hole: its numbers are those of the runs
     that finished, `n_seeds` says how many, and it has no rank. `rank` is within the cell's table
-    (1 = best, ties share the better rank); `rank_borda` is the mean rank over all conditions and
-    data sets of a metric, given only to methods without holes.
+    (1 = best, ties share the better rank); `rank_borda` is the mean rank over all tables and
+    conditions of a metric, among the methods that have no hole in any of them.
 
     Args:
         runs: Every planned run, finished or not.
@@ -56,12 +57,27 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
         .groupby([cells[c] for c in CELL if c not in ("method", "variant")], sort=False)
         .rank(method="min")
     )
-    by_method = cells.groupby(["metric", "method", "variant"], sort=False)["rank"]
-    cells["rank_borda"] = by_method.transform("mean").where(
-        by_method.transform("count") == by_method.transform("size")
-    )
+    cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
     cells["p_vs_best"] = np.nan
     return cells[list(COLUMNS)]
+
+
+def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
+    """Each method's mean rank over the tables of a metric; none for a method with a hole."""
+    found = pd.Series(np.nan, index=cells.index)
+    for metric, part in cells.groupby("metric", sort=False):
+        wide = part.pivot_table(
+            index=["data", "scenario", "condition"],
+            columns=["method", "variant"],
+            values="mean",
+            dropna=False,
+            sort=False,
+        )
+        values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
+        rank = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
+        methods = zip(part["method"], part["variant"], strict=True)
+        found[part.index] = np.array([rank[method] for method in methods])
+    return found
 
 
 def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
@@ -96,9 +112,13 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _better(metric: str) -> Better:
+    return "higher" if higher_is_better(metric.removesuffix(IPW)) else "lower"
+
+
 def _sign(metric: str) -> float:
     """1 where more is better, -1 where less is."""
-    return 1.0 if higher_is_better(metric.removesuffix(IPW)) else -1.0
+    return 1.0 if _better(metric) == "higher" else -1.0
 
 
 def _mean(values: pd.Series) -> float:

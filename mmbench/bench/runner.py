@@ -135,7 +135,7 @@ def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Ou
 
 
 def classify(error: BaseException) -> str:
-    """One line about a failure, its kind first: out of memory, diverged, leak, input, disk, error."""
+    """One line about a failure, its kind first (out of memory, diverged, leak, input, disk)."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return f"out of memory: {text}"

@@ -132,7 +132,7 @@ def test_a_metric_newer_than_the_run_is_scored_from_its_predictions(spec, folder
 def test_damaged_metrics_are_one_line(spec, folder, tmp_path):
     size = (folder / "metrics.json").stat().st_size
     (folder / "metrics.json").write_text("{" + " " * (size - 1))
-    with pytest.raises(ValueError, match="metrics.json is damaged") as error:
+    with pytest.raises(ValueError, match=r"metrics\.json is damaged") as error:
         read_metrics(find(spec, tmp_path))
     assert "\n" not in str(error.value)
 
