@@ -1,0 +1,112 @@
+"""What holds for the repository as a whole."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mmbench.bench.spec import suites
+from mmbench.registry import METHODS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """File names in a wheel built from this checkout, and its size."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [file] = out.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        return archive.namelist(), file.stat().st_size
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel):
+    names, _ = wheel
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"mmbench", "datamodules"}
+    assert {"mmbench/py.typed", "datamodules/py.typed"} <= set(names)
+
+
+def test_the_wheel_brings_data_licences_suites_and_scenarios(wheel):
+    names, size = wheel
+    for data in ("openmoji", "mfeat", "tabler"):
+        assert f"datamodules/assets/{data}.npz" in names
+        assert f"datamodules/assets/LICENSE-{data}" in names
+    assert "mmbench/benchmarks/quickstart.yaml" in names
+    assert "mmbench/configs/scenario/mcar.yaml" in names
+    assert size < 8 * 2**20
+    assert not [name for name in names if "runs/" in name or name.endswith(".pyc")]
+
+
+def test_a_method_has_one_name_everywhere():
+    home = ROOT / "tests" / "methods"
+    for file in (ROOT / "mmbench" / "methods").glob("[!_]*.py"):
+        assert file.stem in METHODS.names()
+        assert (home / f"test_{file.stem}.py").is_file(), f"{file.stem} has no tests of its own"
+
+
+def test_no_package_re_exports():
+    for file in [*ROOT.glob("mmbench/**/__init__.py"), *ROOT.glob("datamodules/**/__init__.py")]:
+        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        assert lines[0].startswith('"""'), file
+        assert not any(line.startswith(("import ", "from ")) for line in lines), file
+
+
+def test_every_method_names_its_paper_notation_and_differences():
+    for name in METHODS.names():
+        doc = sys.modules[METHODS.get(name).__module__].__doc__
+        for heading in ("Paper:", "Notation:", "Differences from the paper:"):
+            assert heading in doc, f"{name} does not say {heading}"
+
+
+def test_every_dependency_has_its_reason():
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    start = lines.index("dependencies = [")
+    block = lines[start + 1 : lines.index("]", start)]
+    for i, line in enumerate(block):
+        if line.strip().startswith('"'):
+            above = block[i - 1].strip()
+            together = above.startswith('"lightning')  # two names of one library
+            assert above.startswith("#") or "#" in line or together, f"{line} has no reason"
+
+
+def test_constraints_pin_exactly_and_name_no_address():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", line) for line in pins)
+    assert {"torch==2.14.1", "torchvision==0.29.1"} <= set(pins)
+
+
+def test_what_the_readme_tells_to_type_exists():
+    make = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.M):
+        assert f"\n{target}:" in make, f"README says make {target}"
+    shown = subprocess.run(
+        [sys.executable, "-m", "mmbench", "--help"], capture_output=True, text=True
+    )
+    for command in set(re.findall(r"^mmbench (\w+)", README, flags=re.M)):
+        assert re.search(rf"\b{command}\b", shown.stdout), f"README says mmbench {command}"
+    for suite in re.findall(r"benchmarks/(\w+)\.yaml", README):
+        assert suite in suites()
+
+
+def test_the_readme_shows_the_committed_quickstart_table():
+    board = (ROOT / "results" / "quickstart" / "leaderboard.md").read_text()
+    tables = [line for line in board.splitlines() if line.startswith("|")]
+    assert tables
+    for line in tables:
+        assert line in README
+
+
+def test_the_version_is_said_once():
+    words = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert words["project"]["version"]
+    assert "__version__" not in (ROOT / "mmbench" / "__init__.py").read_text()
