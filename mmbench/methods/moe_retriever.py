@@ -1,0 +1,446 @@
+"""MoE-Retriever: replace a missing modality by what experts make of similar samples and the rest.
+
+Paper: Yun, Xin et al., "Generate, Then Retrieve: Addressing Missing Modalities in Multimodal
+Learning via Generative AI and MoE", GenAI4Health workshop at AAAI 2025.
+Idea: for a sample that lacks modality T, take two contexts: embeddings of T from training samples
+that have T and all that this sample has (intra-modal), and the sample's own embeddings
+(inter-modal). They attend to each other; a router sends each token to a few of the experts of T
+and of the shared ones; the average of the answers stands in for T in an ordinary transformer.
+Notation: presence (B, M); z = P_(i,m) tokens (B, M, P, D); a query is one (sample, missing T)
+pair, Q of them in order of T; context (Q, S, P, D), the first S_intra of S from other samples;
+x = P' after attention; E_T experts for each modality and E_sh shared ones.
+Differences from the paper:
+- Eq. 3 leaves open how answers to several tokens become one embedding: here half the mean over
+  the intra-modal and half the mean over the inter-modal ones, for each token position. Where one
+  context is empty, the other counts in full.
+- The router is noisy in training and its importance and load are balanced (weight 0.01), as in
+  the released code; the paper names neither. Balance is sought among the experts that serve one
+  target modality, over which the softmax of Eq. 1 runs, too.
+- Where no training sample has all that a sample has and T as well, samples that have T are drawn;
+  where there is none either, the intra-modal context is empty. `diagnostics` counts both.
+- Draws are a function of (seed, epoch, sample, modality), in evaluation without the epoch, so a
+  prediction depends on nothing but the sample. Only training rows are ever drawn.
+- The suite's encoders, and AdamW for Adam.
+- Several routers: the paper does not say who uses which; see `routers`.
+`variant="official"` computes what the released code computes: the output of attention and experts
+is discarded and the mean of the raw context tokens taken, so there is no router at all; the
+attention layer of the fusion loses its input (x = a + drop(a) for a = attend(norm(x))); gaps are
+zero in the first five epochs. Kept different even there: support comes from training rows alone
+(the release draws from the test rows, too), draws repeat, and an empty pool is no error.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.attention import SelfAttention
+from mmbench.layers.encoders import ModalityEncoders
+from mmbench.layers.fusion import masked_mean, presence_code
+from mmbench.layers.moe import (
+    GATE_LOSS_WEIGHT,
+    Experts,
+    NoisyTopKGate,
+    Routing,
+    SparseBlock,
+)
+from mmbench.layers.retrieval import Draw, SupportBank, hashed, queries
+from mmbench.method import Applies, Method, Paper
+
+Tokens = Float[Tensor, "batch modality token dim"]
+Routers = Literal["one", "context", "modality"]
+
+OFFICIAL_WARM_UP = 5  # epochs
+FUSION_EXPERTS = 32  # if the fusion layers are sparse, as in the released code
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known about the gaps of a batch; queries in order of the modality they lack.
+
+    Args:
+        tokens: (Q, S, P, D), zeros where not there.
+        there: (Q, S), True = an embedding, False = padding.
+        source: (Q, S), modality that an embedding is of.
+        n_intra: S_intra, embeddings from other samples; they come first.
+        target: (Q,), modality that is lacking.
+        sizes: Queries for each target.
+        code: (Q,), pattern of the sample.
+        lacks: (Q,), False = computed for nothing, see `queries`.
+    """
+
+    tokens: Float[Tensor, "query source token dim"]
+    there: Bool[Tensor, "query source"]
+    source: Int[Tensor, "query source"]
+    n_intra: int
+    target: Int[Tensor, " query"]
+    sizes: list[int]
+    code: Int[Tensor, " query"]
+    lacks: Bool[Tensor, " query"]
+
+
+class ExpertMix(nn.Module):
+    """Context-aware routing: attention over the context, then experts (Eq. 1 and 3)."""
+
+    pools: Tensor
+
+    def __init__(
+        self,
+        modalities: int,
+        dim: int,
+        *,
+        heads: int,
+        own: int,
+        shared: int,
+        k: int,
+        routers: Routers,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.routers = routers
+        self.own_count = own
+        self.norm_attend = nn.LayerNorm(dim)
+        self.attend = SelfAttention(dim, heads=heads, dropout=dropout)
+        self.drop = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.gate = NoisyTopKGate(
+            dim,
+            modalities * own + shared,
+            k,
+            routers={"one": 1, "context": 2, "modality": modalities}[routers],
+            normalise="all",  # Eq. 1
+        )
+        self.own = nn.ModuleList(Experts(own, dim, 2 * dim) for _ in range(modalities))
+        self.shared = Experts(shared, dim, 2 * dim) if shared else None
+        # who may be asked for each target: its own experts and the shared ones
+        pools = torch.eye(modalities, dtype=torch.bool).repeat_interleave(own, dim=1)
+        pools = torch.cat([pools, torch.ones(modalities, shared, dtype=torch.bool)], dim=1)
+        self.register_buffer("pools", pools, persistent=False)
+
+    def forward(
+        self, context: Context
+    ) -> tuple[
+        Float[Tensor, "query source token dim"],
+        Float[Tensor, ""],
+        Float[Tensor, "query expert"],
+    ]:
+        """Answers to each token, balance of the experts, and how often each was asked."""
+        query, source, token, _ = context.tokens.shape
+        if not source:
+            return context.tokens, context.tokens.new_zeros(()), self.pools[context.target] * 0.0
+        there = context.there.repeat_interleave(token, dim=1)
+        x = context.tokens.flatten(1, 2)  # (Q, S P, D)
+        x = x + self.drop(self.attend(self.norm_attend(x), there))  # P' = MHA(P)
+        x = self.norm(x).flatten(0, 1)  # (Q S P, D)
+        each = source * token  # tokens a query
+        routing: Routing = self.gate(
+            x,
+            self.pools[context.target].repeat_interleave(each, dim=0),
+            self.router_of(context),
+        )
+        counted = (there & context.lacks[:, None]).flatten()
+        routing = routing.only(counted)
+        asked = (routing.gates > 0).view(query, each, -1).sum(1).to(x)
+        y, balance = self.ask(x, routing, [size * each for size in context.sizes])
+        return y.view_as(context.tokens), balance, asked
+
+    def router_of(self, context: Context) -> Int[Tensor, " token"] | None:
+        """Which router scores each token."""
+        if self.routers == "one":
+            return None
+        which = context.source
+        if self.routers == "context":
+            which = (torch.arange(which.shape[1], device=which.device) >= context.n_intra).long()
+            which = which.expand_as(context.source)
+        return which.flatten().repeat_interleave(context.tokens.shape[2])
+
+    def ask(
+        self, x: Float[Tensor, "token dim"], routing: Routing, sizes: list[int]
+    ) -> tuple[Float[Tensor, "token dim"], Float[Tensor, ""]]:
+        """Mix the answers (Eq. 3) of each target's own experts and of the shared ones."""
+        first_shared = len(self.own) * self.own_count
+        answers, balances = [], []
+        parts = zip(torch.split(x, sizes), routing.split(sizes), strict=True)
+        for target, (part, choice) in enumerate(parts):
+            if not len(part):
+                continue
+            begin = target * self.own_count
+            own = slice(begin, begin + self.own_count)
+            answers.append(self.own[target](part, choice.gates[:, own]))
+            balances.append(choice.of(own, slice(first_shared, None)).balance())
+        y = torch.cat(answers)
+        if self.shared is not None:
+            y = y + self.shared(x, routing.gates[:, first_shared:])
+        return y, torch.stack(balances).mean()
+
+
+def integrate(
+    answers: Float[Tensor, "query source token dim"], context: Context
+) -> Float[Tensor, "query token dim"]:
+    """One embedding a query: half from other samples, half from its own; an empty half is left."""
+    n, there = context.n_intra, context.there
+    intra = masked_mean(answers[:, :n], there[:, :n])
+    inter = masked_mean(answers[:, n:], there[:, n:])
+    halves = there[:, :n].any(1).long() + there[:, n:].any(1)
+    return (intra + inter) / halves.clamp_min(1)[:, None, None]
+
+
+def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: Tokens) -> Tokens:
+    """Put the retrieved embeddings where they belong."""
+    parts = torch.split(retrieved, [len(row) for row in rows])
+    gap = torch.zeros_like(z[:, 0])
+    pairs = zip(rows, parts, strict=True)
+    return torch.stack([gap.index_copy(0, row, part) for row, part in pairs], dim=1)
+
+
+class MoERetriever(Method):
+    """Retrieval of missing embeddings by a sparse mixture of experts.
+
+    Args:
+        task: What goes in and what is predicted.
+        variant: The paper's equations, or what its released code computes.
+        dim: D, width of a token.
+        tokens: P, tokens for each modality.
+        heads: Attention heads; has to divide `dim`.
+        modality_experts: E_T, experts of each target modality, >= 1.
+        shared_experts: E_sh, experts of all, >= 0.
+        top_k: Experts for each token, 1 to E_T + E_sh; at most as many as there are.
+        routers: One for all tokens; one for tokens of each context (R = 2 in Table 3); or one
+            for tokens of each modality (R = 4, with the four modalities of ADNI).
+        use_intra: Whether other samples are drawn.
+        use_inter: Whether a sample's own embeddings are used.
+        routing: Attention and experts, or the plain mean of the context ("w/o Context-Aware
+            Routing" in Table 3).
+        n_intra: Samples to draw; None = as many as the sample has modalities.
+        fusion_layers: Transformer layers after retrieval, >= 1.
+        fusion_sparse: Whether their MLPs are mixtures of 32 experts, of which 4 answer.
+        warm_up: Epochs in which gaps are left zero; None = 0, in the official variant 5.
+        gate_loss: Weight of the balance of the experts, >= 0.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+    """
+
+    paper = Paper(
+        "Generate, Then Retrieve: Addressing Missing Modalities in Multimodal Learning via "
+        "Generative AI and MoE",
+        "AAAI workshop GenAI4Health",
+        2025,
+        "https://github.com/UNITES-Lab/moe-retriever",
+    )
+    applies = Applies(min_modalities=2, max_modalities=12)  # counts are kept for all 2^M patterns
+
+    retrieving: Tensor
+    draw_key: Tensor
+    routed: Tensor
+    fallbacks: Tensor
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        variant: Literal["paper", "official"] = "paper",
+        dim: int = 128,
+        tokens: int = 16,
+        heads: int = 4,
+        modality_experts: int = 8,
+        shared_experts: int = 4,
+        top_k: int = 4,
+        routers: Routers = "one",
+        use_intra: bool = True,
+        use_inter: bool = True,
+        routing: Literal["moe", "mean"] = "moe",
+        n_intra: int | None = None,
+        fusion_layers: int = 1,
+        fusion_sparse: bool = False,
+        warm_up: int | None = None,
+        gate_loss: float = GATE_LOSS_WEIGHT,
+        dropout: float = 0.5,
+        lr: float = 3e-4,
+    ) -> None:
+        super().__init__(task, lr=lr)
+        if not (use_intra or use_inter):
+            raise ValueError(
+                "use_intra and use_inter are both false, so there is nothing to fill a gap with; "
+                "keep one, or take zero_fill"
+            )
+        modalities, official = len(task.modalities), variant == "official"
+        self.use_intra, self.use_inter = use_intra, use_inter
+        self.n_intra, self.gate_loss = n_intra, gate_loss
+        self.fusion_sparse = fusion_sparse
+        self.warm_up = OFFICIAL_WARM_UP * official if warm_up is None else warm_up
+        self.epoch = 0
+        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.bank = SupportBank(task)
+        self.mix = (
+            ExpertMix(
+                modalities,
+                dim,
+                heads=heads,
+                own=modality_experts,
+                shared=shared_experts,
+                k=top_k,
+                routers=routers,
+                dropout=dropout,
+            )
+            if routing == "moe" and not official
+            else None
+        )
+        self.position = nn.Parameter(torch.zeros(modalities * tokens, dim))
+        self.fusion = nn.ModuleList(
+            SparseBlock(
+                dim,
+                heads=heads,
+                experts=FUSION_EXPERTS if fusion_sparse else None,
+                dropout=dropout,
+                lose_input=official,
+            )
+            for _ in range(fusion_layers)
+        )
+        self.head = nn.Linear(modalities * dim, task.num_outputs)
+        experts = modalities * modality_experts + shared_experts
+        # False while gaps are left zero; what a saved warm-up epoch is evaluated with, too
+        self.register_buffer("retrieving", torch.tensor(self.warm_up == 0))
+        self.register_buffer("draw_key", torch.randint(1 << 62, (1,)))
+        self.register_buffer("routed", torch.zeros(2**modalities, experts), persistent=False)
+        self.register_buffer("fallbacks", torch.zeros(3, dtype=torch.long), persistent=False)
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Keep the training split to draw from."""
+        self.bank.fill(train)
+
+    def on_train_epoch_start(self) -> None:
+        """Draw anew each epoch; end the warm-up."""
+        self.epoch = self.current_epoch
+        self.retrieving.fill_(self.epoch >= self.warm_up)
+
+    def on_train_start(self) -> None:
+        """Restart the counts, which are about evaluation after training."""
+        self._forget_counts()
+
+    def on_validation_epoch_start(self) -> None:
+        """Restart the counts: the last weights are the ones to know about."""
+        self._forget_counts()
+
+    def _forget_counts(self) -> None:
+        self.routed.zero_()
+        self.fallbacks.zero_()
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        z, _ = self.complete(self.encode(batch), batch)
+        return self.fuse(z)[0]
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Task loss and balance of the experts."""
+        z, balance = self.complete(self.encode(batch), batch)
+        output, fusion_balance = self.fuse(z)
+        terms = {"task": self.task_loss(output, batch.target)}
+        if self.mix is not None or self.fusion_sparse:
+            terms["gate"] = self.gate_loss * (balance + fusion_balance)
+        return terms
+
+    def complete(self, z: Tokens, batch: Batch) -> tuple[Tokens, Float[Tensor, ""]]:
+        """Fill the gaps; the balance of the experts comes along."""
+        balance = z.new_zeros(())
+        if self.training and self.epoch < self.warm_up:
+            return z, balance  # retrieval is not even in the graph
+        rows = queries(batch.presence)
+        if not sum(map(len, rows)):
+            return z, balance
+        context = self.gather(z, batch, rows)
+        answers = context.tokens
+        if self.mix is not None:
+            answers, balance, asked = self.mix(context)
+            if not self.training:
+                self.routed.index_add_(0, context.code, asked)
+        filled = scatter(integrate(answers, context), rows, z)
+        filled = torch.where(batch.presence[:, :, None, None], z, filled)
+        if self.warm_up:
+            filled = torch.where(self.retrieving, filled, z)
+        return filled, balance
+
+    def gather(self, z: Tokens, batch: Batch, rows: list[Tensor]) -> Context:
+        """Collect both contexts of all queries."""
+        sizes = [len(row) for row in rows]
+        row = torch.cat(rows)
+        target = torch.cat([torch.full_like(r, t) for t, r in enumerate(rows)])
+        code = presence_code(batch.presence)[row]
+        lacks = ~batch.presence[row, target]
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, are they there, which modality
+        if self.use_intra and len(self.bank):
+            drawn = self.draw(batch, row, target, code)
+            if not self.training:
+                counts = [lacks, lacks & drawn.relaxed, lacks & drawn.empty]
+                self.fallbacks += torch.stack(counts).sum(1)
+            each = zip(
+                self.encode.in_order,
+                torch.split(drawn.rows, sizes),
+                torch.split(drawn.chosen, sizes),
+                strict=True,
+            )
+            intra = [
+                self.bank.encode(t, wanted, chosen, encoder)
+                for t, (encoder, wanted, chosen) in enumerate(each)
+                if sizes[t]
+            ]
+            parts.append((torch.cat(intra), drawn.chosen, target[:, None].expand_as(drawn.rows)))
+        n_intra = parts[0][1].shape[1] if parts else 0
+        if self.use_inter:
+            # present ones first; the last is not needed, as one is missing
+            own = (~batch.presence).long().argsort(stable=True)[:, :-1]
+            z = z.gather(1, own[:, :, None, None].expand(-1, -1, *z.shape[2:]))
+            parts.append((z[row], batch.presence.gather(1, own)[row], own[row]))
+        if not parts:  # nothing to draw from yet
+            nothing = row.new_zeros(len(row), 0)
+            parts.append((z[row, :0], nothing.bool(), nothing))
+        tokens, there, source = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        tokens = torch.where(there[:, :, None, None], tokens, 0.0)
+        return Context(tokens, there, source, n_intra, target, sizes, code, lacks)
+
+    def draw(self, batch: Batch, row: Tensor, target: Tensor, code: Tensor) -> Draw:
+        """Choose supporting samples, anew each epoch of training."""
+        modalities = batch.presence.shape[1]
+        most = modalities - 1 if self.n_intra is None else self.n_intra
+        count = batch.presence.sum(1)[row]
+        if self.n_intra is not None:
+            count = torch.full_like(count, self.n_intra)
+        epoch = self.epoch if self.training else -1
+        key = hashed(self.draw_key, batch.sample_id[row], target, epoch)
+        return self.bank.draw(code, target, count, key, most)
+
+    def fuse(self, z: Tokens) -> tuple[Float[Tensor, "batch output"], Float[Tensor, ""]]:
+        """Transformer over the tokens of all modalities, and the head."""
+        x = z.flatten(1, 2) + self.position  # (B, M P, D)
+        balance = z.new_zeros(())
+        for layer in self.fusion:
+            x, routing = layer(x)
+            if routing is not None:
+                balance = balance + routing.balance()
+        output: Tensor = self.head(x.view_as(z).mean(2).flatten(1))
+        return output, balance
+
+    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+        """Who was asked in evaluation, as in Fig. 3, and how often no support was to be had.
+
+        Returns:
+            `pattern` (U,) presence codes that occurred; `expert_share` (U, E), a pattern's
+            choices over the experts, rows sum to 1; `pattern_share` (U, E), an expert's
+            choices over the patterns, columns sum to 1 or are zero; `fallbacks` (3,), the
+            queries, those without a supporting group, those without any sample to draw.
+        """
+        routed = self.routed.cpu().numpy()
+        pattern = routed.sum(1).nonzero()[0]
+        counts = routed[pattern]
+        return {
+            "pattern": pattern,
+            "expert_share": counts / counts.sum(1, keepdims=True),
+            "pattern_share": counts / counts.sum(0, keepdims=True).clip(1),
+            "fallbacks": self.fallbacks.cpu().numpy(),
+        }
