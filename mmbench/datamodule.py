@@ -58,8 +58,8 @@ class DataModule(LightningDataModule, ABC):
         limit: At most this many samples a split, >= 1, the same for every seed; None = all.
 
     Raises:
-        ValueError: If the fold does not exist, a modality is unknown, or the scenario cannot be
-            laid over the modalities.
+        ValueError: If the fold does not exist, a size is below 1, a modality is unknown, or the
+            scenario cannot be laid over the modalities.
     """
 
     source: ClassVar[Source]
@@ -90,6 +90,9 @@ class DataModule(LightningDataModule, ABC):
                 f"fold {fold} was asked for, but {type(self).__name__} has the folds "
                 f"0..{self.folds - 1}"
             )
+        for word, number in (("batch_size", batch_size), ("limit", limit)):
+            if number is not None and number < 1:
+                raise ValueError(f"{word} must be at least 1, found {number}")
         self._restriction = None if modalities is None else tuple(modalities)
 
     @abstractmethod

@@ -404,6 +404,13 @@ def test_a_fold_that_does_not_exist_is_refused_in_one_line(name, root):
         assert cls.__name__ in str(error.value)
 
 
+@pytest.mark.parametrize("word", ["limit", "batch_size"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_size_below_one_is_refused_in_one_line(word, number, root):
+    with pytest.raises(ValueError, match=rf"^{word} must be at least 1, found {number}$"):
+        module("mfeat", root, **{word: number})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_modality_that_does_not_exist_is_refused_in_one_line(name, root):
     known = module(name, root).task.names
