@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 # Okabe and Ito, "Color Universal Design", 2008: without its yellow (too pale on white) and black
@@ -31,7 +31,7 @@ MARKERS = "os^DvPX*<>hp"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 DASH = "\N{EN DASH}"
 WIDTH = 374.0  # pt; a phone shows it about one to one
-SIZE = 10.0  # of letters, pt
+SIZE = 10.5  # of letters, pt
 RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mmbench",  # the same page from the same numbers
@@ -65,6 +65,7 @@ class Line:
         mean: Scores; NaN is a gap in the line.
         low: Lower ends of the interval over seeds; NaN where there is none.
         high: Upper ends.
+        note: Follows the name, such as `2/3` where trainings are missing.
     """
 
     name: str
@@ -73,18 +74,21 @@ class Line:
     mean: Float[Array, " condition"]
     low: Float[Array, " condition"]
     high: Float[Array, " condition"]
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One method in a plot of score over cost; `style` as in `Line`."""
+    """One method in a plot of score over cost; `style` and `note` as in `Line`."""
 
     name: str
     style: int
     cost: float
     score: float
+    note: str = ""
 
 
+@matplotlib.rc_context(RC)
 def curves(
     lines: Sequence[Line],
     ceiling: tuple[Float[Array, " condition"], Float[Array, " condition"]] | None,
@@ -117,7 +121,7 @@ def curves(
         ax.plot(line.rates, line.mean, color=colour, **_mark(line.style), linewidth=1.6)
         known = np.flatnonzero(np.isfinite(line.mean))
         if len(known):
-            ends.append((float(line.mean[known[-1]]), line.name, line.style))
+            ends.append((float(line.mean[known[-1]]), _noted(line), line.style))
     if ceiling is not None:
         ax.plot(*ceiling, color=INK, linewidth=1.4, dashes=(7, 3), zorder=1.5)
         known = np.flatnonzero(np.isfinite(ceiling[1]))
@@ -134,6 +138,7 @@ def curves(
     return _svg(figure, alt)
 
 
+@matplotlib.rc_context(RC)
 def pareto(dots: Sequence[Dot], *, cost: str, metric: str, higher: bool, alt: str) -> str:
     """Score over cost on a logarithmic axis, with the undominated methods joined.
 
@@ -153,10 +158,9 @@ def pareto(dots: Sequence[Dot], *, cost: str, metric: str, higher: bool, alt: st
     left = min(usual, default=dearest) / 1.8
     ax.set_xscale("log")
     ax.set_xlim(left, dearest * 1.5)
-    subs = (1, 2, 5) if dearest / left < 200 else (1,)
-    ax.xaxis.set_major_locator(LogLocator(subs=subs))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
     ax.minorticks_off()
+    ticks = _round_amounts(left, dearest * 1.5)
+    ax.set_xticks(ticks, [_amount(tick) for tick in ticks])
     front, best = [], -math.inf
     for dot in sorted(dots, key=lambda d: (d.cost, -d.score if higher else d.score)):
         value = dot.score if higher else -dot.score
@@ -175,10 +179,11 @@ def pareto(dots: Sequence[Dot], *, cost: str, metric: str, higher: bool, alt: st
     ax.set_ylim(low, high)
     ax.set_xlabel(cost)
     ax.set_title(metric, loc="left", fontsize=SIZE, pad=7)
-    _label_ends(ax, [(d.score, d.name, d.style) for d in dots])
+    _label_ends(ax, [(d.score, _noted(d), d.style) for d in dots])
     return _svg(figure, alt)
 
 
+@matplotlib.rc_context(RC)
 def heat(
     values: Num[np.ndarray, "row column"],
     rows: Sequence[str],
@@ -208,44 +213,42 @@ def heat(
     slanted = max((len(c) for c in columns), default=0) * 5.8 > cell
     bottom = (bottom if slanted else 20.0) + (14 if across else 0)
     height = tall * n + bottom + 10
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(wide / 72, height / 72), dpi=72)
-        ax = figure.add_axes((left / wide, bottom / height, cell * m / wide, tall * n / height))
-        known = values[np.isfinite(values)]
-        lowest, highest = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        highest = highest if highest > lowest else lowest + 1
-        colours = matplotlib.colormaps["cividis_r" if reverse else "cividis"]
-        shade = (values - lowest) / (highest - lowest)
-        pixels = colours(np.nan_to_num(shade))
-        pixels[~np.isfinite(values)] = 0  # transparent
-        ax.imshow(pixels, aspect="auto", interpolation="none")
-        if cell >= 26 and n <= 40:
-            for (i, j), value in np.ndenumerate(values):
-                if np.isfinite(value):
-                    r, g, b, _ = pixels[i, j]
-                    dark = 0.3 * r + 0.59 * g + 0.11 * b < 0.5
-                    text = _number(float(value), highest - lowest)
-                    ink = "#fffffe" if dark else "#000001"
-                else:
-                    text, ink = DASH, INK
-                ax.text(
-                    j, i, text, color=ink, ha="center", va="center", fontsize=min(8.5, cell / 3.2)
-                )
-        ax.set_yticks(range(n), [_short(r) for r in rows])
-        ax.set_xticks(
-            range(m),
-            [_short(c, 24) for c in columns],
-            rotation=90 if slanted else 0,
-            fontsize=min(SIZE, max(6.0, cell * 0.8)) if slanted else SIZE,
-        )
-        ax.tick_params(length=0)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
-        if across:
-            ax.set_xlabel(across)
-        return _svg(figure, alt)
+    figure = Figure(figsize=(wide / 72, height / 72), dpi=72)
+    ax = figure.add_axes((left / wide, bottom / height, cell * m / wide, tall * n / height))
+    known = values[np.isfinite(values)]
+    lowest, highest = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    highest = highest if highest > lowest else lowest + 1
+    colours = matplotlib.colormaps["cividis_r" if reverse else "cividis"]
+    shade = (values - lowest) / (highest - lowest)
+    pixels = colours(np.nan_to_num(shade))
+    pixels[~np.isfinite(values)] = 0  # transparent
+    ax.imshow(pixels, aspect="auto", interpolation="none")
+    if cell >= 26 and n <= 40:
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                # black has the better contrast on all but the darkest third of the colours
+                dark = _luminance(pixels[i, j]) < 0.18
+                text = _number(float(value), highest - lowest)
+                ink = "#fffffe" if dark else "#000001"
+            else:
+                text, ink = DASH, INK
+            ax.text(j, i, text, color=ink, ha="center", va="center", fontsize=min(8.5, cell / 3.2))
+    ax.set_yticks(range(n), [_short(r) for r in rows])
+    ax.set_xticks(
+        range(m),
+        [_short(c, 24) for c in columns],
+        rotation=90 if slanted else 0,
+        fontsize=min(SIZE, max(6.0, cell * 0.8)) if slanted else SIZE,
+    )
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if across:
+        ax.set_xlabel(across)
+    return _svg(figure, alt)
 
 
+@matplotlib.rc_context(RC)
 def bars(values: Num[np.ndarray, " row"], rows: Sequence[str], *, alt: str, across: str) -> str:
     """One bar a row, from zero.
 
@@ -255,15 +258,18 @@ def bars(values: Num[np.ndarray, " row"], rows: Sequence[str], *, alt: str, acro
         alt: What the plot says, in words.
         across: What the bars measure.
     """
-    figure, ax = _figure(height=52 + 16.0 * len(values), right=20, left=90, top=8)
+    longest = max((len(_short(r, 14)) for r in rows), default=0)
+    figure, ax = _figure(height=52 + 16.0 * len(values), right=20, left=18 + 6.0 * longest, top=8)
     ax.barh(range(len(values)), np.asarray(values, np.float64), color=PALETTE[0], height=0.7)
     ax.set_yticks(range(len(values)), [_short(r, 14) for r in rows])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel(across)
     return _svg(figure, alt)
 
 
+@matplotlib.rc_context(RC)
 def critical_difference(
     means: Mapping[str, tuple[float, int]],
     critical: float,
@@ -311,16 +317,16 @@ def critical_difference(
     return _svg(figure, alt)
 
 
+@matplotlib.rc_context(RC)
 def swatch(style: int) -> str:
     """A small sample of a method's line and marker, to stand beside its name."""
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(26 / 72, 12 / 72), dpi=72)
-        ax = figure.add_axes((0, 0, 1, 1))
-        ax.axis("off")
-        ax.set_xlim(0, 26)
-        ax.set_ylim(0, 12)
-        ax.plot([1, 13, 25], [6, 6, 6], color=_colour(style), markevery=[1], **_mark(style))
-        return _svg(figure, None)
+    figure = Figure(figsize=(26 / 72, 12 / 72), dpi=72)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.axis("off")
+    ax.set_xlim(0, 26)
+    ax.set_ylim(0, 12)
+    ax.plot([1, 13, 25], [6, 6, 6], color=_colour(style), markevery=[1], **_mark(style))
+    return _svg(figure, None)
 
 
 def _cliques(ranks: Float[Array, " method"], critical: float) -> list[tuple[int, int]]:
@@ -360,18 +366,17 @@ def _figure(
     *, height: float, right: float, left: float = 44, top: float = 26, bottom: float = 40
 ) -> tuple[Figure, Axes]:
     """An axes inside fixed margins, in points."""
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-        ax = figure.add_axes(
-            (
-                left / WIDTH,
-                bottom / height,
-                (WIDTH - left - right) / WIDTH,
-                (height - top - bottom) / height,
-            )
+    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+    ax = figure.add_axes(
+        (
+            left / WIDTH,
+            bottom / height,
+            (WIDTH - left - right) / WIDTH,
+            (height - top - bottom) / height,
         )
-        ax.grid(visible=True)
-        ax.tick_params(length=0)
+    )
+    ax.grid(visible=True)
+    ax.tick_params(length=0)
     return figure, ax
 
 
@@ -397,8 +402,8 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, int]]) -> None:
                 color=_colour(style), transform=ax.transAxes, clip_on=False, **mark,
             )  # fmt: skip
         ax.text(
-            1 + 19 / width, place / height, _short(name, 20) + off,
-            transform=ax.transAxes, va="center_baseline", fontsize=9,
+            1 + 19 / width, place / height, name + off,
+            transform=ax.transAxes, va="center_baseline", fontsize=9.5,
         )  # fmt: skip
 
 
@@ -438,12 +443,34 @@ def _short(text: str, most: int = 21) -> str:
     return clean if len(clean) <= most else clean[: most - 1] + "…"
 
 
+def _luminance(rgba: Array) -> float:
+    """Relative luminance in [0, 1], as in the Web Content Accessibility Guidelines 2."""
+    linear = np.where(rgba <= 0.04045, rgba / 12.92, ((rgba + 0.055) / 1.055) ** 2.4)
+    return float(linear[:3] @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+def _round_amounts(low: float, high: float) -> list[float]:
+    """At most five round numbers for a logarithmic axis; two at least where there is room."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        found = [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
+        if len(found) >= 3:
+            break
+    return found[:: -(-len(found) // 5) or 1]
+
+
 def _amount(value: float) -> str:
     """`0.5`, `20`, `5k`, `2M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{letter}"
     return f"{value:g}"
+
+
+def _noted(of: Line | Dot) -> str:
+    note = f" {of.note}" if of.note else ""
+    return _short(of.name, 19 - len(note)) + note
 
 
 def _number(value: float, span: float) -> str:
@@ -467,7 +494,7 @@ def _svg(figure: Figure, alt: str | None) -> str:
     """
     stream = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(RC), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # the reader's browser has the letter, whatever matplotlib's own font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(stream, format="svg", transparent=True, metadata=nothing)

@@ -266,10 +266,11 @@ def _curves(
     first = part.drop_duplicates("condition").set_index("condition").loc[list(conditions)]
     rates = first["missing_rate_nominal"].to_numpy(np.float64)
     mean, low, high = (_wide(part, conditions, c) for c in ("mean", "ci_low", "ci_high"))
+    notes = _hole_notes(part)
     lines = [
         plots.Line(
             name, styles[name], rates, mean.loc[name].to_numpy(np.float64),
-            low.loc[name].to_numpy(np.float64), high.loc[name].to_numpy(np.float64),
+            low.loc[name].to_numpy(np.float64), high.loc[name].to_numpy(np.float64), notes[name],
         )
         for name in mean.index
     ]  # fmt: skip
@@ -283,9 +284,19 @@ def _curves(
         + ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     )
     bands = " Bands: 95 % t interval over seeds." if low.notna().any(axis=None) else ""
+    holes = " 1/2: trainings finished of those planned." if any(notes.values()) else ""
     dashed = " Long dashes: the best possible score." if ceiling else ""
     svg = plots.curves(lines, ceiling, metric=card.metric, higher=higher, alt=alt)
-    return svg, f"{card.metric} over the missing rate, {stem}.{bands}{dashed}"
+    return svg, f"{card.metric} over the missing rate, {stem}.{bands}{holes}{dashed}"
+
+
+def _hole_notes(part: pd.DataFrame) -> dict[Any, str]:
+    """Method -> `2/3` where a condition has fewer trainings than planned, else nothing."""
+    least = part.sort_values("n_seeds").groupby("name")[["n_seeds", "n_seeds_planned"]].first()
+    return {
+        name: "" if n == planned else f"{n:.0f}/{planned:.0f}"
+        for name, n, planned in least.itertuples()
+    }
 
 
 def _pattern_heat(
@@ -369,6 +380,7 @@ def _costs(
             train_s=("train_s", "mean"),
             params=("params_total", "mean"),
         )
+        notes = _hole_notes(part)
         drawn = []
         for column, label in (("train_s", "training, seconds"), ("params", "parameters")):
             known = means[means["score"].notna() & means[column].notna()]
@@ -378,7 +390,7 @@ def _costs(
                 f"{n} {row.score:.3f} at {row[column]:.3g}" for n, row in known.iterrows()
             )
             dots = [
-                plots.Dot(str(n), styles[str(n)], float(row[column]), float(row.score))
+                plots.Dot(str(n), styles[str(n)], float(row[column]), float(row.score), notes[n])
                 for n, row in known.iterrows()
             ]
             svg = plots.pareto(
@@ -535,10 +547,7 @@ def _settings(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("trainer", values(lambda r: r.spec.trainer_args)),
         ("seeds", ", ".join(dict.fromkeys(str(r.spec.seed) for r in runs)) or "none"),
         ("folds", ", ".join(dict.fromkeys(str(r.spec.fold) for r in runs)) or "none"),
-        (
-            "limit of samples a split",
-            values(lambda r: "none" if r.spec.limit is None else r.spec.limit),
-        ),
+        ("samples a split", values(lambda r: r.spec.limit or "all")),
         ("protocol", values(lambda r: r.spec.protocol)),
     ]
 
@@ -657,6 +666,7 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
             f"{n:.0f}/{m:.0f}" for n, m in zip(board.n_seeds, board.n_seeds_planned, strict=True)
         ]
     )
+    board = _best_first(board)
     metrics = sorted(dict.fromkeys(board["metric"]), key=lambda m: m != metric)
     kept: list[pd.DataFrame] = []
     total = 0
@@ -680,6 +690,14 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
             if name != "note" or any(values):
                 columns[name] = {"codes": codes.tolist(), "values": [str(v) for v in values]}
     lower = [m for m in metrics if not _better(m)]
-    return {"n": len(table), "columns": columns, "metric": metric, "lower": lower}, len(
-        board
-    ) - len(table)
+    words = {"n": len(table), "columns": columns, "metric": metric, "lower": lower}
+    return words, len(board) - len(table)
+
+
+def _best_first(board: pd.DataFrame) -> pd.DataFrame:
+    """Tables in their order, the methods of each by rank, holes last."""
+    if board.empty:
+        return board
+    table = board.groupby(["data", "scenario", "metric", "condition"], sort=False).ngroup()
+    ordered = board.assign(_table=table).sort_values(["_table", "rank"], kind="stable")
+    return ordered.drop(columns="_table")

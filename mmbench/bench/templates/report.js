@@ -66,20 +66,20 @@
         && (!["scenario", "data", "condition"].includes(name) || varies(name)));
     const controls = document.getElementById("board-controls");
     const status = document.getElementById("board-status");
-    const words = make("input", { type: "search", placeholder: "method, condition, note …", autocomplete: "off" });
+    const words = make("input", { type: "search", placeholder: "any words", autocomplete: "off" });
     controls.append(make("label", { text: "filter" }, words));
     const choices = {};
     for (const [name, label] of [["data", "data"], ["scenario", "scenario"], ["condition", "condition"], ["metric", "metric"]]) {
       const [box, labelled] = select(label, columns[name].values, "all", name === "metric" ? metric : null, () => filter());
       choices[name] = box;
-      controls.append(labelled);
+      if (varies(name)) controls.append(labelled);
     }
     controls.hidden = false;
     let rows = [], page = 0, by = null, up = true;
     const heads = {};
     const line = make("tr");
     for (const name of shown) {
-      heads[name] = make("th", { scope: "col", class: isText(name) ? "text" : "" },
+      heads[name] = make("th", { scope: "col", class: isText(name) ? "text of-" + name : "" },
         make("button", { type: "button", text: NAMES[name], onclick: () => sort(name) }));
       line.append(heads[name]);
     }
@@ -90,6 +90,8 @@
     function filter() {
       const parts = words.value.toLowerCase().split(/\s+/).filter(Boolean);
       const wanted = Object.entries(choices).filter(([, box]) => box.value !== "").map(([name, box]) => [columns[name].codes, Number(box.value)]);
+      // a column with one chosen value says nothing
+      for (const [name, box] of Object.entries(choices)) table.classList.toggle("one-" + name, box.value !== "");
       rows = [];
       for (let row = 0; row < n; row++) {
         if (!wanted.every(([codes, code]) => codes[row] === code)) continue;
@@ -151,7 +153,7 @@
             const [done, planned] = text(name, row).split("/");
             return make("td", { class: done === planned ? "" : "lost", text: done === planned ? done : done + "/" + planned });
           }
-          if (isText(name)) return make("td", { class: name === "note" ? "text lost" : "text", text: text(name, row) });
+          if (isText(name)) return make("td", { class: name === "note" ? "text lost" : "text of-" + name, text: text(name, row) });
           const value = columns[name][row];
           if (name !== "mean") return make("td", { text: short(value) });
           const spread = number("std_seeds", row);
@@ -211,7 +213,7 @@
     const list = document.getElementById("runs-list");
     const status = document.getElementById("runs-status");
     const controls = document.getElementById("runs-controls");
-    const words = make("input", { type: "search", placeholder: "method, data, reason …", autocomplete: "off" });
+    const words = make("input", { type: "search", placeholder: "any words", autocomplete: "off" });
     const [box, labelled] = select("state", states, "all", null, () => filter());
     controls.append(make("label", { text: "filter" }, words), labelled);
     let rows = [], page = 0;
