@@ -167,14 +167,18 @@ def _require_writable(folder: Path) -> None:
 def _carry_out(
     sweep: _Sweep, todo: list[Any], root: Path, workers: int, *, overwrite: bool
 ) -> None:
-    """Run what is left, showing progress: bars in a terminal, plain lines elsewhere."""
+    """Run what is left, showing progress: live lines in a terminal, plain lines elsewhere."""
+    import contextlib
     import time
 
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        SpinnerColumn,
         TaskID,
         TextColumn,
         TimeElapsedColumn,
@@ -186,48 +190,45 @@ def _carry_out(
     console = Console()
     total, ended, failed = len(todo), 0, 0
     began = time.perf_counter()
-    finished_before = len(sweep.specs) - total
-    kept = f" ({finished_before} are finished)" if finished_before else ""
-    console.print(f"{total} runs on {workers} workers{kept}, results in {sweep.folder}")
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+    before = len(sweep.specs) - total
+    kept = f" ({before} are finished)" if before else ""
+    typer.echo(f"{total} runs on {workers} workers{kept}, results in {sweep.folder}")
+    overall = Progress(
+        BarColumn(None),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TextColumn("time left"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        expand=True,
     )
+    bar = overall.add_task("", total=total)
+    each = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    lines: dict[int, TaskID] = {}  # worker -> the line of its run
+    live = Live(Group(overall, each), console=console, refresh_per_second=4)
     events = execute(todo, sweep.runs_folder, root, workers=workers, overwrite=overwrite)
     try:
-        with progress:
-            overall = progress.add_task("all runs", total=total)
-            lines: dict[int, TaskID] = {}
+        with live if console.is_terminal else contextlib.nullcontext():
             for event in events:
-                if event.outcome is None:
-                    if event.worker not in lines:
-                        lines[event.worker] = progress.add_task("", total=None)
-                    progress.reset(lines[event.worker], description=f"  {event.spec.title}")
+                outcome = event.outcome
+                if outcome is None:
+                    lines[event.worker] = each.add_task(escape(event.spec.title))
                     continue
+                each.remove_task(lines.pop(event.worker))
+                overall.advance(bar)
                 ended += 1
-                failed += event.outcome.state == "failed"
-                progress.advance(overall)
-                bad = event.outcome.state != "done"
-                text = f"{event.outcome.state}: {event.outcome.why}" if bad else "done"
-                if bad or not console.is_terminal:
-                    line = f"[{ended}/{total}] {event.spec.title}: {text}"
-                    seconds = f" ({event.outcome.wall_s:.1f} s)" if event.outcome.wall_s else ""
-                    progress.console.print(
-                        line + seconds, markup=False, highlight=False, soft_wrap=True
-                    )
+                failed += outcome.state == "failed"
+                if outcome.state != "done" or not console.is_terminal:
+                    why = f": {outcome.why}" if outcome.why else ""
+                    text = f"[{ended}/{total}] {event.spec.title}: {outcome.state}{why}"
+                    seconds = f" ({outcome.wall_s:.1f} s)" if outcome.wall_s else ""
+                    console.print(text + seconds, markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         events.close()
-        console.print(
-            f"\nstopped: {finished_before + ended} of {len(sweep.specs)} runs are finished and "
-            "kept. The same command continues."
+        typer.echo(
+            f"\nstopped: {before + ended} of {len(sweep.specs)} runs are finished and kept. "
+            "The same command continues."
         )
         raise typer.Exit(130) from None
-    console.print(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")
+    typer.echo(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")
 
 
 @app.command("plan")

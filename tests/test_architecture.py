@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.bench.spec import suites
+from mmbench.bench.plan import plan
+from mmbench.bench.spec import load_suite, suites
+from mmbench.contract import METHOD_CHECKS, sample_tasks
 from mmbench.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +98,19 @@ def test_what_the_readme_tells_to_type_exists():
         assert re.search(rf"\b{command}\b", shown.stdout), f"README says mmbench {command}"
     for suite in re.findall(r"benchmarks/(\w+)\.yaml", README):
         assert suite in suites()
+
+
+def test_the_method_and_the_suite_that_the_readme_shows_work(tmp_path, monkeypatch):
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (tmp_path / "max_fusion_of_readme.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cls = METHODS.get("max_fusion_of_readme.MaxFusion")
+    for examine in METHOD_CHECKS.values():
+        for task in sample_tasks(cls):
+            examine(cls, task)
+    [suite] = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (tmp_path / "mine.yaml").write_text(suite)
+    assert len(plan(load_suite(str(tmp_path / "mine.yaml")))) == 2 * 3 * 2 * 3
 
 
 def test_the_readme_shows_the_committed_quickstart_table():
