@@ -104,6 +104,11 @@ class ExpertMix(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        if k > own + shared:
+            raise ValueError(
+                f"asked for {k} experts a token, but a pool has {own} + {shared} shared ones; "
+                "lower top_k or raise modality_experts or shared_experts"
+            )
         self.routers = routers
         self.own_count = own
         self.norm_attend = nn.LayerNorm(dim)
