@@ -109,7 +109,7 @@ def curves(
         higher: Whether more is better.
         alt: What the plot says, in words.
     """
-    figure, ax = _figure(height=max(230.0, 58 + 13.5 * (len(lines) + 1)), right=126)
+    figure, ax = _figure(height=max(230.0, 58 + 13.5 * (len(lines) + 1)), right=126.0)
     low, high = _range(
         [line.mean for line in lines] + ([] if ceiling is None else [ceiling[1]]), higher
     )
@@ -151,7 +151,7 @@ def pareto(dots: Sequence[Dot], *, cost: str, metric: str, higher: bool, alt: st
         higher: Whether a larger score is better.
         alt: What the plot says, in words.
     """
-    figure, ax = _figure(height=max(230.0, 58 + 13.5 * len(dots)), right=126)
+    figure, ax = _figure(height=max(230.0, 58 + 13.5 * len(dots)), right=126.0)
     low, high = _range([np.array([dot.score]) for dot in dots], higher)
     dearest = max((dot.cost for dot in dots), default=1.0) or 1.0
     usual = [dot.cost for dot in dots if dot.cost >= dearest / 1000]
@@ -259,7 +259,9 @@ def bars(values: Num[np.ndarray, " row"], rows: Sequence[str], *, alt: str, acro
         across: What the bars measure.
     """
     longest = max((len(_short(r, 14)) for r in rows), default=0)
-    figure, ax = _figure(height=52 + 16.0 * len(values), right=20, left=18 + 6.0 * longest, top=8)
+    figure, ax = _figure(
+        height=52 + 16.0 * len(values), right=20.0, left=18 + 6.0 * longest, top=8.0
+    )
     ax.barh(range(len(values)), np.asarray(values, np.float64), color=PALETTE[0], height=0.7)
     ax.set_yticks(range(len(values)), [_short(r, 14) for r in rows])
     ax.invert_yaxis()
@@ -290,7 +292,7 @@ def critical_difference(
     ranks = np.array([rank for _, (rank, _) in ordered])
     groups = _cliques(ranks, critical)
     n = len(ordered)
-    figure, ax = _figure(height=78 + 17.0 * n, left=132, right=20 + 9.0 * len(groups), top=34)
+    figure, ax = _figure(height=78 + 17.0 * n, left=132.0, right=20 + 9.0 * len(groups), top=34.0)
     for row, (_, (rank, style)) in enumerate(ordered):
         ax.plot([1, rank], [row, row], color=RULE, linewidth=0.8, zorder=1)
         mark = _mark(style) | {"linestyle": "none", "markersize": 7.0}
@@ -363,7 +365,7 @@ def _padded(values: Array, higher: bool) -> tuple[float, float]:
 
 
 def _figure(
-    *, height: float, right: float, left: float = 44, top: float = 26, bottom: float = 40
+    *, height: float, right: float, left: float = 44.0, top: float = 26.0, bottom: float = 40.0
 ) -> tuple[Figure, Axes]:
     """An axes inside fixed margins, in points."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)

@@ -1,0 +1,573 @@
+"""The page of a suite: whole, safe, small, and usable without a network or a mouse."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from mmbench.bench import plots, report
+from mmbench.bench.leaderboard import leaderboard
+from mmbench.bench.record import Run, write_arrays, write_json
+from mmbench.bench.report import safe_json, write_report
+from mmbench.bench.spec import RunSpec
+from mmbench.metrics.metric import metrics_for
+
+HOSTILE = "<script>alert(1)</script>"
+CLOSING = "$x$ </script><!-- \" ' & ]]>"
+METRICS = metrics_for("regression")
+PATTERNS = {"audio+text": 1 / 3, "audio": 2 / 3, "text": 2 / 3}
+CONDITIONS = {  # name -> mechanism, nominal rate, realised rate
+    "complete": ("mcar", 0.0, 0.0),
+    "mcar_0.3": ("mcar", 0.3, 0.3),
+    "mcar_0.5": ("mcar", 0.5, 0.5),
+    **{name: ("pattern", None, rate) for name, rate in PATTERNS.items()},
+}
+
+
+def spec(method, data, seed):
+    return RunSpec(
+        method=method,
+        data=data,
+        scenario={"name": "mixed", "train": {"mechanism": "mcar", "missing_rate": 0.3}},
+        seed=seed,
+        trainer_args={"max_epochs": 3},
+        select={"metric": "mse", "on": "val"},
+        method_label=method,
+        data_label=data,
+    )
+
+
+def finished(spec, runs, loss, *, bayes=None, undefined=()):
+    """A finished run whose losses grow with what is missing."""
+    folder = runs / spec.folder
+    folder.mkdir(parents=True)
+    conditions = {}
+    for name, (mechanism, nominal, rate) in CONDITIONS.items():
+        scores = dict.fromkeys(METRICS, loss + rate) | dict.fromkeys(undefined, math.nan)
+        conditions[name] = {
+            "mechanism": mechanism,
+            "missing_rate_nominal": nominal,
+            "realised": {"missing_rate": rate, "incomplete_rate": min(1.0, 2 * rate)},
+            "scores": scores,
+            "bayes": {} if bayes is None else {"mse": bayes + rate},
+            "bayes_se": {} if bayes is None else {"mse": 0.01},
+            "effective_n": None,
+            "n": 10,
+        }
+    write_json(
+        folder / "metrics.json",
+        {
+            "task": {"kind": "regression"},
+            "conditions": conditions,
+            "cost": {
+                "params_total": 1000 + int(1000 * loss),
+                "params_trainable": 6,
+                "flops_per_sample": None,
+                "train_s": 10 * loss,
+                "infer_ms_per_sample": 0.5,
+                "peak_mib": 100.0,
+            },
+            "code": "0.1-abc",
+        },
+    )
+    write_json(folder / "env.json", {"code": "0.1-abc", "versions": {"torch": "9.8.7"}})
+    rows = "".join(f"{e},{e},{1 / (e + 1)},\n{e},{e},,{0.1 * e}\n" for e in range(3))
+    (folder / "metrics.csv").write_text("epoch,step,train/task,val/mse\n" + rows)
+    return Run(spec, folder, "done")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Four methods on two data sets with two seeds; a failure, a skip and a run to come."""
+    tmp_path = tmp_path_factory.mktemp("runs")
+    found = []
+    for data in ("first", "second"):
+        for seed in (0, 1):
+            for place, method in enumerate(("steady", HOSTILE, "wide", CLOSING)):
+                one = spec(method, data, seed)
+                bayes = 0.05 if data == "first" else None
+                found.append(finished(one, tmp_path, 0.1 * (place + 1) + 0.01 * seed, bayes=bayes))
+    write_arrays(
+        found[0].folder / "diagnostics.npz",
+        {
+            "routing/<b>use</b>": np.array([[0.1, 0.9], [0.5, np.nan]]),
+            "routing/load": np.array([1, 2, 3]),
+            "vast": np.zeros((500, 500)),
+            "words": np.array(["a"]),
+        },
+    )
+    lost = found[-1]
+    return [
+        *found[:-1],
+        Run(lost.spec, lost.folder, "failed", "OutOfMemoryError: <img src=x onerror=alert(2)>"),
+        Run(spec("choosy", "first", 0), tmp_path, "skipped", "needs four modalities"),
+        Run(spec("choosy", "second", 0), tmp_path, "waiting"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("page")
+    path = write_report("tiny <suite>", runs, leaderboard(runs), tmp_path, metric="mse")
+    assert path == tmp_path / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text outside scripts and styles."""
+
+    VOID = ("meta", "br", "input", "link", "img", "hr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.open, self.scripts = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
+        elif self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+# --- structure --------------------------------------------------------------------------------
+
+
+def test_every_element_is_closed_and_every_id_occurs_once(page):
+    parsed = Page(page)
+    assert parsed.open == []
+    ids = [a["id"] for _, a in parsed.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    pointed = {
+        word
+        for _, a in parsed.elements
+        for value in a.values()
+        for word in re.findall(r"(?:^|url\()#([^)]+)", value or "")
+    }
+    assert pointed
+    assert pointed <= set(ids)
+
+
+def test_nothing_points_outside_the_page(page):
+    parsed = Page(page)
+    for tag, attributes in parsed.elements:
+        assert tag not in ("link", "img", "iframe", "object", "base")
+        for name in ("src", "href", "action", "poster", "data", "xlink:href"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:image/png;base64,")), (tag, value)
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"https?://|@import|url\((?!#)", markup)
+    policy = next(a["content"] for a in parsed.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_the_policy_admits_the_page_s_own_script_and_no_other(page):
+    parsed = Page(page)
+    digest = base64.b64encode(hashlib.sha256(parsed.scripts[-1].encode()).digest()).decode()
+    policy = next(a["content"] for a in parsed.all("meta") if "http-equiv" in a)
+    script_rule = next(rule for rule in policy.split("; ") if rule.startswith("script-src"))
+    assert script_rule == f"script-src 'sha256-{digest}'"
+
+
+def test_every_plot_has_words_in_its_place_or_is_decoration(page):
+    images = Page(page).all("svg")
+    assert images
+    for attributes in images:
+        if attributes.get("aria-hidden") == "true":
+            continue
+        assert attributes["role"] == "img"
+        assert len(attributes["aria-label"]) > 20
+    labels = [a["aria-label"] for a in images if "aria-label" in a]
+    assert len(labels) == len(set(labels))
+
+
+def test_the_alternative_of_a_curve_ranks_the_methods_best_first(page):
+    labels = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
+    curve = next(text for text in labels if text.startswith("mse on first under mcar at missing"))
+    assert "0 to 0.5" in curve
+    assert f"best first: steady 0.605, {HOSTILE} 0.705, wide 0.805" in curve
+
+
+def test_sections_are_there_and_reached_by_links(page):
+    parsed = Page(page)
+    sections = [a["id"] for a in parsed.all("section")]
+    assert sections == [
+        "leaderboard", "data", "across", "cost", "inside", "holes", "provenance", "runs",
+    ]  # fmt: skip
+    links = [a["href"] for a in parsed.all("a")]
+    assert {f"#{name}" for name in sections} <= set(links)
+    assert parsed.all("html") == [{"lang": "en"}]
+    for place in parsed.all("div"):
+        if place.get("class") == "scroll":  # scrolls sideways, so a keyboard must reach it
+            assert place["tabindex"] == "0"
+            assert place["aria-label"]
+
+
+# --- safety -----------------------------------------------------------------------------------
+
+
+def test_names_from_outside_are_text_and_never_markup(page):
+    parsed = Page(page)
+    assert len(parsed.all("script")) == 3  # two of data and the page's own
+    assert parsed.all("img") == []
+    assert parsed.all("suite") == []
+    assert HOSTILE in parsed.text
+    assert "OutOfMemoryError: <img src=x onerror=alert(2)>" in parsed.text
+    assert "tiny <suite>" in parsed.text
+    assert not any(name.startswith("on") for _, a in parsed.elements for name in a)
+
+
+def test_a_dollar_in_a_name_is_a_dollar_in_every_plot(page):
+    shown = [w for w in Page(page).words if w.startswith("$x$")]
+    assert len(shown) > 5
+    assert "mathdefault" not in page
+
+
+def test_embedded_data_cannot_end_its_script_and_says_the_same(page):
+    board, details = (json.loads(text) for text in Page(page).scripts[:2])
+    assert HOSTILE in board["columns"]["name"]["values"]
+    assert CLOSING in board["columns"]["name"]["values"]
+    assert any(run[2].startswith("OutOfMemoryError: <img") for run in details["runs"])
+
+
+def test_json_in_a_page_holds_no_character_that_markup_begins_with():
+    words = {"</script>": ["<!--", "a & b", "\u2028", "\udcff"]}
+    text = safe_json(words)
+    assert not set("<>&\u2028\udcff") & set(text)
+    assert json.loads(text) == words
+
+
+def test_a_file_name_that_is_no_unicode_does_not_stop_the_page(runs, tmp_path):
+    odd = Run(spec("bad\udcff\x00name", "first", 0), tmp_path, "failed", "lost \udcff")
+    path = write_report("x", [*runs, odd], leaderboard([*runs, odd]), tmp_path, metric="mse")
+    assert "lost ?" in path.read_text(encoding="utf-8")
+
+
+# --- what it says -----------------------------------------------------------------------------
+
+
+def test_holes_and_failures_are_shown_with_their_reasons(page):
+    text = Page(page).text
+    assert f"failed {CLOSING} second mixed 1 OutOfMemoryError" in text
+    assert "skipped choosy first mixed 0 needs four modalities" in text
+    assert "waiting choosy second mixed 0" in text
+    assert "(1/2)" in text
+    assert "15 done" in text
+    assert "of 18 planned runs" in text
+
+
+def test_a_metric_without_a_value_is_a_hole_of_its_own(runs, tmp_path):
+    odd = finished(spec("odd", "first", 0), tmp_path, 0.3, undefined=("mae",))
+    board = leaderboard([*runs, odd])
+    text = Page(write_report("x", [*runs, odd], board, tmp_path, metric="mse").read_text()).text
+    assert "Undefined scores" in text
+    assert "odd first mixed mae" in text
+
+
+def test_the_numbers_of_the_table_are_those_of_the_board(page, runs):
+    columns = json.loads(Page(page).scripts[0])["columns"]
+    board = leaderboard(runs)
+    shown = {}
+    for row in range(len(columns["mean"])):
+        key = tuple(
+            columns[n]["values"][columns[n]["codes"][row]]
+            for n in ("data", "scenario", "condition", "name", "metric")
+        )
+        assert key not in shown
+        shown[key] = columns["mean"][row]
+    assert len(shown) == len(board)
+    for row in board.itertuples():
+        found = shown[row.data, row.scenario, row.condition, row.method, row.metric]
+        assert found == (pytest.approx(row.mean, rel=1e-4) if row.mean == row.mean else None)
+
+
+def test_the_table_begins_with_the_chosen_metric_and_its_best_method(page):
+    words = json.loads(Page(page).scripts[0])
+    first = {
+        n: words["columns"][n]["values"][words["columns"][n]["codes"][0]]
+        for n in ("metric", "name", "data", "condition")
+    }
+    assert first == {"metric": "mse", "name": "steady", "data": "first", "condition": "complete"}
+    assert words["metric"] == "mse"
+    assert "mse" in words["lower"]
+
+
+def test_ranks_over_data_sets_leave_out_methods_with_holes(page):
+    labels = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
+    ranks = next(text for text in labels if text.startswith("Mean ranks over 2 data sets"))
+    assert f"steady 1.00, {HOSTILE} 2.00, wide 3.00;" in ranks
+    assert CLOSING not in ranks
+    assert f"Left out for their holes: {CLOSING}" in Page(page).text
+
+
+def test_without_two_data_sets_the_page_says_why_there_are_no_ranks(runs, tmp_path):
+    some = [run for run in runs if run.spec.data == "first"]
+    text = Page(write_report("x", some, leaderboard(some), tmp_path, metric="mse").read_text()).text
+    assert "No ranks over data sets: they need at least 3 methods" in text
+
+
+def test_the_ceiling_is_drawn_only_where_it_is_known(page):
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    curves = [Page(f).text for f in figures if "over the missing rate" in f]
+    assert len(curves) == 2
+    assert ["best possible" in text for text in curves] == [True, False]
+
+
+def test_diagnostics_of_a_sensible_size_are_drawn(page):
+    labels = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
+    assert "routing/<b>use</b> of steady on first, mixed: from 0.1 to 0.9" in labels
+    assert "routing/load of steady on first, mixed: from 1 to 3" in labels
+    assert not any(text.startswith(("vast", "words")) for text in labels)
+
+
+def test_details_of_a_run_are_its_whole_specification_and_curve(page, runs):
+    details = json.loads(Page(page).scripts[1])
+    title, state, _, key, pooled, environment, curve = details["runs"][0]
+    asked = {n: details["pool"][i] for n, i in zip(details["keys"], pooled, strict=True)}
+    assert asked == runs[0].spec.to_json()
+    assert (title, key) == (runs[0].spec.title, runs[0].spec.key)
+    assert details["states"][state] == "done"
+    assert details["pool"][environment]["versions"] == {"torch": "9.8.7"}
+    assert curve["val/mse"] == [[0, 1, 2], [0, 0.1, 0.2]]
+    assert "torch = 9.8.7" in Page(page).text
+
+
+def test_a_suite_of_which_nothing_ran_has_a_page_too(tmp_path):
+    waiting = [Run(spec("steady", "first", 0), tmp_path / "none", "waiting")]
+    path = write_report("x", waiting, leaderboard(waiting), tmp_path, metric="mse")
+    text = Page(path.read_text()).text
+    assert "No run has finished" in text
+    assert "waiting steady first mixed 0" in text
+    empty = write_report("x", [], leaderboard([]), tmp_path, metric="mse")
+    assert "of 0 planned runs" in Page(empty.read_text()).text
+
+
+def test_a_data_set_without_the_metric_is_shown_with_its_own(runs, tmp_path):
+    board = leaderboard(runs)
+    board = board[(board["data"] != "second") | (board["metric"] != "mse")]
+    text = Page(write_report("x", runs, board, tmp_path, metric="mse").read_text()).text
+    other = next(m for m in dict.fromkeys(board["metric"]) if m != "mse")
+    assert f"mse is not defined here; shown is {other}" in text
+
+
+def test_the_same_records_give_the_same_page(page, runs, tmp_path):
+    again = write_report("tiny <suite>", runs, leaderboard(runs), tmp_path / "b", metric="mse")
+    assert again.read_text(encoding="utf-8") == page
+
+
+def test_rows_beyond_the_limit_are_counted(runs, tmp_path, monkeypatch):
+    board = leaderboard(runs)
+    of_mse = int((board["metric"] == "mse").sum())
+    monkeypatch.setattr(report, "ROWS", of_mse)
+    page = Page(write_report("x", runs, board, tmp_path, metric="mse").read_text())
+    assert json.loads(page.scripts[0])["n"] == of_mse
+    assert f"{len(board) - of_mse} rows of other metrics did not fit" in page.text
+
+
+# --- plots ------------------------------------------------------------------------------------
+
+
+def test_labels_move_as_little_as_needed_and_never_overlap():
+    places = plots._spread(np.array([10.0, 10.0, 50.0]), 12.0, 100.0)
+    assert places.tolist() == [4.0, 16.0, 50.0]
+    crowded = plots._spread(np.full(5, 98.0), 12.0, 100.0)
+    assert np.diff(crowded).min() >= 12.0 - 1e-9
+    assert crowded.max() <= 100.0
+
+
+def test_groups_of_equal_methods_are_the_largest_ones():
+    ranks = np.array([1.0, 1.5, 2.4, 4.0])
+    assert plots._cliques(ranks, 1.0) == [(0, 1), (1, 2)]
+    assert plots._cliques(ranks, 1.5) == [(0, 2)]
+    assert plots._cliques(ranks, 0.1) == []
+
+
+def test_chance_does_not_squeeze_the_axis_of_the_others():
+    low, high = plots._range([np.array([0.02]), np.array([0.8, 0.9]), np.array([0.85])], True)
+    assert 0.7 < low < 0.8
+    assert 0.9 < high < 1
+    low, high = plots._range([np.array([9.0]), np.array([0.8, 0.9]), np.array([0.85])], False)
+    assert 0.7 < low < 0.8
+    assert 0.9 < high < 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.5, 900.0), (9.0, 90.0), (3e5, 7e5), (1.0, 1e9)])
+def test_ticks_of_a_cost_axis_are_few_and_inside(low, high):
+    ticks = plots._round_amounts(low, high)
+    assert 2 <= len(ticks) <= 5
+    assert all(low <= tick <= high for tick in ticks)
+    assert plots._amount(1500.0) == "1.5k"
+    assert plots._amount(2e6) == "2M"
+
+
+# --- outside ----------------------------------------------------------------------------------
+
+
+def test_a_report_needs_no_torch(tmp_path):
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from mmbench.bench.leaderboard import leaderboard\n"
+        "from mmbench.bench.report import write_report\n"
+        f"write_report('x', [], leaderboard([]), Path({str(tmp_path)!r}), metric='accuracy')\n"
+        "heavy = {'torch', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_missing_library_is_one_line_that_says_what_to_install(runs, tmp_path):
+    program = (
+        "import sys, importlib.util as u\nfrom pathlib import Path\n"
+        "true = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'jinja2' else true(n, *a)\n"
+        "from mmbench.bench.leaderboard import leaderboard\n"
+        "from mmbench.bench.report import write_report\n"
+        "try:\n"
+        f"    write_report('x', [], leaderboard([]), Path({str(tmp_path)!r}), metric='accuracy')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == (
+        "a report needs jinja2, not installed here; run: pip install 'mmbench[report]'"
+    )
+
+
+def test_a_page_of_48_runs_is_small(tmp_path):
+    runs = [
+        finished(spec(f"method_{m}", f"data_{d}", s), tmp_path, 0.1 * m + 0.01 * s, bayes=0.05)
+        for d in range(3)
+        for m in range(8)
+        for s in range(2)
+    ]
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse")
+    assert path.stat().st_size < 1.5e6
+
+
+# --- in a browser -----------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium")
+DRIVE = """
+const head = (name) => [...document.querySelectorAll("#board thead th")].find(
+  (th) => th.textContent === name);
+const names = () => [...document.querySelectorAll("#board tbody th")].map((th) => th.textContent);
+const choose = (label, text) => {
+  const box = [...document.querySelectorAll("#board-controls label")].find(
+    (l) => l.firstChild.textContent === label).querySelector("select");
+  box.value = [...box.options].find((o) => o.textContent === text).value;
+  box.dispatchEvent(new Event("change"));
+};
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+(async () => {
+  const found = {};
+  choose("data", "first");
+  choose("condition", "complete");
+  found.plain = names();
+  head("score").querySelector("button").focus();
+  found.focused = document.activeElement.textContent;
+  document.activeElement.click();
+  found.once = [head("score").ariaSort, names()];
+  document.activeElement.click();
+  found.twice = [head("score").ariaSort, names()];
+  const words = document.querySelector("#board-controls input");
+  words.value = "ALERT(1)";
+  words.dispatchEvent(new Event("input"));
+  await wait(300);
+  found.filtered = [names(), document.getElementById("board-status").textContent];
+  document.getElementById("runs-details").open = true;
+  await wait(50);
+  const runs = [...document.querySelectorAll("#runs-list details")];
+  runs[0].open = true;
+  await wait(50);
+  found.runs = runs.length;
+  found.spec = JSON.parse(runs[0].querySelector("pre").textContent);
+  found.curves = [...runs[0].querySelectorAll("svg")].map((svg) => svg.getAttribute("aria-label"));
+  found.wide = document.documentElement.scrollWidth - innerWidth;
+  document.body.replaceChildren();
+  document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
+})();
+"""
+
+
+def browse(path, profile, *options):
+    """The document after its scripts ran."""
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+            f"--user-data-dir={profile}", "--virtual-time-budget=5000", *options, path.as_uri(),
+        ],
+        check=True, timeout=120, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no program named chromium on the PATH")
+def test_the_page_works_in_a_browser(page, runs, tmp_path):
+    driven = tmp_path / "driven.html"
+    # the page's policy would refuse the test's script as it refuses any other
+    driven.write_text(
+        re.sub(r"<meta http-equiv[^>]*>", "", page).replace(
+            "</body>", f"<script>{DRIVE}</script></body>"
+        )
+    )
+    text = browse(driven, tmp_path / "profile", "--window-size=500,900")
+    words = re.search("FOUND(.*)END", text, flags=re.DOTALL)
+    assert words, text[-2000:]
+    unescaped = words[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    found = json.loads(unescaped.replace("&nbsp;", "\u00a0"))
+    order = ["steady", HOSTILE, "wide", CLOSING, "choosy"]
+    assert found["plain"] == order
+    assert found["focused"] == "score"
+    assert found["once"] == ["ascending", order]  # a loss: less is better, so less comes first
+    assert found["twice"] == ["descending", [CLOSING, "wide", HOSTILE, "steady", "choosy"]]
+    assert found["filtered"] == [[HOSTILE], "rows 1 to 1 of 1"]
+    assert found["runs"] == len(runs)
+    assert found["spec"] == runs[0].spec.to_json()
+    assert [label.split(":")[0] for label in found["curves"]] == ["train/task", "val/mse"]
+    assert found["wide"] <= 0  # nothing sticks out of a narrow window
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no program named chromium on the PATH")
+def test_the_policy_lets_the_page_s_script_run_and_refuses_others(page, tmp_path):
+    whole = tmp_path / "report.html"
+    whole.write_text(
+        page.replace("</body>", "<script>document.title = 'taken over'</script></body>")
+    )
+    text = browse(whole, tmp_path / "profile")
+    assert "rows 1 to 50 of 60" in text
+    assert re.findall(r"<title>(.*?)</title>", text) == [
+        "tiny &lt;suite&gt; \N{EN DASH} mmbench report"
+    ]
