@@ -60,6 +60,10 @@ class Things(StrEnum):
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
+    from mmbench.cli_files import data_app, masks_app
+
+    app.add_typer(data_app, name="data")
+    app.add_typer(masks_app, name="masks")
     try:
         app()
     except (ValueError, PermissionError) as error:
@@ -303,21 +307,50 @@ def leaderboard_command(
 ) -> None:
     """Rebuild the leaderboard from the records, write it and print it; trains nothing."""
     from mmbench.bench.leaderboard import leaderboard, render, write
-    from mmbench.registry import suggest
 
     sweep = _Sweep(words, results, limit)
-    board = leaderboard(sweep.runs())
+    shown = metric or sweep.suite.select.metric
+    board = leaderboard(sweep.runs(), compare=shown)
+    _require_rows(board, sweep, shown)
+    write(board, sweep.folder, metric=shown, title=sweep.suite.name)
+    sys.stdout.write(render(board, form.value, metric=shown, title=sweep.suite.name))
+
+
+def _require_rows(board: Any, sweep: _Sweep, metric: str) -> None:
+    """Refuse a suite without a finished run, and a metric that it does not have."""
+    from mmbench.registry import suggest
+
     if board.empty:
         raise ValueError(
             f"no finished run of this suite lies in {sweep.folder}; start it with "
             f"`mmbench run {sweep.where}` (or give the same KEY=VALUE words as then)"
         )
-    shown = metric or sweep.suite.select.metric
     known = sorted(set(board["metric"]))
-    if shown not in known:
-        raise ValueError(f"no metric {shown!r}{suggest(shown, known)}; known: {', '.join(known)}")
-    write(board, sweep.folder, metric=shown, title=sweep.suite.name)
-    sys.stdout.write(render(board, form.value, metric=shown, title=sweep.suite.name))
+    if metric not in known:
+        raise ValueError(f"no metric {metric!r}{suggest(metric, known)}; known: {', '.join(known)}")
+
+
+@app.command()
+def report(
+    words: Words = None,
+    *,
+    metric: Annotated[
+        str | None, typer.Option(help="Shown metric. [default: the suite's selection metric]")
+    ] = None,
+    limit: Limit = None,
+    results: Results = Path("results"),
+) -> None:
+    """Write one self-contained HTML page with tables and plots; trains nothing."""
+    from mmbench.bench.leaderboard import leaderboard
+    from mmbench.bench.report import write_report
+
+    sweep = _Sweep(words, results, limit)
+    shown = metric or sweep.suite.select.metric
+    runs = sweep.runs()
+    board = leaderboard(runs, compare=shown)
+    _require_rows(board, sweep, shown)
+    path = write_report(sweep.suite.name, runs, board, sweep.folder, metric=shown)
+    typer.echo(f"wrote {path}")
 
 
 def _show_board(sweep: _Sweep) -> int:
@@ -329,12 +362,12 @@ def _show_board(sweep: _Sweep) -> int:
 
     runs = sweep.runs()
     failed = [item for item in runs if item.state == "failed"]
-    board = leaderboard(runs)
+    metric = sweep.suite.select.metric
+    board = leaderboard(runs, compare=metric)
     console = Console()
     if board.empty:
         console.print("no run finished, so there is no leaderboard")
         return len(failed)
-    metric = sweep.suite.select.metric
     path = write(board, sweep.folder, metric=metric, title=sweep.suite.name)
     text = render(board, "md", metric=metric, title=sweep.suite.name)
     if console.is_terminal:

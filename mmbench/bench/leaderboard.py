@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy import stats
 
-from mmbench.bench.record import IPW, Run, read_records
-from mmbench.bench.statistics import mean_ranks
+from mmbench.bench.record import IPW, Run, read_metrics, read_predictions, read_records
+from mmbench.bench.statistics import best, bootstrap, holm, mean_ranks, paired_p
 from mmbench.metrics.metric import Better, higher_is_better
 
 CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
@@ -32,7 +33,7 @@ BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
 
 
-def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
+def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFrame:
     """One row for each (data, scenario, condition, method, variant, metric).
 
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
@@ -41,8 +42,12 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     (1 = best, ties share the better rank); `rank_borda` is the mean rank over all tables and
     conditions of a metric, among the methods that have no hole in any of them.
 
+    `p_vs_best` is a paired bootstrap over the test samples of each table and condition, adjusted
+    by Holm for the number of methods; it reads predictions, so it is made for one metric only.
+
     Args:
         runs: Every planned run, finished or not.
+        compare: Metric that gets `p_vs_best`; None = none.
 
     Returns:
         Columns as in `COLUMNS`, in order of the plan; `note` names what is missing and why.
@@ -59,7 +64,42 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     )
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
     cells["p_vs_best"] = np.nan
+    if compare is not None and compare.endswith(IPW):
+        compare = None  # the bootstrap would have to draw the weights anew as well
+    whole = cells[full & (cells["metric"] == compare)]
+    for key, part in whole.groupby(["data", "scenario", "condition"], sort=False):
+        cells.loc[part.index, "p_vs_best"] = _p_values(runs, key, part, str(compare))
     return cells[list(COLUMNS)]
+
+
+def _p_values(
+    runs: Sequence[Run], key: Any, part: pd.DataFrame, metric: str
+) -> Float[np.ndarray, " method"]:
+    """Adjusted p of each method of one table against its best; NaN for the best itself."""
+    data, scenario, condition = key
+    here = [
+        run
+        for run in runs
+        if (run.spec.data_label, run.spec.scenario_name) == (data, scenario) and run.state == "done"
+    ]
+    kind = read_metrics(here[0])["task"]["kind"]
+    resampled = []
+    for fold in sorted({run.spec.fold for run in here}):
+        logits, target = [], np.empty(0)
+        for method in part["method"]:
+            kept = [
+                read_predictions(run, condition)
+                for run in here
+                if (run.spec.fold, run.spec.method_label) == (fold, method)
+            ]
+            logits.append([one["logits"] for one in kept])
+            target = kept[0]["target"]
+        resampled.append(bootstrap(metric, logits, target, kind, seed=fold))
+    scores = part["mean"].to_numpy(float)
+    leader = best(scores, _better(metric))
+    p = paired_p(scores, np.mean(resampled, axis=0), leader)
+    p[leader] = np.nan
+    return holm(p)
 
 
 def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
@@ -74,7 +114,7 @@ def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
             sort=False,
         )
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
-        rank = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
+        rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
         methods = zip(part["method"], part["variant"], strict=True)
         found[part.index] = np.array([rank[method] for method in methods])
     return found

@@ -31,6 +31,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.bench.record import LOCK, Outcome, clear, find, finish, write_arrays, write_json
 from mmbench.bench.spec import RunSpec, bind
@@ -256,7 +257,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             "cost": {
                 "params_total": sum(p.numel() for p in parameters),
                 "params_trainable": sum(p.numel() for p in parameters if p.requires_grad),
-                "flops_per_sample": None,
+                "flops_per_sample": _flops(method, data, device),
                 "train_s": train_s,
                 "eval_s": eval_s,
                 "infer_ms_per_sample": 1000 * eval_s / (len(test) * len(logits)),
@@ -456,6 +457,18 @@ def _trainer(spec: RunSpec, folder: Path, keep: KeepBest) -> Trainer:
     }
     settings |= {k: v for k, v in spec.trainer_args.items() if k not in OURS}
     return Trainer(**settings)
+
+
+@torch.no_grad()
+def _flops(method: Method, data: DataModule, device: torch.device) -> float:
+    """Floating-point operations to predict one sample as nature left it, as torch counts them.
+
+    Matrix products, convolutions and attention count; recurrent layers on a CPU do not.
+    """
+    batch = next(data.batches("test")).to(device)
+    with FlopCounterMode(display=False) as counter:
+        method(batch)
+    return float(counter.get_total_flops()) / len(batch)
 
 
 def _peak_mib(device: torch.device) -> float:

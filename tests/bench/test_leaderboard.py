@@ -1,12 +1,14 @@
 """From records to a table: numbers by hand, and holes that stay holes."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from sweeps import specs
 
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
-from mmbench.bench.record import Run, finish, write_json
+from mmbench.bench.record import Run, finish, write_arrays, write_json
 from mmbench.metrics.metric import metrics_for
 
 ALL_REGRESSION = dict.fromkeys(metrics_for("regression"), 0.0)
@@ -157,3 +159,28 @@ def test_what_is_written_is_what_is_shown(runs, tmp_path):
     assert "| zero_fill | **0.700 ± 0.100** | **0.500 ± 0.000** |" in " ".join(
         text.split()
     ).replace("  ", " ")
+
+
+def test_p_values_come_from_paired_predictions(runs):
+    """Two seeds of one real split: the better method against the worse one, and against itself."""
+    target = np.tile(np.arange(4), 50)
+    for run in runs:
+        right = 0.3 if run.spec.method == "majority" else 0.6
+        rng = np.random.default_rng(run.spec.seed)
+        said = np.where(rng.random(200) < right, target, (target + 1) % 4)
+        (run.folder / "predictions").mkdir()
+        for condition in ("complete", "mcar_0.3"):
+            write_arrays(
+                run.folder / "predictions" / f"{condition}.npz",
+                {"logits": np.eye(4, dtype=np.float32)[said], "target": target},
+            )
+        words = json.loads((run.folder / "metrics.json").read_text())
+        words["task"]["kind"] = "single_label"
+        for condition in words["conditions"].values():
+            condition["scores"] = dict.fromkeys(metrics_for("single_label"), 0.0)
+            condition["scores"]["accuracy"] = float((said == target).mean())
+        write_json(run.folder / "metrics.json", words)
+    board = leaderboard(runs, compare="accuracy")
+    assert cell(board, "majority", "complete")["p_vs_best"] < 0.01
+    assert np.isnan(cell(board, "zero_fill", "complete")["p_vs_best"])
+    assert board.loc[board["metric"] != "accuracy", "p_vs_best"].isna().all()
