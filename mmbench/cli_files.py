@@ -50,7 +50,7 @@ Data = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name or 
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Arguments of the data set as in a suite, such as modalities=[fou,kar]",
         show_default=False,
     ),
@@ -342,10 +342,10 @@ def export_masks(
 
 @masks_app.command("verify")
 def verify_masks(
-    file: Annotated[Path, typer.Argument(help="A presence table.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A presence table.")],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Data set it must fit.", show_default=False),
+        typer.Argument(metavar="NAME", help="Data set it must fit.", show_default=False),
     ] = None,
     words: Words = None,
     *,
@@ -391,7 +391,7 @@ def verify_masks(
 
 @masks_app.command("import")
 def import_masks(
-    file: Annotated[Path, typer.Argument(help="File of the authors.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of the authors.")],
     words: Words = None,
     *,
     form: Annotated[Format, typer.Option("--format", help="Whose file it is.")],
