@@ -268,6 +268,18 @@ def test_scales_come_from_training_alone(name, root):
     assert not same(next(clean.batches("val")), next(dirty.batches("val")))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_looks_the_same_whoever_is_evaluated_beside_it(name, root):
+    data, few = module(name, root, "natural"), module(name, root, "natural")
+    few.loaded = {
+        split: samples if split == "train" else samples.take(np.arange(3))
+        for split in SPLITS
+        for samples in [data.samples(split)]
+    }
+    for split in ("val", "test"):
+        assert same(data.split(split)[[0, 1, 2]], few.split(split)[[0, 1, 2]])
+
+
 @pytest.mark.parametrize("scenario", ["mcar", "natural_mcar"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_training_shows_is_standardised_by_feature_or_channel(name, scenario, root):

@@ -154,6 +154,8 @@ def test_alignment_trains_no_specific_encoder_and_domain_loss_not_the_shared_one
         assert all(p.grad is None or not p.grad.any() for p in untouched.parameters())
         assert all(p.grad.abs().sum() > 0 for p in touched.parameters() if p is not touched.b2)
         assert all(p.grad is None for p in method.head.parameters())
+        for stem in method.stems.in_order:
+            assert any(p.grad.any() for p in stem.parameters())
 
 
 def test_the_loss_weighs_its_terms_with_alpha_and_beta():
