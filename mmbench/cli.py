@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbench.cli_files import data_app, masks_app
+
 app = typer.Typer(
     name="mmbench",
     help=(
@@ -21,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(data_app, name="data")
+app.add_typer(masks_app, name="masks")
 
 Words = Annotated[
     list[str] | None,
@@ -60,10 +65,6 @@ class Things(StrEnum):
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
-    from mmbench.cli_files import data_app, masks_app
-
-    app.add_typer(data_app, name="data")
-    app.add_typer(masks_app, name="masks")
     try:
         app()
     except (ValueError, PermissionError) as error:

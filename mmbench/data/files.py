@@ -124,9 +124,7 @@ def dense(matrix: Any, *, width: int, what: str) -> Float32[np.ndarray, "row col
     Raises:
         ValueError: If it has another width, or NaN or infinity in it.
     """
-    values: NDArray[Any] = np.asarray(
-        matrix.toarray() if hasattr(matrix, "toarray") else matrix
-    )
+    values: NDArray[Any] = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
     if values.ndim != 2 or values.shape[1] != width:
         raise ValueError(f"{what} has the shape {values.shape}, but {width} columns are expected")
     if not np.isfinite(values).all():
