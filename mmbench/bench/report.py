@@ -284,7 +284,11 @@ def _curves(
         + ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     )
     bands = " Bands: 95 % t interval over seeds." if low.notna().any(axis=None) else ""
-    holes = " 1/2: trainings finished of those planned." if any(notes.values()) else ""
+    holes = (
+        " A fraction after a name: trainings finished of those planned."
+        if any(notes.values())
+        else ""
+    )
     dashed = " Long dashes: the best possible score." if ceiling else ""
     svg = plots.curves(lines, ceiling, metric=card.metric, higher=higher, alt=alt)
     return svg, f"{card.metric} over the missing rate, {stem}.{bands}{holes}{dashed}"
@@ -454,7 +458,8 @@ def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
     """Up to three methods by mean rank over all conditions; only methods without holes."""
     if shown.empty:
         return []
-    best = shown.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
+    own = shown[shown["variant"] == "paper"]  # variants are never compared
+    best = own.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
     return [(str(n), float(r)) for n, r in best.sort_values(kind="stable").head(3).items()]
 
 
