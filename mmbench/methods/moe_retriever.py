@@ -112,7 +112,8 @@ class ExpertMix(nn.Module):
         self.routers = routers
         self.own_count = own
         self.norm_attend = nn.LayerNorm(dim)
-        self.attend = SelfAttention(dim, heads=heads, dropout=dropout)
+        # no dropout of its weights: on a CPU that would cost a fifth of a training step
+        self.attend = SelfAttention(dim, heads=heads)
         self.drop = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         self.gate = NoisyTopKGate(
