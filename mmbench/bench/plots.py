@@ -113,11 +113,12 @@ def curves(
     low, high = _range(
         [line.mean for line in lines] + ([] if ceiling is None else [ceiling[1]]), higher
     )
+    faint = min(0.09, 0.8 / len(lines))  # many bands on top of each other hide the lines
     ends = []
     for line in lines:
         colour = _colour(line.style)
         if np.isfinite(line.low).any():
-            ax.fill_between(line.rates, line.low, line.high, color=colour, alpha=0.09, linewidth=0)
+            ax.fill_between(line.rates, line.low, line.high, color=colour, alpha=faint, linewidth=0)
         ax.plot(line.rates, line.mean, color=colour, **_mark(line.style), linewidth=1.6)
         known = np.flatnonzero(np.isfinite(line.mean))
         if len(known):
@@ -209,9 +210,11 @@ def heat(
     wide = max(WIDTH, left + 34 + 14.0 * m) if m > 20 else WIDTH
     cell = (wide - left - 10) / max(m, 1)
     tall = 17.0 if n <= 40 else 9.0
-    bottom = 12 + min(112.0, 6.0 * max((len(_short(c, 24)) for c in columns), default=0))
-    slanted = max((len(c) for c in columns), default=0) * 5.8 > cell
-    bottom = (bottom if slanted else 20.0) + (14 if across else 0)
+    labels = [_short(c, 40) for c in columns]
+    longest = max((len(label) for label in labels), default=0)
+    slanted = longest * 5.8 > cell
+    size = min(SIZE, max(6.0, cell * 0.8)) if slanted else SIZE
+    bottom = (12 + 0.63 * size * longest if slanted else 20.0) + (14 if across else 0)
     height = tall * n + bottom + 10
     figure = Figure(figsize=(wide / 72, height / 72), dpi=72)
     ax = figure.add_axes((left / wide, bottom / height, cell * m / wide, tall * n / height))
@@ -236,9 +239,9 @@ def heat(
     ax.set_yticks(range(n), [_short(r) for r in rows])
     ax.set_xticks(
         range(m),
-        [_short(c, 24) for c in columns],
+        labels,
         rotation=90 if slanted else 0,
-        fontsize=min(SIZE, max(6.0, cell * 0.8)) if slanted else SIZE,
+        fontsize=size,
     )
     ax.tick_params(length=0)
     for spine in ax.spines.values():
@@ -526,6 +529,8 @@ def _svg(figure: Figure, alt: str | None) -> str:
         root.set("role", "img")
         root.set("aria-label", alt)
     root.set("style", f"--w:{figure.bbox.width:.0f}")
+    if figure.bbox.width > WIDTH + 1:
+        root.set("class", "wide")  # scrolls sideways rather than shrinks
     written = ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
     return re.sub(r">\s+<", "><", written)
 

@@ -295,10 +295,10 @@ def _curves(
 
 
 def _hole_notes(part: pd.DataFrame) -> dict[Any, str]:
-    """Method -> `2/3` where a condition has fewer trainings than planned, else nothing."""
+    """Method -> `2/3` where a condition has some of the planned trainings, else nothing."""
     least = part.sort_values("n_seeds").groupby("name")[["n_seeds", "n_seeds_planned"]].first()
     return {
-        name: "" if n == planned else f"{n:.0f}/{planned:.0f}"
+        name: f"{n:.0f}/{planned:.0f}" if 0 < n < planned else ""
         for name, n, planned in least.itertuples()
     }
 
