@@ -1,0 +1,239 @@
+"""Flex-MoE: a bank of embeddings for the gaps, an expert for each combination of modalities.
+
+Paper: Yun et al., "Flex-MoE: Modeling Arbitrary Modality Combination via the Flexible
+Mixture-of-Experts", NeurIPS 2024.
+Idea: a learned embedding for each (observed combination, missing modality) fills the gap. Experts
+learn what is general from complete samples; samples of combination c are then to send their
+tokens to expert c first, which so becomes the specialist for c.
+Notation: presence (B, M); c = combination, 0 = complete, 1 to 2^M - 2 the others in decreasing
+size; z tokens (B, M, P, D); bank (2^M - 1, M, P, D); n-tilde = noisy scores (B, M, P, E).
+Differences from the paper:
+- A bank entry is a base shared by all combinations plus its own part that starts at zero, so a
+  combination that training never shows is filled by the base; the released code would fill it by
+  random numbers that were never trained.
+- Needs 2^M - 1 experts at least; `experts` None = that number, 16 at least. Hence at most seven
+  modalities.
+- Training starts with complete samples in the paper, and in the released code with an ordering of
+  the training set. Here complete samples alone have a task loss in the first `general_epochs`
+  epochs (None: 0), which needs no other order of data; batches without any are then not learned
+  from.
+- Balance leaves out each incomplete sample's own specialist, as the paper says; the released code
+  leaves out expert 0, which is `variant="official"`. That variant also loses the input of the
+  attention layer, as the release does, and starts its bank from N(0, 1) without a base.
+- The terms of the gate loss are summed over the modalities, as in the released code. The task is
+  learned with AdamW.
+"""
+
+from itertools import combinations
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.encoders import ModalityEncoders
+from mmbench.layers.fusion import presence_code
+from mmbench.layers.moe import GATE_LOSS_WEIGHT, Routing, SparseBlock, cv_squared
+from mmbench.method import Applies, Method, Paper
+
+Tokens = Float[Tensor, "batch modality token dim"]
+Variant = Literal["paper", "official"]
+MOST_MODALITIES = 7  # 127 combinations, an expert each
+
+
+class FlexMoE(Method):
+    """Flexible mixture of experts with a bank of missing modalities.
+
+    Args:
+        task: What goes in and what is predicted.
+        variant: The paper's equations, or what its released code computes.
+        dim: D, width of a token.
+        tokens: P, tokens for each modality.
+        heads: Attention heads; has to divide `dim`.
+        experts: E, at least 2^M - 1; None = as many, 16 at least.
+        top_k: Experts for each token, 1 to E.
+        layers: Transformer layers, all of them sparse, >= 1.
+        gate_loss: Weight of specialisation and balance, >= 0.
+        general_epochs: Epochs that learn from complete samples alone, >= 0.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+    """
+
+    paper = Paper(
+        "Flex-MoE: Modeling Arbitrary Modality Combination via the Flexible Mixture-of-Experts",
+        "NeurIPS",
+        2024,
+        "https://arxiv.org/abs/2410.08245",
+    )
+    applies = Applies(min_modalities=2, max_modalities=MOST_MODALITIES)
+
+    combination: Tensor
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        variant: Variant = "paper",
+        dim: int = 128,
+        tokens: int = 16,
+        heads: int = 4,
+        experts: int | None = None,
+        top_k: int = 4,
+        layers: int = 1,
+        gate_loss: float = GATE_LOSS_WEIGHT,
+        general_epochs: int = 0,
+        dropout: float = 0.5,
+        lr: float = 3e-4,
+    ) -> None:
+        super().__init__(task, lr=lr)
+        modalities = len(task.modalities)
+        number = 2**modalities - 1
+        experts = max(16, number) if experts is None else experts
+        if experts < number:
+            raise ValueError(
+                f"{modalities} modalities have {number} combinations, each with a specialist, "
+                f"but there are {experts} experts; raise experts"
+            )
+        self.variant, self.gate_loss = variant, gate_loss
+        self.general_epochs, self.epoch = general_epochs, 0
+        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.bank = MissingBank(number, (modalities, tokens, dim), base=variant == "paper")
+        self.position = nn.Parameter(torch.zeros(modalities * tokens, dim))
+        self.layers = nn.ModuleList(
+            SparseBlock(
+                dim,
+                heads=heads,
+                experts=experts,
+                k=top_k,
+                dropout=dropout,
+                lose_input=variant == "official",
+            )
+            for _ in range(layers)
+        )
+        self.head = nn.Linear(modalities * dim, task.num_outputs)
+        self.register_buffer("combination", combination_table(modalities), persistent=False)
+
+    def on_train_epoch_start(self) -> None:
+        """Know which phase of training it is."""
+        self.epoch = self.current_epoch
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        return self.predict(batch)[0]
+
+    def predict(self, batch: Batch) -> tuple[Float[Tensor, "batch output"], list[Routing]]:
+        """Predict, and say how each layer routed the (B M P) tokens."""
+        z = self.encode(batch)
+        filled = self.bank(self.combination_of(batch.presence))
+        z = torch.where(batch.presence[:, :, None, None], z, filled)
+        x = z.flatten(1, 2) + self.position  # (B, M P, D)
+        routings = []
+        for layer in self.layers:
+            x, routing = layer(x)
+            routings.append(routing)
+        output: Tensor = self.head(x.view_as(z).mean(2).flatten(1))
+        return output, routings
+
+    def combination_of(self, presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
+        """Number of each sample's combination, 0 = complete."""
+        return self.combination[presence_code(presence)]
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Task loss; specialisation and balance of the experts."""
+        output, routings = self.predict(batch)
+        c = self.combination_of(batch.presence)
+        if self.epoch < self.general_epochs:
+            complete = (c == 0).to(output)
+            rows = self.row_loss(output, batch.target) * complete
+            task = rows.sum() / complete.sum().clamp_min(1)
+        else:
+            task = self.task_loss(output, batch.target)
+        shape = (*batch.presence.shape, -1, routings[0].gates.shape[1])
+        gate = [
+            gate_loss(
+                r.logits.view(shape), r.gates.view(shape), r.load.view(shape), c, self.variant
+            )
+            for r in routings
+        ]
+        return {"task": task, "gate": self.gate_loss * torch.stack(gate).sum()}
+
+
+def combination_table(modalities: int) -> Int[Tensor, " code"]:
+    """Presence code -> number of the combination: decreasing size, 0 = complete.
+
+    Within a size in lexicographic order of the modalities. The empty code, which no sample
+    has, is counted as complete.
+    """
+    table = torch.zeros(2**modalities, dtype=torch.long)
+    number = 0
+    for size in range(modalities, 0, -1):
+        for members in combinations(range(modalities), size):
+            table[sum(1 << m for m in members)] = number
+            number += 1
+    return table
+
+
+class MissingBank(nn.Module):
+    """Learned tokens for each combination and missing modality.
+
+    Args:
+        number: Of combinations, 2^M - 1.
+        size: (M, P, D).
+        base: Whether all combinations share a part, from which their own starts at zero.
+    """
+
+    def __init__(self, number: int, size: tuple[int, int, int], *, base: bool) -> None:
+        super().__init__()
+        # combination 0 is complete and has nothing to be filled, but keeps the numbers simple
+        own = torch.zeros(number, *size) if base else torch.randn(number, *size)
+        self.own = nn.Parameter(own)
+        self.base = nn.Parameter(torch.randn(size)) if base else None
+
+    def forward(self, c: Int[Tensor, " batch"]) -> Tokens:
+        """Tokens of all modalities for these combinations."""
+        own = self.own.index_select(0, c)
+        return own if self.base is None else self.base + own
+
+
+def gate_loss(
+    noisy: Float[Tensor, "batch modality token expert"],
+    gates: Float[Tensor, "batch modality token expert"],
+    load: Float[Tensor, "batch modality token expert"],
+    c: Int[Tensor, " batch"],
+    variant: Variant,
+) -> Float[Tensor, ""]:
+    """Incomplete samples to their specialists; importance and load balanced.
+
+    Balance is sought among the tokens of complete samples, and among those of incomplete ones
+    with their specialists left out (official: with expert 0 left out). Computed for each
+    modality and summed; a group that the batch lacks contributes zero.
+
+    Args:
+        noisy: Router scores, noise included.
+        gates: What they were turned into.
+        load: Chance of each expert to be chosen.
+        c: Combination of each sample, 0 = complete.
+        variant: Which experts balance leaves out.
+    """
+    complete = c == 0
+    tokens = noisy.shape[2]
+    s = (~complete).to(noisy)[:, None, None]  # (B, 1, 1)
+    picked = (
+        -noisy.log_softmax(-1)
+        .gather(-1, c[:, None, None, None].expand(*noisy.shape[:3], 1))
+        .squeeze(-1)
+    )  # (B, M, P)
+    special = (picked * s).sum((0, 2)) / (s.sum() * tokens).clamp_min(1)  # (M,)
+    own = F.one_hot(c, noisy.shape[-1]).to(noisy)[:, None, None]  # (B, 1, 1, E)
+    total = special
+    for amount in (gates, load):
+        total = total + cv_squared((amount * (1 - s[..., None])).sum((0, 2)))
+        others = (amount * s[..., None]).sum((0, 2))
+        if variant == "official":
+            total = total + cv_squared(others[:, 1:])
+        else:
+            total = total + cv_squared((amount * s[..., None] * (1 - own)).sum((0, 2)))
+    return total.sum()
