@@ -360,6 +360,7 @@ def _show_board(sweep: _Sweep) -> int:
     from rich.markdown import Markdown
 
     from mmbench.bench.leaderboard import leaderboard, render, write
+    from mmbench.bench.report import write_report
 
     runs = sweep.runs()
     failed = [item for item in runs if item.state == "failed"]
@@ -378,6 +379,12 @@ def _show_board(sweep: _Sweep) -> int:
     if failed:
         console.print(f"{len(failed)} runs failed; `mmbench status` says why", style="bold")
     typer.echo(f"every metric and condition: {path}")
+    try:
+        page = write_report(sweep.suite.name, runs, board, sweep.folder, metric=metric)
+    except ValueError as error:  # its libraries are an extra
+        typer.echo(f"no page with plots: {error}")
+    else:
+        typer.echo(f"a page with plots: {page}")
     return len(failed)
 
 

@@ -39,7 +39,7 @@ def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFr
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
     A cell with fewer finished runs than planned is a hole: its numbers are those of the runs
     that finished, `n_seeds` says how many, and it has no rank. `rank` is within the cell's table
-    (1 = best, ties share the better rank); `rank_borda` is the mean rank over all tables and
+    and among the methods of the same variant (1 = best, ties share the better rank); `rank_borda` is the mean rank over all tables and
     conditions of a metric, among the methods that have no hole in any of them.
 
     `p_vs_best` is a paired bootstrap over the test samples of each table and condition, adjusted
@@ -59,7 +59,7 @@ def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFr
     cells["rank"] = (
         (-cells["metric"].map(_sign) * cells["mean"])
         .where(full)
-        .groupby([cells[c] for c in CELL if c not in ("method", "variant")], sort=False)
+        .groupby([cells[c] for c in CELL if c != "method"], sort=False)
         .rank(method="min")
     )
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
@@ -67,7 +67,7 @@ def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFr
     if compare is not None and compare.endswith(IPW):
         compare = None  # the bootstrap would have to draw the weights anew as well
     whole = cells[full & (cells["metric"] == compare)]
-    for key, part in whole.groupby(["data", "scenario", "condition"], sort=False):
+    for key, part in whole.groupby(["data", "scenario", "condition", "variant"], sort=False):
         cells.loc[part.index, "p_vs_best"] = _p_values(runs, key, part, str(compare))
     return cells[list(COLUMNS)]
 
@@ -76,7 +76,7 @@ def _p_values(
     runs: Sequence[Run], key: Any, part: pd.DataFrame, metric: str
 ) -> Float[np.ndarray, " method"]:
     """Adjusted p of each method of one table against its best; NaN for the best itself."""
-    data, scenario, condition = key
+    data, scenario, condition, _ = key
     here = [
         run
         for run in runs
@@ -105,18 +105,17 @@ def _p_values(
 def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
     """Each method's mean rank over the tables of a metric; none for a method with a hole."""
     found = pd.Series(np.nan, index=cells.index)
-    for metric, part in cells.groupby("metric", sort=False):
+    for (metric, _), part in cells.groupby(["metric", "variant"], sort=False):
         wide = part.pivot_table(
             index=["data", "scenario", "condition"],
-            columns=["method", "variant"],
+            columns="method",
             values="mean",
             dropna=False,
             sort=False,
         )
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
         rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
-        methods = zip(part["method"], part["variant"], strict=True)
-        found[part.index] = np.array([rank[method] for method in methods])
+        found[part.index] = part["method"].map(rank).to_numpy(float)
     return found
 
 
