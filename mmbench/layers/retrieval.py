@@ -126,14 +126,20 @@ class SupportBank(nn.Module):
         """Number of training samples."""
         return len(self.sample_id)
 
-    def fill(self, train: Iterable[Batch]) -> None:
-        """Keep all batches of the training split, in order of pattern."""
+    def fill(self, train: Iterable[Batch], most: int | None = None) -> None:
+        """Keep the training split in order of pattern.
+
+        Args:
+            train: All batches of it.
+            most: Keep this many samples, chosen by a hash of their ids; None = all.
+        """
         batches = list(train)
+        ids = torch.cat([b.sample_id for b in batches])
         presence = torch.cat([b.presence for b in batches])
-        codes = presence_code(presence)
-        order = codes.argsort(stable=True)
-        self.presence = presence[order]
-        self.sample_id = torch.cat([b.sample_id for b in batches])[order]
+        order = hashed(ids).argsort()[:most]
+        order = order[presence_code(presence[order]).argsort(stable=True)]
+        self.sample_id, self.presence = ids[order], presence[order]
+        codes = presence_code(self.presence)
         self.pattern_code, self.pattern_size = codes.unique(return_counts=True)
         for m, name in enumerate(self.names):
             there = self.presence[:, m]
@@ -143,6 +149,21 @@ class SupportBank(nn.Module):
             if name in self.with_lengths:
                 steps = torch.cat([b.lengths[name] for b in batches])[order]
                 setattr(self, f"length_{m}", keep(steps, there))
+
+    def everything(self) -> Batch:
+        """All samples that are kept, without their targets."""
+        names = enumerate(self.names)
+        return Batch(
+            modalities=self.names,
+            inputs={name: getattr(self, f"input_{m}") for m, name in names},
+            presence=self.presence,
+            target=torch.zeros_like(self.sample_id),
+            sample_id=self.sample_id,
+            lengths={
+                name: getattr(self, f"length_{self.names.index(name)}")
+                for name in self.with_lengths
+            },
+        )
 
     def draw(
         self,

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -149,3 +150,22 @@ def test_queries_are_the_gaps():
     presence = torch.tensor([[True, False], [False, True], [True, False]])
     assert [rows.tolist() for rows in queries(presence)] == [[1], [0, 2]]
     assert [rows.shape for rows in queries(presence.to("meta"))] == [(3,), (3,)]
+
+
+def test_a_bank_can_keep_a_few_samples_whatever_their_order():
+    batch = make_batch(TASK, all_patterns(TASK))
+    one, other = SupportBank(TASK), SupportBank(TASK)
+    one.fill([batch], most=5)
+    order = torch.arange(len(batch)).flip(0)
+    flipped = replace(
+        batch,
+        inputs={name: x[order] for name, x in batch.inputs.items()},
+        presence=batch.presence[order],
+        target=batch.target[order],
+        sample_id=batch.sample_id[order],
+    )
+    other.fill([flipped], most=5)
+    assert len(one) == 5
+    assert set(one.sample_id.tolist()) == set(other.sample_id.tolist())
+    kept = one.everything()
+    assert torch.equal(kept.inputs["a"], batch.inputs["a"][kept.sample_id])
