@@ -52,6 +52,10 @@ def call(*words, monkeypatch):
              "test: {mechanism: mcar, missing_rate: 0.1}}]"],
             "the highest rate is (M - 1) / M = 0.5",
         ),
+        (["tiny.yaml", "methods=[no_such_package.Method]"], "does not import"),
+        (["tiny.yaml", "methods=[mmbench.data.batch.Batch]"], "is no Method; derive it from"),
+        (["tiny.yaml", "methods=[lightning_of_old.Mine]"], "derives from pytorch_lightning"),
+        (["tiny.yaml", "data=[]"], "data is empty"),
         (["list.txt"], "list.txt"),
         (["methods.yaml"], "is no YAML"),
     ],
@@ -60,6 +64,11 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
     here, words, message, monkeypatch, capsys
 ):
     (here / "list.txt").write_text("just words\n")
+    (here / "lightning_of_old.py").write_text(
+        "import pytorch_lightning\nclass Mine(pytorch_lightning.LightningModule): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (here / "methods.yaml").write_text("name: [x\n")
     before = sorted(here.rglob("*"))
     assert call("run", *words, monkeypatch=monkeypatch) == 2
