@@ -107,7 +107,7 @@ def execute(
     finally:
         for pool in pools.values():
             for process in list((pool._processes or {}).values()):
-                process.terminate()
+                process.kill()  # a polite SIGTERM is held back by lightning until the fit ends
             pool.shutdown(wait=False, cancel_futures=True)
 
 
