@@ -39,8 +39,9 @@ def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFr
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
     A cell with fewer finished runs than planned is a hole: its numbers are those of the runs
     that finished, `n_seeds` says how many, and it has no rank. `rank` is within the cell's table
-    and among the methods of the same variant (1 = best, ties share the better rank); `rank_borda` is the mean rank over all tables and
-    conditions of a metric, among the methods that have no hole in any of them.
+    and among the methods of the same variant (1 = best, ties share the better rank);
+    `rank_borda` is the mean rank over all tables and conditions of a metric, among the methods
+    that have no hole in any of them.
 
     `p_vs_best` is a paired bootstrap over the test samples of each table and condition, adjusted
     by Holm for the number of methods; it reads predictions, so it is made for one metric only.

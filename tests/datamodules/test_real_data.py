@@ -58,9 +58,7 @@ def classes(*parts):
 def probe(parts, modality, c=1.0):
     """Accuracy of a linear model of one modality, on the test rows that have it."""
     column = parts["test"].modalities.index(modality)
-    train, val, test = (
-        parts[s].take(np.flatnonzero(parts[s].presence[:, column])) for s in SPLITS
-    )
+    train, val, test = (parts[s].take(np.flatnonzero(parts[s].presence[:, column])) for s in SPLITS)
     x = np.concatenate([train.inputs[modality], val.inputs[modality]])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
     model.fit(x, np.concatenate([train.target, val.target]))
@@ -121,7 +119,9 @@ def test_mosi_text_features_know_the_labels_of_most_standard_test_rows():
     parts = {split: data.load(split) for split in SPLITS}
     seen = (data._index.loc[data._index["split"] == "test", "part"] == "train").to_numpy()
     assert seen.sum() == 558
-    known, fresh = (probe(parts | {"test": parts["test"].take(r)}, "text", 0.01) for r in (seen, ~seen))
+    known, fresh = (
+        probe(parts | {"test": parts["test"].take(r)}, "text", 0.01) for r in (seen, ~seen)
+    )
     assert known > 0.88
     assert fresh < 0.78
 

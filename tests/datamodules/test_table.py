@@ -28,7 +28,9 @@ def root(tmp_path):
     rng = np.random.default_rng(0)
     ids = [f"p{k}" for k in range(N)]
     label = np.array(["ill", "well"])[np.arange(N) % 2]
-    frame = pd.DataFrame({"id": ids, "label": label, "split": ["train"] * 24 + ["val"] * 8 + ["test"] * 8})
+    frame = pd.DataFrame(
+        {"id": ids, "label": label, "split": ["train"] * 24 + ["val"] * 8 + ["test"] * 8}
+    )
     frame["age"] = np.arange(N) / 2
     frame["cough"] = np.arange(N) % 3 == 0
     frame["fever"] = np.arange(N) % 2
@@ -37,10 +39,17 @@ def root(tmp_path):
     lab = pd.DataFrame({"id": ids, "x": np.arange(N), "y": 2.5})
     lab.drop(index=3).sample(frac=1, random_state=0).to_csv(tmp_path / "lab.csv", index=False)
     kept = np.delete(np.arange(N), 5)[::-1]
-    ecg = np.broadcast_to(kept[:, None, None], (len(kept), 6, 2)) + rng.random((len(kept), 6, 2)) / 9
+    ecg = (
+        np.broadcast_to(kept[:, None, None], (len(kept), 6, 2)) + rng.random((len(kept), 6, 2)) / 9
+    )
     length = 1 + kept % 6
     np.savez(tmp_path / "ecg.npz", id=np.array(ids)[kept], x=ecg, length=length)
-    notes = pd.DataFrame({"id": ids, "note": [f"Patient {'Coughs' if k % 2 else 'sleeps'}, only{k}" for k in range(N)]})
+    notes = pd.DataFrame(
+        {
+            "id": ids,
+            "note": [f"Patient {'Coughs' if k % 2 else 'sleeps'}, only{k}" for k in range(N)],
+        }
+    )
     notes.to_csv(tmp_path / "notes.csv", index=False)
     return tmp_path
 
@@ -87,7 +96,9 @@ def test_text_becomes_words_of_the_training_split(root):
 
 
 def test_shares_are_stratified_and_folds_test_different_rows(root):
-    parts = [{s: table(root, split=[0.6, 0.2, 0.2], fold=k).load(s) for s in SPLITS} for k in range(5)]
+    parts = [
+        {s: table(root, split=[0.6, 0.2, 0.2], fold=k).load(s) for s in SPLITS} for k in range(5)
+    ]
     for part in parts:
         assert {s: len(x) for s, x in part.items()} == {"train": 24, "val": 8, "test": 8}
         assert abs(np.bincount(part["test"].target) - 4).max() <= 1
@@ -209,7 +220,10 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(root, file, change, messa
         ({"x": np.zeros((1, 6, 2))}, "has no array id; it has x"),
         ({"id": ["p1"], "x": np.zeros((2, 6, 2))}, "must have one entry a sample"),
         ({"id": ["p1", "p1"], "x": np.zeros((2, 6, 2))}, "row 2: id p1 occurs a second time"),
-        ({"id": ["p1"], "x": np.zeros((1, 6, 2)), "length": [7]}, r"id p1: length is not in 1\.\.6"),
+        (
+            {"id": ["p1"], "x": np.zeros((1, 6, 2)), "length": [7]},
+            r"id p1: length is not in 1\.\.6",
+        ),
         ({"id": ["p1"], "x": np.array([[[1, np.nan]]])}, "id p1: x holds NaN or infinity in part"),
         ({"id": np.array(["p1", None]), "x": np.zeros((2, 1, 1))}, "npz file of plain arrays"),
         ({"id": ["p1"], "x": np.zeros((1, 6))}, "needs the axes"),
@@ -276,7 +290,9 @@ def test_the_example_of_the_readme_works(tmp_path):
     (entry,) = yaml.safe_load(blocks("yaml")[0])["data"]
     n = 9
     ids, split = [f"p{k}" for k in range(n)], ["train", "val", "test"] * 3
-    labels = pd.DataFrame({"patient": ids, "diagnosis": ["ill", "well", "well"] * 3, "split": split})
+    labels = pd.DataFrame(
+        {"patient": ids, "diagnosis": ["ill", "well", "well"] * 3, "split": split}
+    )
     labels.to_csv(tmp_path / "labels.csv", index=False)
     pd.DataFrame({"patient": ids[1:], "sodium": 140, "glucose": 5.0}).to_csv(
         tmp_path / "lab.csv", index=False

@@ -22,9 +22,7 @@ from mmbench.registry import DATASETS
 SCENARIO = Scenario("natural", natural(), natural(), (natural(),))
 HAS_RDATA = importlib.util.find_spec("rdata") is not None
 needs_rdata = pytest.mark.skipif(not HAS_RDATA, reason="breast_tcga is read by the extra rdata")
-NAMES = [
-    pytest.param(name, marks=[needs_rdata] if name == "breast_tcga" else []) for name in WRITE
-]
+NAMES = [pytest.param(name, marks=[needs_rdata] if name == "breast_tcga" else []) for name in WRITE]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +102,9 @@ def test_the_files_that_are_listed_are_those_that_are_read(name, spoiled):
     assert files
     extra = {"target": "seven"} if name == "cmu_mosi" else {}
     for file in files:
-        found = [path for path in (root / name).iterdir() if path.name.startswith(file[len(name) + 1 :])]
+        found = [
+            path for path in (root / name).iterdir() if path.name.startswith(file[len(name) + 1 :])
+        ]
         assert len(found) == 1, file
         aside = found[0].rename(found[0].with_name("aside"))
         with pytest.raises(ValueError, match=f"no file {re.escape(file[len(name) + 1 :])} in"):
@@ -333,7 +333,12 @@ def edit(path, row, text):
         ("mosi_labels.csv", 3, "x_1,x,train,9", r"mosi_labels.csv row 3: score is not in"),
         ("mosi_labels.csv", 3, "x_1,x,dev,1", r"mosi_labels.csv row 3: split is none of train"),
         ("mosi_labels.csv", 3, "x_1,x,train,1", r"mosi_labels.csv has no utterance vid"),
-        ("mosi_labels.csv", 1, "utterance,video,part,score", r"mosi_labels.csv has no column split"),
+        (
+            "mosi_labels.csv",
+            1,
+            "utterance,video,part,score",
+            r"mosi_labels.csv has no column split",
+        ),
     ],
 )
 def test_mosi_names_the_file_and_row_that_is_wrong(spoiled, file, row, text, message):
