@@ -8,11 +8,16 @@ time, with the same weights, draws and outputs, which is checked. The bare produ
 products of one step on tensors of the same sizes, forward and backward, and nothing else.
 """
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+
+# oneDNN keeps kernels for up to 1,024 sizes of tensors; the number of tokens that ask an expert
+# differs from step to step, so that this cache alone would grow for hundreds of steps
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 
 import numpy as np
 import torch

@@ -205,7 +205,7 @@ class NoisyTopKGate(nn.Module):
         if router is None:
             scores = x @ self.weight[:, 0].flatten(1)
         else:
-            every = (x @ self.weight.flatten(1)).unflatten(1, (self.routers, -1))  # (N, R, 2E)
+            every = (x @ self.weight.flatten(1)).view(len(x), self.routers, -1)  # (N, R, 2E)
             scores = every.take_along_dim(router[:, None, None], 1).squeeze(1)
         clean, spread = scores.chunk(2, dim=1)
         if allowed is not None:
@@ -255,28 +255,27 @@ class Experts(nn.Module):
     ) -> Float[Tensor, "token out"]:
         """Every expert sees every token: two large products of static shape."""
         count, hidden, _ = self.w1.shape
-        h = F.linear(x, self.w1.flatten(0, 1), self.b1.flatten()).unflatten(1, (count, hidden))
+        h = F.linear(x, self.w1.flatten(0, 1), self.b1.flatten()).view(-1, count, hidden)
         h = self.drop(F.gelu(h)) * gates[:, :, None]
-        return h.flatten(1) @ self.w2.flatten(0, 1) + gates @ self.b2
+        y: Tensor = h.flatten(1) @ self.w2.flatten(0, 1) + gates @ self.b2
+        return y
 
     def sorted(
         self, x: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
     ) -> Float[Tensor, "token out"]:
         """Each expert sees only the tokens that ask it; reads counts on the host."""
-        y = x.new_zeros(len(x), self.w2.shape[2])
         by_expert = gates.t()
         expert, token = by_expert.nonzero(as_tuple=True)  # in order of expert
         counts = torch.bincount(expert, minlength=len(by_expert)).tolist()
         weight = by_expert[expert, token]
         asked = torch.split(x.index_select(0, token), counts)
-        answers = [
-            self.drop(F.gelu(F.linear(part, self.w1[e], self.b1[e]))) @ self.w2[e] + self.b2[e]
-            for e, part in enumerate(asked)
-            if len(part)
-        ]
-        if not answers:
-            return y
-        return y.index_add(0, token, torch.cat(answers) * weight[:, None])
+        h = torch.cat(
+            [F.linear(part, *into) for part, *into in zip(asked, self.w1, self.b1, strict=True)]
+        )
+        # in one piece: oneDNN keeps a compiled GELU for each size that it meets, without need
+        h = self.drop(F.gelu(h)) * weight[:, None]
+        answers = [part @ out for part, out in zip(torch.split(h, counts), self.w2, strict=True)]
+        return (gates @ self.b2).index_add(0, token, torch.cat(answers))
 
 
 class SparseMoE(nn.Module):

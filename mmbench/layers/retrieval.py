@@ -140,7 +140,7 @@ class SupportBank(nn.Module):
         order = order[presence_code(presence[order]).argsort(stable=True)]
         self.sample_id, self.presence = ids[order], presence[order]
         codes = presence_code(self.presence)
-        self.pattern_code, self.pattern_size = codes.unique(return_counts=True)
+        self.pattern_code, self.pattern_size = torch.unique(codes, return_counts=True)
         for m, name in enumerate(self.names):
             there = self.presence[:, m]
             # zeros where absent: nothing that a batch withholds may be kept
@@ -211,15 +211,15 @@ class SupportBank(nn.Module):
         encoder: nn.Module,
     ) -> Float[Tensor, "query draw token dim"]:
         """Tokens of the target modality of these rows; without meaning where not chosen."""
-        if not rows.is_cpu:
-            return self._encode(target, rows.flatten(), encoder).unflatten(0, rows.shape)
-        # the number of draws is at hand: encode no others
-        slots = chosen.flatten().nonzero().squeeze(1)
-        if not len(slots):  # recurrent encoders refuse an empty batch
-            slots = slots.new_zeros(1)
-        z = self._encode(target, rows.flatten()[slots], encoder)
-        every = z.new_zeros(rows.numel(), *z.shape[1:]).index_copy(0, slots, z)
-        return every.unflatten(0, rows.shape)
+        if rows.is_cpu:  # the number of draws is at hand: encode no others
+            slots = chosen.flatten().nonzero().squeeze(1)
+            if not len(slots):  # recurrent encoders refuse an empty batch
+                slots = slots.new_zeros(1)
+            z = self._encode(target, rows.flatten()[slots], encoder)
+            z = z.new_zeros(rows.numel(), *z.shape[1:]).index_copy(0, slots, z)
+        else:
+            z = self._encode(target, rows.flatten(), encoder)
+        return z.view(*rows.shape, *z.shape[1:])
 
     def _encode(self, target: int, rows: Tensor, encoder: nn.Module) -> Tensor:
         lengths = None
