@@ -8,18 +8,16 @@ time, with the same weights, draws and outputs, which is checked. The bare produ
 products of one step on tensors of the same sizes, forward and backward, and nothing else.
 """
 
+import ctypes
 import os
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 
 # oneDNN keeps kernels for up to 1,024 sizes of tensors; the number of tokens that ask an expert
 # differs from step to step, so that this cache alone would grow for hundreds of steps
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +32,7 @@ TASK = Task(
     tuple(Modality(name, "vector", (FEATURES,)) for name in "igcb"),
     ("a", "b", "c"),
 )
-REPEATS = 3
+REPEATS = 6
 MORE_STEPS = 20
 LOOPED = 128  # samples that the loop is timed on in evaluation, then scaled up
 
@@ -47,30 +45,32 @@ def main() -> None:
     method.prepare([make_batch(TRAIN, first_id=0)])
     batch = make_batch(BATCH, first_id=TRAIN)
 
-    step_s = timed(lambda: train(method, method, batch))
-    loop_s = timed(lambda: train(method, lambda b: loop(method, b), batch))
-    bare_s = timed(lambda: bare_step(method, batch))
+    step_s, loop_s, bare_s = timed(
+        lambda: train(method, method, batch),
+        lambda: train(method, lambda b: loop(method, b), batch),
+        lambda: bare_step(method, batch),
+    )
     print(
         f"training step   {step_s * 1e3:7.1f} ms   a loop {loop_s * 1e3:7.1f} ms, "
         f"{loop_s / step_s:.1f} times as long   bare products {bare_s * 1e3:7.1f} ms, "
         f"step {step_s / bare_s:.2f} times as long"
     )
 
-    held = resident_mib()
+    held = held_mib()
     for _ in range(MORE_STEPS):
         train(method, method, batch)
-    print(f"{MORE_STEPS} more steps   {resident_mib() - held:+.0f} MiB resident")
+    print(f"{MORE_STEPS} more steps   {held_mib() - held:+.2f} MiB in use")
 
     method.eval()
     sizes = [BATCH] * (SAMPLES // BATCH) + [SAMPLES % BATCH]
     batches = [make_batch(size, first_id=5_000 + b * BATCH) for b, size in enumerate(sizes)]
     with torch.inference_mode():
-        all_s = timed(lambda: [method(b) for b in batches], repeats=1)
+        (all_s,) = timed(lambda: [method(b) for b in batches])
         some = batches[: LOOPED // BATCH]
         ours = torch.cat([method(b) for b in some])
-        start = perf_counter()
         theirs = torch.cat([loop(method, b) for b in some])
-        loop_s = (perf_counter() - start) / LOOPED * SAMPLES
+        (loop_s,) = timed(lambda: [loop(method, b) for b in some], repeats=3)
+        loop_s *= SAMPLES / LOOPED
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     print(
         f"{SAMPLES} predictions {all_s:6.2f} s    a loop {loop_s:7.2f} s, "
@@ -186,22 +186,43 @@ def take(batch: Batch, i: int) -> Batch:
     )
 
 
-def timed(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median wall time in seconds, after one run to warm up."""
-
-    def times() -> Iterator[float]:
-        for _ in range(repeats + 1):
+def timed(*runs: Callable[[], object], repeats: int = REPEATS) -> list[float]:
+    """Shortest wall time of each in seconds; by turns, so that other work hits all alike."""
+    best = [float("inf")] * len(runs)
+    for _ in range(repeats):
+        for at, run in enumerate(runs):
             start = perf_counter()
             run()
-            yield perf_counter() - start
+            best[at] = min(best[at], perf_counter() - start)
+    return best
 
-    return float(np.median(list(times())[1:]))
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            [
+                "arena",
+                "ordblks",
+                "smblks",
+                "hblks",
+                "hblkhd",
+                "usmblks",
+                "fsmblks",
+                "uordblks",
+                "fordblks",
+                "keepcost",
+            ]
+        )
+    )
 
 
-def resident_mib() -> float:
-    """Memory held now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def held_mib() -> float:
+    """Memory in use now, without what the allocator keeps for later (glibc only)."""
+    count = ctypes.CDLL("libc.so.6").mallinfo2
+    count.restype = _Mallinfo2
+    info = count()
+    return float(info.uordblks + info.hblkhd) / 2**20
 
 
 if __name__ == "__main__":
