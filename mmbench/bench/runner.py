@@ -106,11 +106,11 @@ def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Ou
     folder = runs / spec.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
+        # a second: `status` holds the lock for a moment when it looks whether somebody else does
+        held = FileLock(folder / LOCK).acquire(timeout=1)
     except Timeout:
         return Outcome("elsewhere", "another process is at it")
-    with lock:
+    with held:
         if not overwrite and find(spec, runs).state in ("done", "skipped"):
             return Outcome("done")
         clear(folder)
