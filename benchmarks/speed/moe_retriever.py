@@ -198,23 +198,8 @@ def timed(*runs: Callable[[], object], repeats: int = REPEATS) -> list[float]:
 
 
 class _Mallinfo2(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            [
-                "arena",
-                "ordblks",
-                "smblks",
-                "hblks",
-                "hblkhd",
-                "usmblks",
-                "fsmblks",
-                "uordblks",
-                "fordblks",
-                "keepcost",
-            ]
-        )
-    )
+    _fields_ = tuple((f"field_{i}", ctypes.c_size_t) for i in range(10))
+    IN_USE = ("field_4", "field_7")  # hblkhd, mapped blocks; uordblks, all others
 
 
 def held_mib() -> float:
@@ -222,7 +207,7 @@ def held_mib() -> float:
     count = ctypes.CDLL("libc.so.6").mallinfo2
     count.restype = _Mallinfo2
     info = count()
-    return float(info.uordblks + info.hblkhd) / 2**20
+    return float(sum(getattr(info, name) for name in info.IN_USE)) / 2**20
 
 
 if __name__ == "__main__":

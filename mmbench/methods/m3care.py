@@ -16,8 +16,10 @@ Differences from the paper:
 - The norms have no scale and shift of their own: distances do not see a shift. The threshold of
   similarity starts at 0.5 instead of the released 0.88, above which there are only duplicates,
   so that nothing could be filled in and no kernel would learn.
+- Neighbours are averaged. The released code sums them, and what a sum means changes with the
+  size of the batch.
 - The released code also demands that the sample that is filled has the modality, so it has no
-  neighbour at all and all gaps get one and the same vector; `variant="official"` does that.
+  neighbour at all and all gaps get one and the same vector; `variant="official"` does both.
 - Every modality is filled and compared; in the released notebook, the two text modalities.
 - Fusion layers are pre-norm, with a learned embedding for each modality and no other position.
   Embeddings are the suite's; the task is learned with AdamW.
@@ -43,6 +45,7 @@ Presence = Bool[Tensor, "modality batch"]
 Features = Float[Tensor, "view batch dim"]  # 2M views: learned and plain, of each modality
 
 BANDWIDTHS = (1.0, 2.0, 4.0)  # in units of half the mean squared distance
+LEAST_DEGREE = 1e-6  # a row without neighbours stays empty
 LEAST_BANDWIDTH = 1e-3  # below it, all embeddings are the same
 MOMENTUM = 0.1  # of what is remembered for evaluation, as in torch's BatchNorm
 
@@ -89,7 +92,7 @@ class M3Care(Method):
         self.encode = ModalityEncoders(task, dim, dropout=dropout)
         self.memory = SupportBank(task)
         self.alike = Similarity(modalities, dim, threshold)
-        self.convolve = GraphConvolution(modalities, dim, pairs=variant == "official")
+        self.convolve = GraphConvolution(modalities, dim, released=variant == "official")
         self.weigh_filled = nn.Linear(dim, 1)
         self.weigh_own = nn.Linear(dim, 1)
         self.kind = nn.Parameter(0.02 * torch.randn(modalities, dim))
@@ -254,15 +257,17 @@ def kernel(
 class GraphConvolution(nn.Module):
     """ReLU(A h W + b), twice, for each modality; A reads only samples that have the modality.
 
+    Rows of A are averaged, so that a row means the same among few neighbours and among many.
+
     Args:
         modalities: M.
         dim: D.
-        pairs: Whether the reading sample has to have it, too, as in the released code.
+        released: Whether the reading sample has to have the modality, too, and rows are summed.
     """
 
-    def __init__(self, modalities: int, dim: int, *, pairs: bool) -> None:
+    def __init__(self, modalities: int, dim: int, *, released: bool) -> None:
         super().__init__()
-        self.pairs = pairs
+        self.released = released
         bound = dim**-0.5
         self.w = nn.Parameter(torch.empty(2, modalities, dim, dim).uniform_(-bound, bound))
         self.b = nn.Parameter(torch.empty(2, modalities, 1, dim).uniform_(-bound, bound))
@@ -274,12 +279,18 @@ class GraphConvolution(nn.Module):
         b: Bool[Tensor, "modality column"],
     ) -> Float[Tensor, "modality row column"]:
         """Who reads whom, for each modality."""
-        open_edges = b[:, None] & a[:, :, None] if self.pairs else b[:, None]
+        open_edges = b[:, None] & a[:, :, None] if self.released else b[:, None]
         return torch.where(open_edges, s, 0.0)
+
+    def degree(self, edges: Float[Tensor, "modality row column"]) -> Tensor:
+        """What sums along the rows are divided by, (modality, row, 1)."""
+        total = edges.sum(2, keepdim=True)
+        return torch.ones_like(total) if self.released else total
 
     def forward(self, h: Embeddings, s: Float[Tensor, "batch batch"], a: Presence) -> Embeddings:
         """Within one set of samples, themselves included."""
         edges = self.adjacency(s, a, a)
+        edges = edges / self.degree(edges).clamp_min(LEAST_DEGREE)
         for w, b in zip(self.w, self.b, strict=True):
             h = (edges @ (h @ w) + b).relu()
         return h
@@ -301,8 +312,11 @@ class GraphConvolution(nn.Module):
     ) -> Embeddings:
         """Read the anchors and oneself; the anchors read each other."""
         edges, between = self.adjacency(to, a, there), self.adjacency(among, there, there)
+        itself = a[:, :, None].to(h)  # fully alike, where it has the modality
+        degree = self.degree(torch.cat([edges, itself], dim=2)).clamp_min(LEAST_DEGREE)
+        between = between / self.degree(between).clamp_min(LEAST_DEGREE)
         for w, b in zip(self.w, self.b, strict=True):
             lent = anchor @ w
-            h = (edges @ lent + torch.where(a[:, :, None], h @ w, 0.0) + b).relu()
+            h = ((edges @ lent + itself * (h @ w)) / degree + b).relu()
             anchor = (between @ lent + b).relu()
         return h

@@ -74,7 +74,7 @@ def test_distances_are_those_of_a_loop():
 
 def test_convolution_equals_a_loop_over_edges():
     h, a = setting()
-    layer = GraphConvolution(M, D, pairs=False)
+    layer = GraphConvolution(M, D, released=False)
     s = torch.rand(B, B)
     found = layer(h, s, a)
     for m in range(M):
@@ -82,11 +82,9 @@ def test_convolution_equals_a_loop_over_edges():
         for w, b in zip(layer.w[:, m], layer.b[:, m], strict=True):
             new = []
             for i in range(B):
-                total = b[0].clone()
-                for j in range(B):
-                    if a[m, j]:
-                        total = total + s[i, j] * (x[j] @ w)
-                new.append(total.relu())
+                readable = [j for j in range(B) if a[m, j]]
+                total = sum(s[i, j] * (x[j] @ w) for j in readable)
+                new.append((total / sum(s[i, j] for j in readable) + b[0]).relu())
             x = torch.stack(new)
         torch.testing.assert_close(found[m], x)
 
@@ -96,19 +94,20 @@ def test_the_released_neighbours_fill_every_gap_with_one_vector_and_ours_do_not(
     a[1] = torch.tensor([True, True, False, False, True, False])
     s = torch.rand(B, B)
     gaps = ~a[1]
-    released = GraphConvolution(M, D, pairs=True)
+    released = GraphConvolution(M, D, released=True)
     g = released(h, s, a)[1, gaps]
     torch.testing.assert_close(g, released.b[1, 1].relu().expand_as(g))
-    ours = GraphConvolution(M, D, pairs=False)
+    ours = GraphConvolution(M, D, released=False)
     ours.b.data.abs_()
     filled = ours(h, s, a)[1, gaps]
     assert not torch.allclose(filled[0], filled[1])
 
 
-def test_anchors_stand_for_the_batch():
+@pytest.mark.parametrize("released", [True, False])
+def test_anchors_stand_for_the_batch(released):
     # a sample among anchors is convolved as it would be within the set of itself and them
     h, a = setting()
-    layer = GraphConvolution(M, D, pairs=False)
+    layer = GraphConvolution(M, D, released=released)
     s = torch.rand(B, B)
     s[range(B), range(B)] = 1.0
     s[1:, 0] = 0.0  # nobody reads the sample but itself
