@@ -326,13 +326,12 @@ class MoERetriever(Method):
         self.epoch = self.current_epoch
         self.retrieving.fill_(self.epoch >= self.warm_up)
 
-    def on_train_start(self) -> None:
-        """Restart the counts, which are about evaluation after training."""
-        self._forget_counts()
-
-    def on_validation_epoch_start(self) -> None:
-        """Restart the counts: the last weights are the ones to know about."""
-        self._forget_counts()
+    def train(self, mode: bool = True) -> "MoERetriever":
+        """Switch modes; each evaluation counts afresh."""
+        if not mode:
+            self._forget_counts()
+        super().train(mode)
+        return self
 
     def _forget_counts(self) -> None:
         self.routed.zero_()

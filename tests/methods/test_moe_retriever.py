@@ -216,6 +216,7 @@ def test_routing_shares_know_the_patterns_and_the_pools():
     assert shown["expert_share"][1][3:12].sum() == 0  # lacks "i": pools of the others are closed
     assert shown["expert_share"][0][[0, 1, 2, 3, 4, 5, 9, 10, 11]].sum() == 0
     assert shown["fallbacks"].tolist() == [8, 0, 0]
+    assert method.eval().diagnostics()["fallbacks"].tolist() == [0, 0, 0]  # the next evaluation
 
 
 def test_warm_up_leaves_gaps_and_the_retriever_out():
