@@ -126,7 +126,10 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
     grouped = records.groupby(CELL, sort=False, dropna=False)
-    cells = grouped["value"].agg(mean=_mean, std_seeds=_std, n_seeds="count").reset_index()
+    cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
+    # one undefined score makes the cell a hole; pandas would average the others
+    undefined = cells["n_seeds"].to_numpy() < grouped.size().to_numpy()
+    cells.loc[undefined, ["mean", "std_seeds"]] = np.nan
     half = stats.t.ppf(0.5 + LEVEL / 2, cells["n_seeds"] - 1) * cells["std_seeds"]
     half = half / np.sqrt(cells["n_seeds"])
     cells["ci_low"], cells["ci_high"] = cells["mean"] - half, cells["mean"] + half
@@ -136,8 +139,11 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         cells[name] = grouped[name].mean().to_numpy(float)
     cells["regret_to_bayes"] = cells["metric"].map(_sign) * (cells["bayes"] - cells["mean"])
     cells["protocol"] = grouped["protocol"].first().to_numpy()
+    cells["code"] = grouped["code"].first().to_numpy()
     # a cell that mixes commits says so
-    cells["code"] = grouped["code"].agg(lambda codes: " ".join(sorted(set(codes)))).to_numpy()
+    for cell in np.flatnonzero(grouped["code"].nunique().to_numpy() > 1):
+        codes = grouped["code"].get_group(tuple(cells.loc[cell, CELL]))
+        cells.loc[cell, "code"] = " ".join(sorted(set(codes)))
     cells = _with_empty_cells(cells, runs)
     planned, notes = _plan_by_cell(runs)
     key = list(zip(cells["data"], cells["scenario"], cells["method"], strict=True))
@@ -159,14 +165,6 @@ def _better(metric: str) -> Better:
 def _sign(metric: str) -> float:
     """1 where more is better, -1 where less is."""
     return 1.0 if _better(metric) == "higher" else -1.0
-
-
-def _mean(values: pd.Series) -> float:
-    return float(values.mean(skipna=False))
-
-
-def _std(values: pd.Series) -> float:
-    return float(values.std(ddof=1, skipna=False)) if len(values) > 1 else float("nan")
 
 
 def _with_empty_cells(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:

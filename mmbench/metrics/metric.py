@@ -15,6 +15,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -89,10 +90,15 @@ def metric(
 
 
 def _all() -> dict[str, Metric]:
-    """Every metric in the files of this folder, in their order."""
+    """Every metric: those in the files of this folder, in their order, and any others so far."""
+    _import_folder()
+    return _METRICS
+
+
+@cache
+def _import_folder() -> None:
     for module in pkgutil.iter_modules(mmbench.metrics.__path__):
         importlib.import_module(f"mmbench.metrics.{module.name}")
-    return _METRICS
 
 
 def find(name: str) -> Metric:
