@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -67,17 +67,23 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     try:
         app()
-    except (ValueError, PermissionError) as error:
-        _fail(str(error))
+    except ValueError as error:
+        _fail(str(error), code=2)
+    except OSError as error:
+        _fail(
+            f"{error.strerror}: {error.filename or 'disk'}; finished runs are kept, and the same "
+            "command continues once that is mended",
+            code=1,
+        )
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, *, code: int) -> NoReturn:
     from rich.console import Console
 
     text = " ".join(message.split())
     Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
     sys.stderr.write(f"{text}\n")
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 class _Sweep:
