@@ -1,6 +1,5 @@
 """CMU-MOSI: sentiment of film reviews from text, audio and video of an utterance."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -68,11 +67,7 @@ class CmuMosi(DataModule):
             occur twice in the training part.
         target: See above.
         partition: See above.
-        fold: 0; there is one partition of each kind.
-        modalities: See `DataModule`.
-        batch_size: See `DataModule`.
-        order_seed: See `DataModule`.
-        limit: See `DataModule`.
+        **common: Passed to `DataModule`; fold is 0; there is one partition of each kind.
     """
 
     source = Source(
@@ -99,21 +94,9 @@ class CmuMosi(DataModule):
         text: Literal["features", "tokens"] = "features",
         target: Literal["binary", "seven", "score"] = "binary",
         partition: Literal["file", "standard"] = "file",
-        fold: int = 0,
-        modalities: Sequence[str] | None = None,
-        batch_size: int = 64,
-        order_seed: int = 0,
-        limit: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            root,
-            scenario,
-            fold=fold,
-            modalities=modalities,
-            batch_size=batch_size,
-            order_seed=order_seed,
-            limit=limit,
-        )
+        super().__init__(root, scenario, **common)
         self.text = text
         self.target = target
         self.partition = partition

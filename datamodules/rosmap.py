@@ -1,8 +1,7 @@
 """ROSMAP: Alzheimer's disease from three omics, in the form that MOGONET published."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -42,11 +41,7 @@ class Rosmap(DataModule):
         root: Folder that has `rosmap/`.
         scenario: See `DataModule`.
         partition: `given` or `folds`, see above.
-        fold: 0 for `given`, 0..4 for `folds`.
-        modalities: See `DataModule`.
-        batch_size: See `DataModule`.
-        order_seed: See `DataModule`.
-        limit: See `DataModule`.
+        **common: Passed to `DataModule`; fold is 0 for `given`, 0..4 for `folds`.
 
     Raises:
         ValueError: If a fold of the given split other than 0 is asked for.
@@ -71,24 +66,12 @@ class Rosmap(DataModule):
         scenario: Scenario,
         *,
         partition: Literal["given", "folds"] = "given",
-        fold: int = 0,
-        modalities: Sequence[str] | None = None,
-        batch_size: int = 64,
-        order_seed: int = 0,
-        limit: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            root,
-            scenario,
-            fold=fold,
-            modalities=modalities,
-            batch_size=batch_size,
-            order_seed=order_seed,
-            limit=limit,
-        )
-        if partition == "given" and fold:
+        super().__init__(root, scenario, **common)
+        if partition == "given" and self.fold:
             raise ValueError(
-                f"fold {fold} of rosmap was asked for, but the given split is fold 0 alone; "
+                f"fold {self.fold} of rosmap was asked for, but the given split is fold 0 alone; "
                 "take partition=folds"
             )
         self.partition = partition

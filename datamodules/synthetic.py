@@ -94,11 +94,7 @@ class Synthetic(DataModule):
         kinds: Of m0, m1, ...; begun again when the list is at its end.
         data_seed: Decides the codes, the maps and the samples, >= 0. Sample i of a split is the
             same however many are asked for.
-        fold: See `DataModule`.
-        modalities: See `DataModule`.
-        batch_size: See `DataModule`.
-        order_seed: See `DataModule`.
-        limit: See `DataModule`.
+        **common: Passed to `DataModule`.
 
     Raises:
         ValueError: If an argument is out of range, there is no bit at all, or more than 256
@@ -125,21 +121,9 @@ class Synthetic(DataModule):
         n_test: int = 1000,
         kinds: Sequence[SyntheticKind] = ("vector",),
         data_seed: int = 0,
-        fold: int = 0,
-        modalities: Sequence[str] | None = None,
-        batch_size: int = 64,
-        order_seed: int = 0,
-        limit: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            root,
-            scenario,
-            fold=fold,
-            modalities=modalities,
-            batch_size=batch_size,
-            order_seed=order_seed,
-            limit=limit,
-        )
+        super().__init__(root, scenario, **common)
         self.sizes: dict[Split, int] = {"train": n_train, "val": n_val, "test": n_test}
         for split, n in self.sizes.items():
             if not 1 <= n <= ID_STRIDE:

@@ -59,11 +59,7 @@ class Table(DataModule):
         split: A column of the labels file, or three shares that sum to 1.
         kinds: Modality -> kind; vector unless said otherwise.
         task: Classes to choose from, 0 / 1 for each column, or numbers.
-        fold: 0 with a split column, 0..4 with shares.
-        modalities: See `DataModule`.
-        batch_size: See `DataModule`.
-        order_seed: See `DataModule`.
-        limit: See `DataModule`.
+        **common: Passed to `DataModule`; fold is 0 with a split column, 0..4 with shares.
 
     Raises:
         ValueError: If the arguments do not fit together.
@@ -85,21 +81,9 @@ class Table(DataModule):
         split: str | Sequence[float] = (0.7, 0.15, 0.15),
         kinds: Mapping[str, Kind] | None = None,
         task: TaskKind = "single_label",
-        fold: int = 0,
-        modalities: Sequence[str] | None = None,
-        batch_size: int = 64,
-        order_seed: int = 0,
-        limit: int | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            root,
-            scenario,
-            fold=fold,
-            modalities=modalities,
-            batch_size=batch_size,
-            order_seed=order_seed,
-            limit=limit,
-        )
+        super().__init__(root, scenario, **common)
         if not files:
             raise ValueError("table needs at least one file: files={modality: file}")
         self.paths = dict(files)
@@ -120,9 +104,9 @@ class Table(DataModule):
                 f"a single_label task has one target column, found {self.targets}; "
                 "for several take task=multi_label or task=regression"
             )
-        if isinstance(self.split_by, str) and fold:
+        if isinstance(self.split_by, str) and self.fold:
             raise ValueError(
-                f"fold {fold} was asked for, but the column {self.split_by!r} describes one "
+                f"fold {self.fold} was asked for, but the column {self.split_by!r} describes one "
                 "partition, fold 0"
             )
         if not isinstance(self.split_by, str) and (
