@@ -192,7 +192,9 @@ def _plan_by_cell(
         words = whys.setdefault(key, [])
         if run.state != "done":
             words.append(f"{run.state}: {run.why}" if run.why else run.state)
-    return planned, {key: "; ".join(dict.fromkeys(words)) for key, words in whys.items()}
+    # an error may quote a file name that is no Unicode, which a string column refuses
+    joined = {key: "; ".join(dict.fromkeys(words)) for key, words in whys.items()}
+    return planned, {key: note.encode(errors="replace").decode() for key, note in joined.items()}
 
 
 def _in_plan_order(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
