@@ -115,7 +115,7 @@ def _column(column: pd.DataFrame, level: float) -> dict[Any, str]:
 def _cell(row: Any, mark: str) -> str:
     if str(row.note).startswith("skipped"):
         return DASH
-    hole = f"{row.n_seeds}/{row.n_seeds_planned}"
+    hole = f"{row.n_seeds:g}/{row.n_seeds_planned:g}"
     if pd.isna(row.mean):
         return hole
     number = f"{mark}{{{row.mean:.3f}}}" if mark else f"{row.mean:.3f}"

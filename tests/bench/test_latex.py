@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmbench.bench.compare import read_board
 from mmbench.bench.latex import escape, latex
 from mmbench.bench.leaderboard import COLUMNS
 
@@ -172,6 +173,13 @@ def test_holes_are_shown_and_never_marked():
     assert cells(text, "undefined") == ["2/3"]
     assert cells(text, "foreign") == ["--"]
     assert cells(text, "whole") == [r"$\mathbf{0.500} \pm 0.010$"]
+
+
+def test_a_hole_of_a_board_read_from_a_file_counts_in_whole_seeds(tmp_path):
+    rows = board(row("a", 0.5, rank=1), row("hole", 0.9, n=2, protocol=1))
+    rows.to_csv(tmp_path / "leaderboard.csv", index=False)
+    text = latex(read_board(tmp_path), metric="accuracy")
+    assert cells(text, "hole") == [r"$0.900 \pm 0.010$ (2/3)"]
 
 
 def test_one_seed_has_no_spread_and_a_negative_mean_keeps_its_sign():
