@@ -51,6 +51,7 @@ class Form(StrEnum):
 
     csv = "csv"
     md = "md"
+    latex = "latex"
 
 
 class Things(StrEnum):
@@ -309,6 +310,13 @@ def leaderboard_command(
     metric: Annotated[
         str | None, typer.Option(help="Shown metric. [default: the suite's selection metric]")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Print instead what papers report beside our numbers: `reported` (the tables "
+            "that come with mmbench), a CSV file or a folder of them."
+        ),
+    ] = None,
     limit: Limit = None,
     results: Results = Path("results"),
 ) -> None:
@@ -320,7 +328,31 @@ def leaderboard_command(
     board = leaderboard(sweep.runs(), compare=shown)
     _require_rows(board, sweep, shown)
     write(board, sweep.folder, metric=shown, title=sweep.suite.name)
-    sys.stdout.write(render(board, form.value, metric=shown, title=sweep.suite.name))
+    if against is not None:
+        from mmbench.bench.compare import against_reported, render_reported
+        from mmbench.resources import folder
+
+        where = folder("benchmarks") / "reported" if against == "reported" else Path(against)
+        sys.stdout.write(render_reported(against_reported(board, where)))
+    elif form is Form.latex:
+        from mmbench.bench.latex import latex
+
+        sys.stdout.write(latex(board, metric=shown))
+    else:
+        sys.stdout.write(
+            render(board, "csv" if form is Form.csv else "md", metric=shown, title=sweep.suite.name)
+        )
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A leaderboard.csv, or its folder.")],
+    after: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Say which cells of two leaderboards differ, and whether by more than the interval."""
+    from mmbench.bench.compare import changes, read_board, render_changes
+
+    sys.stdout.write(render_changes(changes(read_board(before), read_board(after))))
 
 
 def _require_rows(board: Any, sweep: _Sweep, metric: str) -> None:

@@ -135,6 +135,15 @@ def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
     assert "2 done" in capsys.readouterr().out
     assert call("leaderboard", *sweep, "--format", "csv", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out == (folder / "leaderboard.csv").read_text()
+    assert (folder / "report.html").is_file()
+    assert call("leaderboard", *sweep, "--format", "latex", monkeypatch=monkeypatch) == 0
+    assert r"\toprule" in capsys.readouterr().out
+    assert call("leaderboard", *sweep, "--against", "reported", monkeypatch=monkeypatch) == 0
+    assert "mfeat" in capsys.readouterr().out
+    assert call("compare", str(folder), str(folder), monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out
+    assert call("compare", str(folder), "nowhere.csv", monkeypatch=monkeypatch) == 2
+    assert "nowhere.csv" in capsys.readouterr().err
     assert call("leaderboard", *sweep, "--metric", "acc", monkeypatch=monkeypatch) == 2
     assert "no metric 'acc'" in capsys.readouterr().err
 
