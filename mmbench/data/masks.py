@@ -364,6 +364,45 @@ def cp_imoe_legacy(
     return PresenceTable(modalities, sample_id, presence, drawn)
 
 
+def mosare_legacy(
+    sample_id: IdArray, modalities: tuple[str, ...], rate: float, seed: int
+) -> PresenceTable:
+    """Draw as MoSARe's released code does, for one split, right after seeding.
+
+    Every modality first loses exactly floor(rate N) samples. Samples left with nothing get one
+    modality back; as many others that have two or more are then asked for one, which they may
+    lack already. Last, samples without the first two modalities get one of them, the earlier
+    half the first and the later half the second. So nobody is left with the third alone, and
+    the realised rate is below the nominal one.
+
+    Source: NazaninMn/MoSARe, core/dataset/dataset.py, get_mask. Its generator is not seeded
+    where it draws, so no seed gives back the authors' own table.
+
+    Args:
+        sample_id: The split, in the authors' order of rows.
+        modalities: In their order: slide, genes, report; at least two.
+        rate: Share of samples that each modality loses at first, in [0, 1].
+        seed: Of NumPy's former global generator.
+    """
+    rng = np.random.RandomState(seed)
+    n, count = len(sample_id), len(modalities)
+    kept = np.ones((count, n), bool)
+    kept[:, : int(n * rate)] = False
+    for row in kept:
+        rng.shuffle(row)
+    empty = np.flatnonzero(~kept.any(axis=0))
+    for sample in empty:
+        kept[rng.randint(0, count), sample] = True
+    # the first that could spare one, in the order of rows; what each is asked for is drawn
+    for sample in np.flatnonzero(kept.sum(axis=0) > 1)[: len(empty)]:
+        kept[rng.randint(0, count), sample] = False
+    without = np.flatnonzero(~kept[0] & ~kept[1])
+    kept[0, without[: len(without) // 2]] = True
+    kept[1, without[len(without) // 2 :]] = True
+    drawn = {"legacy": "mosare", "seed": seed, "missing_rate": rate}
+    return PresenceTable(modalities, sample_id, kept.T.copy(), drawn)
+
+
 def _refuse_pickle(path: Path) -> None:
     if path.suffix in (".pkl", ".pickle"):
         raise ValueError(

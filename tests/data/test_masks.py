@@ -13,6 +13,7 @@ from mmbench.data.masks import (
     Table,
     cp_imoe_legacy,
     missing_aware_prompts_legacy,
+    mosare_legacy,
     redeem_file_legacy,
     redeem_legacy,
 )
@@ -275,6 +276,36 @@ def test_cp_imoe_is_redone_batch_by_batch(missing):
             expected.append(row)
     found = cp_imoe_legacy(np.arange(n), ("fundus", "oct"), rate, batch, missing)
     assert found.presence.tolist() == expected
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_draw_of_mosare_is_the_one_that_its_code_describes(rate, seed):
+    """Against the steps written out one sample at a time, with the same generator."""
+    n, names = 41, ("slide", "genes", "report")
+    rng = np.random.RandomState(seed)
+    have = [[0 if i < int(n * rate) else 1 for i in range(n)] for _ in names]
+    for m, row in enumerate(have):
+        order = np.array(row, dtype=bool)
+        rng.shuffle(order)
+        have[m] = order.astype(int).tolist()
+    given_back = 0
+    for i in range(n):
+        if sum(row[i] for row in have) == 0:
+            have[rng.randint(0, 3)][i] = 1
+            given_back += 1
+    counts = [sum(row[i] for row in have) for i in range(n)]
+    for i in range(n):
+        if given_back and counts[i] > 1:
+            have[rng.randint(0, 3)][i] = 0
+            given_back -= 1
+    without = [i for i in range(n) if have[0][i] == have[1][i] == 0]
+    for place, i in enumerate(without):
+        have[0 if place < len(without) // 2 else 1][i] = 1
+    found = mosare_legacy(np.arange(n), names, rate, seed)
+    assert found.presence.T.astype(int).tolist() == have
+    assert (found.presence[:, 0] | found.presence[:, 1]).all()  # never the report alone
+    assert (~found.presence).mean() < rate
 
 
 def test_a_legacy_table_drives_a_run_like_any_other(tmp_path):
