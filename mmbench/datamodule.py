@@ -93,6 +93,7 @@ class DataModule(LightningDataModule, ABC):
         for word, number in (("batch_size", batch_size), ("limit", limit)):
             if number is not None and number < 1:
                 raise ValueError(f"{word} must be at least 1, found {number}")
+        self._drawn: dict[str, PresenceArray] = {}
         self._restriction = None if modalities is None else tuple(modalities)
 
     @abstractmethod
@@ -161,10 +162,12 @@ class DataModule(LightningDataModule, ABC):
 
     def condition_presence(self, condition: str) -> PresenceArray:
         """Which test entries a condition shows, (sample, modality), in order of the test split."""
-        samples = self.samples("test")
-        stream = Stream(self.scenario.mask_seed, "test")
-        presence = self.conditions[condition].draw(samples, stream)
-        return presence[self._limited(samples, "test")]
+        if condition not in self._drawn:
+            samples = self.samples("test")
+            stream = Stream(self.scenario.mask_seed, "test")
+            presence = self.conditions[condition].draw(samples, stream)
+            self._drawn[condition] = presence[self._limited(samples, "test")]
+        return self._drawn[condition]
 
     def _limited(self, samples: Samples, split: Split) -> NDArray[np.int_]:
         """Positions that a limit keeps: a random subset that depends on the sample ids alone."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import product
 
-from mmbench.bench.spec import RunSpec, Suite, labels, written_out
+from mmbench.bench.spec import RunSpec, Suite, labels
+from mmbench.data.scenario import load_scenario
 
 
 def plan(suite: Suite) -> list[RunSpec]:
@@ -18,7 +19,7 @@ def plan(suite: Suite) -> list[RunSpec]:
     """
     data = list(zip(suite.data, labels(suite.data), strict=True))
     methods = list(zip(suite.methods, labels(suite.methods), strict=True))
-    scenarios = [written_out(scenario) for scenario in suite.scenarios]
+    scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
     _require_different([str(scenario["name"]) for scenario in scenarios])
     runs = {}
     for (d, d_label), fold, seed, scenario, (m, m_label) in product(

@@ -192,7 +192,9 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     seed_everything(spec.seed)
     method: Method = cls(task, **args)
     method.prepare(data.batches("train"))
-    keep = KeepBest(task, spec.select["metric"], spec.select["on"], _patience(spec))
+    keep = KeepBest(
+        task, spec.select["metric"], spec.select["on"], spec.trainer_args.get("patience")
+    )
     began = time.perf_counter()
     device = torch.device("cpu")
     if cls.applies.trains:
@@ -211,6 +213,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     (folder / "predictions").mkdir()
     test = data.split("test").samples
     weights = _natural_weights(data)
+    ceilings = _ceilings(spec, root)
     conditions = {}
     for name, output in logits.items():
         presence = data.condition_presence(name)
@@ -224,7 +227,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             },
         )
         missingness = data.conditions[name]
-        best = _ceiling(spec, root, name)
+        best = ceilings.get(name)
         if best is not None:
             _require_no_leak(name, output, best.log_posterior, test.target)
         weighted = {} if weights is None else _weighted_scores(task, output, test.target, weights)
@@ -310,29 +313,33 @@ class _Ceiling:
     errors: dict[str, float]
 
 
-def _ceiling(spec: RunSpec, root: Path, condition: str) -> _Ceiling | None:
-    """Best possible under a test condition, the same for all methods and seeds."""
+def _ceilings(spec: RunSpec, root: Path) -> dict[str, _Ceiling]:
+    """Best possible under each test condition, the same for all methods and seeds."""
     same = replace(spec, method="", method_args={}, method_label="", seed=0, trainer_args=SAME)
-    return _ceiling_of(json.dumps(same.to_json(), sort_keys=True), root, condition)
+    return _ceilings_of(json.dumps(same.to_json(), sort_keys=True), root)
 
 
-@lru_cache(maxsize=256)
-def _ceiling_of(spec_json: str, root: Path, condition: str) -> _Ceiling | None:
+@lru_cache(maxsize=16)
+def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
+    """Condition -> ceiling; conditions whose best prediction is unknown are left out."""
     data = _data(RunSpec.from_json(json.loads(spec_json)), root)
     test, task = data.split("test").samples, data.task
-    posterior = data.bayes_posterior(
-        test, data.condition_presence(condition), data.conditions[condition]
-    )
-    if posterior is None:
-        return None
-    best = np.log(posterior)
     n = len(test)
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=CEILING_RESAMPLES)
-    errors = {
-        name: float(score_resampled(name, best, test.target, task.kind, counts.astype(float)).std())
-        for name in metrics_for(task.kind)
-    }
-    return _Ceiling(best, _scores(task, best, test.target), errors)
+    found = {}
+    for name, missingness in data.conditions.items():
+        posterior = data.bayes_posterior(test, data.condition_presence(name), missingness)
+        if posterior is None:
+            continue
+        best = np.log(posterior)
+        errors = {
+            metric: float(
+                score_resampled(metric, best, test.target, task.kind, counts.astype(float)).std()
+            )
+            for metric in metrics_for(task.kind)
+        }
+        found[name] = _Ceiling(best, _scores(task, best, test.target), errors)
+    return found
 
 
 def _require_no_leak(
@@ -350,10 +357,6 @@ def _require_no_leak(
             f"accuracy under {condition} is {gain.mean():.3f} above the best possible one, "
             f"{gain.mean() / error:.1f} standard errors: something absent reaches the method"
         )
-
-
-def _patience(spec: RunSpec) -> int | None:
-    return spec.trainer_args.get("patience")
 
 
 def seed_everything(seed: int) -> None:

@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from mmbench.data.scenario import load_scenario
 from mmbench.registry import suggest
 from mmbench.resources import folder
 
@@ -279,11 +278,6 @@ def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
     except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     return parse(Suite, words, str(path))
-
-
-def written_out(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
-    """A scenario as a mapping, read from `configs/scenario` if it is a name."""
-    return load_scenario(scenario)
 
 
 def parse(model: type[M], words: Any, where: str) -> M:

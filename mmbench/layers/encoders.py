@@ -8,7 +8,6 @@ finite values without meaning, which `Batch.embed` replaces by zeros.
 Notation: B batch, T steps, F features, P tokens, D width.
 """
 
-import difflib
 import math
 import pickle
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool, TransformerStack
+from mmbench.registry import suggest
 
 BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16")
 COARSEST = 4  # the small CNN halves a map until no side is longer
@@ -544,5 +544,4 @@ def _prime_factors(number: int) -> list[int]:
 
 
 def _did_you_mean(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+    return suggest(name, known) or f"; there are {', '.join(known)}"
