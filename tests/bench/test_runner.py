@@ -119,6 +119,15 @@ def test_one_pass_over_all_conditions_equals_each_by_itself():
         np.testing.assert_allclose(logits, torch.cat(parts).numpy(), atol=1e-6)
 
 
+def test_outputs_that_are_no_numbers_are_refused_in_evaluation_too():
+    data = _data(specs()[1], NO_DATA)
+    data.setup()
+    method = METHODS.get("zero_fill")(data.task, dim=8)
+    method.fuse.head[-1].bias.data[0] = float("nan")
+    with pytest.raises(DivergedError, match="under the condition complete are not finite"):
+        evaluate(method, data)
+
+
 def test_every_method_and_seed_meets_the_same_masks(tmp_path):
     shown = []
     for spec in specs(seeds=2):
