@@ -238,46 +238,59 @@ def _odds(logits: Logits, target: Target) -> Float[Array, "sample output"]:
     return np.asarray(log_p - rest)
 
 
-def _steps(
-    order: Float[Array, " sample"],
-    there: Bool[np.ndarray, " sample"],
-    *,
-    merge_there: bool,
-) -> tuple[Int[np.ndarray, " sample"], int]:
-    """Number the thresholds at which a curve can turn; samples of one score share a step.
-
-    Neighbouring scores that only samples without the class have are one step, and with
-    `merge_there` those that only samples with the class have as well: for a rare class few
-    steps are left, which is what makes thousands of resamples cheap.
-    """
-    scores, step = np.unique(order, return_inverse=True)
-    some = np.bincount(step, there, len(scores)) > 0
-    others = np.bincount(step, ~there, len(scores)) > 0
-    alone = (some & others) | (some & (not merge_there))
-    turns = np.ones(len(scores), bool)
-    turns[1:] = alone[1:] | alone[:-1] | (some[1:] != some[:-1])
-    number = np.cumsum(turns) - 1
-    return number[step], int(turns.sum())
-
-
 def _area_under_roc(
     order: Float[Array, " sample"], there: Bool[np.ndarray, " sample"], weight: Weight
 ) -> Scores:
     """Chance that a sample with the class outranks one without; ties count half."""
-    step, steps = _steps(order, there, merge_there=True)
-    with_class = _sums(weight, step, steps, where=there)
-    without = _sums(weight, step, steps, where=~there)
-    below = np.cumsum(without, axis=1) - without / 2
-    won = np.einsum("rs,rs->r", with_class, below)
-    return ratio(won, with_class.sum(axis=1) * without.sum(axis=1))
+    score, some, others = _levels(order, there)
+    tied = some & others
+    # a run of scores without the class and the run with it above them are one step: what is lost
+    # to the class lies below all that has it, but for ties
+    begins = np.ones(len(some), bool)
+    begins[1:] = tied[1:] | tied[:-1] | (others[1:] & ~others[:-1])
+    step = np.cumsum(begins) - 1
+    of_sample, steps = step[score], int(step[-1]) + 1
+    half = np.ones(steps)
+    half[step[tied]] = 0.5
+    with_class = _sums(weight, of_sample, steps, where=there).T  # (step, resample)
+    without = _sums(weight, of_sample, steps, where=~there).T
+    total = without.sum(axis=0)
+    below = np.cumsum(without, axis=0)
+    below -= without * (1 - half)[:, None]
+    won = np.einsum("sr,sr->r", with_class, below)
+    return ratio(won, with_class.sum(axis=0) * total)
 
 
 def _average_precision(
     order: Float[Array, " sample"], there: Bool[np.ndarray, " sample"], weight: Weight
 ) -> Scores:
     """Mean precision at the thresholds of the samples that have the class."""
-    step, steps = _steps(-order, there, merge_there=False)
-    with_class = _sums(weight, step, steps, where=there)
-    chosen = np.cumsum(_sums(weight, step, steps), axis=1)
-    precision = np.nan_to_num(ratio(np.cumsum(with_class, axis=1), chosen))
-    return ratio(np.einsum("rs,rs->r", with_class, precision), with_class.sum(axis=1))
+    score, some, _ = _levels(-order, there)
+    # scores that nobody with the class has are one step with the next that somebody has; what
+    # lies after the last of those changes no precision, and is a step of its own
+    step = np.concatenate([[0], np.cumsum(some)[:-1]])
+    of_sample, steps = step[score], int(step[-1]) + 1
+    with_class = _sums(weight, of_sample, steps, where=there).T  # (step, resample)
+    chosen = np.cumsum(_sums(weight, of_sample, steps).T, axis=0)
+    precision = np.cumsum(with_class, axis=0)
+    total = precision[-1].copy()
+    precision /= np.maximum(chosen, np.finfo(np.float64).tiny)  # 0 where nobody is chosen yet
+    return ratio(np.einsum("sr,sr->r", with_class, precision), total)
+
+
+def _levels(
+    order: Float[Array, " sample"], there: Bool[np.ndarray, " sample"]
+) -> tuple[Int[np.ndarray, " sample"], Bool[np.ndarray, " level"], Bool[np.ndarray, " level"]]:
+    """Number the different scores from the lowest.
+
+    A curve turns at few of them, and adding up only there is what makes thousands of resamples
+    cheap.
+
+    Returns:
+        The number of each sample's score; which scores samples with the class have, and which
+        those without it.
+    """
+    scores, level = np.unique(order, return_inverse=True)
+    some = np.bincount(level, there, len(scores)) > 0
+    others = np.bincount(level, ~there, len(scores)) > 0
+    return level, some, others
