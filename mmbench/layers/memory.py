@@ -1,0 +1,365 @@
+"""A memory of the complete training samples, searched by what a sample still has.
+
+The score of a query against a row of the bank is the sum of the cosines of their features over
+the modalities that the query has (REDEEM, Eq. 1; the sum shrinks by itself where some are
+missing). Search is exact: products in chunks, then the first K in the order (-score, row).
+
+Features are what exists before any training, so they can be kept and cannot hold a label: raw
+values, averaged over steps or cells, standardised over the bank and scaled to length one. They
+are rounded to so few bits that float32 holds every sum of their products without error. Scores
+are therefore the same numbers in any batch, in any order of summation and on any device, equal
+content ties exactly, and a tie is decided by the row alone.
+
+Notation: B queries, N rows of the bank, K neighbours, W width of all features together.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Modality, Task
+from mmbench.layers.encoders import adaptive_mean, grid_weights, valid_steps
+from mmbench.layers.fusion import presence_code
+from mmbench.layers.retrieval import SupportBank, hashed
+
+CELLS = 64  # an image or volume is looked up by means over so many cells, 8 x 8 or 4 x 4 x 4
+BAG = 4096  # larger vocabularies share this many columns
+BLOCK = 64  # rows of the bank that are first compared by their best one alone
+SCORES = 1 << 25  # scores held at a time, 128 MiB
+TABLE_BYTES = 4 << 30  # tokens of a modality are kept up to this size, else embedded when needed
+CHUNK = 256  # rows embedded at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Rows of the bank that are most like some queries, best first.
+
+    Args:
+        rows: (B, K). Where fewer than K rows could serve, the list begins again with the best;
+            where none could, the rows have no meaning.
+        found: (B, K), False = a repetition; a query without any neighbour has no True.
+    """
+
+    rows: Int[Tensor, "query rank"]
+    found: Bool[Tensor, "query rank"]
+
+
+@torch.no_grad()
+def nearest(
+    query: Float[Tensor, "query width"],
+    keys: Float[Tensor, "row width"],
+    k: int,
+    own: Int[Tensor, " query"] | None = None,
+) -> tuple[Int[Tensor, "query rank"], Float[Tensor, "query rank"]]:
+    """Find the K keys of largest product with each query, by matrix products.
+
+    Blocks of rows are compared by their best score first: K blocks in the order (-best, block)
+    hold the K rows that come first in the order (-score, row), as each block left out has K
+    better rows before it.
+
+    Args:
+        query: Finite.
+        keys: Finite.
+        k: K, 1..64.
+        own: Row that each query may not find, itself; -1 = none. None = no query has one.
+
+    Returns:
+        Rows in the order (-score, row), and their scores; -inf, with a row of no meaning, where
+        there are fewer than K.
+
+    Raises:
+        ValueError: If `k` is out of range.
+    """
+    if not 1 <= k <= BLOCK:
+        raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
+    blocks = max(1, math.ceil(len(keys) / BLOCK))
+    step = max(1, SCORES // (blocks * BLOCK))
+    held = query.new_full((min(step, len(query)), blocks * BLOCK), -math.inf)
+    rows, scores = [], []
+    for start in range(0, len(query), step):
+        part = query[start : start + step]
+        score = held[: len(part)]
+        if len(keys):
+            torch.mm(part, keys.T, out=score[:, : len(keys)])
+        if own is not None:
+            itself = own[start : start + step, None]
+            kept = score[:, :1].masked_fill(itself >= 0, -math.inf)
+            score.scatter_(1, itself.clamp_min(0), kept)
+        grouped = score.view(len(part), blocks, BLOCK)
+        order = grouped.amax(2).sort(dim=1, descending=True, stable=True).indices
+        block = order[:, :k].sort(dim=1).values  # by row again, so that ties stay in order
+        few = grouped.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
+        best = few.sort(dim=1, descending=True, stable=True)
+        at = best.indices[:, :k]
+        rows.append(block.gather(1, at // BLOCK) * BLOCK + at % BLOCK)
+        scores.append(best.values[:, :k])
+    if not rows:
+        nothing = query.new_zeros(0, k)
+        return nothing.long(), nothing
+    return torch.cat(rows), torch.cat(scores)
+
+
+class Feature(nn.Module):
+    """What one modality is looked up by: a standardised vector of length one.
+
+    Steps and instances are averaged, images and volumes averaged over a grid of cells, token
+    ids counted.
+
+    Args:
+        modality: What is looked up.
+        bits: Entries are multiples of 2^-bits.
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, modality: Modality, bits: int) -> None:
+        super().__init__()
+        self.kind = modality.kind
+        self.step = 2.0**-bits
+        self.columns = min(modality.vocab_size, BAG)
+        self.hashes = modality.vocab_size > BAG
+        self.register_buffer("cells", None, persistent=False)
+        match modality.kind:
+            case "image" | "volume":
+                sides = modality.shape[1:]
+                self.cells = grid_weights(sides, min(CELLS, math.prod(sides)))
+                width = modality.shape[0] * len(self.cells)
+            case "tokens":
+                width = self.columns
+            case _:
+                width = modality.shape[-1]
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("inverse_std", torch.ones(width))
+
+    def raw(self, x: Tensor, lengths: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch width"]:
+        """Average or count."""
+        if self.kind == "vector":
+            return x
+        if self.cells is not None:
+            return (x.flatten(2) @ self.cells.T).flatten(1)
+        valid = valid_steps(lengths, x)
+        if self.kind == "tokens":
+            ids = hashed(x) % self.columns if self.hashes else x
+            counts = torch.zeros(len(x), self.columns, device=x.device)
+            return counts.scatter_add(1, torch.where(valid, ids, 0), valid.float())
+        return adaptive_mean(torch.where(valid[:, :, None], x, 0.0), lengths)
+
+    def fit(self, x: Tensor, lengths: Int[Tensor, " batch"] | None) -> None:
+        """Standardise by these samples from now on."""
+        raw = torch.cat([self.raw(*part) for part in _chunks(x, lengths)])
+        self.mean.copy_(raw.mean(0))
+        std = raw.std(0, correction=0)
+        # a constant column says nothing; it becomes zero instead of rounding noise
+        self.inverse_std.copy_(torch.where(std > 1e-6, 1 / std, 0.0))
+
+    def forward(
+        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch width"]:
+        """Features of length one, up to rounding; zeros for a sample like the mean."""
+        raw = (self.raw(x, lengths) - self.mean) * self.inverse_std
+        return (nn.functional.normalize(raw, dim=1) / self.step).round() * self.step
+
+
+class Memory(SupportBank):
+    """The complete training samples: inputs, targets and features, to be found by likeness.
+
+    A row has every modality, so it can lend a query whatever that lacks, and all of them
+    together for prompts. Under the regime `full_access` these are all training samples, else
+    those that the scenario leaves complete. A query never finds itself, told by its sample id.
+
+    Args:
+        task: Whose samples are kept.
+        k: K, neighbours of a query, 1..64.
+
+    Raises:
+        ValueError: If `k` is out of range.
+    """
+
+    keys: Tensor
+    target: Tensor
+    by_id: Tensor
+    train_id: Tensor
+    train_code: Tensor
+    train_rows: Tensor
+    train_found: Tensor
+
+    def __init__(self, task: Task, k: int = 5) -> None:
+        super().__init__(task)
+        if not 1 <= k <= BLOCK:
+            raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
+        self.k = k
+        # the products of M pairs of vectors sum to less than M + 1, and float32 counts to 2^24
+        bits = (24 - math.ceil(math.log2(len(task.modalities) + 1))) // 2
+        self.features = nn.ModuleList(Feature(m, bits) for m in task.modalities)
+        width = sum(len(part.mean) for part in self.features)
+        self.register_buffer("keys", torch.zeros(0, width))
+        single = task.kind == "single_label"
+        empty = torch.zeros(0, dtype=torch.long) if single else torch.zeros(0, task.num_outputs)
+        self.register_buffer("target", empty)
+        self.register_buffer("by_id", torch.zeros(0, dtype=torch.long))  # rows in order of id
+        # what training samples find, looked up instead of searched again each epoch
+        for name in ("train_id", "train_code"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.long), persistent=False)
+        rows = torch.zeros(0, k, dtype=torch.long)
+        self.register_buffer("train_rows", rows, persistent=False)
+        self.register_buffer("train_found", rows.bool(), persistent=False)
+        self._tables: dict[str, tuple[object, Tensor | None]] = {}
+
+    def fill(self, train: Iterable[Batch], most: int | None = None) -> None:
+        """Keep the complete samples, and what each training sample finds among them.
+
+        Args:
+            train: All training batches; a teacher's samples are kept in place of its batch's.
+            most: Keep this many samples, chosen by a hash of their ids; None = all.
+        """
+        batches = list(train)
+        shown = [b if b.teacher is None else b.teacher for b in batches]
+        complete = [_take(b, b.presence.all(1)) for b in shown]
+        super().fill(complete, most)
+        ids, order = torch.cat([b.sample_id for b in complete]).sort()
+        assert len(ids.unique()) == len(ids), "a sample id occurs twice in the training split"
+        target = torch.cat([b.target for b in complete])
+        self.target = target[order[torch.searchsorted(ids, self.sample_id)]]
+        self.by_id = self.sample_id.argsort()
+        self._tables = {}
+        if len(self):
+            for part, name in zip(self.features, self.names, strict=True):
+                everything = self.everything()
+                part.fit(everything.inputs[name], everything.lengths.get(name))
+        self.keys = torch.cat(
+            [self.look(_take(self.everything(), rows)) for rows in self.all_rows()]
+            or [self.keys[:0]]
+        )
+        found = [self.search(replace(b, memo=None)) for b in batches]
+        self.train_id, order = torch.cat([b.sample_id for b in batches]).sort()
+        self.train_code = presence_code(torch.cat([b.presence for b in batches]))[order]
+        self.train_rows = torch.cat([part.rows for part in found])[order]
+        self.train_found = torch.cat([part.found for part in found])[order]
+
+    def all_rows(self) -> list[Int[Tensor, " row"]]:
+        """All rows of the bank, some at a time."""
+        return list(torch.arange(len(self), device=self.sample_id.device).split(CHUNK))
+
+    def look(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Features of a batch; zeros where a modality is absent."""
+        pairs = zip(self.names, self.features, strict=True)
+        return torch.cat([batch.embed(name, part) for name, part in pairs], dim=1)
+
+    def row_of(self, sample_id: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Where samples lie in the bank; -1 = not there."""
+        if not len(self):
+            return torch.full_like(sample_id, -1)
+        ids = self.sample_id[self.by_id]
+        row = self.by_id[torch.searchsorted(ids, sample_id).clamp_max(len(self) - 1)]
+        return torch.where(self.sample_id[row] == sample_id, row, -1)
+
+    def neighbours(self, batch: Batch) -> Neighbours:
+        """What each sample of a batch finds by the modalities that it has.
+
+        In training on a CPU this is looked up for samples as `fill` saw them; on a GPU, where
+        the question whether they are would take longer than the answer, it is searched.
+        """
+        if self.training and batch.presence.is_cpu and len(self.train_id):
+            at = torch.searchsorted(self.train_id, batch.sample_id)
+            at = at.clamp_max(len(self.train_id) - 1)
+            same = self.train_id[at] == batch.sample_id
+            if bool((same & (self.train_code[at] == presence_code(batch.presence))).all()):
+                return Neighbours(self.train_rows[at], self.train_found[at])
+        return self.search(batch)
+
+    @torch.no_grad()
+    def search(self, batch: Batch) -> Neighbours:
+        """The same by matrix products."""
+        rows, score = nearest(self.look(batch), self.keys, self.k, self.row_of(batch.sample_id))
+        return self.checked(batch, rows, score > -math.inf)
+
+    def sample(self, batch: Batch, key: Int[Tensor, " batch"]) -> Neighbours:
+        """Any K rows in place of the nearest, never the query itself: a control.
+
+        Args:
+            batch: The queries.
+            key: Random bits, one number a query.
+        """
+        score = hashed(key[:, None], torch.arange(len(self), device=key.device)).double()
+        own = self.row_of(batch.sample_id)
+        itself = torch.arange(len(self), device=key.device) == own[:, None]
+        score = score.masked_fill(itself, -math.inf)
+        gap = score.new_full((len(score), max(0, self.k - len(self))), -math.inf)
+        best, rows = torch.cat([score, gap], 1).topk(self.k)
+        return self.checked(batch, rows, best > -math.inf)
+
+    def checked(self, batch: Batch, rows: Tensor, found: Tensor) -> Neighbours:
+        """Begin the list again where it is too short; refuse a query that found itself."""
+        count = found.sum(1, keepdim=True)
+        again = torch.arange(self.k, device=rows.device) % count.clamp_min(1)
+        rows = torch.where(count > 0, rows.gather(1, again), 0)
+        if rows.is_cpu and len(self):  # elsewhere the question would stall the device
+            itself = self.sample_id[rows] == batch.sample_id[:, None]
+            assert not (itself & found).any(), "a sample is its own neighbour"
+        return Neighbours(rows, found)
+
+    def tokens(
+        self, name: str, rows: Int[Tensor, "*rows"], embedder: nn.Module
+    ) -> Float[Tensor, "*rows token dim"]:
+        """Tokens of one modality of these rows, in the order that the embedder gives them.
+
+        A frozen embedder runs once over the whole bank, as long as its tokens take no more
+        than 4 GiB; then, and while it is not frozen, it runs on the rows that are asked for.
+
+        Args:
+            name: Which modality.
+            rows: Of the bank, which must not be empty.
+            embedder: Called with the inputs and the lengths or None, as in `Batch.embed`; it
+                treats every sample by itself.
+        """
+        flat = rows.flatten()
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())
+        table = None if learns else self._table(name, embedder)
+        z = self._encode(self.names.index(name), flat, embedder) if table is None else table[flat]
+        return z.view(*rows.shape, *z.shape[1:])
+
+    @torch.no_grad()
+    def _table(self, name: str, embedder: nn.Module) -> Tensor | None:
+        """Tokens of the whole bank, made again when the embedder has changed; None = too large."""
+        # writing to a tensor raises its version, moving it changes where it lies
+        parts = chain(embedder.parameters(), embedder.buffers(), (self.sample_id,))
+        mark = (id(embedder), *((part.data_ptr(), part._version) for part in parts))
+        if name not in self._tables or self._tables[name][0] != mark:
+            self._tables[name] = (mark, self._embed_all(name, embedder))
+        return self._tables[name][1]
+
+    def _embed_all(self, name: str, embedder: nn.Module) -> Tensor | None:
+        target = self.names.index(name)
+        pieces: list[Tensor] = []
+        for rows in self.all_rows():
+            pieces.append(self._encode(target, rows, embedder))
+            if pieces[0][0].numel() * pieces[0].element_size() * len(self) > TABLE_BYTES:
+                return None
+        return torch.cat(pieces)
+
+
+def _take(batch: Batch, rows: Tensor) -> Batch:
+    """These rows of a batch alone."""
+    return replace(
+        batch,
+        inputs={name: x[rows] for name, x in batch.inputs.items()},
+        presence=batch.presence[rows],
+        target=batch.target[rows],
+        sample_id=batch.sample_id[rows],
+        lengths={name: x[rows] for name, x in batch.lengths.items()},
+        teacher=None,
+        memo=None,
+    )
+
+
+def _chunks(x: Tensor, lengths: Tensor | None) -> Iterable[tuple[Tensor, Tensor | None]]:
+    if lengths is None:
+        return ((part, None) for part in x.split(CHUNK))
+    return zip(x.split(CHUNK), lengths.split(CHUNK), strict=True)
