@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+Prefix = tuple[Float[Tensor, "batch extra dim"], Float[Tensor, "batch extra dim"]]  # keys, values
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention, Softmax(Q Kᵀ / √(D/heads)) V, over the tokens that are there.
@@ -38,22 +40,40 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "batch token dim"],
         present: Bool[Tensor, "batch token"] | None = None,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch token dim"]:
         """Let every token read the present ones; None = all are present.
 
         Where a sample has no token at all, its tokens read each other instead of dividing by
         zero, so that gradients stay finite; such output is for the caller to discard.
+
+        Args:
+            x: Tokens.
+            present: True = the token is there.
+            prefix: Further keys and values, which every token reads and which ask nothing.
         """
         batch, token, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, token, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None
         if present is not None:
             # True = takes part, as for us; only nn.MultiheadAttention has it the other way round
             mask = (present | ~present.any(1, keepdim=True))[:, None, None, :]
-        q, k, v = self.qkv(x).view(batch, token, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if prefix is not None:
+            k, v = prepend(prefix[0], k), prepend(prefix[1], v)
+            if mask is not None:
+                mask = nn.functional.pad(mask, (k.shape[2] - token, 0), value=True)
         drop = self.dropout if self.training else 0.0
         read = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         z: Tensor = self.out(read.transpose(1, 2).reshape(batch, token, dim))
         return z
+
+
+def prepend(
+    tokens: Float[Tensor, "batch extra dim"], heads: Float[Tensor, "batch head token part"]
+) -> Float[Tensor, "batch head more part"]:
+    """Put tokens before those that are cut into heads already."""
+    cut = tokens.view(*tokens.shape[:2], heads.shape[1], -1).transpose(1, 2)
+    return torch.cat([cut, heads], dim=2)
 
 
 class PreNormBlock(nn.Module):
@@ -88,9 +108,13 @@ class PreNormBlock(nn.Module):
         self,
         x: Float[Tensor, "batch token dim"],
         present: Bool[Tensor, "batch token"] | None = None,
+        prefix: Prefix | None = None,
     ) -> Float[Tensor, "batch token dim"]:
-        """Update every token from the present ones; None = all are present."""
-        x = x + self.drop(self.attend(self.norm_attend(x), present))
+        """Update every token from the present ones; None = all are present.
+
+        `prefix` goes to the attention, see there.
+        """
+        x = x + self.drop(self.attend(self.norm_attend(x), present, prefix))
         z: Tensor = x + self.drop(self.mlp(self.norm_mlp(x)))
         return z
 

@@ -1,0 +1,329 @@
+"""Multimodal transformers into which prompt methods insert tokens.
+
+A backbone turns each modality into tokens, runs layers over them and reads one token at the end.
+`SmallBackbone` works for any modalities and is trained here; those with published weights live in
+`mmbench.layers.pretrained`. `backbone` makes one from a text such as "small" or "vilt:/folder".
+
+Notation: B batch, N tokens of a sequence, N_m tokens of modality m, D width, P width of what is
+read at the end, L layers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Modality, Task
+from mmbench.layers.attention import Prefix, PreNormBlock
+from mmbench.layers.encoders import (
+    BagEncoder,
+    GridEncoder,
+    PatchTokens,
+    SmallCNN,
+    valid_steps,
+    window_weights,
+)
+
+PATCHES = 8  # tokens of a flat vector, and of a bag
+MOST_TOKENS = 32  # longer sequences and texts are averaged down to as many
+
+Insert = Callable[[int, int], Float[Tensor, "batch extra dim"] | None]
+Prefixes = Callable[[int, int], Prefix | None]
+
+
+class Backbone(nn.Module, ABC):
+    """A multimodal transformer into which prompt methods insert tokens.
+
+    A stream is one sequence of tokens that attend to each other: all modalities in one stream,
+    or a stream for each modality in a model of two towers. Tokens that are inserted stand before
+    a stream's own ones and stay there to the end.
+
+    Attributes:
+        names: Modalities, in the order of their tokens.
+        widths: Modality -> D of its stream.
+        counts: Modality -> N_m, padding included.
+        streams: The modalities of each stream.
+        depths: Layers of each stream.
+        pooler: What is applied to the token that is read. It learns with the prompts; all other
+            parts are those that get frozen.
+    """
+
+    names: tuple[str, ...]
+    widths: Mapping[str, int]
+    counts: Mapping[str, int]
+    streams: tuple[tuple[str, ...], ...]
+    depths: tuple[int, ...]
+    pooler: nn.Module
+
+    @property
+    def depth(self) -> int:
+        """L, layers that every stream has."""
+        return min(self.depths)
+
+    @property
+    def pooled_width(self) -> int:
+        """P, width of what `pool` returns."""
+        return sum(self.widths[stream[0]] for stream in self.streams)
+
+    @abstractmethod
+    def embedder(self, name: str) -> nn.Module:
+        """What turns the inputs (B, ...) and lengths of a modality into tokens (B, N_m, D)."""
+
+    @abstractmethod
+    def real(self, name: str, batch: Batch) -> Bool[Tensor, "batch token"]:
+        """Which tokens of a modality are no padding, for the samples that have it."""
+
+    def tokens(self, batch: Batch) -> dict[str, Float[Tensor, "batch token dim"]]:
+        """Tokens of each modality before the first layer; zeros where it is absent."""
+        return {name: batch.embed(name, self.embedder(name)) for name in self.names}
+
+    def keys(self, batch: Batch) -> dict[str, Bool[Tensor, "batch token"]]:
+        """Which tokens may be read: False for padding and for absent modalities."""
+        return {n: self.real(n, batch) & batch.has(n)[:, None] for n in self.names}
+
+    def sequence(
+        self, stream: int, tokens: Mapping[str, Tensor], keys: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch token dim"], Bool[Tensor, "batch token"]]:
+        """Join the modalities of a stream, and whatever the model itself puts before them."""
+        names = self.streams[stream]
+        return torch.cat([tokens[n] for n in names], 1), torch.cat([keys[n] for n in names], 1)
+
+    @abstractmethod
+    def layer(
+        self,
+        i: int,
+        stream: int,
+        x: Float[Tensor, "batch token dim"],
+        keys: Bool[Tensor, "batch token"],
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        """Layer i of a stream.
+
+        Args:
+            i: In 0..depths[stream] - 1.
+            stream: Which one.
+            x: Tokens, inserted ones first.
+            keys: Which of them may be read.
+            prefix: Further keys and values for the attention, as they are after projection.
+        """
+
+    @abstractmethod
+    def pool(
+        self, xs: Sequence[Float[Tensor, "batch token dim"]], at: int | None = None
+    ) -> Float[Tensor, "batch pooled"]:
+        """Read one token of each stream after the last layer: final norm, then `pooler`.
+
+        Args:
+            xs: Last tokens of each stream.
+            at: Place of the token, counted from the first inserted one; None = the token that the
+                model itself reads, wherever inserted ones have moved it.
+
+        Returns:
+            (B, P), streams side by side.
+        """
+
+    def run(
+        self,
+        tokens: Mapping[str, Float[Tensor, "batch token dim"]],
+        keys: Mapping[str, Bool[Tensor, "batch token"]],
+        insert: Insert | None = None,
+        at: int | None = None,
+        prefix: Prefixes | None = None,
+    ) -> Float[Tensor, "batch pooled"]:
+        """Run all layers and pool.
+
+        Args:
+            tokens: Modality -> tokens, as of `tokens` or with gaps filled in.
+            keys: Modality -> which of them may be read, as of `keys` or with gaps filled in.
+            insert: Called with (layer, stream) before each layer; returns tokens to put before
+                the stream from that layer on, or None. They may always be read.
+            at: See `pool`.
+            prefix: Called with (layer, stream); returns keys and values for that layer, or None.
+        """
+        xs = []
+        for stream, depth in enumerate(self.depths):
+            x, read = self.sequence(stream, tokens, keys)
+            for i in range(depth):
+                more = None if insert is None else insert(i, stream)
+                if more is not None:
+                    x = torch.cat([more, x], dim=1)
+                    read = nn.functional.pad(read, (more.shape[1], 0), value=True)
+                x = self.layer(i, stream, x, read, None if prefix is None else prefix(i, stream))
+            xs.append(x)
+        return self.pool(xs, at)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch pooled"]:
+        """Without any prompt: what the backbone makes of the modalities that are there."""
+        return self.run(self.tokens(batch), self.keys(batch))
+
+
+class SmallBackbone(Backbone):
+    """A generic pre-norm transformer over the tokens of any modalities.
+
+    A modality's tokens are its parts, normalised, plus learned positions, behind a learned
+    [CLS]_m. Parts are the steps of a sequence and the words of a text (averaged down to 32 where
+    there are more), 8 patches of a vector, the cells of a small CNN's map of an image or volume,
+    and 8 attention-weighted means of a bag. A global [CLS] comes first and is read at the end.
+
+    Args:
+        task: Whose modalities are read.
+        dim: D.
+        depth: L.
+        heads: Have to divide `dim`.
+        dropout: While the backbone learns, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        dim: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.names = task.names
+        self.embedders = nn.ModuleList(_Embedder(m, dim) for m in task.modalities)
+        self.widths = dict.fromkeys(self.names, dim)
+        self.counts = {n: e.count for n, e in zip(self.names, self.embedders, strict=True)}
+        self.streams = (self.names,)
+        self.depths = (depth,)
+        self.cls = nn.Parameter(torch.empty(dim))
+        nn.init.normal_(self.cls, std=0.02)
+        self.layers = nn.ModuleList(
+            PreNormBlock(dim, heads=heads, dropout=dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.pooler = nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
+
+    def embedder(self, name: str) -> nn.Module:
+        """See `Backbone`."""
+        return self.embedders[self.names.index(name)]
+
+    def real(self, name: str, batch: Batch) -> Bool[Tensor, "batch token"]:
+        """See `Backbone`."""
+        steps = torch.arange(self.counts[name], device=batch.presence.device)
+        embedder = self.embedders[self.names.index(name)]
+        if name not in batch.lengths or not embedder.steps:
+            return torch.ones_like(steps, dtype=torch.bool).expand(len(batch), -1)
+        return steps <= batch.lengths[name][:, None]  # [CLS]_m and as many parts as steps
+
+    def sequence(
+        self, stream: int, tokens: Mapping[str, Tensor], keys: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch token dim"], Bool[Tensor, "batch token"]]:
+        """See `Backbone`; the global [CLS] comes first."""
+        x, read = super().sequence(stream, tokens, keys)
+        x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
+        return x, nn.functional.pad(read, (1, 0), value=True)
+
+    def layer(
+        self,
+        i: int,
+        stream: int,
+        x: Float[Tensor, "batch token dim"],
+        keys: Bool[Tensor, "batch token"],
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        """See `Backbone`."""
+        z: Tensor = self.layers[i](x, keys, prefix)
+        return z
+
+    def pool(
+        self, xs: Sequence[Float[Tensor, "batch token dim"]], at: int | None = None
+    ) -> Float[Tensor, "batch pooled"]:
+        """See `Backbone`."""
+        [x] = xs
+        own = x.shape[1] - 1 - sum(self.counts.values())
+        z: Tensor = self.pooler(self.norm(x[:, own if at is None else at]))
+        return z
+
+
+class _Embedder(nn.Module):
+    """[CLS]_m and the parts of one modality, normalised, with positions.
+
+    The norm comes after the first layer: before it, it would erase the scale of the input.
+    """
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__()
+        shape, self.steps = modality.shape, 0
+        match modality.kind:
+            case "vector":
+                parts: int = min(PATCHES, shape[0])
+                self.cut: nn.Module = PatchTokens(shape[0], dim, parts)
+            case "bag":
+                parts, self.cut = PATCHES, BagEncoder(shape[1], dim, tokens=PATCHES)
+            case "image" | "volume":
+                trunk = SmallCNN(shape)
+                parts = prod(trunk.cells)
+                self.cut = GridEncoder(trunk, dim, tokens=parts)
+            case "sequence" | "tokens":
+                parts = self.steps = min(shape[0], MOST_TOKENS)
+                if modality.kind == "tokens":
+                    self.cut = _Words(modality.vocab_size, dim)
+                else:
+                    self.cut = nn.Linear(shape[1], dim)
+        self.count = 1 + parts
+        self.norm = nn.LayerNorm(dim)
+        self.cls = nn.Parameter(torch.empty(dim))
+        self.position = nn.Parameter(torch.empty(parts, dim))
+        for start in (self.cls, self.position):
+            nn.init.normal_(start, std=0.02)
+
+    def forward(
+        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Turn inputs into N_m tokens; those of padding have no meaning."""
+        z = self._steps(x, lengths) if self.steps else self.cut(x, lengths)
+        z = self.norm(z) + self.position
+        return torch.cat([self.cls.expand(len(z), 1, -1), z], dim=1)
+
+    def _steps(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        valid = valid_steps(lengths, x)
+        valid_x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+        z: Tensor = self.cut(valid_x)
+        if x.shape[1] <= self.steps:
+            return z
+        count = valid.sum(1)
+        weights = window_weights(count, x.shape[1], self.steps, count.clamp_max(self.steps))
+        return weights.to(z) @ z
+
+
+class _Words(nn.Embedding):
+    """Word vectors, N(0, 0.02²) at the start as in BERT."""
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__(vocab_size, dim)
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, input: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+        """Look up token ids of any integer type."""
+        return super().forward(input.long())
+
+
+def backbone(
+    text: str, task: Task, *, dim: int = 128, depth: int = 4, dropout: float = 0.1
+) -> Backbone:
+    """Make a backbone from a text.
+
+    Args:
+        text: "small", or a model and the local folder with its configuration and weights:
+            "vilt:/folder", "clip:/folder", "blip2:/folder".
+        task: Whose modalities are read.
+        dim: D of the small one.
+        depth: L of the small one.
+        dropout: Of the small one, while it learns.
+
+    Raises:
+        ValueError: If there is no such backbone, or it does not fit the task.
+    """
+    if text == "small":
+        return SmallBackbone(task, dim=dim, depth=depth, dropout=dropout)
+    raise ValueError(
+        f"no backbone {text!r}; take small, or vilt:/folder, clip:/folder or blip2:/folder"
+    )
