@@ -1,5 +1,6 @@
 """What a method must know about a data set before it sees a sample."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,3 +94,27 @@ class Task:
     def num_outputs(self) -> int:
         """C: classes, labels or regressed quantities."""
         return len(self.outputs)
+
+    def one_of(self, kinds: Sequence[Kind], name: str | None = None) -> Modality:
+        """Choose the modality that a method for a single modality reads.
+
+        Args:
+            kinds: That it can read, the most wanted first.
+            name: The user's choice; None = the first modality of the first kind that occurs.
+
+        Raises:
+            ValueError: If there is no such modality, or it is of another kind.
+        """
+        if name is None:
+            fitting = [m for kind in kinds for m in self.modalities if m.kind == kind]
+        elif name not in self.names:
+            raise ValueError(f"no modality named {name!r}; there are {', '.join(self.names)}")
+        else:
+            fitting = [m for m in self.modalities if m.name == name and m.kind in kinds]
+        if not fitting:
+            found = {m.name: m.kind for m in self.modalities if name in (None, m.name)}
+            raise ValueError(
+                f"a modality of kind {' or '.join(kinds)} is needed, found "
+                f"{', '.join(f'{n} of kind {kind}' for n, kind in found.items())}"
+            )
+        return fitting[0]

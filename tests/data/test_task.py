@@ -56,3 +56,33 @@ def test_a_task_without_modality_or_output_is_refused(modalities, outputs):
 def test_a_modality_named_twice_is_refused():
     with pytest.raises(ValueError, match=r"modality names must differ, found .'lab', 'lab'."):
         Task("regression", (VECTOR, VECTOR), ("x",))
+
+
+MIXED = Task(
+    "regression",
+    (VECTOR, Modality("eeg", "sequence", (9, 2)), Modality("slide", "bag", (5, 3))),
+    ("x",),
+)
+
+
+def test_one_modality_is_the_first_of_the_most_wanted_kind():
+    assert MIXED.one_of(("bag", "sequence")).name == "slide"
+    assert MIXED.one_of(("sequence", "bag")).name == "eeg"
+    assert MIXED.one_of(("image", "vector")).name == "lab"
+
+
+def test_a_modality_that_is_named_goes_before_the_most_wanted_kind():
+    assert MIXED.one_of(("bag", "sequence"), "eeg").name == "eeg"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "name", "words"),
+    [
+        (("bag",), "slides", "no modality named 'slides'; there are lab, eeg, slide"),
+        (("bag", "sequence"), "lab", "kind bag or sequence is needed, found lab of kind vector"),
+        (("image",), None, "image is needed, found lab of kind vector, eeg of kind sequence, slid"),
+    ],
+)
+def test_a_modality_that_does_not_fit_is_refused(kinds, name, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        MIXED.one_of(kinds, name)

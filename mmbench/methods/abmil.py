@@ -1,0 +1,117 @@
+"""ABMIL: gated attention over the instances of one bag, the baseline that slides are read against.
+
+Paper: Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018.
+Idea: a bag is the weighted mean of its instances, the weights from a small network that sees one
+instance at a time, so that neither the order of the instances nor their number matters.
+Notation: x = instances (B, N, F), N_i of which are there; h = h_k (B, N, H); z (B, H);
+prior = best constant output of the training split (C,).
+Differences from the paper:
+- Features take the place of a convolutional network on each instance. The shape is that of the
+  baseline on slides: F - 512, gates of 256, one mean, 512 - 256 - C, dropout 0.25.
+- Bags of different sizes are padded and masked: any batch size gives what bags one by one give.
+  The paper and later code take one bag at a time.
+- Both gates have biases.
+- A sequence is read as a bag of its steps where the task has no bag.
+- A sample without the modality gets the training prior, and has no part in the loss.
+- AdamW, as for every method of the suite, without weighted sampling of classes.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Kind, Task
+from mmbench.layers.attention import GatedAttentionPool
+from mmbench.layers.encoders import valid_steps
+from mmbench.layers.prior import output_prior
+from mmbench.method import Applies, Method, Paper
+
+READS: tuple[Kind, ...] = ("bag", "sequence")
+
+
+class ABMIL(Method):
+    """Gated attention on one bag modality; ignores all others.
+
+    Args:
+        task: What goes in and what is predicted.
+        modality: The bag or sequence to read; None = the first bag, or the first sequence.
+        dim: H, width of an instance, at least 2; the gates and the head are half as wide.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+
+    Raises:
+        ValueError: If there is no such modality, or it is neither bag nor sequence.
+    """
+
+    paper = Paper(
+        "Attention-based Deep Multiple Instance Learning",
+        "ICML",
+        2018,
+        "https://arxiv.org/abs/1802.04712",
+    )
+    applies = Applies(one_of=READS)
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        modality: str | None = None,
+        dim: int = 512,
+        dropout: float = 0.25,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__(task, lr=lr)
+        read = task.one_of(READS, modality)
+        self.modality = read.name
+        self.pool = BagMean(read.shape[1], dim, dropout)
+        self.head = nn.Sequential(
+            nn.Linear(dim, dim // 2),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(dim // 2, task.num_outputs),
+        )
+        self.register_buffer("prior", torch.zeros(task.num_outputs))
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Look up the best constant, for samples that lack the modality."""
+        self.prior.copy_(output_prior(self.task, torch.cat([batch.target for batch in train])))
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from the bag; the prior where it is absent."""
+        output = self.head(batch.embed(self.modality, self.pool))
+        return torch.where(batch.has(self.modality)[:, None], output, self.prior)
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Mean loss of the samples that have the modality; zero if there is none."""
+        has = batch.has(self.modality)
+        rows = self.row_loss(self(batch), batch.target) * has
+        return {"task": rows.sum() / has.sum().clamp_min(1)}
+
+
+class BagMean(nn.Module):
+    """Linear, ReLU, dropout on every instance, then one gated mean (Eq. 7 and 9).
+
+    Args:
+        features: F.
+        dim: H.
+        dropout: In [0, 1).
+    """
+
+    def __init__(self, features: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.instance = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Dropout(dropout))
+        self.pool = GatedAttentionPool(dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch instance feature"], lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch dim"]:
+        """Pool the first `lengths` instances of each bag; None = there is no padding."""
+        valid = valid_steps(lengths, x)
+        h = self.instance(torch.where(valid[:, :, None], x, 0.0))
+        z: Tensor = self.pool(h, valid)
+        return z.squeeze(1)
