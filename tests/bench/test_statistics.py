@@ -315,6 +315,49 @@ def test_nemenyi_finds_a_pair_different_where_its_ranks_are_a_critical_differenc
     assert critical == pytest.approx(apart[0, 1])
 
 
+@pytest.mark.parametrize("better", ["higher", "lower"])
+@pytest.mark.parametrize("shape", [(5, 5), (14, 6), (30, 9)])
+def test_friedman_ranks_and_critical_difference_are_those_of_autorank(shape, better):
+    import pandas as pd
+    from autorank import autorank
+
+    rng = np.random.default_rng(shape[0])
+    # rounded, so that there are ties
+    scores = np.round(rng.normal(size=shape) + 0.3 * np.arange(shape[1]), 1)
+    oracle = autorank(
+        pd.DataFrame(scores),
+        force_mode="nonparametric",
+        order="descending" if better == "higher" else "ascending",
+    )
+    found = friedman(scores, better)
+    assert (oracle.omnibus, oracle.posthoc) == ("friedman", "nemenyi")
+    assert found.p == pytest.approx(oracle.pvalue)
+    assert found.critical_difference == pytest.approx(oracle.cd, rel=1e-4)  # a printed table's
+    np.testing.assert_allclose(found.mean_ranks, oracle.rankdf["meanrank"].sort_index())
+    # a pair differs where its mean ranks are a critical difference apart
+    apart = np.abs(found.mean_ranks[:, None] - found.mean_ranks)
+    np.testing.assert_array_equal(nemenyi(scores, better) < 0.05, apart > oracle.cd)
+
+
+def test_a_hole_that_autorank_takes_in_silence_changes_no_rank_here():
+    import pandas as pd
+    from autorank import autorank
+
+    scores = DEMSAR.copy()
+    scores[3, 1] = nan
+    taken = autorank(pd.DataFrame(scores), force_mode="nonparametric").rankdf["meanrank"]
+    assert taken.notna().all()  # the reason that it is no library of ours
+    assert np.isnan(mean_ranks(scores, "higher")[1])
+
+
+@thorough
+@given(p=hnp.arrays(float, st.integers(1, 8), elements=st.floats(0, 1)))
+def test_holm_is_that_of_statsmodels(p):
+    from statsmodels.stats.multitest import multipletests
+
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
+
+
 def test_wilcoxon_splits_ties_of_the_methods_as_in_the_textbook_example():
     # section 3.1.3: the smaller sum of ranks is 12, z = (12 - 52.5) / sqrt(14 * 15 * 29 / 24)
     expected = 2 * stats.norm.cdf((12 - 52.5) / np.sqrt(14 * 15 * 29 / 24))
