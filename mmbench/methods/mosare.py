@@ -1,0 +1,819 @@
+"""MoSARe: experts on global and local views, missing ones decoded from what is there.
+
+Paper: Moradinasab et al., "Towards Robust Multimodal Representation: A Unified Approach with
+Adaptive Experts and Alignment", ICCV workshops 2025, arXiv 2503.09498.
+Idea: each modality gives one global vector and 16 local tokens. Modalities read each other by
+cross-attention at both levels, and their sum is decoded into what a sample lacks. A sparse mixture
+of experts picks from the local tokens, another from all vectors. Contrastive losses pull each
+modality towards the sum and each sample towards the prototypes of its class.
+Notation: presence = c (B, M); g (B, M, D) global vectors; t (B, M, C, D) local tokens; z = z_m
+after cross-attention, x = X_agg = Σ_m z_m, d = d_m decoded, full = c z + (1 - c) d, each at two
+levels L = 2 (global, local); h (B, D) what is classified; P ordered pairs of modalities; E experts,
+K asked.
+Differences from the paper:
+- Any modalities take the place of slides, genes and reports. Global vector: gated attention for
+  bags, a three-layer MLP for vectors, the suite's encoder for sequences. Local tokens of bags and
+  sequences: one mixture for all training samples, fitted in `prepare`; a sample's tokens are the
+  posterior-weighted means of its own instances (see `DiagonalMixture`; the paper fits each slide
+  anew). Of vectors: C groups of features in their order, one small self-normalising network each,
+  or every feature a token of a shared network, pooled by C heads (`vector_tokens: genes`, the
+  released code; it loses which gene is which). Of images, volumes and tokens: those of the suite's
+  encoder, whose mean gives the global vector.
+- The paper's expert layer leaves one token of C, the one with the largest score, but no gradient
+  reaches that score. Here the score learns, straight through the choice. Only the token left is
+  computed; the zeros are alike, and one of them stands for all, with one dropout mask for all.
+- Contrastive losses leave absent modalities out; the released code has them as rows of zeros.
+- Prototypes move with a momentum of 0.9 instead of 0.999, from the first samples instead of
+  random vectors, and take all samples of a class; the prototype loss has the true label as target.
+- Attention over a single vector, at the global level, is a sigmoid gate, as released.
+- The warm-up before the contrastive losses is 10 epochs, or half of a run of fewer than 20.
+- Dropout has one rate, and none is inside the gates of attention pooling. Experts and decoders
+  have GELU; norms have the biased variance, as everywhere in the suite.
+- Several labels: each is a class whose members are its positives, with binary cross-entropy. A
+  regression has no classes, and so no prototypes.
+- AdamW without a schedule, as every method of the suite.
+`official` puts back what the released code computes: gene tokens; three steps of AdamW for each
+batch (supervised, symmetric, prototypes), each from a forward pass of its own; warm-up of the
+learning rate and cosine; a local score that never learns; zero rows among the negatives; momentum
+0.999 from random unit vectors, with correctly classified samples alone; and the class of largest
+posterior as target of the prototype loss. Its draws of patches and masks belong to data and
+scenario.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmbench.data.batch import Batch, keep
+from mmbench.data.task import Modality, Task
+from mmbench.layers.attention import GatedAttentionPool
+from mmbench.layers.encoders import encoder, valid_steps
+from mmbench.layers.fusion import masked_mean
+from mmbench.layers.late_fusion import StackedMLP
+from mmbench.layers.mixture import DiagonalMixture, diagonal_log_density
+from mmbench.layers.moe import FORBIDDEN, Experts, top_k_gates
+from mmbench.method import Applies, Method, Paper
+
+WARM_UP = 10  # epochs before the contrastive losses
+TEMPERATURE = 0.01  # of the symmetric contrastive loss
+PROTOTYPES = 15  # of each class
+QUEUE = 50  # samples that each prototype remembers
+MOST_NEW = 20  # of them from one batch
+SINKHORN_ROUNDS, SINKHORN_EPSILON = 3, 0.05
+VARIANCE_FLOOR = 0.01
+CHUNK = 1024  # gene tokens held at a time
+
+Goal = Literal["supervised", "symmetric", "prototype"]
+Levels = Float[Tensor, "level batch modality dim"]
+
+
+class VectorMLP(nn.Sequential):
+    """Three layers, as wide as the input or the output, whichever is more."""
+
+    def __init__(self, features: int, dim: int, dropout: float) -> None:
+        hidden = max(features, dim)
+
+        def block(width: int) -> list[nn.Module]:
+            norm = nn.LayerNorm(hidden)
+            return [nn.Linear(width, hidden), norm, nn.ReLU(), nn.Dropout(dropout)]
+
+        super().__init__(*block(features), *block(hidden), nn.Linear(hidden, dim))
+
+    def forward(
+        self, x: Float[Tensor, "batch feature"], lengths: None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """Encode; there are no lengths."""
+        z: Tensor = super().forward(x)
+        return z
+
+
+class BagVector(nn.Module):
+    """Two layers on each instance, then one mean with weights from gated attention."""
+
+    def __init__(self, features: int, dim: int, dropout: float) -> None:
+        super().__init__()
+
+        def block(width: int) -> list[nn.Module]:
+            return [nn.Linear(width, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(dropout)]
+
+        self.instance = nn.Sequential(*block(features), *block(dim))
+        self.pool = GatedAttentionPool(dim, hidden=max(1, dim // 4))
+
+    def forward(
+        self, x: Float[Tensor, "batch instance feature"], lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch dim"]:
+        """Encode; lengths in instances, None = no padding."""
+        there = valid_steps(lengths, x)
+        z: Tensor = self.pool(self.instance(torch.where(there[:, :, None], x, 0.0)), there)
+        return z.squeeze(1)
+
+
+class GroupTokens(nn.Module):
+    """One small self-normalising network for each of C groups of features.
+
+    Source: the pathway tokens of Jaume et al., "Modeling Dense Multimodal Interactions Between
+    Biological Pathways and Histology for Survival Prediction", CVPR 2024; groups of equal size, in
+    the order of the features, as no pathways are known here.
+    """
+
+    def __init__(self, features: int, dim: int, tokens: int, dropout: float) -> None:
+        super().__init__()
+        self.size = math.ceil(features / tokens)
+        self.padding = tokens * self.size - features
+        hidden = max(1, dim // 2)
+        # LeCun's normal, which keeps SELU at variance one
+        self.w1 = nn.Parameter(torch.randn(tokens, self.size, hidden) * self.size**-0.5)
+        self.b1 = nn.Parameter(torch.zeros(tokens, 1, hidden))
+        self.w2 = nn.Parameter(torch.randn(tokens, hidden, dim) * hidden**-0.5)
+        self.b2 = nn.Parameter(torch.zeros(tokens, 1, dim))
+        self.drop = nn.AlphaDropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch feature"], lengths: None = None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Encode; there are no lengths."""
+        groups = F.pad(x, (0, self.padding)).view(len(x), -1, self.size).transpose(0, 1)
+        hidden = self.drop(F.selu(torch.baddbmm(self.b1, groups, self.w1)))
+        return torch.baddbmm(self.b2, hidden, self.w2).transpose(0, 1)
+
+
+class GeneTokens(nn.Module):
+    """C attention heads over all features, each feature a number that one network embeds.
+
+    1 - H - H - C H with LayerNorm and GELU, then for each head gated attention over its own H
+    units and a weighted mean, H - D. Genes are read in chunks whose hidden units are computed
+    again in the backward pass; the softmax runs over all of them, chunk by chunk (Milakov and
+    Gimelshein, "Online normalizer calculation for softmax", 2018).
+    """
+
+    def __init__(self, dim: int, tokens: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden = max(1, dim // 4)
+        wide = tokens * self.hidden
+
+        def block(width: int, out: int) -> list[nn.Module]:
+            return [nn.Linear(width, out), nn.LayerNorm(out), nn.GELU(), nn.Dropout(dropout)]
+
+        self.embed = nn.Sequential(
+            *block(1, self.hidden), *block(self.hidden, self.hidden), *block(self.hidden, wide)
+        )
+        bound = self.hidden**-0.5
+        # both halves of the gate side by side
+        gate = torch.empty(tokens, self.hidden, 2 * self.hidden).uniform_(-bound, bound)
+        self.gate = nn.Parameter(gate)
+        self.gate_bias = nn.Parameter(torch.zeros(tokens, 1, 2 * self.hidden))
+        self.score = nn.Parameter(torch.empty(tokens, self.hidden, 1).uniform_(-bound, bound))
+        self.out = nn.Linear(self.hidden, dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch gene"], lengths: None = None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Encode; there are no lengths."""
+        chunks = x.split(max(1, CHUNK // len(x)), dim=1)
+        if torch.is_grad_enabled() and len(chunks) > 1:
+            parts = [checkpoint(self.part, chunk, use_reentrant=False) for chunk in chunks]
+        else:
+            parts = [self.part(chunk) for chunk in chunks]
+        peak, mass, total = (torch.stack(each) for each in zip(*parts, strict=True))
+        rescale = (peak - peak.amax(0)).exp()  # (chunks, B, C)
+        mean = (rescale[..., None] * total).sum(0) / (rescale * mass).sum(0)[..., None]
+        tokens: Tensor = self.out(mean)
+        return tokens
+
+    def part(self, x: Float[Tensor, "batch gene"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Largest score (B, C), sum of weights (B, C) and weighted sum (B, C, H) of some genes."""
+        batch, genes = x.shape
+        u = self.embed(x.reshape(-1, 1)).view(batch * genes, -1, self.hidden)  # (B G, C, H)
+        signal, gate = torch.baddbmm(self.gate_bias, u.transpose(0, 1), self.gate).chunk(2, dim=2)
+        score = torch.bmm(signal.tanh() * gate.sigmoid(), self.score).view(-1, batch, genes)
+        # the softmax does not change with it, so no gradient runs through it
+        peak = score.detach().amax(2, keepdim=True)
+        weight = (score - peak).exp()  # (C, B, G)
+        total = torch.einsum("cbg,bgch->bch", weight, u.view(batch, genes, -1, self.hidden))
+        return peak.squeeze(2).T, weight.sum(2).T, total
+
+
+class Views(nn.Module):
+    """One global vector and C local tokens of one modality."""
+
+    def __init__(
+        self,
+        modality: Modality,
+        dim: int,
+        tokens: int,
+        vector_tokens: Literal["groups", "genes"],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.name = modality.name
+        self.mixture: DiagonalMixture | None = None
+        self.whole: nn.Module
+        self.local: nn.Module
+        self.of_mean = False
+        features = modality.shape[-1]
+        match modality.kind:
+            case "vector":
+                self.whole = VectorMLP(features, dim, dropout)
+                self.local = (
+                    GroupTokens(features, dim, tokens, dropout)
+                    if vector_tokens == "groups"
+                    else GeneTokens(dim, tokens, dropout)
+                )
+            case "bag" | "sequence":
+                self.whole = (
+                    BagVector(features, dim, dropout)
+                    if modality.kind == "bag"
+                    else encoder(modality, dim, dropout=dropout)
+                )
+                self.mixture = DiagonalMixture(tokens, features)
+                self.local = nn.Linear(features, dim)
+            case _:
+                self.local = encoder(modality, dim, tokens=tokens, dropout=dropout)
+                self.whole = nn.Linear(dim, dim)
+                self.of_mean = True
+
+    def forward(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch token dim"]]:
+        """Both views; zeros where the modality is absent."""
+        there = batch.has(self.name)
+        if self.mixture is not None:
+            # by itself, since it is frozen and therefore computed once for each sample
+            local = keep(self.local(batch.embed(self.name, self.mixture)), there)
+        else:
+            local = batch.embed(self.name, self.local)
+        if self.of_mean:
+            return keep(self.whole(local.mean(1)), there), local
+        return batch.embed(self.name, self.whole), local
+
+
+class CrossAttention(nn.Module):
+    """One block for each ordered pair of modalities, all in batched products.
+
+    a = MHA(query x_m, key and value x_a), x <- LN(x_m + a), x <- LN(x + FFN(x)); the mean over
+    the partners a of m. A partner that is absent enters as zeros.
+
+    Args:
+        modalities: M, >= 2.
+        dim: D.
+        heads: Has to divide `dim`.
+        dropout: Of both branches and the hidden units, in [0, 1).
+        gate: Whether scores go through a sigmoid, each by itself, instead of a softmax.
+
+    Raises:
+        ValueError: If `heads` does not divide `dim`.
+    """
+
+    reader: Tensor
+    source: Tensor
+
+    def __init__(
+        self, modalities: int, dim: int, *, heads: int, dropout: float, gate: bool
+    ) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"{heads} heads cannot share a width of {dim}")
+        self.heads, self.gate = heads, gate
+        every = [(m, a) for m in range(modalities) for a in range(modalities) if m != a]
+        reader, source = torch.tensor(every).T
+        self.register_buffer("reader", reader, persistent=False)
+        self.register_buffer("source", source, persistent=False)
+        pairs = len(every)
+
+        def weight(inputs: int, outputs: int) -> nn.Parameter:
+            bound = inputs**-0.5  # as nn.Linear starts
+            return nn.Parameter(torch.empty(pairs, inputs, outputs).uniform_(-bound, bound))
+
+        def constant(value: float, size: int) -> nn.Parameter:
+            return nn.Parameter(torch.full((pairs, 1, size), value))
+
+        self.query, self.query_bias = weight(dim, dim), constant(0.0, dim)
+        self.key = weight(dim, dim)
+        # in a softmax it would cancel and never be trained
+        self.key_bias = constant(0.0, dim) if gate else None
+        self.value, self.value_bias = weight(dim, dim), constant(0.0, dim)
+        self.out, self.out_bias = weight(dim, dim), constant(0.0, dim)
+        self.norm1, self.norm1_bias = constant(1.0, dim), constant(0.0, dim)
+        self.w1, self.b1 = weight(dim, 2 * dim), constant(0.0, 2 * dim)
+        self.w2, self.b2 = weight(2 * dim, dim), constant(0.0, dim)
+        self.norm2, self.norm2_bias = constant(1.0, dim), constant(0.0, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch modality token dim"],
+        count: Float[Tensor, " token"] | None = None,
+    ) -> Float[Tensor, "batch modality token dim"]:
+        """Let each modality's tokens read those of the others.
+
+        Args:
+            x: Zeros where a modality is absent.
+            count: How many equal tokens each one stands for, > 0; None = one.
+        """
+        batch, modalities, tokens, dim = x.shape
+        rows = x.transpose(0, 1).flatten(1, 2)  # (M, B N, D)
+        own, other = rows[self.reader], rows[self.source]  # (P, B N, D)
+
+        def split(z: Tensor) -> Tensor:
+            return z.view(-1, batch, tokens, self.heads, dim // self.heads).transpose(2, 3)
+
+        q = split(torch.baddbmm(self.query_bias, own, self.query))
+        key = torch.bmm(other, self.key)
+        k = split(key if self.key_bias is None else key + self.key_bias)
+        v = split(torch.baddbmm(self.value_bias, other, self.value))
+        score = q @ k.transpose(3, 4) * (dim // self.heads) ** -0.5  # (P, B, heads, N, N)
+        if self.gate:
+            share = score.sigmoid() if count is None else score.sigmoid() * count
+        else:
+            share = (score if count is None else score + count.log()).softmax(4)
+        read = (share @ v).transpose(2, 3).reshape(-1, batch * tokens, dim)
+        a = torch.baddbmm(self.out_bias, read, self.out)
+        y = self._norm(own + self.drop(a), self.norm1, self.norm1_bias)
+        hidden = self.drop(F.relu(torch.baddbmm(self.b1, y, self.w1)))
+        y = y + self.drop(torch.baddbmm(self.b2, hidden, self.w2))
+        y = self._norm(y, self.norm2, self.norm2_bias)
+        # pairs are in order of the reader, M - 1 each
+        mean = y.view(modalities, -1, batch, tokens, dim).mean(1)
+        return mean.transpose(0, 1)
+
+    @staticmethod
+    def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * weight + bias
+
+
+class LocalExperts(nn.Module):
+    """Of each modality's C tokens only the best pass, through K of its E experts.
+
+    Args:
+        modalities: M.
+        tokens: C.
+        dim: D.
+        experts: E of each modality, >= 1.
+        k: K asked for a token, 1 to E.
+        active: Tokens that pass, >= 1; C or more = all of them.
+        learn: Whether the score that tokens are chosen by gets a gradient, straight through.
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        tokens: int,
+        dim: int,
+        *,
+        experts: int,
+        k: int,
+        active: int,
+        learn: bool,
+    ) -> None:
+        super().__init__()
+        self.k, self.active = k, active
+        bound = dim**-0.5
+        self.gate = nn.Parameter(torch.empty(modalities, dim, experts).uniform_(-bound, bound))
+        self.gate_bias = nn.Parameter(torch.zeros(experts).repeat(modalities, 1, 1))
+        self.score = None
+        if active < tokens:
+            score = torch.empty(modalities, dim).uniform_(-bound, bound)
+            self.score = nn.Parameter(score, requires_grad=learn)
+        # one bank for all: on the CPU an expert sees only the tokens that ask it
+        self.experts = Experts(modalities * experts, dim, dim)
+
+    def forward(
+        self, t: Float[Tensor, "batch modality token dim"]
+    ) -> tuple[Float[Tensor, "batch modality left dim"], Float[Tensor, " left"]]:
+        """What the experts make of the tokens that pass, then one zero for all others; counts."""
+        if self.score is None:
+            return self.ask(t), torch.ones(t.shape[2], device=t.device)
+        score = (t * self.score[:, None]).sum(3)
+        chosen = score.topk(self.active, dim=2).indices  # (B, M, active)
+        y = self.ask(t.gather(2, chosen[..., None].expand(-1, -1, -1, t.shape[3])))
+        if self.score.requires_grad:
+            p = score.softmax(2).gather(2, chosen)[..., None]
+            y = y * (1 + p - p.detach())
+        count = torch.ones(self.active, device=t.device)
+        others = float(t.shape[2] - self.active)
+        return F.pad(y, (0, 0, 0, 1)), F.pad(count, (0, 1), value=others)
+
+    def ask(
+        self, t: Float[Tensor, "batch modality left dim"]
+    ) -> Float[Tensor, "batch modality left dim"]:
+        """Mix the answers of each modality's own experts."""
+        own = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
+        gates = self.gates(t).unsqueeze(3) * own  # (B, M, N, M, E), other modalities' are zero
+        return self.experts(t.flatten(0, 2), gates.flatten(3).flatten(0, 2)).view_as(t)
+
+    def gates(
+        self, t: Float[Tensor, "batch modality left dim"]
+    ) -> Float[Tensor, "batch modality left expert"]:
+        """Weights of a modality's own experts: K are not zero, and they sum to 1."""
+        logits = torch.einsum("bmnd,mde->bmne", t, self.gate) + self.gate_bias
+        return top_k_gates(logits.flatten(0, 2), self.k).view_as(logits)
+
+
+class FinalExperts(nn.Module):
+    """K of E experts for each vector."""
+
+    def __init__(self, dim: int, *, experts: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.gate = nn.Linear(dim, experts)
+        self.experts = Experts(experts, dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch vector dim"]) -> Float[Tensor, "batch vector dim"]:
+        """Mix the answers."""
+        rows = x.flatten(0, 1)
+        return self.experts(rows, top_k_gates(self.gate(rows), self.k)).view_as(x)
+
+
+class ClassMixtures(nn.Module):
+    """Unit prototypes of each class, moved by the samples that are assigned to them.
+
+    A class spreads its samples evenly over its prototypes (Sinkhorn); each prototype keeps the
+    last 50 of them, moves towards their mean, and has their variance.
+
+    Args:
+        classes: C.
+        dim: D.
+        official: Random vectors to start from, momentum 0.999, correctly classified samples alone.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    queue: Tensor
+    filled: Tensor
+
+    def __init__(self, classes: int, dim: int, *, official: bool) -> None:
+        super().__init__()
+        self.official = official
+        self.momentum = 0.999 if official else 0.9
+        unit = F.normalize(torch.randn(classes, PROTOTYPES, dim), dim=2)
+        slots = classes * PROTOTYPES * QUEUE
+        start = torch.randn(slots + 1, dim) if official else torch.zeros(slots + 1, dim)
+        full = QUEUE if official else 0
+        self.register_buffer("mean", unit)
+        self.register_buffer("variance", torch.ones(classes, PROTOTYPES, dim))
+        # the row after the last slot takes what is not kept, so that nothing has to be selected
+        self.register_buffer("queue", F.normalize(start, dim=1))
+        self.register_buffer("filled", torch.full((classes, PROTOTYPES), full))
+
+    def forward(self, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch class"]:
+        """Cosine with the nearest prototype of each class."""
+        cosine = F.normalize(h, dim=1) @ self.mean.flatten(0, 1).T
+        return cosine.unflatten(1, (-1, PROTOTYPES)).amax(2)
+
+    def log_density(self, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch class prototype"]:
+        """Of the unit vector of each sample."""
+        density = diagonal_log_density(
+            F.normalize(h, dim=1), self.mean.flatten(0, 1), self.variance.flatten(0, 1)
+        )
+        return density.unflatten(1, (-1, PROTOTYPES))
+
+    def posterior(self, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch class"]:
+        """Probability of each class, all prototypes equally likely before; sums to 1."""
+        density = self.log_density(h)
+        return density.flatten(1).softmax(1).view_as(density).sum(2)
+
+    @torch.no_grad()
+    def update(self, h: Float[Tensor, "batch dim"], member: Bool[Tensor, "batch class"]) -> None:
+        """Assign samples to the prototypes of their classes, and move these.
+
+        Args:
+            h: Vectors of any length.
+            member: True = the sample is of the class.
+        """
+        h = F.normalize(h, dim=1)
+        density = self.log_density(h)
+        assigned = F.one_hot(balanced(density, member).argmax(2), PROTOTYPES)  # (B, C, P)
+        seen = member.any(0)
+        if self.official:
+            best = density.amax(2).argmax(1)
+            member = member & F.one_hot(best, member.shape[1]).bool()
+        assigned = assigned * member[:, :, None]
+        order = assigned.cumsum(0) - 1  # a sample's place among the batch's for this prototype
+        new = assigned.bool() & (order < MOST_NEW)
+        prototype = torch.arange(self.filled.numel(), device=h.device).view_as(self.filled)
+        slot = prototype * QUEUE + (self.filled + order) % QUEUE
+        slot = torch.where(new, slot, len(self.queue) - 1)
+        # of all prototypes of a class, a sample has one
+        slot, kept = slot.amin(2).flatten(), new.any(2).flatten()
+        rows = torch.where(kept[:, None], h.repeat_interleave(member.shape[1], 0), 0.0)
+        self.queue.index_copy_(0, slot, rows)
+        was_empty = self.filled == 0
+        self.filled += new.sum(0)
+        self._move(was_empty, seen[:, None] & (self.filled > 0))
+
+    def _move(
+        self, was_empty: Bool[Tensor, "class prototype"], moves: Bool[Tensor, "class prototype"]
+    ) -> None:
+        kept = self.queue[:-1].view(*self.filled.shape, QUEUE, -1)
+        count = self.filled.clamp_max(QUEUE)
+        there = (torch.arange(QUEUE, device=kept.device) < count[..., None])[..., None]
+        centre = F.normalize(kept.sum(2), dim=2)  # empty slots are zero
+        square = torch.where(there, kept - centre[:, :, None], 0.0).square().sum(2)
+        variance = square / count.clamp_min(1)[..., None] + VARIANCE_FLOOR
+        old = torch.where(was_empty[..., None], centre, self.mean)
+        mean = F.normalize(self.momentum * old + (1 - self.momentum) * centre, dim=2)
+        self.mean.copy_(torch.where(moves[..., None], mean, self.mean))
+        self.variance.copy_(torch.where(moves[..., None], variance, self.variance))
+
+
+def balanced(
+    density: Float[Tensor, "batch class prototype"], member: Bool[Tensor, "batch class"]
+) -> Float[Tensor, "batch class prototype"]:
+    """Shares of each sample in the prototypes of its classes, even over the class's samples.
+
+    Source: Cuturi, "Sinkhorn Distances", NeurIPS 2013, as in Caron et al., "Unsupervised Learning
+    of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020: 3 rounds, ε = 0.05, on
+    densities in units of the largest of the class.
+
+    Returns:
+        Rows of members sum to 1, all others are zero.
+    """
+    there = member[:, :, None]
+    density = torch.where(there, density, 0.0)
+    score = density / density.abs().amax((0, 2), keepdim=True).clamp_min(1e-12)
+    q = torch.where(there, (score / SINKHORN_EPSILON).exp(), 0.0)
+    for _ in range(SINKHORN_ROUNDS):
+        q = q / q.sum(0, keepdim=True).clamp_min(1e-30)
+        q = q / q.sum(2, keepdim=True).clamp_min(1e-30)
+    return q
+
+
+def symmetric_contrast(
+    z: Float[Tensor, "batch modality dim"],
+    x: Float[Tensor, "batch dim"],
+    presence: Bool[Tensor, "batch modality"],
+) -> Float[Tensor, ""]:
+    """InfoNCE between each modality and the sum, in both directions; mean over modalities.
+
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding",
+    2018; temperature 0.01, the other samples that have the modality are the negatives.
+    """
+    z, x = F.normalize(z, dim=2), F.normalize(x, dim=1)
+    logits = torch.einsum("bmd,cd->mbc", z, x) / TEMPERATURE
+    there = presence.T
+    logits = torch.where(there[:, :, None] & there[:, None], logits, FORBIDDEN)
+    pull = logits.log_softmax(1) + logits.log_softmax(2)
+    own = pull.diagonal(dim1=1, dim2=2)  # (M, B)
+    return -0.5 * masked_mean(own, there).mean()
+
+
+def released_schedule(done: float, epochs: int, lr: float) -> float:
+    """Share of the learning rate: five epochs of warm-up from 1e-5, then a cosine to 1e-8.
+
+    Args:
+        done: Epochs so far.
+        epochs: Of the whole run; the warm-up takes half of it at most.
+        lr: Learning rate at the top, in whose units the result is.
+    """
+    warm_up = min(5.0, epochs / 2)
+    if done < warm_up:
+        return 1e-5 + (1 - 1e-5) * done / warm_up
+    least = min(1.0, 1e-8 / lr)
+    share = min(1.0, (done - warm_up) / max(epochs - warm_up, 1e-9))
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """What one forward pass computes.
+
+    Args:
+        z: (L, B, M, D) after cross-attention, zeros where absent.
+        x: (L, B, D) their sum.
+        decoded: (L, B, M, D) what x says of each modality; None without reconstruction.
+        full: (L, B, M, D) z, and decoded where absent.
+        h: (B, D).
+    """
+
+    z: Levels
+    x: Float[Tensor, "level batch dim"]
+    decoded: Levels | None
+    full: Levels
+    h: Float[Tensor, "batch dim"]
+
+
+class MoSARe(Method):
+    """Adaptive experts and alignment.
+
+    Args:
+        task: What goes in and what is predicted.
+        variant: The paper's equations, or what its released code computes.
+        dim: D, width of vectors and tokens.
+        components: C, local tokens of a modality, >= 1; the paper leaves 4 to 64 open.
+        vector_tokens: How a flat vector becomes tokens: a network for each of C groups of
+            features, or heads that attend to every feature; None = groups, official: genes.
+        heads: Attention heads; has to divide `dim`.
+        experts: E, of each modality and of the final layer; 0 = no experts: all tokens pass.
+        top_k: K experts for each token, 1 to E.
+        active_k: Local tokens that pass, >= 1; C or more = all.
+        reconstruction: Whether what is missing is decoded; otherwise it stays zero.
+        lambda_sym: Weight of the symmetric contrastive loss, >= 0.
+        lambda_mcl: Weight of the multi-prototype contrastive loss, >= 0.
+        dropout: In [0, 1).
+        lr: Learning rate of AdamW.
+
+    Raises:
+        ValueError: If `components` or `active_k` is below 1, `top_k` is out of range, or `heads`
+            does not divide `dim`.
+    """
+
+    paper = Paper(
+        "Towards Robust Multimodal Representation: A Unified Approach with Adaptive Experts and "
+        "Alignment",
+        "ICCV workshops",
+        2025,
+        "https://arxiv.org/abs/2503.09498",
+    )
+    applies = Applies(min_modalities=2)
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        variant: Literal["paper", "official"] = "paper",
+        dim: int = 128,
+        components: int = 16,
+        vector_tokens: Literal["groups", "genes"] | None = None,
+        heads: int = 4,
+        experts: int = 5,
+        top_k: int = 2,
+        active_k: int = 1,
+        reconstruction: bool = True,
+        lambda_sym: float = 0.5,
+        lambda_mcl: float = 0.5,
+        dropout: float = 0.1,
+        lr: float = 1e-4,
+    ) -> None:
+        super().__init__(task, lr=lr)
+        for name, number in (("components", components), ("active_k", active_k)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, found {number}")
+        if experts and not 1 <= top_k <= experts:
+            raise ValueError(f"asked for {top_k} of {experts} experts; take 1 to {experts}")
+        modalities, self.official = len(task.modalities), variant == "official"
+        # several optimiser steps a batch, which Lightning leaves to `training_step`
+        self.automatic_optimization = not self.official
+        self.lambda_sym, self.lambda_mcl = lambda_sym, lambda_mcl
+        self.goals: tuple[Goal, ...] = ("supervised",)  # what the loss is made of now
+        if vector_tokens is None:
+            vector_tokens = "genes" if self.official else "groups"
+        self.views = nn.ModuleList(
+            Views(modality, dim, components, vector_tokens, dropout) for modality in task.modalities
+        )
+        self.attend = nn.ModuleList(
+            CrossAttention(modalities, dim, heads=heads, dropout=dropout, gate=gate)
+            for gate in (True, False)
+        )
+        self.pick = (
+            LocalExperts(
+                modalities,
+                components,
+                dim,
+                experts=experts,
+                k=top_k,
+                active=active_k,
+                learn=not self.official,
+            )
+            if experts
+            else None
+        )
+        self.final = FinalExperts(dim, experts=experts, k=top_k) if experts else None
+        self.decode = nn.ModuleList(
+            StackedMLP(modalities, dim, dim) for _ in range(2 * reconstruction)
+        )
+        self.head = nn.Linear(dim, task.num_outputs)
+        self.auxiliary = nn.ModuleList(nn.Linear(dim, task.num_outputs) for _ in range(2))
+        self.prototypes = (
+            ClassMixtures(task.num_outputs, dim, official=self.official)
+            if lambda_mcl and task.kind != "regression"
+            else None
+        )
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Fit the mixtures that bags and sequences become tokens by."""
+        fitted = [view for view in self.views if view.mixture is not None]
+        rows: list[list[Tensor]] = [[] for _ in fitted]
+        for batch in train if fitted else ():
+            for view, parts in zip(fitted, rows, strict=True):
+                x = batch.inputs[view.name]
+                there = valid_steps(batch.lengths.get(view.name), x)
+                parts.append(x[there & batch.has(view.name)[:, None]])
+        for view, parts in zip(fitted, rows, strict=True):
+            view.mixture.fit(parts)
+
+    def on_train_epoch_start(self) -> None:
+        """End the warm-up."""
+        epochs = self.trainer.max_epochs or 0
+        warm_up = WARM_UP if epochs < 0 or epochs >= 2 * WARM_UP else epochs // 2
+        self.goals = ("supervised",)
+        if self.current_epoch >= warm_up:
+            self.align()
+
+    def align(self) -> None:
+        """Add the contrastive losses."""
+        symmetric: tuple[Goal, ...] = ("symmetric",) if self.lambda_sym else ()
+        prototype: tuple[Goal, ...] = ("prototype",) if self.prototypes is not None else ()
+        self.goals = ("supervised", *symmetric, *prototype)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        output: Tensor = self.head(self.fuse(batch).h)
+        return output
+
+    def fuse(self, batch: Batch) -> Fused:
+        """Both views of each modality, then experts, attention, decoding and experts again."""
+        g, t = (torch.stack(view, 1) for view in zip(*(v(batch) for v in self.views), strict=True))
+        count = None
+        if self.pick is not None:
+            t, count = self.pick(t)
+        whole, local = self.attend
+        tokens = whole(g[:, :, None]), local(t, count)
+        if count is not None:
+            tokens = tokens[0], tokens[1] * count[:, None]
+        there = batch.presence[:, :, None]
+        z = torch.stack([tokens[0].squeeze(2), tokens[1].sum(2) / 2])
+        z = torch.where(there, z, 0.0)
+        x = z.sum(2)
+        full, decoded = z, None
+        if len(self.decode):
+            each = x[:, :, None].expand_as(z)
+            decoded = torch.stack([d(part) for d, part in zip(self.decode, each, strict=True)])
+            full = torch.where(there, z, decoded)
+        vectors = full.transpose(0, 1).flatten(1, 2)  # (B, L M, D)
+        if self.final is not None:
+            vectors = self.final(vectors)
+        return Fused(z, x, decoded, full, vectors.sum(1))
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """The sum of the paper; in the official variant the terms of the step at hand."""
+        fused = self.fuse(batch)
+        terms = {}
+        if "supervised" in self.goals:
+            terms |= self.supervised(fused, batch)
+        if "symmetric" in self.goals:
+            there = torch.ones_like(batch.presence) if self.official else batch.presence
+            pairs = zip(fused.z, fused.x, strict=True)
+            contrast = torch.stack([symmetric_contrast(z, x, there) for z, x in pairs])
+            terms["symmetric"] = self.lambda_sym * contrast.sum()
+        if self.prototypes is not None:
+            if self.training and not self.official:
+                self.prototypes.update(fused.h, self.member(batch))
+            if "prototype" in self.goals:
+                target = batch.target
+                if self.official and self.task.kind == "single_label":
+                    target = self.prototypes.posterior(fused.h.detach()).argmax(1)
+                contrast = self.task_loss(self.prototypes(fused.h), target)
+                terms["prototype"] = self.lambda_mcl * contrast
+        return terms
+
+    def supervised(self, fused: Fused, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Classification by all and by each vector, and reconstruction of what is there."""
+        modalities = batch.presence.shape[1]
+        target = batch.target.repeat_interleave(modalities, 0)
+        each = torch.stack([head(f) for head, f in zip(self.auxiliary, fused.full, strict=True)])
+        rows = [self.row_loss(part.flatten(0, 1), target) for part in each]
+        terms = {
+            "task": self.task_loss(self.head(fused.h), batch.target),
+            "auxiliary": torch.stack(rows).sum() / len(batch),
+        }
+        if fused.decoded is not None:
+            there = batch.presence[:, :, None]
+            error = torch.where(there, fused.decoded - fused.z, 0.0).square()
+            terms["reconstruction"] = error.mean((1, 3)).sum()
+        return terms
+
+    def member(self, batch: Batch) -> Bool[Tensor, "batch class"]:
+        """Which classes a sample belongs to."""
+        if self.task.kind == "single_label":
+            return F.one_hot(batch.target, self.task.num_outputs).bool()
+        return batch.target > 0.5
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on the sum; in the official variant one for each goal, each looking anew."""
+        if not self.official:
+            return super().training_step(batch, batch_idx)
+        optimiser = self.optimizers()
+        assert isinstance(optimiser, LightningOptimizer)
+        done = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        for group in optimiser.param_groups:
+            group["lr"] = self.lr * released_schedule(done, self.trainer.max_epochs or 1, self.lr)
+        goals, losses = self.goals, []
+        for goal in goals:
+            self.goals = (goal,)
+            losses.append(super().training_step(batch, batch_idx))
+            optimiser.zero_grad()
+            self.manual_backward(losses[-1])
+            optimiser.step()
+            if goal == "supervised" and self.prototypes is not None:
+                with torch.no_grad():
+                    self.prototypes.update(self.fuse(batch).h, self.member(batch))
+        self.goals = goals
+        return torch.stack(losses).detach().sum()
