@@ -2,7 +2,7 @@
 
 A backbone turns each modality into tokens, runs layers over them and reads one token at the end.
 `SmallBackbone` works for any modalities and is trained here; those with published weights live in
-`mmbench.layers.pretrained`. `backbone` makes one from a text such as "small" or "vilt:/folder".
+`mmbench.layers.pretrained_backbones`. `backbone` makes one from a text, "small" or "vilt:/folder".
 
 Notation: B batch, N tokens of a sequence, N_m tokens of modality m, D width, P width of what is
 read at the end, L layers.
@@ -11,6 +11,7 @@ read at the end, L layers.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,16 +44,20 @@ class Backbone(nn.Module, ABC):
     a stream's own ones and stay there to the end.
 
     Attributes:
-        names: Modalities, in the order of their tokens.
+        modalities: By name, in the order of their tokens.
+        names: Their names.
         widths: Modality -> D of its stream.
         counts: Modality -> N_m, padding included.
         streams: The modalities of each stream.
         depths: Layers of each stream.
+        empty_text: Token ids of a text that says nothing.
         pooler: What is applied to the token that is read. It learns with the prompts; all other
             parts are those that get frozen.
     """
 
+    modalities: Mapping[str, Modality]
     names: tuple[str, ...]
+    empty_text: tuple[int, ...] = ()
     widths: Mapping[str, int]
     counts: Mapping[str, int]
     streams: tuple[tuple[str, ...], ...]
@@ -85,6 +90,30 @@ class Backbone(nn.Module, ABC):
         """Which tokens may be read: False for padding and for absent modalities."""
         return {n: self.real(n, batch) & batch.has(n)[:, None] for n in self.names}
 
+    def blank(
+        self, name: str, value: float = 0.0
+    ) -> tuple[Float[Tensor, "token dim"], Bool[Tensor, " token"]]:
+        """Tokens of an input that says nothing, and which of them are no padding.
+
+        Args:
+            name: Modality; of kind tokens, the input is an empty text.
+            value: What all numbers of any other input are.
+        """
+        modality, device = self.modalities[name], next(self.parameters()).device
+        length = modality.shape[0]
+        if modality.kind == "tokens":
+            x = torch.zeros(1, length, dtype=torch.long, device=device)
+            length = min(length, len(self.empty_text))
+            for place, token in enumerate(self.empty_text[:length]):
+                x[0, place] = token
+        else:
+            x = torch.full((1, *modality.shape), value, device=device)
+        lengths = {name: torch.tensor([length], device=device)} if modality.has_lengths else {}
+        there = torch.ones(1, 1, dtype=torch.bool, device=device)
+        nobody = torch.zeros(1, dtype=torch.long, device=device)
+        batch = Batch((name,), {name: x}, there, nobody, nobody, lengths)
+        return batch.embed(name, self.embedder(name))[0], self.real(name, batch)[0]
+
     def sequence(
         self, stream: int, tokens: Mapping[str, Tensor], keys: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "batch token dim"], Bool[Tensor, "batch token"]]:
@@ -113,7 +142,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def pool(
-        self, xs: Sequence[Float[Tensor, "batch token dim"]], at: int | None = None
+        self, xs: Sequence[Float[Tensor, "batch _ _"]], at: int | None = None
     ) -> Float[Tensor, "batch pooled"]:
         """Read one token of each stream after the last layer: final norm, then `pooler`.
 
@@ -187,6 +216,7 @@ class SmallBackbone(Backbone):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        self.modalities = {m.name: m for m in task.modalities}
         self.names = task.names
         self.embedders = nn.ModuleList(_Embedder(m, dim) for m in task.modalities)
         self.widths = dict.fromkeys(self.names, dim)
@@ -234,7 +264,7 @@ class SmallBackbone(Backbone):
         return z
 
     def pool(
-        self, xs: Sequence[Float[Tensor, "batch token dim"]], at: int | None = None
+        self, xs: Sequence[Float[Tensor, "batch _ _"]], at: int | None = None
     ) -> Float[Tensor, "batch pooled"]:
         """See `Backbone`."""
         [x] = xs
@@ -324,6 +354,12 @@ def backbone(
     """
     if text == "small":
         return SmallBackbone(task, dim=dim, depth=depth, dropout=dropout)
-    raise ValueError(
-        f"no backbone {text!r}; take small, or vilt:/folder, clip:/folder or blip2:/folder"
-    )
+    kind, _, folder = text.partition(":")
+    if kind not in ("vilt", "clip", "blip2") or not folder:
+        raise ValueError(
+            f"no backbone {text!r}; take small, or vilt:/folder, clip:/folder or blip2:/folder"
+        )
+    from mmbench.layers import pretrained_backbones  # slow to import
+
+    made: Backbone = getattr(pretrained_backbones, kind)(task, Path(folder).expanduser())
+    return made

@@ -1,0 +1,318 @@
+import pytest
+import torch
+from torch.nn.functional import pad
+from transformers import (
+    Blip2Config,
+    Blip2ForImageTextRetrieval,
+    CLIPConfig,
+    CLIPModel,
+    ViltConfig,
+    ViltForMaskedLM,
+    ViltModel,
+)
+
+from mmbench.contract import make_batch
+from mmbench.data.task import Modality, Task
+from mmbench.layers.backbones import backbone
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+IMAGE = {"image_size": 16, "patch_size": 8}
+TEXTS = {"vocab_size": 120, "max_position_embeddings": 7}
+
+
+def task(tokens=6, side=(16, 16), vocab=120):
+    text = Modality("words", "tokens", (tokens,), vocab_size=vocab)
+    return Task("single_label", (Modality("photo", "image", (3, *side)), text), ("x", "y", "z"))
+
+
+TASK = task()
+BOTH = torch.ones(6, 2, dtype=torch.bool)
+SOME = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1], [0, 1], [1, 0]]).bool()
+
+
+def shaken(model, seed=0):
+    """Every weight moved, so that no zero or one of the start hides a mistake."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.2 * torch.randn(p.shape, generator=g)
+    return model.eval()
+
+
+def config_of(kind):
+    if kind == "vilt":
+        return ViltConfig(**SIZES, **IMAGE, **TEXTS)
+    if kind == "clip":
+        text = {**SIZES, **TEXTS, "eos_token_id": 119}
+        return CLIPConfig(text_config=text, vision_config={**SIZES, **IMAGE, "hidden_size": 24})
+    return Blip2Config(
+        vision_config={**SIZES, **IMAGE, "hidden_size": 24, "num_hidden_layers": 3},
+        qformer_config={
+            **SIZES,
+            **TEXTS,
+            "encoder_hidden_size": 24,
+            "use_qformer_text_input": True,
+        },
+        text_config={"model_type": "opt", **SIZES, "ffn_dim": 32, "vocab_size": 8},
+        num_query_tokens=2,
+    )
+
+
+MODELS = {"vilt": ViltModel, "clip": CLIPModel, "blip2": Blip2ForImageTextRetrieval}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    out = {}
+    for kind, model in MODELS.items():
+        torch.manual_seed(1)
+        out[kind] = tmp_path_factory.mktemp(kind)
+        shaken(model(config_of(kind))).save_pretrained(out[kind])
+    return out
+
+
+@pytest.fixture(scope="module")
+def theirs(folders):
+    return {kind: model.from_pretrained(folders[kind]).eval() for kind, model in MODELS.items()}
+
+
+@pytest.fixture
+def build(folders, theirs):
+    """Our backbone and the model that it is made of."""
+
+    def build(kind, of=TASK):
+        return backbone(f"{kind}:{folders[kind]}", of).eval(), theirs[kind]
+
+    return build
+
+
+def batch_of(of=TASK, presence=BOTH):
+    """Texts of 1 to 6 random words, each ending with the largest id, as CLIP's do."""
+    batch = make_batch(of, presence, seed=3)
+    g = torch.Generator().manual_seed(4)
+    ids = torch.randint(1, 119, batch.inputs["words"].shape, generator=g)
+    steps = torch.arange(ids.shape[1])
+    lengths = batch.lengths["words"][:, None]
+    ids = torch.where(steps == lengths - 1, 119, ids)
+    batch.inputs["words"].copy_(torch.where(steps < lengths, ids, 0))
+    return batch
+
+
+def mask_of(batch):
+    return (torch.arange(batch.inputs["words"].shape[1]) < batch.lengths["words"][:, None]).long()
+
+
+def last(model, batch):
+    """Tokens after the last layer, of each stream, before the final norm."""
+    xs = []
+    tokens, keys = model.tokens(batch), model.keys(batch)
+    for stream, depth in enumerate(model.depths):
+        x, read = model.sequence(stream, tokens, keys)
+        for i in range(depth):
+            x = model.layer(i, stream, x, read)
+        xs.append(x)
+    return xs
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [(16, 16), (24, 40)])
+def test_vilt_gives_what_transformers_gives(build, side):
+    of = task(side=side)
+    ours, theirs = build("vilt", of)
+    batch = batch_of(of)
+    size = {"pixel_mask": torch.ones(6, *side)}
+    got = theirs(batch.inputs["words"], mask_of(batch), pixel_values=batch.inputs["photo"], **size)
+    close(ours(batch), got.pooler_output)
+    [x] = last(ours, batch)
+    x, there = ours.norms[0](x), mask_of(batch).bool()
+    close(x[:, :6][there], got.last_hidden_state[:, :6][there])
+    close(x[:, 6], got.last_hidden_state[:, 6])  # the image's [CLS]
+    # transformers shuffles the patches, so that only their sum can be compared
+    close(x[:, 7:].sum(1), got.last_hidden_state[:, 7:].sum(1))
+
+
+@torch.no_grad()
+def test_patches_of_vilt_keep_their_raster_order(build):
+    ours, _ = build("vilt")
+    batch = batch_of()
+    tokens = ours.tokens(batch)["photo"]
+    batch.inputs["photo"][:, :, :8, 8:] += 1  # upper right
+    moved = (ours.tokens(batch)["photo"] - tokens).abs().amax(2) > 1e-6
+    assert moved.tolist() == [[False, False, True, False, False]] * 6
+
+
+@torch.no_grad()
+def test_the_towers_of_clip_give_what_transformers_gives(build):
+    ours, theirs = build("clip")
+    batch = batch_of()
+    text = theirs.text_model(batch.inputs["words"], mask_of(batch))
+    image = theirs.vision_model(batch.inputs["photo"])
+    close(ours(batch), torch.cat([text.pooler_output, image.pooler_output], dim=1))
+    words, patches = last(ours, batch)
+    close(patches, image.last_hidden_state)
+    for row, n in enumerate(batch.lengths["words"].tolist()):  # texts stand at the right end
+        close(ours.norms[0](words[row, 6 - n :]), text.last_hidden_state[row, :n])
+
+
+@torch.no_grad()
+def test_the_towers_of_blip2_give_what_transformers_gives(build):
+    ours, theirs = build("blip2")
+    batch = batch_of()
+    words = theirs.embeddings(batch.inputs["words"])
+    text = theirs.qformer(words, query_length=0, attention_mask=mask_of(batch)).last_hidden_state
+    image = theirs.vision_model(batch.inputs["photo"]).last_hidden_state
+    close(ours(batch), torch.cat([text[:, 0], image[:, 0]], dim=1))
+    got, patches = last(ours, batch)
+    close(got[mask_of(batch).bool()], text[mask_of(batch).bool()])
+    close(ours.norms[1](patches), image)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["clip", "blip2"])
+def test_images_of_another_size_stretch_the_positions_once(build, kind):
+    ours, theirs = build(kind, task(side=(24, 40)))
+    batch = batch_of(task(side=(24, 40)))
+    image = theirs.vision_model(batch.inputs["photo"], interpolate_pos_encoding=True)
+    close(
+        ours.norms[1](last(ours, batch)[1][:, 0]),
+        theirs.vision_model.post_layernorm(image.last_hidden_state[:, 0])
+        if kind == "clip"
+        else image.last_hidden_state[:, 0],
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MODELS)
+def test_keys_and_values_from_outside_are_read_like_those_of_a_token(build, kind):
+    """A token that is put in front gives a key and a value; the same two as a prefix."""
+    ours, _ = build(kind)
+    batch = batch_of()
+    for stream in range(len(ours.streams)):
+        x, keys = ours.sequence(stream, ours.tokens(batch), ours.keys(batch))
+        more = torch.randn(6, 2, x.shape[2])
+        layer = ours.layers[stream][0]
+        seen = []
+        whole = layer.attend
+        layer.attend = lambda q, k, v, *rest, seen=seen, whole=whole: (
+            seen.append((k, v)),
+            whole(q, k, v, *rest),
+        )[1]
+        keyed = pad(keys, (2, 0), value=True)
+        inserted = ours.layer(0, stream, torch.cat([more, x], 1), keyed)[:, 2:]
+        del layer.attend
+        prefix = tuple(z[:, :2] for z in seen[0])
+        close(ours.layer(0, stream, x, keys, prefix)[keys], inserted[keys])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MODELS)
+def test_padding_and_absent_inputs_never_matter(build, kind):
+    ours, _ = build(kind)
+    clean, dirty = batch_of(presence=SOME), batch_of(presence=SOME)
+    dirty.inputs["photo"][~SOME[:, 0]] = torch.nan
+    padding = torch.arange(6) >= dirty.lengths["words"][:, None]
+    dirty.inputs["words"][padding] = 7
+    assert torch.equal(ours(clean), ours(dirty))
+    assert ours(clean).isfinite().all()
+
+
+@torch.no_grad()
+def test_without_a_text_vilt_still_reads_its_cls(build):
+    ours, theirs = build("vilt")
+    batch = batch_of(presence=SOME)
+    absent = ~SOME[:, 1]
+    first = ours.tokens(batch)["words"][absent][:, 0]
+    embed = theirs.embeddings.text_embeddings(torch.tensor([[101]]))[0, 0]
+    close(first, (embed + theirs.embeddings.token_type_embeddings.weight[0]).expand_as(first))
+    assert not ours.keys(batch)["words"][absent].any()
+
+
+@torch.no_grad()
+def test_words_of_clip_read_only_what_comes_before(build):
+    ours, _ = build("clip")
+    batch = batch_of()
+    x, keys = ours.sequence(0, ours.tokens(batch), ours.keys(batch))
+    moved = x.clone()
+    moved[:, 3] += torch.randn(16)
+    changed = (ours.layer(0, 0, x, keys) - ours.layer(0, 0, moved, keys)).abs().amax(2) > 1e-6
+    assert not changed[:, :3].any()
+    assert changed[batch.lengths["words"] >= 3, 3:].all()
+
+
+@torch.no_grad()
+def test_a_longer_text_stretches_the_positions_of_vilt(build):
+    of = task(tokens=14)
+    ours, theirs = build("vilt", of)
+    table = theirs.embeddings.text_embeddings.position_embeddings.weight[:7]
+    kinds = theirs.embeddings.text_embeddings.token_type_embeddings.weight[0]
+    found = ours.embedder("words").position - kinds
+    # twice as many places: they stand a quarter of a step beside the old ones
+    close(found[1], 0.75 * table[0] + 0.25 * table[1])
+    close(found[2], 0.25 * table[0] + 0.75 * table[1])
+    close(found[0], table[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_empty_text_is_the_special_tokens_alone(build, kind):
+    ours, _ = build(kind)
+    tokens, keys = ours.blank("words")
+    ids = (118, 119) if kind == "clip" else (101, 102)
+    batch = batch_of()
+    batch.inputs["words"][0] = torch.tensor([*ids, 0, 0, 0, 0])
+    batch.lengths["words"][0] = 2
+    there = ours.keys(batch)["words"][0]
+    assert torch.equal(keys, there)
+    close(tokens[there], ours.tokens(batch)["words"][0][there])
+    white, keys = ours.blank("photo", 1.0)
+    batch.inputs["photo"].fill_(1.0)
+    assert keys.all()
+    close(white, ours.tokens(batch)["photo"][0])
+
+
+def test_a_folder_that_does_not_fit_is_refused_in_one_line(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weightless").mkdir()
+    config_of("vilt").save_pretrained(tmp_path / "weightless")
+    for text, words in {
+        "vilt": "no backbone 'vilt'; take small, or vilt:/folder",
+        "bert:/x": "no backbone 'bert:/x'",
+        f"vilt:{tmp_path}/none": "nothing is downloaded",
+        f"vilt:{tmp_path}/empty": "config.json",
+        f"vilt:{tmp_path}/weightless": "does not hold a ViltModel",
+        f"vilt:{folders['clip']}": "does not hold a ViltModel",
+    }.items():
+        with pytest.raises(ValueError, match=words) as error:
+            backbone(text, TASK)
+        assert "\n" not in str(error.value)
+
+
+def test_a_task_that_does_not_fit_is_refused_in_one_line(folders):
+    vector = Modality("age", "vector", (3,))
+    for of, words in {
+        task(vocab=121): "knows 120 token ids, but modality 'words' has 121",
+        task(side=(16, 20)): "patches of 8 x 8, but those of modality 'photo' are 16 x 20",
+        Task("regression", (*TASK.modalities, vector), ("y",)): "found photo .image., words",
+        Task("regression", (vector, TASK.modalities[0]), ("y",)): "take the backbone small",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            backbone(f"vilt:{folders['vilt']}", of)
+    with pytest.raises(ValueError, match="texts of at most 7 tokens"):
+        backbone(f"clip:{folders['clip']}", task(tokens=8))
+
+
+def test_vilt_loads_from_a_masked_language_model_without_a_pooler(tmp_path):
+    model = shaken(ViltForMaskedLM(config_of("vilt")))
+    model.save_pretrained(tmp_path)
+    ours = backbone(f"vilt:{tmp_path}", TASK)
+    close(ours.norms[0].weight, model.vilt.layernorm.weight)
+    assert not [name for name, _ in ours.named_parameters() if "mlm" in name]
