@@ -17,13 +17,17 @@ def plan(suite: Suite) -> list[RunSpec]:
     Returns:
         Runs without duplicates, in the same order every time.
     """
-    data = list(zip(suite.data, labels(suite.data), strict=True))
+    data = [
+        (entry, label, fold)
+        for entry, label in zip(suite.data, labels(suite.data), strict=True)
+        for fold in entry.folds or suite.folds
+    ]
     methods = list(zip(suite.methods, labels(suite.methods), strict=True))
     scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
     _require_different([str(scenario["name"]) for scenario in scenarios])
     runs = {}
-    for (d, d_label), fold, seed, scenario, (m, m_label) in product(
-        data, suite.folds, suite.seeds, scenarios, methods
+    for (d, d_label, fold), seed, scenario, (m, m_label) in product(
+        data, suite.seeds, scenarios, methods
     ):
         spec = RunSpec(
             method=m.name,

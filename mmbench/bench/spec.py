@@ -53,6 +53,21 @@ class Entry(_Strict):
         return value
 
 
+class DataEntry(Entry):
+    """A data set of a suite.
+
+    Args:
+        folds: How many (0, 1, ...) or which of its partitions; by default those of the suite.
+    """
+
+    folds: Annotated[list[int], Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return _counted(value, "folds") if isinstance(value, dict) else value
+
+
 class TrainerSpec(BaseModel):
     """How a method is trained; the same for all methods of a suite.
 
@@ -100,7 +115,7 @@ class Suite(_Strict):
         methods: Methods.
         scenarios: Names of `configs/scenario/*.yaml`, or scenarios written out.
         seeds: How many (0, 1, ...) or which.
-        folds: How many (0, 1, ...) or which partitions of each data set.
+        folds: How many (0, 1, ...) or which partitions of each data set that does not say itself.
         trainer: How to train.
         select: Which epoch to keep.
         limit: At most this many samples a split; for smoke tests.
@@ -109,7 +124,7 @@ class Suite(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
     about: str = ""
-    data: Annotated[list[Entry], Field(min_length=1)]
+    data: Annotated[list[DataEntry], Field(min_length=1)]
     methods: Annotated[list[Entry], Field(min_length=1)]
     scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
@@ -123,14 +138,19 @@ class Suite(_Strict):
     @classmethod
     def _counts(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            value = dict(value)
-            for key in ("seeds", "folds"):
-                if isinstance(value.get(key), int) and not isinstance(value[key], bool):
-                    value[key] = list(range(value[key]))
+            value = _counted(_counted(value, "seeds"), "folds")
             for key in ("data", "methods", "scenarios"):
                 if isinstance(value.get(key), str | dict):
                     value[key] = [value[key]]
         return value
+
+
+def _counted(words: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A number under a key, written out as the numbers below it."""
+    count = words.get(key)
+    if isinstance(count, int) and not isinstance(count, bool):
+        return {**words, key: list(range(count))}
+    return dict(words)
 
 
 @dataclass(frozen=True, kw_only=True)

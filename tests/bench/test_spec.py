@@ -135,6 +135,19 @@ def test_labels_name_the_arguments_only_where_a_name_is_used_twice():
         labels([suite.methods[0], suite.methods[0]])
 
 
+def test_a_data_set_may_have_other_folds_than_the_suite(suite_file):
+    data = "data=[mfeat,{name: rosmap, folds: 3},{name: cmu_mosi, folds: [2, 4]}]"
+    runs = plan(load_suite(str(suite_file), [data]))
+    found = [(spec.data, spec.fold) for spec in runs[::4]]  # two methods, two seeds
+    wanted = [("mfeat", 0), *(("rosmap", k) for k in range(3)), ("cmu_mosi", 2), ("cmu_mosi", 4)]
+    assert found == wanted
+    assert len(runs) == 4 * 6
+    with pytest.raises(ValueError, match=r"data.0.folds is empty"):
+        load_suite(str(suite_file), ["data=[{name: rosmap, folds: 0}]"])
+    with pytest.raises(ValueError, match=r"unknown key 'data.0.fold'; did you mean 'folds'"):
+        load_suite(str(suite_file), ["data=[{name: rosmap, fold: 2}]"])
+
+
 def test_a_folder_name_is_safe_whatever_the_label():
     spec = RunSpec(
         method="m", data="d", scenario={"name": "s"}, method_label="<script>/../x", data_label="a b"
