@@ -190,6 +190,8 @@ class MoMKE(Method):
             )
         count = len(task.modalities)
         self.regime, self.freeze_experts = regime, freeze_experts
+        # the router is made last: what the first stage trains starts the same with any of them
+        self.first_stage = f"momke {dim=} {depth=} {heads=} {dropout=} {lr=} {weight_decay=}"
         self.project = nn.ModuleList(projection(m, dim) for m in task.modalities)
         self.drop = nn.Dropout(dropout)
         self.experts = ModalityExperts(count, dim, depth=depth, heads=heads, dropout=dropout)
@@ -212,14 +214,15 @@ class MoMKE(Method):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Unimodal experts, then all together."""
+        """Unimodal experts, the same for all regimes and routers, then all together."""
         together = ["project", "joint", "head"]
         together += [] if self.freeze_experts else ["experts"]
         together += [] if self.router is None else ["router"]
         joint = Stage("joint", trains=tuple(together))
         if self.unimodal is None:
             return (joint,)
-        return (Stage("unimodal", trains=("project", "experts", "unimodal")), joint)
+        alone = ("project", "experts", "unimodal")
+        return (Stage("unimodal", trains=alone, shared=self.first_stage), joint)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present, less what chance hides in training."""
