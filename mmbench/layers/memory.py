@@ -221,7 +221,7 @@ class Memory(SupportBank):
         """
         batches = list(train)
         shown = [b if b.teacher is None else b.teacher for b in batches]
-        complete = [_take(b, b.presence.all(1)) for b in shown]
+        complete = [take(b, b.presence.all(1)) for b in shown]
         super().fill(complete, most)
         ids, order = torch.cat([b.sample_id for b in complete]).sort()
         assert len(ids.unique()) == len(ids), "a sample id occurs twice in the training split"
@@ -234,7 +234,7 @@ class Memory(SupportBank):
                 everything = self.everything()
                 part.fit(everything.inputs[name], everything.lengths.get(name))
         self.keys = torch.cat(
-            [self.look(_take(self.everything(), rows)) for rows in self.all_rows()]
+            [self.look(take(self.everything(), rows)) for rows in self.all_rows()]
             or [self.keys[:0]]
         )
         found = [self.search(replace(b, memo=None)) for b in batches]
@@ -345,7 +345,7 @@ class Memory(SupportBank):
         return torch.cat(pieces)
 
 
-def _take(batch: Batch, rows: Tensor) -> Batch:
+def take(batch: Batch, rows: Tensor) -> Batch:
     """These rows of a batch alone."""
     return replace(
         batch,

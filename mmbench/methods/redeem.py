@@ -1,0 +1,725 @@
+"""REDEEM: rebuild what is missing from similar complete samples, and prompt with them.
+
+A frozen multimodal transformer is given two things by K similar complete training samples: the
+tokens of a missing modality, mixed from theirs (conditional mixture of experts), and prompts that
+hold how their modalities belong together (sample-aware inter-modal prompter).
+
+Paper: Lang et al., "REDEEMing Modality Information Loss: Retrieval-Guided Conditional Generation
+for Severely Modality Missing Learning", KDD 2025.
+https://doi.org/10.1145/3711896.3737101, code https://github.com/Jian-Lang/REDEEM
+
+Notation: E_m (B, N_m, D) tokens of modality m; R_m (B, K, N_m, D) the neighbours' tokens; w
+(B, K) routing scores; Ê_m the tokens made for a missing m; P_m (B, b, D) its prompt; l the layer
+before which prompts are inserted.
+
+Differences from the paper:
+- It has text and image; here any number of modalities. The condition of the router is the mean
+  over the modalities that are there, each with a W₁ of its own; the prompt of m is the mean over
+  its partners, from four modalities on with the pooled tokens of all partners as one query. For
+  two modalities both are the paper's equations.
+- Where the paper is silent: the query of Eq. 5 is the mean over the neighbours, attention runs
+  for each neighbour and is averaged, and an output projection follows, as in the released code;
+  the token that the transformer itself reads is pooled; the head is Linear, LayerNorm, GELU,
+  Linear; the weight of the reconstruction is 1; padding is neither read nor averaged.
+- f_K and the projections of Eq. 2 have no bias: it would cancel in the softmax (those of W₁ are
+  not in Eq. 2 either).
+- Samples are found by raw features (`mmbench.layers.memory`), not by CLIP's. The bank holds
+  training samples alone; the released code adds those of validation, which then find themselves
+  and their own label. Only complete samples are in it, under `full_access` all.
+- In two towers of different widths, tokens go through a learned Linear before the attention, and
+  prompts through another after it.
+- `official` sets what the released code does differently, each a switch: `label_prompt`,
+  `lambda_rec` (its reconstruction loss is zero for every batch), `scaled`, `paired`,
+  `attend_padding`, `prompt_length`, `insert_at`. Not redone: image tokens in a random order in
+  the bank, token positions lost in CLIP's text features, and the leaks above.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.encoders import window_weights
+from mmbench.layers.fusion import masked_mean
+from mmbench.layers.memory import Memory, Neighbours, take
+from mmbench.layers.retrieval import hashed, queries
+from mmbench.layers.stacked import StackedLinear
+from mmbench.method import Applies, Paper, Stage
+from mmbench.prompted import PromptMethod, Regime
+
+NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
+SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all
+PROBED = 100  # training samples whose recovered tokens are compared with the true ones
+
+# the number of tokens differs between modalities, their width between towers
+Tokens = Float[Tensor, "batch _ _"]
+Read = Bool[Tensor, "batch _"]
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Where the paper and its released code differ."""
+
+    label_prompt: bool
+    lambda_rec: float
+    scaled: bool
+    paired: bool
+    attend_padding: bool
+    prompt_length: int
+    insert_at: int
+
+
+VARIANTS = {
+    "paper": Switches(False, 1.0, True, True, False, 2, 1),
+    "official": Switches(True, 0.0, False, False, True, 1, 0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What the neighbours of a batch lend.
+
+    Args:
+        rows: Modality -> rows of the memory whose tokens these are.
+        tokens: Modality -> R_m.
+        read: Modality -> which of them are read.
+        label: (B, C), mean of the neighbours' targets.
+    """
+
+    rows: Mapping[str, Int[Tensor, "batch rank"]]
+    tokens: Mapping[str, Float[Tensor, "batch rank _ _"]]
+    read: Mapping[str, Bool[Tensor, "batch rank _"]]
+    label: Float[Tensor, "batch output"]
+
+
+def pooled(
+    x: Float[Tensor, "*leading token dim"], read: Bool[Tensor, "*leading token"]
+) -> Float[Tensor, "*leading dim"]:
+    """Mean over the tokens that are read; a product, so that nothing of that size is copied."""
+    weight = read / read.sum(-1, keepdim=True).clamp_min(1)
+    return (weight.to(x.dtype).unsqueeze(-2) @ x).squeeze(-2)
+
+
+class Router(nn.Module):
+    """Routing scores of K neighbours, given what the sample has (Eq. 2 and 3).
+
+    Args:
+        sources: Widths of the other modalities.
+        dim: D of the missing one.
+        scaled: Whether scores are divided by √D.
+        bias: Whether the projections have one.
+    """
+
+    def __init__(self, sources: list[int], dim: int, *, scaled: bool, bias: bool) -> None:
+        super().__init__()
+        self.condition = nn.ModuleList(nn.Linear(width, dim, bias=bias) for width in sources)
+        self.expert = nn.Linear(dim, dim, bias=bias)
+        self.scale = dim**-0.5 if scaled else 1.0
+
+    def forward(
+        self,
+        have: list[Float[Tensor, "query _"]],
+        present: Bool[Tensor, "query source"],
+        lent: Float[Tensor, "query rank dim"],
+    ) -> Float[Tensor, "query rank"]:
+        """Weights that sum to one.
+
+        Args:
+            have: Ẽ_a, pooled tokens of each other modality.
+            present: Which of these the sample has.
+            lent: R̃_m, pooled tokens of each neighbour.
+        """
+        parts = [part(x) for part, x in zip(self.condition, have, strict=True)]
+        c = masked_mean(torch.stack(parts, 1), present)  # (Q, D)
+        scores = torch.einsum("qd,qkd->qk", c, self.expert(lent)) * self.scale
+        return scores.softmax(1)
+
+
+class Experts(nn.Module):
+    """Σ_k w_k FFN_k(R_k), one FFN for each rank k: Linear, ReLU, Linear (Eq. 4).
+
+    Hidden units are weighted before the second product, which then sums over k as well; that is
+    exact, and no output of a single expert is ever stored.
+    """
+
+    def __init__(self, k: int, dim: int) -> None:
+        super().__init__()
+        self.first, self.second = StackedLinear(k, dim, dim), StackedLinear(k, dim, dim)
+
+    def forward(
+        self, lent: Float[Tensor, "query rank token dim"], weight: Float[Tensor, "query rank"]
+    ) -> Float[Tensor, "query token dim"]:
+        """Mix the neighbours' tokens."""
+        hidden = self.first(lent.transpose(0, 1)).relu()  # (K, Q, N, D)
+        hidden = hidden * weight.t()[:, :, None, None]
+        # (Q, N, K D) @ (K D, D)
+        mixed = hidden.permute(1, 2, 0, 3).flatten(2) @ self.second.weight.flatten(0, 1)
+        bias = weight @ self.second.bias.squeeze(1)
+        return mixed + bias[:, None]
+
+
+class Translator(nn.Module):
+    """Encoder and decoder from the present modalities, in place of neighbours (Table 3).
+
+    Learned queries, one for each token to be made, attend to the encoded tokens.
+    """
+
+    def __init__(self, sources: list[int], dim: int, count: int) -> None:
+        super().__init__()
+        self.encode = nn.ModuleList(nn.Sequential(nn.Linear(w, dim), nn.ReLU()) for w in sources)
+        self.query = nn.Parameter(torch.empty(count, dim))
+        nn.init.normal_(self.query, std=0.02)
+        self.decode = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(
+        self,
+        have: list[Float[Tensor, "query _ _"]],
+        read: list[Bool[Tensor, "query _"]],
+    ) -> Float[Tensor, "query token dim"]:
+        """Make the tokens of the missing modality."""
+        encoded = [part(x) for part, x in zip(self.encode, have, strict=True)]
+        z, keys = torch.cat(encoded, 1), torch.cat(read, 1)[:, None]
+        query = self.query.expand(len(z), -1, -1)
+        z = nn.functional.scaled_dot_product_attention(query, z, z, attn_mask=keys)
+        made: Tensor = self.decode(z + query)
+        return made
+
+
+class NeighbourAttention(nn.Module):
+    """Attention to each neighbour's tokens, pooled to b rows, averaged (Eq. 5 and 6).
+
+    Softmax(Q Kᵀ / √D) V, adaptive pooling of its rows, output projection and mean over the
+    neighbours, rearranged exactly: K's projection goes to the query, so neighbours are never
+    projected; rows of attention are pooled before they meet the neighbours; and as rows sum to
+    one, V's projection and the output's come last, on b rows.
+
+    Args:
+        dim: D.
+        bias: Whether f_K has a bias, which cannot matter.
+    """
+
+    def __init__(self, dim: int, *, bias: bool) -> None:
+        super().__init__()
+        self.q, self.v, self.out = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim, bias=bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "batch row dim"],
+        lent: Float[Tensor, "batch rank token dim"],
+        read: Bool[Tensor, "batch rank token"] | None,
+        pool: Float[Tensor, "batch prompt row"],
+    ) -> Float[Tensor, "batch prompt dim"]:
+        """Prompts from neighbours.
+
+        Args:
+            query: Q before its projection.
+            lent: Keys and values before theirs, K neighbours.
+            read: Which of those tokens take part; None = all.
+            pool: Weights that average rows, b of them.
+        """
+        k, tokens = lent.shape[1:3]
+        flat = lent.flatten(1, 2)  # (B, K N, D)
+        folded = self.q(query) @ self.k.weight * query.shape[-1] ** -0.5
+        scores = (folded @ flat.transpose(1, 2)).unflatten(2, (k, tokens))
+        if read is not None:
+            scores = scores.masked_fill(~read[:, None], torch.finfo(scores.dtype).min)
+        attention = pool.to(scores.dtype) @ scores.softmax(3).flatten(2)  # (B, b, K N)
+        prompt: Tensor = self.out(self.v(attention @ flat / k))
+        return prompt
+
+
+class Prompter(nn.Module):
+    """Prompts of all modalities.
+
+    Args:
+        widths: D of each modality.
+        length: b.
+        kind: From each other's tokens in the neighbours (`saim`), from the sample's own tokens
+            and the neighbours' of the same modality (`intra`), or the same for all (`static`).
+        bias: Whether f_K has a bias.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        length: int,
+        kind: Literal["saim", "intra", "static"],
+        *,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.names, self.length, self.kind = tuple(widths), length, kind
+        if kind == "static":
+            self.prompt = nn.ParameterList(
+                nn.init.normal_(torch.empty(length, w), std=0.02) for w in widths.values()
+            )
+            return
+        dim = widths[self.names[0]]
+        self.attend = NeighbourAttention(dim, bias=bias)
+        self.enter = nn.ModuleList(_fit(width, dim) for width in widths.values())
+        self.leave = nn.ModuleList(_fit(dim, width) for width in widths.values())
+
+    def forward(
+        self,
+        own: Mapping[str, Tokens],
+        own_read: Mapping[str, Read],
+        lent: Retrieved,
+    ) -> dict[str, Float[Tensor, "batch prompt _"]]:
+        """Modality -> P_m."""
+        if self.kind == "static":
+            size = len(own[self.names[0]])
+            pairs = zip(self.names, self.prompt, strict=True)
+            return {name: prompt.expand(size, -1, -1) for name, prompt in pairs}
+        enter = dict(zip(self.names, self.enter, strict=True))
+        keys = {name: enter[name](lent.tokens[name]) for name in self.names}
+        if self.kind == "intra":
+            rows = {name: (enter[name](own[name]), own_read[name]) for name in self.names}
+        else:
+            rows = {name: _mean_of(keys[name], lent.read[name]) for name in self.names}
+        prompts = {}
+        for name, leave in zip(self.names, self.leave, strict=True):
+            asked = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
+            parts = [
+                self.attend(query, keys[name], lent.read[name], _windows(read, self.length))
+                for query, read in asked
+            ]
+            prompts[name] = leave(torch.stack(parts).mean(0))
+        return prompts
+
+    def partners(
+        self, name: str, rows: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Queries for the prompt of one modality: each other one, or all of them as one."""
+        others = [rows[other] for other in self.names if other != name]
+        if len(others) < 3:
+            return others
+        query = torch.cat([_windows(read, self.length) @ x for x, read in others], 1)
+        return [(query, torch.ones_like(query[..., 0], dtype=torch.bool))]
+
+
+def _fit(width: int, dim: int) -> nn.Module:
+    return nn.Identity() if width == dim else nn.Linear(width, dim)
+
+
+def _mean_of(
+    x: Float[Tensor, "batch rank token dim"], read: Bool[Tensor, "batch rank token"]
+) -> tuple[Float[Tensor, "batch token dim"], Bool[Tensor, "batch token"]]:
+    """Mean over the neighbours that have a token at a place, and where there is any."""
+    share = read / read.sum(1, keepdim=True).clamp_min(1)
+    return torch.einsum("bkn,bknd->bnd", share.to(x.dtype), x), read.any(1)
+
+
+def _windows(read: Tensor, length: int) -> Float[Tensor, "batch prompt row"]:
+    """Adaptive average pooling of the rows that are read, which come first."""
+    return window_weights(read.sum(1), read.shape[1], length)
+
+
+class Redeem(PromptMethod):
+    """Retrieval-guided conditional generation and prompts on a frozen transformer.
+
+    Args:
+        task: What goes in and what is predicted.
+        variant: The paper's equations, or what its released code computes.
+        backbone: "small", or "vilt:/folder", "clip:/folder", "blip2:/folder".
+        frozen: See `PromptMethod`.
+        warm_epochs: Epochs in which the small backbone learns, >= 1.
+        dim: D of the small backbone.
+        depth: L of the small backbone.
+        neighbours: K, 1..64.
+        retriever: By likeness, at random, or random values in place of retrieved ones (Table 3).
+        generator: Conditional mixture of experts, encoder and decoder from the present
+            modalities, the mixture with equal weights, or zeros (Table 3).
+        prompter: Inter-modal, static, intra-modal, or no prompts (Table 3).
+        label_prompt: Whether the mean label of the neighbours is prepended as one more token,
+            read at the end, and compared with every label. None = by variant, and so below.
+        lambda_rec: Weight of the reconstruction loss, >= 0. It needs the regime `full_access`;
+            under `withheld` there is nothing to compare with, and the term is left out.
+        scaled: Whether routing scores are divided by √D.
+        paired: Whether the tokens of all modalities come from the same neighbours; otherwise a
+            modality that the sample has is looked up by itself.
+        attend_padding: Whether padding is read like any token.
+        prompt_length: b, >= 1.
+        insert_at: l, layer before which prompts are inserted, from 0.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    paper = Paper(
+        "REDEEMing Modality Information Loss: Retrieval-Guided Conditional Generation for "
+        "Severely Modality Missing Learning",
+        "KDD",
+        2025,
+        "https://doi.org/10.1145/3711896.3737101",
+    )
+    applies = Applies(min_modalities=2, complete_rows=True)
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        variant: Literal["paper", "official"] = "paper",
+        backbone: str = "small",
+        frozen: Regime | None = None,
+        warm_epochs: int = 20,
+        dim: int = 128,
+        depth: int = 4,
+        neighbours: int = 5,
+        retriever: Literal["msa", "random", "none"] = "msa",
+        generator: Literal["cmoe", "cross_modal", "no_router", "none"] = "cmoe",
+        prompter: Literal["saim", "static", "intra", "none"] = "saim",
+        label_prompt: bool | None = None,
+        lambda_rec: float | None = None,
+        scaled: bool | None = None,
+        paired: bool | None = None,
+        attend_padding: bool | None = None,
+        prompt_length: int | None = None,
+        insert_at: int | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 5e-5,
+    ) -> None:
+        super().__init__(
+            task,
+            backbone=backbone,
+            frozen=frozen,
+            warm_epochs=warm_epochs,
+            dim=dim,
+            depth=depth,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
+        given = {
+            "label_prompt": label_prompt,
+            "lambda_rec": lambda_rec,
+            "scaled": scaled,
+            "paired": paired,
+            "attend_padding": attend_padding,
+            "prompt_length": prompt_length,
+            "insert_at": insert_at,
+        }
+        self.how = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})
+        if not 0 <= self.how.insert_at < self.backbone.depth:
+            raise ValueError(
+                f"prompts cannot enter at layer {self.how.insert_at}; the backbone has the layers "
+                f"0 to {self.backbone.depth - 1}"
+            )
+        if self.how.prompt_length < 1 or self.how.lambda_rec < 0:
+            raise ValueError(
+                "prompt_length must be at least 1 and lambda_rec at least 0, found "
+                f"{self.how.prompt_length} and {self.how.lambda_rec}"
+            )
+        self.retriever, self.kind = retriever, generator
+        # whose neighbours give the label, where modalities have different ones
+        images = [m.name for m in task.modalities if m.kind == "image"]
+        self.by = [*images, task.names[0]][0]
+        self.memory = Memory(task, neighbours)
+        self.register_buffer("draw_key", torch.randint(1 << 62, (1,)))
+        bias = variant == "official"
+        widths, counts = self.backbone.widths, self.backbone.counts
+        if retriever == "none":
+            for m, name in enumerate(task.names):
+                noise = torch.randn(NOISE_ROWS, counts[name], widths[name])
+                self.register_buffer(f"noise_{m}", noise)
+        self.routers, self.experts, self.translators = (nn.ModuleList() for _ in range(3))
+        for name in task.names:
+            sources = [widths[other] for other in task.names if other != name]
+            width = widths[name]
+            if generator == "cmoe":
+                self.routers.append(Router(sources, width, scaled=self.how.scaled, bias=bias))
+            if generator in ("cmoe", "no_router"):
+                self.experts.append(Experts(neighbours, width))
+            if generator == "cross_modal":
+                self.translators.append(Translator(sources, width, counts[name]))
+        self.prompter = (
+            None
+            if prompter == "none"
+            else Prompter(widths, self.how.prompt_length, prompter, bias=bias)
+        )
+        if self.how.label_prompt:
+            width = widths[task.names[0]]
+            self.labels = nn.Parameter(torch.randn(task.num_outputs, width))
+            self.fit_label = nn.ModuleList(
+                _fit(width, widths[stream[0]]) for stream in self.backbone.streams
+            )
+            self.head: nn.Module = _label_head(self.backbone.pooled_width, width)
+        else:
+            self.head = self.make_head()
+        self._shown: list[tuple[Tensor, ...]] = []
+        self._routed: dict[str, tuple[Tensor, Tensor]] = {}  # of the last batch evaluated
+        self._probe: list[Batch] = []
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Keep the complete training samples, and find the neighbours of all.
+
+        Raises:
+            ValueError: If fewer than two samples are complete.
+        """
+        batches = list(train)
+        self.memory.fill(batches)
+        if len(self.memory) < 2:
+            raise ValueError(
+                "neighbours are looked for among complete training samples, at least 2, but "
+                f"there are {len(self.memory)}; show more, or take the regime full_access"
+            )
+        self._probe = _incomplete(batches, PROBED)
+
+    def begin(self, stage: Stage) -> None:
+        """Start a stage; what earlier ones retrieved is no longer shown."""
+        super().begin(stage)
+        self._shown = []
+
+    def train(self, mode: bool = True) -> "Redeem":
+        """Switch modes; each evaluation shows its own neighbours."""
+        if not mode:
+            self._shown = []
+        super().train(mode)
+        return self
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        lent = self.retrieve(batch)
+        if not self.training and len(self._shown) * SHOWN_EACH < SHOWN:
+            kept = (batch.sample_id, batch.presence, batch.target, lent.rows[self.by])
+            self._shown.append(tuple(part[:SHOWN_EACH] for part in kept))
+        tokens, keys = self.complete(batch, lent)
+        return self.predict(tokens, keys, lent)
+
+    def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Task loss, and what the made tokens differ from the true ones by, if those are known."""
+        lent = self.retrieve(batch)
+        tokens, keys = self.complete(batch, lent)
+        terms = {"task": self.task_loss(self.predict(tokens, keys, lent), batch.target)}
+        makes = self.how.lambda_rec > 0 and self.kind != "none"
+        if batch.teacher is not None and makes:
+            error = self.reconstruction_error(tokens, batch, batch.teacher)
+            terms["reconstruction"] = self.how.lambda_rec * error
+        return terms
+
+    def retrieve(self, batch: Batch) -> Retrieved:
+        """Find K similar complete training samples, and their tokens (Eq. 1)."""
+        names = self.task.names
+        if self.how.paired:
+            rows = dict.fromkeys(names, self.find(batch).rows)
+        else:
+            rows = {name: self.find(_alone(batch, name)).rows for name in names}
+        if self.retriever == "none":
+            which = rows[names[0]] % NOISE_ROWS
+            tokens = {name: getattr(self, f"noise_{m}")[which] for m, name in enumerate(names)}
+        else:
+            tokens = {
+                name: self.memory.tokens(name, rows[name], self.backbone.embedder(name))
+                for name in names
+            }
+        everything = self.memory.everything()
+        read = {}
+        for name in names:
+            if self.how.attend_padding:
+                read[name] = torch.ones_like(tokens[name][..., 0], dtype=torch.bool)
+            else:
+                read[name] = self.backbone.real(name, everything)[rows[name]]
+        return Retrieved(rows, tokens, read, self.label_of(rows))
+
+    def find(self, batch: Batch) -> Neighbours:
+        """Rows of the memory, by likeness or at random."""
+        if self.retriever == "msa":
+            return self.memory.neighbours(batch)
+        return self.memory.sample(batch, hashed(self.draw_key, batch.sample_id))
+
+    def label_of(self, rows: Mapping[str, Tensor]) -> Float[Tensor, "batch output"]:
+        """Mean target of the neighbours; of those found by the image, if they differ."""
+        target = self.memory.target[rows[self.by]]
+        if self.task.kind == "single_label":
+            target = nn.functional.one_hot(target, self.task.num_outputs)
+        return target.float().mean(1)
+
+    def complete(self, batch: Batch, lent: Retrieved) -> tuple[dict[str, Tokens], dict[str, Read]]:
+        """Make the tokens that are missing; say which tokens are read."""
+        tokens, keys = self.backbone.tokens(batch), self.backbone.keys(batch)
+        if self.how.attend_padding:
+            keys = {n: batch.has(n)[:, None].expand_as(key) for n, key in keys.items()}
+        filled, read = dict(tokens), dict(keys)
+        for name, query in zip(self.task.names, queries(batch.presence), strict=True):
+            if not len(query):
+                continue
+            has = batch.has(name)[:, None]
+            read[name] = keys[name] | ~has
+            if self.kind == "none":
+                continue
+            made = self.generate(name, query, batch.presence[query], tokens, keys, lent)
+            gap = torch.zeros_like(tokens[name]).index_copy(0, query, made.to(tokens[name]))
+            filled[name] = torch.where(has[:, :, None], tokens[name], gap)
+        return filled, read
+
+    def generate(
+        self,
+        name: str,
+        query: Int[Tensor, " query"],
+        presence: Bool[Tensor, "query modality"],
+        tokens: Mapping[str, Tokens],
+        keys: Mapping[str, Read],
+        lent: Retrieved,
+    ) -> Float[Tensor, "query token dim"]:
+        """Tokens of one modality for the samples that lack it (Eq. 2 to 4)."""
+        names = self.task.names
+        m = names.index(name)
+        others = [(n, column) for column, n in enumerate(names) if n != name]
+        if self.kind == "cross_modal":
+            have = [tokens[n][query] for n, _ in others]
+            translated: Tensor = self.translators[m](have, [keys[n][query] for n, _ in others])
+            return translated
+        neighbours = lent.tokens[name][query]
+        if self.kind == "no_router":
+            weight = neighbours.new_full(neighbours.shape[:2], 1 / neighbours.shape[1])
+        else:
+            weight = self.routers[m](
+                [pooled(tokens[n][query], keys[n][query]) for n, _ in others],
+                presence[:, [column for _, column in others]],
+                pooled(neighbours, lent.read[name][query]),
+            )
+        if not self.training:
+            self._routed[name] = query, weight
+        mixed: Tensor = self.experts[m](neighbours, weight)
+        return mixed
+
+    def predict(
+        self, tokens: Mapping[str, Tokens], keys: Mapping[str, Read], lent: Retrieved
+    ) -> Float[Tensor, "batch output"]:
+        """Run the transformer with the prompts in it (Eq. 5 to 7), and the head."""
+        prompts = {} if self.prompter is None else self.prompter(tokens, keys, lent)
+        label = lent.label @ self.labels if self.how.label_prompt else None
+
+        def insert(layer: int, stream: int) -> Tensor | None:
+            if layer != self.how.insert_at:
+                return None
+            parts = [prompts[n] for n in self.backbone.streams[stream] if n in prompts]
+            if label is not None:
+                parts = [self.fit_label[stream](label)[:, None], *parts]
+            return torch.cat(parts, 1) if parts else None
+
+        z = self.backbone.run(tokens, keys, insert, None if label is None else 0)
+        if label is None:
+            output: Tensor = self.head(z)
+        else:
+            output = self.head(torch.cat([z, label], 1)) @ self.labels.T
+        return output
+
+    def reconstruction_error(
+        self, tokens: Mapping[str, Tokens], batch: Batch, teacher: Batch
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the made tokens, over the samples and modalities hidden."""
+        truth = self.backbone.tokens(teacher)
+        errors, hidden = [], []
+        for name in self.task.names:
+            errors.append((tokens[name] - truth[name].detach()).square().mean((1, 2)))
+            hidden.append(teacher.has(name) & ~batch.has(name))
+        where = torch.stack(hidden)
+        return (torch.stack(errors) * where).sum() / where.sum().clamp_min(1)
+
+    @torch.no_grad()
+    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+        """What some test samples retrieve (Fig. 6), and what is made against what is true (Fig. 7).
+
+        Returns:
+            For some samples of the last evaluation, at most 64, under any of its conditions:
+            `retrieved_query_id` (n,), `retrieved_query_presence` (n, M), `retrieved_train_id`
+            (n, K), best first, and `retrieved_label_agreement` (n, K), 1 = the same class, for
+            several labels the share of those of either that both have; not for regression.
+            For training samples that the scenario leaves incomplete, an entry for each modality
+            that one lacks: `recovered_id`, `recovered_modality` (column) and `recovered` (n, D),
+            the mean of the made tokens; `recovered_truth` (n, D) beside it under `full_access`;
+            `router_weight` (n, K) where there is a router. Narrower modalities end in zeros.
+        """
+        found = {}
+        if self._shown and self.retriever != "none":
+            ids, presence, target, rows = (
+                torch.cat(part) for part in zip(*self._shown, strict=True)
+            )
+            found["retrieved_query_id"] = ids
+            found["retrieved_query_presence"] = presence
+            found["retrieved_train_id"] = self.memory.sample_id[rows]
+            if self.task.kind != "regression":
+                theirs = self.memory.target[rows]
+                found["retrieved_label_agreement"] = _agreement(target, theirs)
+        if self.kind != "none":
+            parts = [self.recovered(batch.to(self.draw_key.device)) for batch in self._probe]
+            found |= {key: torch.cat([p[key] for p in parts]) for key in (parts or [{}])[0]}
+        return {name: x.cpu().numpy() for name, x in found.items()}
+
+    def recovered(self, batch: Batch) -> dict[str, Tensor]:
+        """Means of the tokens made for a batch and, if known, of the true ones."""
+        tokens, _ = self.complete(batch, self.retrieve(batch))
+        teacher = batch.teacher
+        truth = None if teacher is None else self.backbone.tokens(teacher)
+        widest = max(self.backbone.widths.values())
+        parts: dict[str, list[Tensor]] = {}
+        for column, name in enumerate(self.task.names):
+            lacks = ~batch.has(name)
+            if teacher is not None:
+                lacks = lacks & teacher.has(name)
+            ids = batch.sample_id[lacks]
+            kept = {"recovered_id": ids, "recovered_modality": torch.full_like(ids, column)}
+            kept["recovered"] = _padded(tokens[name][lacks].mean(1), widest)
+            if truth is not None:
+                kept["recovered_truth"] = _padded(truth[name][lacks].mean(1), widest)
+            if self.kind == "cmoe":
+                k = self.memory.k
+                weight = kept["recovered"].new_zeros(len(batch), k)
+                if name in self._routed:
+                    weight = weight.index_copy(0, *self._routed[name])
+                kept["router_weight"] = weight[lacks]
+            for key, x in kept.items():
+                parts.setdefault(key, []).append(x)
+        return {name: torch.cat(x) for name, x in parts.items()}
+
+
+def _label_head(pooled_width: int, width: int) -> nn.Sequential:
+    """From [pooled; label] to the width of the labels; weights N(0, 0.02²)."""
+    hidden = pooled_width + width
+    head = nn.Sequential(
+        nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, width)
+    )
+    for part in (head[0], head[3]):
+        nn.init.normal_(part.weight, std=0.02)
+        nn.init.zeros_(part.bias)
+    return head
+
+
+def _alone(batch: Batch, name: str) -> Batch:
+    """With this modality alone wherever a sample has it."""
+    others = torch.tensor([other != name for other in batch.modalities])
+    return batch.hide(batch.has(name)[:, None] & others.to(batch.presence.device))
+
+
+def _incomplete(batches: list[Batch], most: int) -> list[Batch]:
+    """The first training samples that lack something, with what training may see beyond it."""
+    picked = []
+    for batch in batches:
+        rows = (~batch.presence).any(1).nonzero().squeeze(1)[:most]
+        most -= len(rows)
+        teacher = None if batch.teacher is None else take(batch.teacher, rows)
+        if len(rows):
+            picked.append(replace(take(batch, rows), teacher=teacher))
+    return picked
+
+
+def _agreement(target: Tensor, theirs: Tensor) -> Float[Tensor, "query rank"]:
+    """1 = the same class; for several labels, those in common over those of either."""
+    if target.dim() == 1:
+        return (theirs == target[:, None]).float()
+    both = torch.minimum(theirs, target[:, None]).sum(2)
+    either = torch.maximum(theirs, target[:, None]).sum(2)
+    return torch.where(either > 0, both / either.clamp_min(1), 1.0)
+
+
+def _padded(x: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(x, (0, width - x.shape[1]))
