@@ -105,7 +105,17 @@ def build(cls: type[Method], task: Task, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
     method = cls(task)
     method.prepare([make_batch(task, all_patterns(task), seed=1)])
+    method.begin(method.stages[-1])
     return method.eval()
+
+
+def _begun(cls: type[Method], task: Task) -> Iterator[Method]:
+    """A fresh method at the beginning of each of its stages, in training mode."""
+    for number in range(len(build(cls, task).stages)):
+        method = build(cls, task)
+        for stage in method.stages[: number + 1]:
+            method.begin(stage)
+        yield method.train()
 
 
 def _outputs(method: Method, batch: Batch) -> Tensor:
@@ -134,33 +144,32 @@ def outputs_have_the_right_shape(cls: type[Method], task: Task) -> None:
 
 def loss_is_finite(cls: type[Method], task: Task) -> None:
     """For complete samples, for all patterns, and with a modality that nobody has."""
-    method = build(cls, task).train()
     presence = all_patterns(task)
     nobody = presence[~presence[:, 0]] if len(task.modalities) > 1 else presence
-    for rows in (presence, torch.ones_like(presence), nobody):
+    for method, rows in product(
+        list(_begun(cls, task)), (presence, torch.ones_like(presence), nobody)
+    ):
         for name, term in method.loss(make_batch(task, rows)).items():
             assert term.shape == (), f"loss term {name} has the shape {tuple(term.shape)}"
             assert term.isfinite(), f"loss term {name} is {term.item()}"
 
 
 def gradients_reach_every_parameter(cls: type[Method], task: Task) -> None:
-    """A few steps on all patterns move everything that is trainable."""
+    """A few steps on all patterns move everything that a stage trains, and nothing else."""
     if not cls.applies.trains:
         return
-    method = build(cls, task).train()
-    seen: dict[str, bool] = {
-        name: False for name, p in method.named_parameters() if p.requires_grad
-    }
-    for step in range(3):
-        method.zero_grad()
-        batch = make_batch(task, all_patterns(task, repeat=4), seed=step)
-        torch.stack(list(method.loss(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
-        for name, p in method.named_parameters():
-            if p.grad is not None:
-                assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
-                seen[name] = seen.get(name, False) or bool(p.grad.abs().sum() > 0)
-    dead = [name for name, reached in seen.items() if not reached]
-    assert not dead, f"no gradient reaches {', '.join(dead)}"
+    for method in _begun(cls, task):
+        seen = {name: False for name, p in method.named_parameters() if p.requires_grad}
+        for step in range(3):
+            method.zero_grad()
+            batch = make_batch(task, all_patterns(task, repeat=4), seed=step)
+            torch.stack(list(method.loss(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+            for name, p in method.named_parameters():
+                if p.grad is not None:
+                    assert p.grad.isfinite().all(), f"the gradient of {name} is not finite"
+                    seen[name] = seen[name] or bool(p.grad.abs().sum() > 0)
+        dead = [name for name, reached in seen.items() if not reached]
+        assert not dead, f"no gradient reaches {', '.join(dead)} in the stage {method.stage}"
 
 
 def absent_is_absent(cls: type[Method], task: Task) -> None:
@@ -172,12 +181,11 @@ def absent_is_absent(cls: type[Method], task: Task) -> None:
         dirty = make_batch(task, presence, garbage=garbage)
         same = torch.equal(_outputs(method, clean), _outputs(method, dirty))
         assert same, f"outputs change when absent entries hold {garbage}"
-        if cls.applies.trains:
+        for begun in _begun(cls, task) if cls.applies.trains else ():
             losses = []
             for batch in (clean, dirty):
                 torch.manual_seed(0)
-                losses.append(sum(method.train().loss(batch).values(), torch.zeros(())))
-            method.eval()
+                losses.append(sum(begun.loss(batch).values(), torch.zeros(())))
             assert torch.equal(*losses), f"the loss changes when absent entries hold {garbage}"
 
 
@@ -248,7 +256,9 @@ def fits_a_few_samples(cls: type[Method], task: Task) -> None:
         presence[12:, gap] = False
     batch = make_batch(task, presence)
     before = method.task_loss(_outputs(method, batch), batch.target)
-    _fit(method, batch, steps=150)
+    for stage in method.stages:
+        method.begin(stage)
+        _fit(method.train(), batch, steps=150)
     after = method.eval().task_loss(_outputs(method, batch), batch.target)
     assert after < before / 2, f"task loss {before:.3f} before and {after:.3f} after 150 steps"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, Remembered, keep
 from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
@@ -265,6 +265,7 @@ class _Split(Dataset[Batch]):
         self.presence = presence
         self._scales = scales
         self._teach = teach
+        self._remembered = Remembered(len(samples))
         self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
         self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
         self._presence = torch.from_numpy(presence)
@@ -279,9 +280,11 @@ class _Split(Dataset[Batch]):
     def __getitem__(self, rows: list[int]) -> Batch:
         index = torch.as_tensor(rows)
         batch = self._batch(index, self._presence[index])
-        if self._teach:
-            return replace(batch, teacher=self._batch(index, self._natural[index]))
-        return batch
+        if not self._teach:
+            return replace(batch, memo=self._remembered.memo(batch, index))
+        teacher = self._batch(index, self._natural[index])
+        memo = self._remembered.memo(teacher, index)
+        return replace(batch, memo=memo, teacher=replace(teacher, memo=memo))
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
         inputs, lengths = {}, {}

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
@@ -31,12 +31,43 @@ class Paper:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One of the trainings that a method consists of; most methods have a single one.
+
+    Args:
+        name: Letters, digits and `_`; the method finds it in `self.stage`.
+        trains: Names of the method's parts that learn, dotted if they lie deeper; all else is
+            frozen. None = all that the constructor left trainable.
+        epochs: Passes over the training split, >= 1; None = as the suite says.
+        select: Which epoch is kept, by the score of `stage_output`; None = as the suite says.
+        shared: A text that, with data, scenario, fold and seed, decides what comes out. Methods
+            whose stages have it in common train it once; the others load it. Empty = not shared.
+    """
+
+    name: str
+    trains: tuple[str, ...] | None = None
+    epochs: int | None = None
+    select: Literal["best", "last"] | None = None
+    shared: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.trains or not self.shared, "a shared stage has to say what it trains"
+
+    def covers(self, parameter: str) -> bool:
+        """Whether a parameter of this name belongs to one of the parts in `trains`."""
+        return any(
+            parameter == part or parameter.startswith(f"{part}.") for part in self.trains or ()
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Applies:
     """What a method cannot do without; a pair that does not apply is a dash in the table.
 
     Args:
         tasks: Task kinds that it can learn.
         kinds: Modality kinds that it can read.
+        one_of: Kinds of which at least one modality has to be; empty = any.
         min_modalities: Fewest modalities.
         max_modalities: Most modalities; None = any number.
         complete_rows: Whether some training samples must have every modality.
@@ -46,6 +77,7 @@ class Applies:
 
     tasks: tuple[TaskKind, ...] = ALL_TASKS
     kinds: tuple[Kind, ...] = ALL_KINDS
+    one_of: tuple[Kind, ...] = ()
     min_modalities: int = 1
     max_modalities: int | None = None
     complete_rows: bool = False
@@ -59,6 +91,8 @@ class Applies:
         for modality in task.modalities:
             if modality.kind not in self.kinds:
                 return f"reads {', '.join(self.kinds)}, but {modality.name} is {modality.kind}"
+        if self.one_of and not any(modality.kind in self.one_of for modality in task.modalities):
+            return f"needs a modality of kind {' or '.join(self.one_of)}"
         if len(task.modalities) < self.min_modalities:
             return f"needs {self.min_modalities} modalities, found {len(task.modalities)}"
         if self.max_modalities is not None and len(task.modalities) > self.max_modalities:
@@ -87,8 +121,32 @@ class Method(LightningModule, ABC):
         self.task = task
         self.lr = lr
         self.weight_decay = weight_decay
+        self.stage = ""  # name of the last stage that began
+        self._trainable: frozenset[str] | None = None
         self._term_sums: dict[str, Tensor] = {}
         self._steps = 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Trainings in their order, each from the weights that the one before selected."""
+        return (Stage("fit"),)
+
+    def begin(self, stage: Stage) -> None:
+        """Freeze all but what a stage trains; the runner calls this before each of them."""
+        if self._trainable is None:
+            self._trainable = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
+        self.stage = stage.name
+        for name, parameter in self.named_parameters():
+            learns = name in self._trainable if stage.trains is None else stage.covers(name)
+            parameter.requires_grad_(learns)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Method":
+        """Set the mode of all parts; those of which every parameter is frozen stay in eval."""
+        super().train(mode)
+        if mode:
+            _rest_frozen(self)
+        return self
 
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
@@ -101,6 +159,11 @@ class Method(LightningModule, ABC):
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Weighted terms whose sum is minimised; by default the task's own loss alone."""
         return {"task": self.task_loss(self(batch), batch.target)}
+
+    def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Outputs by which the epochs of the present stage are compared: the prediction."""
+        output: Tensor = self(batch)
+        return output
 
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look once at the training split before fitting: priors, prototypes, memories.
@@ -151,8 +214,7 @@ class Method(LightningModule, ABC):
     @final
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict; the runner scores."""
-        output: Tensor = self(batch)
-        return output
+        return self.stage_output(batch)
 
     @final
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -164,3 +226,12 @@ class Method(LightningModule, ABC):
         """AdamW on everything trainable."""
         trainable = [p for p in self.parameters() if p.requires_grad]
         return torch.optim.AdamW(trainable, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+
+
+def _rest_frozen(module: nn.Module) -> None:
+    for child in module.children():
+        learns = [parameter.requires_grad for parameter in child.parameters()]
+        if learns and not any(learns):
+            child.eval()  # no dropout, and statistics stay what they are
+        else:
+            _rest_frozen(child)

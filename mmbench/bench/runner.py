@@ -11,44 +11,51 @@ import logging
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.bench.record import LOCK, Outcome, clear, find, finish, write_arrays, write_json
 from mmbench.bench.spec import RunSpec, bind
-from mmbench.data.batch import Memo
+from mmbench.data.batch import Batch, Memo
+from mmbench.data.cache import cached
 from mmbench.data.missingness import dependence, realised
 from mmbench.data.propensity import natural_weights
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
-from mmbench.method import Method
+from mmbench.method import Method, Stage
 from mmbench.metrics.degradation import effective_sample_size
 from mmbench.metrics.metric import find as find_metric
 from mmbench.metrics.metric import higher_is_better, metrics_for, score, score_resampled
 from mmbench.registry import DATASETS, METHODS, suggest
 
 OURS = ("max_epochs", "batch_size", "patience")  # trainer settings that Lightning does not get
+STAGES = "stages"  # finished stages of a run in flight, each in a folder of its own
+CURVES = "curves"  # training curves by stage, of methods with several
+COMPLETE = "complete"  # the pattern in which nothing but what nature left out is missing
 CEILING_RESAMPLES = 100  # enough for a standard error to about 7 %
 SAME = {"batch_size": 1}  # trainer settings that have no bearing on a ceiling
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
@@ -113,7 +120,7 @@ def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Ou
     with held:
         if not overwrite and find(spec, runs).state in ("done", "skipped"):
             return Outcome("done")
-        clear(folder)
+        clear(folder, keep=() if overwrite else (STAGES, CURVES))
         write_json(folder / "spec.json", spec.to_json())
         write_json(folder / "env.json", environment())
         with _log_to(folder / "log.txt"):
@@ -192,23 +199,27 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     seed_everything(spec.seed)
     method: Method = cls(task, **args)
     method.prepare(data.batches("train"))
-    keep = KeepBest(
-        task, spec.select["metric"], spec.select["on"], spec.trainer_args.get("patience")
-    )
-    began = time.perf_counter()
     device = torch.device("cpu")
+    stages: list[dict[str, Any]] = []
+    energy_j = None
     if cls.applies.trains:
-        trainer = _trainer(spec, folder, keep)
-        trainer.fit(method, datamodule=data)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        keep.restore(method)
-        device = trainer.strategy.root_device
-        if trainer.world_size > 1 and not trainer.is_global_zero:
-            return None, 0.0  # one process writes the record
-    train_s = time.perf_counter() - began
-    logits = evaluate(method, data, device)
-    eval_s = time.perf_counter() - began - train_s
+        before_j = _energy_j()
+        for number, stage in enumerate(method.stages):
+            if number:
+                # the same draws whether the stage before was trained, loaded or resumed
+                seed_everything(spec.seed + 1_000_003 * number)
+            words, trainer = _train(spec, folder, data, method, stage)
+            stages.append(words)
+            device = trainer.strategy.root_device
+            if trainer.world_size > 1 and not trainer.is_global_zero:
+                return None, 0.0  # one process writes the record
+        after_j = _energy_j()
+        energy_j = None if before_j is None or after_j is None else after_j - before_j
+    train_s = sum(words["train_s"] for words in stages)
+    began = time.perf_counter()
+    ms_per_sample: list[float] = []
+    logits = evaluate(method, data, device, ms_per_sample)
+    eval_s = time.perf_counter() - began
 
     (folder / "predictions").mkdir()
     test = data.split("test").samples
@@ -248,11 +259,14 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
         kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(kept, folder / "weights.safetensors")
     parameters = list(method.parameters())
+    flops = _flops(method, data, device)
     write_json(
         folder / "metrics.json",
         {
             "task": {"kind": task.kind, "outputs": task.outputs, "modalities": task.names},
-            "selected": {"epoch": keep.epoch, "score": keep.best, **spec.select},
+            "selected": dict(spec.select)
+            | (stages[-1]["selected"] if stages else {"epoch": None, "score": None}),
+            "stages": stages,
             "train": asdict(
                 realised(train_presence, data.split("train").samples.presence, task.names)
             ),
@@ -260,16 +274,100 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             "cost": {
                 "params_total": sum(p.numel() for p in parameters),
                 "params_trainable": sum(p.numel() for p in parameters if p.requires_grad),
-                "flops_per_sample": _flops(method, data, device),
+                "flops_per_sample": flops[COMPLETE],
                 "train_s": train_s,
                 "eval_s": eval_s,
                 "infer_ms_per_sample": 1000 * eval_s / (len(test) * len(logits)),
+                "infer_ms_std": float(np.std(ms_per_sample)),
                 "peak_mib": _peak_mib(device),
+                "energy_j": energy_j,
             },
+            "flops_per_pattern": flops,
             "code": environment()["code"],
         },
     )
+    _join_curves(folder, [words["stage"] for words in stages])
+    shutil.rmtree(folder / STAGES, ignore_errors=True)
     return None, train_s + eval_s
+
+
+def _join_curves(folder: Path, stages: list[str]) -> None:
+    """One curve of all stages, epochs counted on; a stage that was loaded has none."""
+    parts, epochs = [], 0
+    for stage in stages:
+        file = folder / CURVES / stage / "metrics.csv"
+        if file.is_file():
+            part = pd.read_csv(file)
+            part["epoch"] += epochs
+            epochs = int(part["epoch"].max()) + 1
+            parts.append(part.assign(stage=stage))
+    if parts:
+        pd.concat(parts).to_csv(folder / "metrics.csv", index=False)
+    shutil.rmtree(folder / CURVES, ignore_errors=True)
+
+
+def _train(
+    spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage
+) -> tuple[dict[str, Any], Trainer]:
+    """Train one stage, or load what an earlier attempt or another method made of it.
+
+    Returns:
+        What the record says of the stage, and the trainer, which knows the device.
+    """
+    method.begin(stage)
+    method.train()
+    task = data.task
+    keep = KeepBest(
+        task,
+        spec.select["metric"],
+        stage.select or spec.select["on"],
+        spec.trainer_args.get("patience"),
+    )
+    alone = len(method.stages) == 1
+    curves = folder if alone else folder / CURVES / stage.name
+    trainer = _trainer(spec, curves, keep, stage.epochs)
+
+    def fit() -> dict[str, Any]:
+        began = time.perf_counter()
+        trainer.fit(method, datamodule=data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        train_s = time.perf_counter() - began
+        flops = None if alone else _flops_of_loss(method, data)
+        keep.restore(method)
+        return {
+            "stage": stage.name,
+            "selected": {"epoch": keep.epoch, "score": keep.best},
+            "train_s": train_s,
+            "params_trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
+            "flops_per_sample": flops,
+            "shared": bool(stage.shared),
+        }
+
+    if alone or trainer.world_size > 1:  # with several processes, none may wait for the others
+        return fit(), trainer
+
+    def build(part: Path) -> None:
+        words = fit()
+        kept = {
+            name: value.detach().cpu().clone()
+            for name, value in method.state_dict().items()
+            if stage.covers(name) or not stage.shared
+        }
+        save_file(kept, part / "weights.safetensors")
+        write_json(part / "stage.json", words)
+
+    # another commit's weights are another method's
+    words: dict[str, Any] = {"stage": asdict(stage), "code": environment()["code"]}
+    home = folder / STAGES
+    if stage.shared:
+        home = folder.parents[len(spec.folder.parts) - 1] / ".shared"
+        same = replace(spec, method="", method_args={}, method_label="", data_label="")
+        words |= same.to_json()
+        seed_everything(spec.seed)  # whoever trains it comes from elsewhere
+    made = cached(words, build, home=home)
+    method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
+    return dict(json.loads((made / "stage.json").read_text(encoding="utf-8"))), trainer
 
 
 def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
@@ -367,12 +465,21 @@ def seed_everything(seed: int) -> None:
 
 @torch.no_grad()
 def evaluate(
-    method: LightningModule, data: DataModule, device: torch.device | str = "cpu"
+    method: LightningModule,
+    data: DataModule,
+    device: torch.device | str = "cpu",
+    ms_per_sample: list[float] | None = None,
 ) -> dict[str, Float[np.ndarray, "sample output"]]:
     """Predict the test split under all its conditions in one pass.
 
     Each modality of a batch is encoded once and shared by the conditions wherever the method
     encodes through `Batch.embed`; entries that no condition shows are gone before that.
+
+    Args:
+        method: What predicts.
+        data: Whose test split.
+        device: Where.
+        ms_per_sample: Gets, for each batch, the milliseconds for one sample and condition.
 
     Returns:
         Condition -> float32 outputs in order of the test split.
@@ -386,12 +493,18 @@ def evaluate(
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
     start = 0
     for batch in data.batches("test"):
+        began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
         source = batch.hide(~shown[rows]).to(device)
         memo = Memo(source)
         for name, presence in tables.items():
             seen = replace(source.hide(~presence[rows].to(device)), memo=memo)
             parts[name].append(method(seen))
+        if ms_per_sample is not None:
+            if source.presence.is_cuda:
+                torch.cuda.synchronize()
+            spent = time.perf_counter() - began
+            ms_per_sample.append(1000 * spent / (len(batch) * len(tables)))
     logits = {name: torch.cat(part).float().cpu().numpy() for name, part in parts.items()}
     for name, output in logits.items():
         if not np.isfinite(output).all():
@@ -436,18 +549,20 @@ class KeepBest(Callback):
         better = self.best is None or self.sign * value > self.sign * self.best
         if better or self.on == "last":
             self.best, self.epoch = value, trainer.current_epoch
-            self._state = {k: v.detach().clone() for k, v in pl_module.state_dict().items()}
+            frozen = {n for n, p in pl_module.named_parameters() if not p.requires_grad}
+            state = pl_module.state_dict()
+            self._state = {k: v.detach().clone() for k, v in state.items() if k not in frozen}
         elif self.patience is not None and self.epoch is not None:
             trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
 
     def restore(self, method: LightningModule) -> None:
         """Put the kept weights back."""
-        method.load_state_dict(self._state)
+        method.load_state_dict(self._state, strict=False)
 
 
-def _trainer(spec: RunSpec, folder: Path, keep: KeepBest) -> Trainer:
+def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) -> Trainer:
     settings: dict[str, Any] = {
-        "max_epochs": spec.trainer_args["max_epochs"],
+        "max_epochs": epochs or spec.trainer_args["max_epochs"],
         "devices": 1,
         "accelerator": "auto",
         "logger": CSVLogger(folder, name="", version=""),
@@ -463,15 +578,52 @@ def _trainer(spec: RunSpec, folder: Path, keep: KeepBest) -> Trainer:
 
 
 @torch.no_grad()
-def _flops(method: Method, data: DataModule, device: torch.device) -> float:
-    """Floating-point operations to predict one sample as nature left it, as torch counts them.
+def _flops(method: Method, data: DataModule, device: torch.device) -> dict[str, float]:
+    """Floating-point operations to predict one sample, as torch counts them, by pattern.
 
     Matrix products, convolutions and attention count; recurrent layers on a CPU do not.
+    With more than four modalities: as nature left the sample, and each modality withheld.
     """
     batch = next(data.batches("test")).to(device)
+    names = data.task.names
+    patterns = list(product((True, False), repeat=len(names)))[1:-1]
+    if len(names) > 4:
+        patterns = [row for row in patterns if sum(row) == len(names) - 1]
+    found = {COMPLETE: _count(method, replace(batch, memo=None))}
+    for row in patterns:
+        absent = ~torch.tensor(row, device=device).expand_as(batch.presence)
+        name = "+".join(n for n, shown in zip(names, row, strict=True) if shown)
+        found[name] = _count(method, replace(batch.hide(absent), memo=None))
+    return found
+
+
+@torch.no_grad()
+def _flops_of_loss(method: Method, data: DataModule) -> float:
+    """Operations of a stage's loss for one training sample, nothing taken from memory."""
+    batch = replace(next(data.batches("train")), memo=None)
+    with torch.random.fork_rng():
+        return _count(method.loss, batch.to(next(method.parameters()).device))
+
+
+def _count(call: Callable[[Batch], Any], batch: Batch) -> float:
     with FlopCounterMode(display=False) as counter:
-        method(batch)
+        call(batch)
     return float(counter.get_total_flops()) / len(batch)
+
+
+def _energy_j() -> float | None:
+    """Joules that this process's GPU has drawn since its driver started; None without NVML."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    pynvml.nvmlInit()
+    # the uuid: NVML does not know of CUDA_VISIBLE_DEVICES
+    uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+    device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
 
 
 def _peak_mib(device: torch.device) -> float:
@@ -533,6 +685,7 @@ def _log_to(path: Path) -> Iterator[None]:
             ):
                 for meant in (
                     "does not have many workers",  # data lies in memory
+                    "in eval mode at the start of training",  # parts that a stage froze
                     "smaller than the logging interval",  # methods log once an epoch
                     "Experiment logs directory .* exists",  # the curve goes to the run's folder
                 ):

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
+MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Batch:
         lengths: Modality -> (batch,) steps, for sequences, tokens and bags; 0 where absent.
         teacher: The same samples before the scenario hid anything. Only while training under
             the regime `full_access`; for methods that learn from the hidden truth.
-        memo: Embeddings shared by all test conditions; set by the evaluation alone.
+        memo: Embeddings computed before: for another test condition of the same samples, or in
+            an earlier epoch by an encoder that is frozen.
     """
 
     modalities: tuple[str, ...]
@@ -33,7 +35,7 @@ class Batch:
     sample_id: Int[Tensor, " batch"]
     lengths: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     teacher: "Batch | None" = None
-    memo: "Memo | None" = None
+    memo: "Memo | FrozenMemo | None" = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -66,7 +68,8 @@ class Batch:
         """Encode one modality; zeros where it is absent.
 
         The encoder must treat every sample by itself. While all test conditions are evaluated
-        in one pass, it runs once for each batch and its output is shared by the conditions.
+        in one pass, it runs once for each batch and its output is shared by the conditions; in
+        training, a module of which every parameter is frozen runs once for each sample.
 
         Args:
             modality: Which one.
@@ -75,9 +78,8 @@ class Batch:
         Returns:
             (batch, ...), whatever the encoder returns, with the rows of absent entries zeroed.
         """
-        if self.memo is not None:
-            z = self.memo.embed(modality, encoder)
-        else:
+        z = None if self.memo is None else self.memo.embed(modality, encoder)
+        if z is None:
             z = encoder(self.inputs[modality], self.lengths.get(modality))
         return keep(z, self.has(modality))
 
@@ -116,6 +118,85 @@ class Memo:
         if key not in self._kept:
             self._kept[key] = (encoder, self._source.embed(modality, encoder))
         return self._kept[key][1]
+
+
+class Remembered:
+    """Outputs of frozen encoders for the samples of one split, kept from their first use on.
+
+    Args:
+        count: Samples of the split.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: dict[tuple[int, str], _Rows] = {}
+
+    def memo(self, source: Batch, rows: Int[Tensor, " batch"]) -> "FrozenMemo":
+        """For one batch of the split.
+
+        Args:
+            source: The batch, or what training may see of the same samples beyond it.
+            rows: Positions of the samples in the split, on the CPU.
+        """
+        return FrozenMemo(self, source, rows)
+
+    def rows(self, modality: str, encoder: nn.Module) -> "_Rows":
+        """What is kept of an encoder."""
+        return self._kept.setdefault((id(encoder), modality), _Rows(encoder, self.count))
+
+    def forget(self, modality: str, encoder: Encode | nn.Module) -> None:
+        """Drop what is kept of an encoder that learns again."""
+        self._kept.pop((id(encoder), modality), None)
+
+
+class _Rows:
+    """Output of one encoder, sample by sample."""
+
+    def __init__(self, encoder: nn.Module, count: int) -> None:
+        self.encoder = encoder  # kept, so that its id cannot be given to another
+        self.known = torch.zeros(count, dtype=torch.bool)
+        self.values: Tensor | None = None
+
+    def put(self, rows: Tensor, z: Tensor) -> None:
+        if self.values is None:
+            if z[0].numel() * z.element_size() * len(self.known) > MOST_BYTES:
+                return
+            self.values = z.new_zeros(len(self.known), *z.shape[1:])
+        self.values[rows.to(z.device)] = z
+        self.known[rows] = True
+
+
+class FrozenMemo:
+    """Embeddings of one training batch by encoders that are frozen; see `Remembered`."""
+
+    def __init__(self, remembered: Remembered, source: Batch, rows: Tensor) -> None:
+        self._remembered = remembered
+        self._source = source
+        self._rows = rows
+
+    def embed(self, modality: str, encoder: Encode | nn.Module) -> Tensor | None:
+        """Return the encoder's output for the source batch; None for one that learns."""
+        if not isinstance(encoder, nn.Module) or not is_frozen(encoder):
+            self._remembered.forget(modality, encoder)
+            return None
+        kept = self._remembered.rows(modality, encoder)
+        device = next(encoder.parameters()).device
+        if kept.values is not None and bool(kept.known[self._rows].all()):
+            return kept.values.index_select(0, self._rows.to(kept.values.device)).to(device)
+        lengths = self._source.lengths.get(modality)
+        with torch.no_grad():
+            z: Tensor = encoder(
+                self._source.inputs[modality].to(device),
+                None if lengths is None else lengths.to(device),
+            )
+        kept.put(self._rows, z)
+        return z
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, none of them learns, and it is in eval mode."""
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(learns) and not any(learns) and not module.training
 
 
 def keep(x: Tensor, rows: Bool[Tensor, " batch"]) -> Tensor:

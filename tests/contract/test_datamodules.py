@@ -147,7 +147,6 @@ def test_batches_are_as_the_task_says_and_hold_nothing_that_is_absent(name, scen
             assert batch.presence.dtype == torch.bool
             assert batch.presence.any(1).all()
             assert batch.sample_id.dtype == torch.int64
-            assert batch.memo is None
             if task.kind == "single_label":
                 assert batch.target.dtype == torch.int64
                 assert batch.target.shape == (len(batch),)

@@ -1,0 +1,225 @@
+"""Methods that train in several stages, with and without accidents between them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sweeps import MCAR
+from torch import nn
+
+from mmbench.bench import runner
+from mmbench.bench.spec import RunSpec
+from mmbench.data.batch import Batch, Remembered, is_frozen
+from mmbench.layers.encoders import ModalityEncoders
+from mmbench.method import Method, Paper, Stage
+from mmbench.registry import METHODS
+
+calls: list[int] = []  # batches that the encoders of TwoStages were asked to encode
+
+
+class Counted(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, lengths):
+        calls.append(len(x))
+        return self.inner(x, lengths)
+
+
+class TwoStages(Method):
+    """Train encoders with one head, freeze them, train another head on them."""
+
+    paper = Paper("two stages")
+    dies: str = ""  # stage in which the training is cut off
+
+    def __init__(self, task, *, shared: str = "", before: bool = False) -> None:
+        super().__init__(task)
+        self.shared = shared
+        self.encode = ModalityEncoders(task, 8, dropout=0.5)
+        for number, encoder in enumerate(self.encode.in_order):
+            self.encode.in_order[number] = Counted(encoder)
+        self.first = nn.Linear(8 * len(task.modalities), task.num_outputs)
+        self.second = nn.Linear(8 * len(task.modalities), task.num_outputs)
+        self.more = nn.Linear(3, 3) if before else None
+
+    @property
+    def stages(self):
+        return (
+            Stage("encoders", ("encode", "first"), epochs=2, shared=self.shared),
+            Stage("head", ("second",), epochs=3, select="last"),
+        )
+
+    def forward(self, batch):
+        return self.second(self.encode(batch).flatten(1))
+
+    def stage_output(self, batch):
+        head = self.first if self.stage == "encoders" else self.second
+        return head(self.encode(batch).flatten(1))
+
+    def loss(self, batch):
+        if self.stage == self.dies and self.current_epoch == 1:
+            raise RuntimeError("cut off")
+        return {self.stage: self.task_loss(self.stage_output(batch), batch.target)}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    known = METHODS.get
+    monkeypatch.setattr(METHODS, "get", lambda name: TwoStages if name == "two" else known(name))
+    monkeypatch.setattr(TwoStages, "dies", "")
+    calls.clear()
+
+
+def spec(**changes) -> RunSpec:
+    words = {
+        "method": "two",
+        "data": "mfeat",
+        "scenario": MCAR,
+        "trainer_args": {"max_epochs": 9, "batch_size": 32, "accelerator": "cpu"},
+        "select": {"metric": "accuracy", "on": "val"},
+        "limit": 96,
+        "method_label": "two",
+        "data_label": "mfeat",
+        "keep_weights": True,
+    }
+    return RunSpec(**(words | changes))
+
+
+def done(made: RunSpec, runs: Path, root: Path) -> None:
+    outcome = runner.run(made, runs, root)
+    assert outcome.state == "done", outcome.why
+
+
+def record(made: RunSpec, runs: Path) -> dict:
+    return json.loads((runs / made.folder / "metrics.json").read_text())
+
+
+def logits(made: RunSpec, runs: Path) -> np.ndarray:
+    return np.load(runs / made.folder / "predictions" / "complete.npz")["logits"]
+
+
+def test_stages_follow_each_other_and_are_recorded(tmp_path):
+    done(spec(), tmp_path, tmp_path)
+    stages = record(spec(), tmp_path)["stages"]
+    assert [words["stage"] for words in stages] == ["encoders", "head"]
+    assert [words["selected"]["epoch"] for words in stages][1] == 2  # select="last" of 3 epochs
+    outputs, width = 10, 8 * 6
+    assert stages[1]["params_trainable"] == width * outputs + outputs
+    assert stages[0]["params_trainable"] > stages[1]["params_trainable"]
+    # the encoders are counted although their outputs come from memory by then
+    assert stages[0]["flops_per_sample"] == stages[1]["flops_per_sample"] > 2 * width * outputs
+
+    curve = pd.read_csv(tmp_path / spec().folder / "metrics.csv")
+    assert sorted(curve["epoch"].unique()) == [0, 1, 2, 3, 4]  # 2 epochs and 3
+    assert set(curve["stage"]) == {"encoders", "head"}
+    left = {item.name for item in (tmp_path / spec().folder).iterdir()}
+    assert not left & {"stages", "curves"}
+
+
+def test_what_a_stage_froze_runs_once_for_each_sample(tmp_path):
+    done(spec(), tmp_path, tmp_path)
+    # first stage: 2 epochs; second: 1 of 3; 6 modalities, 96 training and 96 validation samples;
+    # then the test split once, and 3 batches to count operations in loss and 2 x 2 in forward
+    learning = 2 * (96 + 96) * 6
+    frozen = (96 + 96) * 6
+    assert sum(calls[: 6 * 3 * 2 * 2]) == learning
+    assert sum(calls) >= learning + frozen
+    afterwards = calls[6 * 3 * 2 * 2 + 6 :]  # one batch counts operations
+    assert sum(afterwards[: 6 * 3 * 2]) == frozen
+    rest = sum(afterwards[6 * 3 * 2 :])
+    assert rest < frozen * 2  # two more epochs would add as much
+
+
+def test_a_run_that_is_cut_off_continues_with_the_stage_it_was_in(tmp_path, monkeypatch):
+    done(spec(), tmp_path / "whole", tmp_path)
+
+    monkeypatch.setattr(TwoStages, "dies", "head")
+    assert runner.run(spec(), tmp_path / "cut", tmp_path).state == "failed"
+    monkeypatch.setattr(TwoStages, "dies", "encoders")  # must not be trained again
+    done(spec(), tmp_path / "cut", tmp_path)
+    assert np.array_equal(logits(spec(), tmp_path / "whole"), logits(spec(), tmp_path / "cut"))
+
+
+def test_a_stage_in_common_is_trained_once(tmp_path, monkeypatch):
+    one = spec(method_args={"shared": "same"}, method_label="one")
+    two = spec(method_args={"shared": "same", "before": True}, method_label="two")
+    done(one, tmp_path, tmp_path)
+    monkeypatch.setattr(TwoStages, "dies", "encoders")
+    done(two, tmp_path, tmp_path)
+    a, b = (load_file(tmp_path / s.folder / "weights.safetensors") for s in (one, two))
+    for name in (n for n in a if n.startswith("encode")):
+        assert torch.equal(a[name], b[name])
+    assert record(two, tmp_path)["stages"][0] == record(one, tmp_path)["stages"][0]
+    other = spec(method_args={"shared": "same"}, seed=1)
+    assert runner.run(other, tmp_path, tmp_path).state == "failed"  # another seed is another stage
+
+
+def test_frozen_parts_neither_learn_nor_drop_out():
+    task = runner._data(spec(), Path()).task
+    method = TwoStages(task)
+    first, second = method.stages
+    method.begin(first)
+    method.train()
+    assert method.encode.training
+    assert not method.second.training
+    method.begin(second)
+    method.train()
+    assert not any(module.training for module in method.encode.modules())
+    assert [n for n, p in method.named_parameters() if p.requires_grad] == [
+        "second.weight",
+        "second.bias",
+    ]
+
+
+def test_memory_serves_frozen_encoders_alone_and_forgets_those_that_learn_again():
+    x = torch.randn(4, 3)
+    batch = Batch(
+        modalities=("a",),
+        inputs={"a": x},
+        presence=torch.tensor([[True], [True], [False], [True]]),
+        target=torch.zeros(4, dtype=torch.long),
+        sample_id=torch.arange(4),
+    )
+    remembered = Remembered(10)
+    rows = torch.tensor([7, 1, 2, 3])
+
+    class Encoder(nn.Linear):
+        def forward(self, x, lengths=None):
+            calls.append(len(x))
+            return super().forward(x)
+
+    encoder = Encoder(3, 2)
+    memo = remembered.memo(batch, rows)
+    shown = Batch(**{f: getattr(batch, f) for f in batch.__slots__} | {"memo": memo})
+    assert not is_frozen(encoder)
+    first = shown.embed("a", encoder)
+    shown.embed("a", encoder)
+    assert len(calls) == 2
+    assert first.requires_grad
+
+    encoder.requires_grad_(False).eval()
+    assert is_frozen(encoder)
+    for _ in range(3):
+        again = shown.embed("a", encoder)
+    assert len(calls) == 3
+    assert torch.equal(again, first.detach())
+    assert (again[2] == 0).all()
+    assert not (again[0] == 0).all()
+    part = Batch(
+        **{f: getattr(batch, f) for f in batch.__slots__}
+        | {"memo": remembered.memo(batch, torch.tensor([7, 8, 2, 3]))}
+    )
+    part.embed("a", encoder)
+    assert len(calls) == 4  # row 8 is new
+
+    encoder.requires_grad_(True).train()
+    shown.embed("a", encoder)
+    with torch.no_grad():
+        encoder.weight.add_(1.0)
+    encoder.requires_grad_(False).eval()
+    assert not torch.equal(shown.embed("a", encoder), again)
