@@ -10,6 +10,7 @@ Notation: B batch, T steps, F features, P tokens, D width.
 
 import math
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -598,9 +599,12 @@ def _load(net: nn.Module, file: Path) -> None:
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        if "patch_embed.proj.weight" in state.get("model", state):
-            state = _from_timm(state.get("model", state))
+            # the released file of RETFound also holds its settings, and the weights in "model"
+            with torch.serialization.safe_globals([Namespace]):
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            state = state.get("model", state)
+        if "patch_embed.proj.weight" in state:
+            state = _from_timm(state)
         head = ("fc.", "_fc.", "classifier.", "heads.")
         net.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)})
     except (RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:

@@ -1,4 +1,5 @@
 import pickle
+from argparse import Namespace
 
 import pytest
 import torch
@@ -404,7 +405,8 @@ def test_weights_with_the_names_of_timm_give_what_timm_computes(tmp_path, monkey
     decoder = {"mask_token": torch.zeros(1), "decoder_blocks.0.norm1.weight": torch.zeros(1)}
     head = {"head.weight": torch.zeros(2, d)}
     file = tmp_path / "retfound.pth"
-    torch.save({"model": state | decoder} if inside else state | head, file)
+    settings = Namespace(lr=0.1)
+    torch.save({"model": state | decoder, "args": settings} if inside else state | head, file)
     encode = encoder(Modality("eye", "image", (3, side, side)), d, backbone=f"vit_l_16:{file}")
     x = torch.randn(2, 3, side, side)
     with torch.no_grad():
