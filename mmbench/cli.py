@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. Heavy imports happen inside the commands."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -40,10 +41,20 @@ Results = Annotated[Path, typer.Option(help="Folder of all results.", show_defau
 DataRoot = Annotated[
     Path, typer.Option(envvar="MMBENCH_DATA", help="Folder of the data sets that you bring.")
 ]
+Paired = Annotated[
+    bool,
+    typer.Option(
+        "--p-values/--no-p-values",
+        help="Compare every method with the best; reads the predictions of all runs that are new.",
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many samples a split; kept apart from full results."),
 ]
+
+
+WATCH_S = 2.0  # between two looks at the files
 
 
 class Form(StrEnum):
@@ -52,6 +63,7 @@ class Form(StrEnum):
     csv = "csv"
     md = "md"
     latex = "latex"
+    html = "html"
 
 
 class Things(StrEnum):
@@ -115,6 +127,20 @@ class _Sweep:
     def runs(self) -> list[Any]:
         """Every planned run and what is found of it now."""
         return [self._find(spec, self.runs_folder) for spec in self.specs]
+
+    def boards(self, runs: list[Any], metric: str, *, paired: bool = True) -> tuple[Any, Any]:
+        """Leaderboard and robustness; `paired` reads predictions, if they changed, for p values."""
+        from mmbench.bench.kept import Kept
+        from mmbench.bench.leaderboard import leaderboard, robustness
+        from mmbench.bench.record import read_records
+
+        records = read_records(runs)
+        kept = Kept(self.runs_folder)
+        compare = metric if paired else None
+        board = leaderboard(runs, compare=compare, records=records, kept=kept)
+        robust = robustness(runs, compare=compare, records=records, kept=kept)
+        kept.write()
+        return board, robust
 
 
 @app.command()
@@ -180,7 +206,6 @@ def _carry_out(
     sweep: _Sweep, todo: list[Any], root: Path, workers: int, *, overwrite: bool
 ) -> None:
     """Run what is left, showing progress: live lines in a terminal, plain lines elsewhere."""
-    import contextlib
     import time
 
     from rich.console import Console, Group
@@ -268,10 +293,11 @@ def _show_plan(sweep: _Sweep) -> None:
     console = Console()
     console.print(table)
     finished = sum(item.state in ("done", "skipped") for item in runs)
+    folds = len({(item.spec.data_label, item.spec.fold) for item in runs})
     console.print(
         f"suite {sweep.suite.name}: {len(runs)} trainings "
-        f"({len(sweep.suite.data)} data sets x {len(sweep.suite.scenarios)} scenarios x "
-        f"{len(sweep.suite.methods)} methods x {len(sweep.suite.folds)} folds x "
+        f"({folds} folds of {len(sweep.suite.data)} data sets x "
+        f"{len(sweep.suite.scenarios)} scenarios x {len(sweep.suite.methods)} methods x "
         f"{len(sweep.suite.seeds)} seeds), {finished} finished, {len(runs) - finished} to do"
     )
 
@@ -317,17 +343,19 @@ def leaderboard_command(
             "that come with mmbench), a CSV file or a folder of them."
         ),
     ] = None,
+    paired: Paired = True,
     limit: Limit = None,
     results: Results = Path("results"),
 ) -> None:
     """Rebuild the leaderboard from the records, write it and print it; trains nothing."""
-    from mmbench.bench.leaderboard import leaderboard, render, write
+    from mmbench.bench.leaderboard import render, write
 
     sweep = _Sweep(words, results, limit)
     shown = metric or sweep.suite.select.metric
-    board = leaderboard(sweep.runs(), compare=shown)
+    board, robust = sweep.boards(sweep.runs(), shown, paired=paired)
     _require_rows(board, sweep, shown)
-    write(board, sweep.folder, metric=shown, title=sweep.suite.name)
+    title = sweep.suite.name
+    write(board, sweep.folder, metric=shown, title=title, robust=robust)
     if against is not None:
         from mmbench.bench.compare import against_reported, render_reported
         from mmbench.resources import folder
@@ -340,7 +368,7 @@ def leaderboard_command(
         sys.stdout.write(latex(board, metric=shown))
     else:
         sys.stdout.write(
-            render(board, "csv" if form is Form.csv else "md", metric=shown, title=sweep.suite.name)
+            render(board, form.value, metric=shown, title=title, robust=robust)  # type: ignore[arg-type]
         )
 
 
@@ -376,20 +404,68 @@ def report(
     metric: Annotated[
         str | None, typer.Option(help="Shown metric. [default: the suite's selection metric]")
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Write it again whenever a run ends, until Ctrl-C."),
+    ] = False,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Write the main plots of the leaderboard into this folder, as SVG."),
+    ] = None,
+    paired: Paired = True,
     limit: Limit = None,
     results: Results = Path("results"),
 ) -> None:
     """Write one self-contained HTML page with tables and plots; trains nothing."""
-    from mmbench.bench.leaderboard import leaderboard
-    from mmbench.bench.report import write_report
+    from mmbench.bench.report import write_plots, write_report
 
     sweep = _Sweep(words, results, limit)
     shown = metric or sweep.suite.select.metric
+    if watch:
+        _watch(sweep, shown, paired=paired)
+        return
     runs = sweep.runs()
-    board = leaderboard(runs, compare=shown)
+    board, robust = sweep.boards(runs, shown, paired=paired)
     _require_rows(board, sweep, shown)
-    path = write_report(sweep.suite.name, runs, board, sweep.folder, metric=shown)
+    path = write_report(sweep.suite.name, runs, board, sweep.folder, metric=shown, robust=robust)
     typer.echo(f"wrote {path}")
+    for path in write_plots(board, plots, metric=shown) if plots is not None else ():
+        typer.echo(f"wrote {path}")
+
+
+def _watch(sweep: _Sweep, metric: str, *, paired: bool) -> None:
+    """Write the page whenever the files of a run say something new; Ctrl-C is the way out."""
+    import time
+
+    from mmbench.bench.record import fingerprint
+    from mmbench.bench.report import write_report
+
+    def write(runs: list[Any], *, watched: bool) -> Path:
+        board, robust = sweep.boards(runs, metric, paired=paired)
+        if not board.empty:
+            _require_rows(board, sweep, metric)
+        return write_report(
+            sweep.suite.name, runs, board, sweep.folder, metric=metric, robust=robust,
+            watched=watched,
+        )  # fmt: skip
+
+    last = ""
+    try:
+        while True:
+            # a run that begins anew while it is read is read at the next look
+            with contextlib.suppress(FileNotFoundError):
+                runs = sweep.runs()
+                found = fingerprint(runs)
+                if found != last:
+                    path = write(runs, watched=True)
+                    ended = sum(item.state in ("done", "skipped") for item in runs)
+                    typer.echo(f"wrote {path}: {ended} of {len(runs)} runs; Ctrl-C stops watching")
+                    last = found
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        with contextlib.suppress(FileNotFoundError):
+            write(sweep.runs(), watched=False)
+        typer.echo("")
 
 
 def _show_board(sweep: _Sweep) -> int:
@@ -397,18 +473,18 @@ def _show_board(sweep: _Sweep) -> int:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from mmbench.bench.leaderboard import leaderboard, render, write
+    from mmbench.bench.leaderboard import render, write
     from mmbench.bench.report import write_report
 
     runs = sweep.runs()
     failed = [item for item in runs if item.state == "failed"]
     metric = sweep.suite.select.metric
-    board = leaderboard(runs, compare=metric)
+    board, robust = sweep.boards(runs, metric)
     console = Console()
     if board.empty:
         console.print("no run finished, so there is no leaderboard")
         return len(failed)
-    path = write(board, sweep.folder, metric=metric, title=sweep.suite.name)
+    path = write(board, sweep.folder, metric=metric, title=sweep.suite.name, robust=robust)
     text = render(board, "md", metric=metric, title=sweep.suite.name)
     if console.is_terminal:
         console.print(Markdown(text))
@@ -418,7 +494,9 @@ def _show_board(sweep: _Sweep) -> int:
         console.print(f"{len(failed)} runs failed; `mmbench status` says why", style="bold")
     typer.echo(f"every metric and condition: {path}")
     try:
-        page = write_report(sweep.suite.name, runs, board, sweep.folder, metric=metric)
+        page = write_report(
+            sweep.suite.name, runs, board, sweep.folder, metric=metric, robust=robust
+        )
     except ValueError as error:  # its libraries are an extra
         typer.echo(f"no page with plots: {error}")
     else:

@@ -1,6 +1,8 @@
 """From records to a table: means, intervals, ranks, and holes that stay visible."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +11,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
+from mmbench.bench.kept import Kept
 from mmbench.bench.record import IPW, Run, read_metrics, read_predictions, read_records
+from mmbench.bench.robustness import RANKED, degraded, pooled
 from mmbench.bench.statistics import best, bootstrap, holm, mean_ranks, paired_p
 from mmbench.metrics.metric import Better, higher_is_better
 
@@ -20,20 +24,30 @@ COLUMNS = (
     "ci_high", "n_seeds", "n_seeds_planned", "rank", "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
-    "note",
+    "infer_ms_std", "energy_j", "note",
+)  # fmt: skip
+ROBUSTNESS = (
+    "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
+    "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "rank", "regret_to_bayes", "bayes", "note",
 )  # fmt: skip
 CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
-    "bayes_se",
+    "bayes_se", "infer_ms_std", "energy_j",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
 
 
-def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFrame:
+def leaderboard(
+    runs: Sequence[Run],
+    *,
+    compare: str | None = None,
+    records: pd.DataFrame | None = None,
+    kept: Kept | None = None,
+) -> pd.DataFrame:
     """One row for each (data, scenario, condition, method, variant, metric).
 
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
@@ -49,47 +63,116 @@ def leaderboard(runs: Sequence[Run], *, compare: str | None = None) -> pd.DataFr
     Args:
         runs: Every planned run, finished or not.
         compare: Metric that gets `p_vs_best`; None = none.
+        records: From `read_records(runs)`, if they are read already.
+        kept: Where p lies that was computed before.
 
     Returns:
         Columns as in `COLUMNS`, in order of the plan; `note` names what is missing and why.
     """
-    cells = _cells(runs, read_records(runs))
+    cells = _cells(runs, read_records(runs) if records is None else records)
     if cells.empty:
         return pd.DataFrame(columns=list(COLUMNS))
-    full = (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
-    cells["rank"] = (
-        (-cells["metric"].map(_sign) * cells["mean"])
-        .where(full)
-        .groupby([cells[c] for c in CELL if c != "method"], sort=False)
-        .rank(method="min")
-    )
+    full = _whole(cells)
+    cells["rank"] = _ranks(cells, full)
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
     cells["p_vs_best"] = np.nan
     if compare is not None and compare.endswith(IPW):
         compare = None  # the bootstrap would have to draw the weights anew as well
     whole = cells[full & (cells["metric"] == compare)]
+    done: dict[tuple[str, str], list[Run]] = {}
+    for run in runs if len(whole) else ():
+        if run.state == "done":
+            done.setdefault((run.spec.data_label, run.spec.scenario_name), []).append(run)
     for key, part in whole.groupby(["data", "scenario", "condition", "variant"], sort=False):
-        cells.loc[part.index, "p_vs_best"] = _p_values(runs, key, part, str(compare))
+        cells.loc[part.index, "p_vs_best"] = _p_values(done, key, part, str(compare), kept)
     return cells[list(COLUMNS)]
 
 
+def robustness(
+    runs: Sequence[Run],
+    *,
+    compare: str | None = None,
+    records: pd.DataFrame | None = None,
+    kept: Kept | None = None,
+) -> pd.DataFrame:
+    """What missing modalities cost each method, over the conditions of each table.
+
+    Means and intervals as in `leaderboard`, of what `mmbench.bench.robustness.degraded` says of
+    each training. Measures that are scores (area, worst pattern, means) have a `rank` among the
+    methods of the same variant and a regret; the others are differences, smallest for a method
+    that uses no modality at all, and have neither.
+
+    Args:
+        runs: Every planned run, finished or not.
+        compare: Metric that gets `pooled_over_patterns`, which reads predictions; None = none.
+        records: From `read_records(runs)`, if they are read already.
+        kept: Where scores lie that were computed before.
+
+    Returns:
+        Columns as in `ROBUSTNESS`; no row without curves over rates and without patterns.
+    """
+    found = read_records(runs) if records is None else records
+    measured = degraded(found)
+    if compare is not None and not compare.endswith(IPW):
+        more = pooled(runs, found, compare, Kept(None) if kept is None else kept)
+        measured = pd.concat([measured, more]) if len(more) else measured
+    cells = _cells(runs, measured)
+    if cells.empty:
+        return pd.DataFrame(columns=list(ROBUSTNESS))
+    ranked = cells["mechanism"].isin(RANKED)
+    cells["rank"] = _ranks(cells, _whole(cells) & ranked)
+    cells["regret_to_bayes"] = cells["regret_to_bayes"].where(ranked)
+    cells["measure"] = cells["mechanism"]
+    cells["over"] = [
+        condition.removeprefix(f"{measure} ")
+        for condition, measure in zip(cells["condition"], cells["measure"], strict=True)
+    ]
+    return cells[list(ROBUSTNESS)]
+
+
+def _whole(cells: pd.DataFrame) -> "pd.Series[bool]":
+    """Cells without a hole."""
+    return (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
+
+
+def _ranks(cells: pd.DataFrame, among: "pd.Series[bool]") -> "pd.Series[float]":
+    return (
+        (-cells["metric"].map(_sign) * cells["mean"])
+        .where(among)
+        .groupby([cells[c] for c in CELL if c != "method"], sort=False)
+        .rank(method="min")
+    )
+
+
 def _p_values(
-    runs: Sequence[Run], key: Any, part: pd.DataFrame, metric: str
+    done: Mapping[tuple[str, str], Sequence[Run]],
+    key: Any,
+    part: pd.DataFrame,
+    metric: str,
+    kept: Kept | None,
 ) -> Float[np.ndarray, " method"]:
     """Adjusted p of each method of one table against its best; NaN for the best itself."""
-    data, scenario, condition, _ = key
-    here = [
-        run
-        for run in runs
-        if (run.spec.data_label, run.spec.scenario_name) == (data, scenario) and run.state == "done"
-    ]
+    data, scenario, condition, variant = key
+    methods = set(part["method"])
+    here = [run for run in done[data, scenario] if run.spec.method_label in methods]
+
+    def make() -> list[float]:
+        return _compared(here, condition, part, metric).tolist()
+
+    name = ["p_vs_best", metric, data, scenario, condition, variant]
+    return np.array(make() if kept is None else kept(name, here, make))
+
+
+def _compared(
+    here: Sequence[Run], condition: str, part: pd.DataFrame, metric: str
+) -> Float[np.ndarray, " method"]:
     kind = read_metrics(here[0])["task"]["kind"]
     resampled = []
     for fold in sorted({run.spec.fold for run in here}):
         logits, target = [], np.empty(0)
         for method in part["method"]:
             kept = [
-                read_predictions(run, condition)
+                read_predictions(run, condition, only=("logits", "target"))
                 for run in here
                 if (run.spec.fold, run.spec.method_label) == (fold, method)
             ]
@@ -125,6 +208,9 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     if records.empty:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
+    # what older records do not have, and what measures over conditions cannot have
+    asked = [*CONSTANT, *AVERAGED, "protocol", "code"]
+    records = records.assign(**{name: np.nan for name in asked if name not in records})
     grouped = records.groupby(CELL, sort=False, dropna=False)
     cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
     # one undefined score makes the cell a hole; pandas would average the others
@@ -239,7 +325,7 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         best = part.dropna(subset="bayes").drop_duplicates("condition").set_index("condition")
         if len(best):
             wide.loc[BEST] = [
-                f"{best.bayes[c]:.3f} ± {best.bayes_se[c]:.3f}" if c in best.index else DASH
+                _number(best.bayes[c], best.bayes_se[c]) if c in best.index else DASH
                 for c in conditions
             ]
         found[(str(key[0]), str(key[1]))] = wide
@@ -253,38 +339,128 @@ def _cell(row: object) -> str:
         return DASH
     if n == 0:
         return str(note.split(":")[0] if note.startswith("waiting") else note)[:40] or DASH
-    number = f"{mean:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
+    number = _number(mean, spread)
     if n < planned:
         return f"{number} ({n}/{planned} seeds)"
     return f"**{number}**" if row.rank == 1 else number  # type: ignore[attr-defined]
 
 
-def render(board: pd.DataFrame, form: Literal["csv", "md"], *, metric: str, title: str = "") -> str:
+def _number(mean: float, spread: float) -> str:
+    # no "-0.000"
+    return f"{round(mean, 3) + 0.0:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
+
+
+def robustness_tables(robust: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFrame]:
+    """For reading, as `tables`: methods down, measures and what they are taken over across.
+
+    Args:
+        robust: From `robustness`.
+        metric: Which metric to show.
+    """
+    across = [
+        f"{str(measure).replace('_', ' ')}, {over}"
+        for measure, over in zip(robust["measure"], robust["over"], strict=True)
+    ]
+    return tables(robust.assign(condition=across, bayes_se=np.nan), metric)
+
+
+def render(
+    board: pd.DataFrame,
+    form: Literal["csv", "md", "html"],
+    *,
+    metric: str,
+    title: str = "",
+    robust: pd.DataFrame | None = None,
+) -> str:
     """The leaderboard as text.
 
     Args:
         board: From `leaderboard`.
-        form: `csv` holds everything; `md` one metric, a table for each data set and scenario.
-        metric: Which metric `md` shows.
-        title: Heading of `md`.
+        form: `csv` holds everything; `md` and `html` one metric, a table for each data set and
+            scenario. The page is whole, without script and without request to the network.
+        metric: Which metric `md` and `html` show.
+        title: Heading of `md` and `html`.
+        robust: From `robustness`, as further tables of `md` and `html`.
     """
     if form == "csv":
         return board.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    shown = {", ".join(key): table for key, table in tables(board, metric).items()}
+    lost = {} if robust is None else robustness_tables(robust, metric)
+    shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
+    about = f"Metric: {metric}, mean ± standard deviation over seeds; **best** of a column."
+    if form == "html":
+        return _html(title or "leaderboard", about, shown)
     parts = [f"# {title}", ""] if title else []
-    parts += [f"Metric: {metric}, mean ± standard deviation over seeds; **best** of a column."]
-    for (data, scenario), table in tables(board, metric).items():
-        parts += ["", f"## {data}, {scenario}", "", table.to_markdown()]
+    parts += [about]
+    for heading, table in shown.items():
+        parts += ["", f"## {heading}", "", table.to_markdown()]
     return "\n".join(parts) + "\n"
 
 
-def write(board: pd.DataFrame, folder: Path, *, metric: str, title: str) -> Path:
-    """Write `leaderboard.csv` and `leaderboard.md` by rename; return the path of the first."""
-    for form in ("csv", "md"):
-        path = folder / f"leaderboard.{form}"
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(
-            render(board, "csv" if form == "csv" else "md", metric=metric, title=title),
-            encoding="utf-8",
-        )
-        part.replace(path)
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem }}
+body {{ padding: 0 1rem }}
+div {{ overflow-x: auto }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
+th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8886 }}
+th:first-child {{ text-align: left }}
+</style>
+</head>
+<body>
+"""
+
+
+def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
+    """Tables as a page; names from outside are text and never markup."""
+
+    def text(value: object) -> str:
+        plain = escape(str(value))
+        # only our own marks of the best come in pairs of stars
+        return re.sub(r"\*\*([^*]*)\*\*", r"<b>\1</b>", plain)
+
+    lines = [HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", f"<p>{text(about)}</p>"]
+    for heading, table in shown.items():
+        head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in ["method", *table])
+        lines += [
+            f"<h2>{escape(heading)}</h2>",
+            f'<div tabindex="0" role="region" aria-label="{escape(heading)}"><table>',
+            f"<thead><tr>{head}</tr></thead><tbody>",
+        ]
+        for method, row in zip(table.index, table.itertuples(index=False, name=None), strict=True):
+            cells = "".join(f"<td>{text(cell)}</td>" for cell in row)
+            lines.append(f'<tr><th scope="row">{escape(str(method))}</th>{cells}</tr>')
+        lines.append("</tbody></table></div>")
+    return "\n".join([*lines, "</body>", "</html>"]) + "\n"
+
+
+def write(
+    board: pd.DataFrame,
+    folder: Path,
+    *,
+    metric: str,
+    title: str,
+    robust: pd.DataFrame | None = None,
+) -> Path:
+    """Write `leaderboard.csv`, `leaderboard.md` and, if given, `robustness.csv` by rename.
+
+    Returns:
+        Path of the first.
+    """
+    texts = {
+        "leaderboard.csv": render(board, "csv", metric=metric),
+        "leaderboard.md": render(board, "md", metric=metric, title=title, robust=robust),
+    }
+    if robust is not None and len(robust):
+        texts["robustness.csv"] = render(robust, "csv", metric=metric)
+    for name, text in texts.items():
+        part = folder / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
     return folder / "leaderboard.csv"

@@ -17,15 +17,17 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Num, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Picture = UInt8[np.ndarray, "row column *colour"]
 # Okabe and Ito, "Color Universal Design", 2008: without its yellow (too pale on white) and black
 # (the page's own text colour). The page names each --m0 to --m5 and may brighten it at night.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+NIGHT = ("#4aa3dc", "#f07c2b", "#26c495", "#dd92bb", "#f2b13c", "#8fd0f5")  # of report.css
 INK, RULE = "#010203", "#040506"  # stand for the page's text and line colours until written
 MARKERS = "os^DvPX*<>hp"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
@@ -320,6 +322,91 @@ def critical_difference(
         ax.plot([x, x], [top - 0.15, top + 0.15], color=INK, linewidth=1.2, clip_on=False)
     ax.text(1, top - 0.35, f"critical difference {critical:.2f}", fontsize=9, va="bottom")
     return _svg(figure, alt)
+
+
+@matplotlib.rc_context(RC)
+def pairs(
+    truth: Float[np.ndarray, "sample 2"],
+    found: Float[np.ndarray, "sample 2"],
+    *,
+    alt: str,
+) -> str:
+    """Points and what was made in their place, each joined to its own by a thin line.
+
+    Args:
+        truth: Where they are in the plane.
+        found: Where those made for them are.
+        alt: What the plot says, in words.
+    """
+    figure, ax = _figure(height=300.0, right=14.0, left=14.0, bottom=14.0, top=30.0)
+    ax.plot(
+        np.stack([truth[:, 0], found[:, 0]]), np.stack([truth[:, 1], found[:, 1]]),
+        color=RULE, linewidth=0.5, zorder=1,
+    )  # fmt: skip
+    plain = {"linestyle": "none", "markersize": 4.5}
+    ax.plot(*truth.T, marker="o", markerfacecolor="none", color=PALETTE[0], label="true", **plain)
+    ax.plot(*found.T, marker="s", markeredgewidth=0, color=PALETTE[1], label="recovered", **plain)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderpad=0,
+        handletextpad=0.2,
+    )  # fmt: skip
+    return _svg(figure, alt)
+
+
+@matplotlib.rc_context(RC)
+def gallery(
+    queries: Sequence[Picture],
+    found: Sequence[Sequence[Picture]],
+    *,
+    labels: Sequence[str],
+    alt: str,
+) -> str:
+    """A row for each query: its picture, then the pictures that were retrieved for it.
+
+    Args:
+        queries: Pictures with values 0 to 255.
+        found: For each query those retrieved, first the closest.
+        labels: A name for each query.
+        alt: What the plot says, in words.
+    """
+    columns = 1 + max((len(row) for row in found), default=0)
+    gap, top = 6.0, 20.0
+    size = min(88.0, (WIDTH - 12 - gap * columns) / columns)
+    height = top + len(queries) * (size + gap + 14)
+    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+    for i, (query, row) in enumerate(zip(queries, found, strict=True)):
+        y = height - top - (i + 1) * (size + gap + 14) + gap
+        figure.text(4 / WIDTH, (y + size + 3) / height, _short(labels[i], 56), fontsize=8.5)
+        for j, picture in enumerate([query, *row]):
+            x = 4 + j * (size + gap) + (gap if j else 0)
+            ax = figure.add_axes((x / WIDTH, y / height, size / WIDTH, size / height))
+            ax.axis("off")
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="none")
+    figure.text(4 / WIDTH, 1 - 12 / height, "query", fontsize=9)
+    figure.text((10 + size + gap) / WIDTH, 1 - 12 / height, "retrieved", fontsize=9)
+    return _svg(figure, alt)
+
+
+def standalone(svg: str) -> str:
+    """Make a plot a file of its own: with the colours of the page, by day and by night."""
+    root = ElementTree.fromstring(svg)
+    _, _, width, height = root.attrib["viewBox"].split()
+    for name in ("style", "class"):
+        root.attrib.pop(name, None)
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    root.set("width", width)
+    root.set("height", height)
+    style = ElementTree.Element("style")
+    day = "".join(f"--m{i}:{colour};" for i, colour in enumerate(PALETTE))
+    night = "".join(f"--m{i}:{colour};" for i, colour in enumerate(NIGHT))
+    style.text = (
+        f"svg{{{day}--rule:#b9bec7;color:#1b1e23;font-family:sans-serif}}"
+        f"@media (prefers-color-scheme:dark){{svg{{{night}--rule:#4a505c;color:#e8eaed}}}}"
+    )
+    root.insert(0, style)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 @matplotlib.rc_context(RC)

@@ -12,6 +12,7 @@ runs/<data>/<scenario>/<method>/<key>/
     done | failed.json | skipped.json    written last, by rename
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -58,13 +59,18 @@ def finish(folder: Path, end: str, words: Mapping[str, JSON] | None = None) -> N
     write_json(folder / end, {"files": sizes, **(words or {})})
 
 
-def clear(folder: Path) -> None:
-    """Remove what an earlier attempt left, keeping the lock that the caller holds."""
+def clear(folder: Path, keep: Sequence[str] = ()) -> None:
+    """Remove what an earlier attempt left, keeping the lock that the caller holds.
+
+    Args:
+        folder: Of the run.
+        keep: Names of what stays, too, such as the stages that an attempt finished.
+    """
     # the end mark goes first: a folder half removed must not look finished
     for name in ENDS:
         (folder / name).unlink(missing_ok=True)
     for item in folder.iterdir() if folder.is_dir() else ():
-        if item.name == LOCK:
+        if item.name in (LOCK, *keep):
             continue
         if item.is_dir():
             shutil.rmtree(item)
@@ -169,10 +175,18 @@ def read_metrics(run: Run) -> dict[str, Any]:
         raise ValueError(f"{run.folder / 'metrics.json'} is damaged: {error}") from error
 
 
-def read_predictions(run: Run, condition: str) -> dict[str, NDArray[Any]]:
-    """Logits, presence, target and sample_id of one test condition, in order of the test split."""
+def read_predictions(
+    run: Run, condition: str, *, only: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Logits, presence, target and sample_id of one test condition, in order of the test split.
+
+    Args:
+        run: A finished run.
+        condition: Name of a test condition.
+        only: Names of the arrays that are read; None = all.
+    """
     with np.load(run.folder / "predictions" / f"{condition}.npz", allow_pickle=False) as kept:
-        return dict(kept)
+        return {name: kept[name] for name in only or kept.files}
 
 
 def read_records(runs: Iterable[Run]) -> pd.DataFrame:
@@ -183,9 +197,11 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
 
     Returns:
         What was run (data, scenario, condition, method, variant, fold, seed, protocol, code), how
-        much was missing (mechanism, nominal and realised rates), what it cost, and per metric its
-        `value` (NaN where undefined), the samples that it rests on (`effective_n`), and the best
-        possible value with its standard error, `bayes` and `bayes_se` (NaN where unknown).
+        much was missing (mechanism, nominal and realised rates), what it cost, the `modalities`
+        of the data (`audio+text`), and per metric its `value` (NaN where undefined), the samples
+        that it rests on (`effective_n`), and the best possible value with its standard error,
+        `bayes` and `bayes_se` (NaN where unknown). Operations are those of the row's own pattern
+        where they were counted for each.
     """
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -193,6 +209,9 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             continue
         words = read_metrics(run)
         spec = run.spec
+        names = "+".join(words["task"].get("modalities", ()))
+        cost = dict(words["cost"])
+        flops = cost.pop("flops_per_pattern", None) or {}
         common = {
             "data": spec.data_label,
             "scenario": spec.scenario_name,
@@ -202,7 +221,8 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "seed": spec.seed,
             "protocol": spec.protocol,
             "code": words["code"],
-            **words["cost"],
+            "modalities": names,
+            **cost,
         }
         for name, condition in words["conditions"].items():
             own = {
@@ -212,6 +232,9 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 "missing_rate_realised": condition["realised"]["missing_rate"],
                 "incomplete_rate_realised": condition["realised"]["incomplete_rate"],
             }
+            pattern = names if name == "complete" else name
+            if condition["mechanism"] == "pattern" or name == "complete":
+                own["flops_per_sample"] = flops.get(pattern, cost.get("flops_per_sample"))
             scores = condition["scores"] | _newer_scores(run, name, words)
             rows.extend(
                 {
@@ -233,8 +256,18 @@ def _newer_scores(run: Run, condition: str, words: Mapping[str, Any]) -> dict[st
     missing = [m for m in metrics_for(words["task"]["kind"]) if m not in stored]
     if not missing:
         return {}
-    kept = read_predictions(run, condition)
+    kept = read_predictions(run, condition, only=("logits", "target"))
     return {m: score(m, kept["logits"], kept["target"], words["task"]["kind"]) for m in missing}
+
+
+def fingerprint(runs: Sequence[Run]) -> str:
+    """Text that differs where a run was added or lost, began, ended or was repeated."""
+    words = []
+    for run in runs:
+        end = run.folder / "metrics.json"
+        ended = end.stat().st_mtime_ns if run.state == "done" else 0
+        words.append((str(run.spec.folder), run.state, run.why, ended))
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
 
 
 def count(runs: Sequence[Run]) -> dict[State, int]:

@@ -22,22 +22,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmbench.bench.record import IPW, Run, count
+from mmbench.bench.record import IPW, Run, count, read_predictions
+from mmbench.bench.robustness import patterns, rate_families
 from mmbench.bench.spec import JSON
 from mmbench.bench.statistics import friedman
+from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
 
 TABLES = 24  # (data, scenario) pairs that get plots and a table of their own
 MATRICES = 16  # plots from diagnostics
 LARGEST = 64  # rows and columns of a diagnostic matrix that is still drawn
+EXAMPLES, NEIGHBOURS, PICTURES = 8, 6, 5  # of retrieval: queries, what they found, with pictures
+POINTS_IN_PLANE = 250  # recovered samples that are laid out
 ROWS = 60_000  # of the leaderboard inside the page
 POINTS = 60_000  # of all training curves together, for each column
 HOLES = 200  # rows of the table of holes
 TABLE = (
     "data", "scenario", "condition", "name", "metric", "mean", "std_seeds", "ci_low", "ci_high",
     "rank", "rank_borda", "p_vs_best", "regret_to_bayes", "seeds", "missing_rate_realised",
-    "incomplete_rate_realised", "effective_n", "params_total", "train_s", "infer_ms_per_sample",
-    "peak_mib", "note",
+    "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
+    "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
+    "note",
 )  # fmt: skip
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
@@ -46,6 +51,7 @@ STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 # score, spread, share of the way from worst to best in % (None for a hole), whether it is best
 Cell = tuple[str, str, int | None, bool]
 Plot = tuple[str, str]  # SVG and caption
+Table = tuple[str, list[str], list[list[str]]]  # caption, heads, rows
 
 
 @dataclass
@@ -69,8 +75,24 @@ class Card:
     rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
 
 
+@dataclass
+class Inside:
+    """What one run of a method reports about itself: plots and tables of `diagnostics.npz`."""
+
+    title: str
+    plots: list[Plot] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
 def write_report(
-    suite_name: str, runs: Sequence[Run], board: pd.DataFrame, folder: Path, *, metric: str
+    suite_name: str,
+    runs: Sequence[Run],
+    board: pd.DataFrame,
+    folder: Path,
+    *,
+    metric: str,
+    robust: pd.DataFrame | None = None,
+    watched: bool = False,
 ) -> Path:
     """Write `report.html` by rename.
 
@@ -80,6 +102,9 @@ def write_report(
         board: From `mmbench.bench.leaderboard.leaderboard(runs)`.
         folder: Where to write.
         metric: What plots show and the table begins with.
+        robust: From `mmbench.bench.leaderboard.robustness(runs)`, for a section of its own.
+        watched: Whether the page looks for a newer one every few seconds, while nobody works
+            with it.
 
     Returns:
         Path of the page.
@@ -87,13 +112,8 @@ def write_report(
     Raises:
         ValueError: If a library that draws the page is not installed, or the metric is unknown.
     """
-    absent = [n for n in ("jinja2", "matplotlib") if importlib.util.find_spec(n) is None]
-    if absent:
-        raise ValueError(
-            f"a report needs {' and '.join(absent)}, not installed here; "
-            "run: pip install 'mmbench[report]'"
-        )
-    page = _page(suite_name, runs, board, metric)
+    _require_libraries()
+    page = _page(suite_name, runs, board, metric, robust, watched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -103,16 +123,79 @@ def write_report(
     return path
 
 
-def _page(suite_name: str, runs: Sequence[Run], board: pd.DataFrame, metric: str) -> str:
+def _require_libraries() -> None:
+    absent = [n for n in ("jinja2", "matplotlib") if importlib.util.find_spec(n) is None]
+    if absent:
+        raise ValueError(
+            f"a report needs {' and '.join(absent)}, not installed here; "
+            "run: pip install 'mmbench[report]'"
+        )
+
+
+def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]:
+    """Write the plots that need the leaderboard alone as SVG files of their own.
+
+    Args:
+        board: From `mmbench.bench.leaderboard.leaderboard`, or read back from its CSV file.
+        folder: Where to write; made if it is not there.
+        metric: What the plots show.
+
+    Returns:
+        Their paths: `conditions_*` (curves over missing rates, scores by pattern), `cost_*` and
+        `ranks*`.
+
+    Raises:
+        ValueError: If a library that draws them is not installed, or the metric is unknown.
+    """
+    _require_libraries()
+    from mmbench.bench import plots
+
+    board = _named(board)
+    styles = {name: i for i, name in enumerate(dict.fromkeys(board["name"]))}
+    shown = _shown(board, metric)
+    pairs = list(shown.groupby(["data", "scenario"], sort=False)) if len(shown) else []
+    drawn: dict[str, str] = {}
+
+    def add(name: str, found: Sequence[Plot]) -> None:
+        plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
+        for i, (svg, _) in enumerate(found):
+            drawn[f"{plain}_{i + 1}" if len(found) > 1 else plain] = svg
+
+    for (data, scenario), part in pairs:
+        # curves come before the table of patterns
+        add(f"conditions_{data}_{scenario}", _card(str(data), str(scenario), part, styles).plots)
+    for title, found in _costs(pairs, styles):
+        add(f"cost_{title}", found)
+    add("ranks", _across(shown, styles, metric)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, svg in drawn.items():
+        part = folder / f".{name}.part"
+        part.write_text(plots.standalone(svg), encoding="utf-8", errors="replace")
+        part.replace(folder / f"{name}.svg")
+    return [folder / f"{name}.svg" for name in drawn]
+
+
+def _named(board: pd.DataFrame) -> pd.DataFrame:
+    return board.assign(
+        name=[_name(m, v) for m, v in zip(board.method, board.variant, strict=True)]
+    )
+
+
+def _page(
+    suite_name: str,
+    runs: Sequence[Run],
+    board: pd.DataFrame,
+    metric: str,
+    robust: pd.DataFrame | None,
+    watched: bool,
+) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     from mmbench.bench import plots
 
     higher = _better(metric)
-    board = board.assign(
-        name=[_name(m, v) for m, v in zip(board.method, board.variant, strict=True)]
-    )
+    board = _named(board)
     styles = {name: i for i, name in enumerate(dict.fromkeys(_run_name(run) for run in runs))}
     states = count(runs)
     shown = _shown(board, metric)
@@ -152,6 +235,10 @@ def _page(suite_name: str, runs: Sequence[Run], board: pd.DataFrame, metric: str
         cards_left_out=len(pairs) - len(cards),
         pairs=len(pairs),
         costs=costs,
+        operations=_operations(runs),
+        losses=[] if robust is None else _losses(_named(robust), cards),
+        classes=_classes(runs, cards),
+        watched=watched,
         ranks=ranks,
         no_ranks=no_ranks,
         experts=experts,
@@ -210,40 +297,12 @@ def _shown(board: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _card(data: str, scenario: str, part: pd.DataFrame, styles: Mapping[str, int]) -> Card:
     card = Card(data, scenario, str(part["metric"].iloc[0]))
     higher = _better(card.metric)
-    for stem, conditions in _rate_families(part).items():
+    for stem, conditions in rate_families(part).items():
         card.plots.append(_curves(card, stem, part, conditions, higher, styles))
-    if patterns := _patterns(part):
-        card.plots.append(_pattern_heat(card, part, patterns, higher))
+    if present := patterns(part):
+        card.plots.append(_pattern_heat(card, part, present, higher))
     _fill_table(card, part, higher)
     return card
-
-
-def _rate_families(part: pd.DataFrame) -> dict[str, list[str]]:
-    """Conditions that differ in nominal rate alone, rising; at least two in each family."""
-    found: dict[str, dict[str, float]] = {}
-    complete = {}
-    row: Any
-    for row in part.drop_duplicates("condition").itertuples():
-        rate = row.missing_rate_nominal
-        if row.condition == "complete":
-            complete["complete"] = 0.0
-        elif pd.notna(rate) and row.mechanism != "pattern":
-            # "mnar_label_0.3_strength_2": the first number is the rate
-            stem = re.sub(r"_\d[\d.]*(e-\d+)?(?=_|$)", "", str(row.condition), count=1)
-            found.setdefault(stem, {})[str(row.condition)] = float(rate)
-    families = {}
-    for stem, rates in found.items():
-        rates = complete | rates
-        if len(rates) > 1 and len(set(rates.values())) == len(rates):
-            families[stem] = sorted(rates, key=lambda name: rates[name])
-    return families
-
-
-def _patterns(part: pd.DataFrame) -> list[str]:
-    """Conditions that are patterns, the complete one among them; none if there is only one."""
-    is_pattern = (part["mechanism"] == "pattern") | (part["condition"] == "complete")
-    found = list(dict.fromkeys(part.loc[is_pattern, "condition"]))
-    return found if len(found) > 1 else []
 
 
 def _wide(part: pd.DataFrame, conditions: Sequence[str], column: str) -> pd.DataFrame:
@@ -323,9 +382,16 @@ def _pattern_heat(
     return svg, f"{card.metric} by pattern: only these modalities are present. Yellow is better."
 
 
-def _fill_table(card: Card, part: pd.DataFrame, higher: bool) -> None:
+def _fill_table(
+    card: Card, part: pd.DataFrame, higher: bool, shaded: "pd.Series[float] | None" = None
+) -> None:
+    """Methods down, conditions across; columns without a single rank in `shaded` stay plain."""
     card.columns = list(dict.fromkeys(part["condition"]))
     ends = {str(c): _shades(own["mean"], higher) for c, own in part.groupby("condition")}
+    plain = set()
+    if shaded is not None:
+        ranked = shaded.notna().groupby(part["condition"]).any()
+        plain = set(ranked.index[~ranked])
     row: Any
     for name, own in part.groupby("name", sort=False):
         cells: list[Cell] = []
@@ -334,7 +400,7 @@ def _fill_table(card: Card, part: pd.DataFrame, higher: bool) -> None:
             shade = None
             if pd.notna(row.mean) and row.n_seeds == row.n_seeds_planned:
                 place = (row.mean - worst) / (best - worst) if best != worst else 0.5
-                shade = round(100 * min(1.0, max(0.0, place)))
+                shade = 0 if row.Index in plain else round(100 * min(1.0, max(0.0, place)))
             cells.append((*_cell(row), shade, bool(row.rank == 1)))
         card.rows.append((str(name), cells))
     bayes = part.groupby("condition")["bayes"].first().reindex(card.columns)
@@ -362,7 +428,8 @@ def _cell(row: Any) -> tuple[str, str]:
         return note.split(":")[0][:20] or "undefined", ""
     spread = "" if pd.isna(row.std_seeds) else f"± {row.std_seeds:.3f}"
     hole = f"{row.n_seeds:.0f}/{row.n_seeds_planned:.0f}"
-    return f"{row.mean:.3f}", spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
+    score = f"{round(row.mean, 3) + 0.0:.3f}"  # no "-0.000"
+    return score, spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
 
 
 # --- costs, ranks, leaders --------------------------------------------------------------------
@@ -404,6 +471,107 @@ def _costs(
         if drawn:
             found.append((f"{data}, {scenario}", drawn))
     return found
+
+
+def _operations(runs: Sequence[Run]) -> list[Plot]:
+    """Operations to predict one sample by pattern, where runs counted them; one plot a data set."""
+    from mmbench.bench import plots
+
+    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for run in runs:
+        if run.state != "done":
+            continue
+        of = found.setdefault((run.spec.data_label, run.spec.scenario_name), {})
+        if _run_name(run) in of:
+            continue
+        counted = _read_json(run.folder / "metrics.json") or {}
+        flops = counted.get("cost", {}).get("flops_per_pattern")
+        if flops and max(flops.values()):
+            of[_run_name(run)] = {str(name): float(value) for name, value in flops.items()}
+    drawn = []
+    for (data, scenario), rows in found.items():
+        names = list(dict.fromkeys(name for row in rows.values() for name in row))
+        if not 1 < len(names) <= LARGEST or len(drawn) == TABLES:
+            continue
+        values = np.array([[row.get(name, math.nan) for name in names] for row in rows.values()])
+        alt = (
+            f"operations on {data}, {scenario}, of {len(rows)} methods on {len(names)} patterns: "
+            f"from {np.nanmin(values) / 1e6:.3g} to {np.nanmax(values) / 1e6:.3g} million a sample"
+        )
+        svg = plots.heat(values / 1e6, list(rows), names, alt=alt, across="present modalities")
+        drawn.append((svg, f"{data}, {scenario}: million operations to predict one sample."))
+    return drawn
+
+
+# --- over conditions, by class ----------------------------------------------------------------
+
+
+def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
+    """What missing modalities cost, for the data sets and metrics of the cards."""
+    from mmbench.bench import plots
+
+    found = []
+    for card in cards:
+        here = (robust["data"] == card.data) & (robust["scenario"] == card.scenario)
+        part = robust[here & (robust["metric"] == card.metric)]
+        if part.empty:
+            continue
+        own = Card(card.data, card.scenario, card.metric)
+        costs = part[part["measure"] == "cost_of_absence"].assign(condition=lambda x: x["over"])
+        if costs["mean"].notna().any():
+            wide = _wide(costs, list(dict.fromkeys(costs["over"])), "mean")
+            bayes = costs.groupby("over", sort=False)["bayes"].first().astype(float)
+            rows, values = list(wide.index), wide.to_numpy()
+            if bayes.notna().any():
+                rows, values = [*rows, "best possible"], np.vstack([values, bayes.to_numpy()])
+            alt = (
+                f"{card.metric} on {card.data}, {card.scenario}: what the absence of each of "
+                f"{', '.join(wide)} costs {len(wide)} methods; the numbers are in the table below"
+            )
+            svg = plots.heat(values, rows, list(wide), alt=alt, across="absent modality")
+            caption = f"{card.metric} lost where a modality is absent, mean over all others that "
+            own.plots.append((svg, f"{caption}may be there. Yellow is a larger loss."))
+        across = [
+            f"{str(measure).replace('_', ' ')}, {over}"
+            for measure, over in zip(part["measure"], part["over"], strict=True)
+        ]
+        _fill_table(own, part.assign(condition=across), _better(card.metric), shaded=part["rank"])
+        found.append(own)
+    return found
+
+
+def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
+    """F1 of each class in the first test condition of each card, a row a method (one run)."""
+    from mmbench.bench import plots
+
+    by_place: dict[tuple[str, str], dict[str, Run]] = {}
+    for run in runs:
+        if run.state == "done":
+            place = (run.spec.data_label, run.spec.scenario_name)
+            by_place.setdefault(place, {}).setdefault(_run_name(run), run)
+    drawn = []
+    for card in cards:
+        rows = {}
+        for name, run in by_place.get((card.data, card.scenario), {}).items():
+            path = run.folder / "predictions" / f"{card.columns[0]}.npz"
+            kind = ((_read_json(run.folder / "metrics.json") or {}).get("task") or {}).get("kind")
+            if kind in ("single_label", "multi_label") and path.is_file():
+                kept = read_predictions(run, card.columns[0], only=("logits", "target"))
+                rows[name] = f1_by_class(kept["logits"], kept["target"])
+        classes = len(next(iter(rows.values()))) if rows else 0
+        if not 1 < classes <= LARGEST:
+            continue
+        values = np.stack(list(rows.values()))
+        alt = (
+            f"F1 by class on {card.data}, {card.scenario}, {card.columns[0]}, of {len(rows)} "
+            f"methods on {classes} classes: from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
+        )
+        svg = plots.heat(
+            values, list(rows), [str(c) for c in range(classes)], alt=alt, across="class"
+        )
+        caption = f"{card.data}, {card.scenario}: F1 by class, {card.columns[0]}, first training."
+        drawn.append((svg, caption))
+    return drawn
 
 
 def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tuple[list[Plot], str]:
@@ -466,48 +634,195 @@ def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
 # --- inside the methods -----------------------------------------------------------------------
 
 
-def _experts(runs: Sequence[Run]) -> tuple[list[tuple[str, list[Plot]]], int]:
-    """Plots of `diagnostics.npz`, of the first run of each method on each data set."""
-    from mmbench.bench import plots
+def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
+    """What `diagnostics.npz` holds, of the first run of each method on each data set.
 
-    seen, found, drawn, left_out = set(), [], 0, 0
+    Arrays of these names are understood: `router_weight` (pattern, expert) with `router_pattern`;
+    `collapse_index`; `retrieved_query_id` (query,), `retrieved_train_id` (query, K),
+    `retrieved_label_agreement` and pictures `retrieved_query_image`, `retrieved_train_image`;
+    `recovered` and `recovered_truth` (sample, ...). Others are drawn as they are, if small.
+    """
+    seen, found = set(), []
+    room = _Room(MATRICES)
     for run in runs:
         place = (run.spec.data_label, run.spec.scenario_name, _run_name(run))
         path = run.folder / "diagnostics.npz"
         if run.state != "done" or place in seen or not path.is_file():
             continue
         seen.add(place)
-        own = []
         with np.load(path, allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
-        for name in sorted(arrays, key=lambda n: (not n.startswith("routing/"), n)):
-            values = np.asarray(arrays[name])
-            usable = np.issubdtype(values.dtype, np.number) or values.dtype == bool
-            if not usable or values.ndim not in (1, 2) or not 0 < max(values.shape) <= LARGEST:
-                continue
-            values = values.astype(float)
-            if not values.size or (values.ndim == 1 and not np.isfinite(values).all()):
-                continue
-            if drawn == MATRICES:
-                left_out += 1
-                continue
-            drawn += 1
-            known = values[np.isfinite(values)]
-            ends = f"from {known.min():.3g} to {known.max():.3g}" if known.size else "undefined"
-            alt = f"{name} of {place[2]} on {place[0]}, {place[1]}: {ends}"
-            if values.ndim == 1:
-                svg = plots.bars(values, [str(i) for i in range(len(values))], alt=alt, across=name)
-            else:
-                svg = plots.heat(
-                    values,
-                    [str(i) for i in range(values.shape[0])],
-                    [str(i) for i in range(values.shape[1])],
-                    alt=alt,
-                )
-            own.append((svg, f"{name}, {' by '.join(str(n) for n in values.shape)}"))
-        if own:
-            found.append((f"{place[2]} on {place[0]}, {place[1]}, seed {run.spec.seed}", own))
-    return found, left_out
+        of = f"{place[2]} on {place[0]}, {place[1]}"
+        own = Inside(f"{of}, seed {run.spec.seed}")
+        _routers(own, arrays, of, room)
+        _retrieved(own, arrays, of, room)
+        _recovered(own, arrays, of, room)
+        _matrices(own, arrays, of, room)
+        if own.plots or own.tables:
+            found.append(own)
+    return found, room.refused
+
+
+class _Room:
+    """How many plots a page may still hold, and how many it had to refuse."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.refused = 0
+
+    def take(self) -> bool:
+        if self.left == 0:
+            self.refused += 1
+            return False
+        self.left -= 1
+        return True
+
+
+def _routers(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
+    """How much each expert counts for each pattern of presence."""
+    from mmbench.bench import plots
+
+    names, index = arrays.pop("router_pattern", None), arrays.pop("collapse_index", None)
+    words = "" if index is None else f" Collapse index {_numbers(index)}."
+    weight = arrays.get("router_weight")
+    if not _drawable(weight) or weight.ndim != 2:
+        if words:
+            own.tables.append((words.strip(), [], []))
+        return
+    del arrays["router_weight"]
+    if not room.take():
+        return
+    fits = names is not None and names.shape == weight.shape[:1]
+    rows = [str(name) for name in names] if fits else [str(i) for i in range(len(weight))]
+    alt = (
+        f"router weights of {of}, {len(rows)} patterns by {weight.shape[1]} experts: "
+        + "; ".join(
+            f"{name} mostly expert {int(np.nan_to_num(row).argmax())}"
+            for name, row in zip(rows[:12], weight, strict=False)
+        )
+    )
+    experts = [str(i) for i in range(weight.shape[1])]
+    svg = plots.heat(weight, rows, experts, alt=alt, across="expert")
+    own.plots.append((svg, f"Weight of each expert by present modalities.{words}"))
+
+
+def _retrieved(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
+    """Which training samples were retrieved for the first queries, in numbers and pictures."""
+    from mmbench.bench import plots
+
+    query, train = arrays.get("retrieved_query_id"), arrays.get("retrieved_train_id")
+    if query is None or train is None or query.ndim != 1 or train.shape[:1] != query.shape:
+        return
+    agreement = arrays.get("retrieved_label_agreement")
+    pictures = [arrays.get(f"retrieved_{side}_image") for side in ("query", "train")]
+    for name in [n for n in arrays if n.startswith("retrieved_")]:
+        del arrays[name]
+    train = train.reshape(len(query), -1)
+    head, rows = ["query", "retrieved training samples"], []
+    each = agreement is not None and agreement.shape[:1] == query.shape
+    for i in range(min(EXAMPLES, len(query))):
+        rows.append([str(query[i]), ", ".join(str(j) for j in train[i, :NEIGHBOURS])])
+        if each:
+            rows[-1].append(_numbers(np.mean(agreement[i])))
+    caption = f"{len(query)} queries; sample ids."
+    if agreement is not None and agreement.size:
+        caption += f" Their labels agree in a share of {float(np.mean(agreement)):.2f}."
+    own.tables.append((caption, [*head, "same label"] if each else head, rows))
+    if all(p is not None and p.dtype == np.uint8 for p in pictures) and room.take():
+        of_query, of_train = pictures
+        shown = min(PICTURES, len(of_query), len(of_train))
+        alt = f"pictures of {shown} queries of {of} and what was retrieved for each"
+        svg = plots.gallery(
+            [_picture(p) for p in of_query[:shown]],
+            [[_picture(p) for p in row[:NEIGHBOURS]] for row in of_train[:shown]],
+            labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:shown]],
+            alt=alt,
+        )
+        own.plots.append((svg, "Queries and the training samples retrieved for them."))
+
+
+def _picture(values: Any) -> Any:
+    """Rows and columns with colours last, as small as it is shown."""
+    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[-1] not in (3, 4):
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    step = -(-max(values.shape[:2]) // 128)
+    return np.ascontiguousarray(values[::step, ::step])
+
+
+def _recovered(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
+    """Where recovered features lie among the true ones, laid out in the plane."""
+    from mmbench.bench import plots
+
+    found, truth = arrays.get("recovered"), arrays.get("recovered_truth")
+    if found is None or truth is None or found.shape != truth.shape or found.ndim < 2:
+        return
+    del arrays["recovered"], arrays["recovered_truth"]
+    keep = np.linspace(0, len(found) - 1, min(len(found), POINTS_IN_PLANE)).astype(int)
+    both = np.stack([truth[keep], found[keep]]).astype(float).reshape(2, len(keep), -1)
+    if len(keep) < 3 or not np.isfinite(both).all() or not room.take():
+        return
+    plane, how = _in_plane(both.reshape(2 * len(keep), -1))
+    error = float(np.sqrt(((both[0] - both[1]) ** 2).mean()))
+    spread = float(both[0].std())
+    alt = (
+        f"recovered features of {of} beside the true ones, {len(keep)} samples: root mean square "
+        f"error {error:.3g}, spread of the true ones {spread:.3g}"
+    )
+    svg = plots.pairs(plane[: len(keep)], plane[len(keep) :], alt=alt)
+    own.plots.append(
+        (svg, f"Recovered features joined to the true ones ({how}). Error {error:.3g}, spread of "
+              f"the true ones {spread:.3g}.")
+    )  # fmt: skip
+
+
+def _in_plane(points: Any) -> tuple[Any, str]:
+    """t-SNE, or principal components where scikit-learn is not installed or points are few."""
+    centred = points - points.mean(axis=0)
+    if len(points) < 20 or importlib.util.find_spec("sklearn") is None:
+        left, size, _ = np.linalg.svd(centred, full_matrices=False)
+        plane = np.zeros((len(points), 2))
+        plane[:, : min(2, len(size))] = (left * size)[:, :2]
+        return plane, "principal components"
+    from sklearn.manifold import TSNE
+
+    plane = TSNE(perplexity=min(30, len(points) // 4), init="random", random_state=0)
+    return plane.fit_transform(centred).astype(float), "t-SNE"
+
+
+def _matrices(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
+    """Draw whatever else is small enough: rows and columns by number."""
+    from mmbench.bench import plots
+
+    for name in sorted(arrays, key=lambda n: (not n.startswith("routing/"), n)):
+        values = arrays[name]
+        if not _drawable(values):
+            continue
+        values = values.astype(float)
+        if (values.ndim == 1 and not np.isfinite(values).all()) or not room.take():
+            continue
+        known = values[np.isfinite(values)]
+        ends = f"from {known.min():.3g} to {known.max():.3g}" if known.size else "undefined"
+        alt = f"{name} of {of}: {ends}"
+        rows = [str(i) for i in range(len(values))]
+        if values.ndim == 1:
+            svg = plots.bars(values, rows, alt=alt, across=name)
+        else:
+            svg = plots.heat(values, rows, [str(i) for i in range(values.shape[1])], alt=alt)
+        own.plots.append((svg, f"{name}, {' by '.join(str(n) for n in values.shape)}"))
+
+
+def _drawable(values: Any) -> bool:
+    """Whether an array is numbers in one or two axes, none of them long or empty."""
+    if values is None or values.ndim not in (1, 2) or not values.size:
+        return False
+    usable = np.issubdtype(values.dtype, np.number) or values.dtype == bool
+    return bool(usable and max(values.shape) <= LARGEST)
+
+
+def _numbers(values: Any) -> str:
+    return ", ".join(f"{float(v):.3g}" for v in np.ravel(values)[:8])
 
 
 # --- holes ------------------------------------------------------------------------------------
@@ -684,6 +999,8 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
     table = pd.concat(kept) if kept else board
     columns: dict[str, JSON] = {}
     for name in TABLE:
+        if name not in table:
+            continue  # a leaderboard of before that column
         column = table[name]
         numeric = name not in ("data", "scenario", "condition", "name", "metric", "seeds", "note")
         if numeric:

@@ -222,12 +222,13 @@ def _weighted_scores(
 ) -> Scores:
     if weight.shape[1] != len(logits):
         raise ValueError(f"{weight.shape[1]} weights for {len(logits)} samples; give one for each")
-    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+    total = weight.sum(axis=1)  # infinite or NaN where a weight is; two passes, not four
+    if weight.size and not (weight.min() >= 0 and np.isfinite(total).all()):
         raise ValueError("weights must be finite and >= 0; drop the samples that have none")
     if not _are_numbers(logits, task_kind):
         return np.full(len(weight), np.nan)
     scores = np.full(len(weight), np.nan)
-    filled = weight.any(axis=1)
+    filled = total > 0
     if filled.all():
         scores[:] = found.function(logits, target, weight)
     elif filled.any():

@@ -40,7 +40,8 @@
     mean: "score", rank: "rank", rank_borda: "mean rank", p_vs_best: "p against best",
     regret_to_bayes: "below best possible", seeds: "trainings", missing_rate_realised: "missing rate",
     incomplete_rate_realised: "incomplete", params_total: "parameters", train_s: "training, s",
-    infer_ms_per_sample: "inference, ms", peak_mib: "peak, MiB", effective_n: "samples", note: "note",
+    params_trainable: "trainable", flops_per_sample: "operations", infer_ms_std: "± ms",
+    energy_j: "energy, J", infer_ms_per_sample: "inference, ms", peak_mib: "peak, MiB", effective_n: "samples", note: "note",
   };
   const short = (value) => {
     if (value === null) return "–";
@@ -61,8 +62,9 @@
     const varies = (name) => columns[name].values.length > 1;
     const shown = ["name", "data", "scenario", "condition", "metric", "mean", "rank", "seeds",
       "rank_borda", "p_vs_best", "regret_to_bayes", "missing_rate_realised",
-      "incomplete_rate_realised", "effective_n", "params_total", "train_s", "infer_ms_per_sample",
-      "peak_mib", "note"].filter((name) => columns[name]
+      "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
+      "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
+      "note"].filter((name) => columns[name]
         && (!["scenario", "data", "condition"].includes(name) || varies(name)));
     const controls = document.getElementById("board-controls");
     const status = document.getElementById("board-status");
@@ -252,6 +254,15 @@
     words.addEventListener("input", later(filter));
     filter();
   };
+  // --- a sweep that runs -----------------------------------------------------------------------
+  const follow = () => {
+    const busy = () => document.hidden || document.querySelector("details.run[open]")
+      || ["INPUT", "SELECT"].includes(document.activeElement.tagName)
+      || [...document.querySelectorAll("input")].some((input) => input.value !== "")
+      || String(getSelection()) !== "";
+    setInterval(() => { if (!busy()) location.reload(); }, 5000);
+  };
+  if ("watched" in document.body.dataset) follow();
   board();
   const details = document.getElementById("runs-details");
   details.addEventListener("toggle", () => { if (details.open) runs(); }, { once: true });

@@ -1,0 +1,55 @@
+"""Numbers that take long to compute from predictions, kept until a run below them changes."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbench.bench.record import Run, fingerprint, write_json
+
+FILE = "computed.json"  # beside the runs; may be deleted at any time
+
+
+class Kept:
+    """A file of numbers by name, each with a mark of the runs that it was computed from.
+
+    Args:
+        folder: Folder of the runs, where the file lies; None = nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / FILE
+        self._found: dict[str, Any] = {}
+        self._new = False
+        if self._path is not None and self._path.is_file():
+            try:
+                words = json.loads(self._path.read_text(encoding="utf-8"))
+            except ValueError:
+                words = None  # cut off or edited: compute again
+            self._found = words if isinstance(words, dict) else {}
+
+    def __call__(
+        self, name: Sequence[str], runs: Sequence[Run], make: Callable[[], list[float]]
+    ) -> list[float]:
+        """Return the numbers of that name; computed if they are not there, or not of these runs.
+
+        Args:
+            name: What the numbers are.
+            runs: All finished runs that they depend on.
+            make: Computes them.
+        """
+        if self._path is None:
+            return make()
+        key, mark = json.dumps(list(name)), fingerprint(runs)
+        entry = self._found.get(key)
+        if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == mark):
+            entry = self._found[key] = [mark, make()]
+            self._new = True
+        numbers: list[float] = entry[1]
+        return numbers
+
+    def write(self) -> None:
+        """Write the file by rename if there is anything new."""
+        if self._new and self._path is not None:
+            write_json(self._path, self._found)
+            self._new = False
