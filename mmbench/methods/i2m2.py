@@ -76,7 +76,7 @@ class I2M2(Method):
         "Jointly Modeling Inter- & Intra-Modality Dependencies for Multi-Modal Learning",
         "NeurIPS",
         2024,
-        "https://arxiv.org/abs/2405.17613",
+        "https://openreview.net/forum?id=XAKALzI3Gw",
     )
     applies = Applies(min_modalities=2)
 
