@@ -1,0 +1,303 @@
+"""RAGPT: fill gaps with filtered means of similar samples, and prompt with what resembles a sample.
+
+A frozen multimodal transformer is given three things by similar complete training samples: the
+tokens of a missing modality, their mean sharpened by a learned filter over frequencies (missing
+modality generator); prompts in which a sample's own tokens read the neighbours' tokens of the same
+modality (context-aware prompter); and the mean of their labels as one more token.
+
+Paper: Lang et al., "Retrieval-Augmented Dynamic Prompt Tuning for Incomplete Multimodal Learning",
+AAAI 2025. https://arxiv.org/abs/2501.01120, code https://github.com/Jian-Lang/RAGPT
+
+Notation: E_m (B, N_m, D) tokens of modality m; R_m (B, K, N_m, D) those of its neighbours; F mean
+of R_m over K; W filter; Ê_m the tokens made for a missing m; P_m (B, b, D) its prompt; l the layer
+before which prompts are inserted; Lab (C, D) label vectors.
+
+Differences from the paper:
+- It has text and image; here any number of modalities: a generator and a prompt for each, and a
+  missing modality's neighbours are found by the sum of the cosines of those that are there.
+- The filter is one on the real spectrum (N_m // 2 + 1 frequencies): of a full complex one only
+  the Hermitian part acts on real tokens. Half the weights, the same functions, the same start.
+- K has no bias: it would cancel in the softmax.
+- Samples are found by raw features (`mmbench.layers.memory`), not by CLIP's. The bank holds
+  training samples alone; the released code adds those of validation, which then find themselves
+  and their own label. Only complete samples are in it, under `full_access` all.
+- Padding is neither averaged nor read; made tokens are read where a neighbour has one.
+- Where neighbours differ by modality, the label is that of those found by the image, or by the
+  first modality if there is none, as in the released code.
+- Tokens of an image keep their order; the released code shuffles them, and then filters noise.
+- In two towers of different widths, tokens go through a learned Linear before the attention, and
+  prompts through another after it.
+- Not redone either: the released code averages the b tokens of a prompt into one and, where both
+  modalities may be missing, inverts integers for a mask, so that -1 and -2 times the made tokens
+  are added.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.lent import (
+    LabelPrompt,
+    attend_pooled,
+    fit_width,
+    mean_lent,
+    mean_target,
+    pool_rows,
+)
+from mmbench.layers.memory import Memory
+from mmbench.layers.retrieval import queries
+from mmbench.method import Applies, Paper
+from mmbench.prompted import PromptMethod, Regime
+
+Tokens = Float[Tensor, "batch token dim"]
+Read = Bool[Tensor, "batch token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """What the neighbours of a batch lend of one modality.
+
+    Args:
+        rows: Which rows of the memory they are.
+        tokens: R_m.
+        read: Which of these are no padding.
+    """
+
+    rows: Int[Tensor, "batch rank"]
+    tokens: Float[Tensor, "batch rank token dim"]
+    read: Bool[Tensor, "batch rank token"]
+
+
+class Generator(nn.Module):
+    """Missing modality generator: Ê = Linear(LN(F + Dropout(IFFT(W ⊙ FFT(F))))).
+
+    The transform runs over tokens, each feature by itself: a circular convolution of the tokens
+    with a learned kernel.
+
+    Args:
+        tokens: N_m.
+        dim: D.
+        dropout: Of what is filtered, in [0, 1).
+    """
+
+    def __init__(self, tokens: int, dim: int, *, dropout: float) -> None:
+        super().__init__()
+        self.tokens = tokens
+        # the Hermitian part of N_m x D draws from a complex normal, as two reals for the optimiser
+        full = torch.randn(tokens, dim, dtype=torch.cfloat)
+        half = (full + full.roll(-1, 0).flip(0).conj())[: tokens // 2 + 1] / 2
+        self.spectrum = nn.Parameter(torch.view_as_real(half).clone())
+        self.drop = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, dim)
+
+    def filter(self, x: Tokens) -> Tokens:
+        """Multiply frequencies by W."""
+        spectrum = torch.fft.rfft(x.float(), dim=1) * torch.view_as_complex(self.spectrum)
+        filtered: Tensor = torch.fft.irfft(spectrum, n=self.tokens, dim=1)
+        return filtered
+
+    def forward(self, mean: Tokens) -> Tokens:
+        """Sharpen the mean of the neighbours' tokens."""
+        z: Tensor = self.out(self.norm(mean + self.drop(self.filter(mean))))
+        return z
+
+
+class Prompter(nn.Module):
+    """Context-aware prompter: own tokens attend to the neighbours' of the same modality.
+
+    P_m = Pool(Softmax((T W_Q)(R W_K)ᵀ / √D) R W_V) over the tokens of all K neighbours at once;
+    one head, one set of weights for all modalities.
+
+    Args:
+        widths: D of each modality; attention has that of the first.
+        length: b.
+    """
+
+    def __init__(self, widths: list[int], length: int) -> None:
+        super().__init__()
+        dim, self.length = widths[0], length
+        self.enter = nn.ModuleList(fit_width(width, dim) for width in widths)
+        self.q, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim, bias=False)
+        self.leave = nn.ModuleList(fit_width(dim, width) for width in widths)
+
+    def forward(
+        self, m: int, own: Tokens, read: Read, lent: Lent
+    ) -> Float[Tensor, "batch prompt dim"]:
+        """The prompt of one modality.
+
+        Args:
+            m: Which one.
+            own: A sample's own tokens, or those made for it.
+            read: Which of these are read; they come first.
+            lent: Of the neighbours.
+        """
+        enter = self.enter[m]
+        folded = self.q(enter(own)) @ self.k.weight * self.k.in_features**-0.5
+        pool = pool_rows(read, self.length)
+        z = attend_pooled(folded, enter(lent.tokens), lent.read, pool, jointly=True)
+        prompt: Tensor = self.leave[m](self.v(z))
+        return prompt
+
+
+class RAGPT(PromptMethod):
+    """Retrieval-augmented dynamic prompts on a frozen transformer.
+
+    Args:
+        task: What goes in and what is predicted.
+        backbone: "small", or "vilt:/folder", "clip:/folder", "blip2:/folder".
+        frozen: See `PromptMethod`.
+        warm_epochs: Epochs in which the small backbone learns, >= 1.
+        dim: D of the small backbone.
+        depth: L of the small backbone.
+        neighbours: K, 1..64.
+        prompt_length: b, >= 1.
+        insert_at: l, layer before which prompts are inserted, from 0.
+        dropout: Of what the filter adds, in [0, 1).
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    paper = Paper(
+        "Retrieval-Augmented Dynamic Prompt Tuning for Incomplete Multimodal Learning",
+        "AAAI",
+        2025,
+        "https://arxiv.org/abs/2501.01120",
+    )
+    applies = Applies(min_modalities=2, complete_rows=True)
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        backbone: str = "small",
+        frozen: Regime | None = None,
+        warm_epochs: int = 20,
+        dim: int = 128,
+        depth: int = 4,
+        neighbours: int = 5,
+        prompt_length: int = 6,
+        insert_at: int = 1,
+        dropout: float = 0.2,
+        lr: float = 1e-3,
+        weight_decay: float = 2e-2,
+    ) -> None:
+        super().__init__(
+            task,
+            backbone=backbone,
+            frozen=frozen,
+            warm_epochs=warm_epochs,
+            dim=dim,
+            depth=depth,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
+        if not 0 <= insert_at < self.backbone.depth:
+            raise ValueError(
+                f"prompts cannot enter at layer {insert_at}; the backbone has the layers "
+                f"0 to {self.backbone.depth - 1}"
+            )
+        if prompt_length < 1:
+            raise ValueError(f"prompt_length must be at least 1, found {prompt_length}")
+        self.insert_at = insert_at
+        images = [m.name for m in task.modalities if m.kind == "image"]
+        self.label_by = (*images, task.names[0])[0]
+        self.memory = Memory(task, neighbours)
+        widths, counts = self.backbone.widths, self.backbone.counts
+        self.generators = nn.ModuleList(
+            Generator(counts[name], widths[name], dropout=dropout) for name in task.names
+        )
+        self.prompter = Prompter([widths[name] for name in task.names], prompt_length)
+        streams = [widths[stream[0]] for stream in self.backbone.streams]
+        self.label = LabelPrompt(task.num_outputs, streams, self.backbone.pooled_width)
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Keep the complete training samples to find neighbours among.
+
+        Raises:
+            ValueError: If fewer than two samples are complete.
+        """
+        self.memory.fill(train)
+        if len(self.memory) < 2:
+            raise ValueError(
+                "neighbours are looked for among complete training samples, at least 2, but "
+                f"there are {len(self.memory)}; show more, or take the regime full_access"
+            )
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Predict from what is present."""
+        lent = self.retrieve(batch)
+        tokens, read = self.complete(batch, lent)
+        return self.predict(tokens, read, lent)
+
+    def retrieve(self, batch: Batch) -> dict[str, Lent]:
+        """Modality -> what K similar complete training samples lend of it.
+
+        A modality that a sample has is looked up by itself, one that it lacks by all it has.
+        """
+        everything = self.memory.everything()
+        found = {}
+        for m, name in enumerate(self.task.names):
+            rows = self.memory.neighbours(_looked_up_by(batch, m)).rows
+            tokens = self.memory.tokens(name, rows, self.backbone.embedder(name))
+            found[name] = Lent(rows, tokens, self.backbone.real(name, everything)[rows])
+        return found
+
+    def complete(
+        self, batch: Batch, lent: Mapping[str, Lent]
+    ) -> tuple[dict[str, Tokens], dict[str, Read]]:
+        """Make the tokens that are missing; say which tokens are read."""
+        tokens, read = self.backbone.tokens(batch), self.backbone.keys(batch)
+        for m, (name, lacks) in enumerate(
+            zip(self.task.names, queries(batch.presence), strict=True)
+        ):
+            if not len(lacks):
+                continue
+            own, has = tokens[name], batch.has(name)[:, None]
+            mean, there = mean_lent(lent[name].tokens[lacks], lent[name].read[lacks])
+            made = self.generators[m](mean).to(own)
+            gap = torch.zeros_like(own).index_copy(0, lacks, made)
+            tokens[name] = torch.where(has[:, :, None], own, gap)
+            read[name] = read[name].index_copy(0, lacks, there) & ~has | read[name] & has
+        return tokens, read
+
+    def predict(
+        self,
+        tokens: Mapping[str, Tokens],
+        read: Mapping[str, Read],
+        lent: Mapping[str, Lent],
+    ) -> Float[Tensor, "batch output"]:
+        """Run the transformer with label and prompts in it, and compare with all labels."""
+        prompts = {
+            name: self.prompter(m, tokens[name], read[name], lent[name])
+            for m, name in enumerate(self.task.names)
+        }
+        target = self.memory.target[lent[self.label_by].rows]
+        label = self.label(mean_target(target, self.task))
+
+        def insert(layer: int, stream: int) -> Tensor | None:
+            if layer != self.insert_at:
+                return None
+            parts = [prompts[name] for name in self.backbone.streams[stream]]
+            return torch.cat([self.label.token(label, stream), *parts], 1)
+
+        return self.label.compare(self.backbone.run(tokens, read, insert, at=0), label)
+
+
+def _looked_up_by(batch: Batch, m: int) -> Batch:
+    """Samples that have modality m with that alone, the others with all they have.
+
+    What is hidden is not zeroed: features are taken through `Batch.embed`, which does that.
+    """
+    column = torch.arange(len(batch.modalities), device=batch.presence.device) == m
+    alone = batch.presence[:, m : m + 1] & ~column
+    return replace(batch, presence=batch.presence & ~alone)
