@@ -46,8 +46,15 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
-from mmbench.layers.encoders import window_weights
 from mmbench.layers.fusion import masked_mean
+from mmbench.layers.lent import (
+    LabelPrompt,
+    attend_pooled,
+    fit_width,
+    mean_lent,
+    mean_target,
+    pool_rows,
+)
 from mmbench.layers.memory import Memory, Neighbours, take
 from mmbench.layers.retrieval import hashed, queries
 from mmbench.layers.stacked import StackedLinear
@@ -193,12 +200,10 @@ class Translator(nn.Module):
 
 
 class NeighbourAttention(nn.Module):
-    """Attention to each neighbour's tokens, pooled to b rows, averaged (Eq. 5 and 6).
+    """Pool(Softmax(Q Kᵀ / √D) V) for each neighbour, projected and averaged (Eq. 5 and 6).
 
-    Softmax(Q Kᵀ / √D) V, adaptive pooling of its rows, output projection and mean over the
-    neighbours, rearranged exactly: K's projection goes to the query, so neighbours are never
-    projected; rows of attention are pooled before they meet the neighbours; and as rows sum to
-    one, V's projection and the output's come last, on b rows.
+    In the order that costs least, and exactly: the projection of the keys goes to the query, so
+    neighbours are never projected; those of values and output come last, on b rows.
 
     Args:
         dim: D.
@@ -214,25 +219,13 @@ class NeighbourAttention(nn.Module):
         self,
         query: Float[Tensor, "batch row dim"],
         lent: Float[Tensor, "batch rank token dim"],
-        read: Bool[Tensor, "batch rank token"] | None,
+        read: Bool[Tensor, "batch rank token"],
         pool: Float[Tensor, "batch prompt row"],
     ) -> Float[Tensor, "batch prompt dim"]:
-        """Prompts from neighbours.
-
-        Args:
-            query: Q before its projection.
-            lent: Keys and values before theirs, K neighbours.
-            read: Which of those tokens take part; None = all.
-            pool: Weights that average rows, b of them.
-        """
-        k, tokens = lent.shape[1:3]
-        flat = lent.flatten(1, 2)  # (B, K N, D)
-        folded = self.q(query) @ self.k.weight * query.shape[-1] ** -0.5
-        scores = (folded @ flat.transpose(1, 2)).unflatten(2, (k, tokens))
-        if read is not None:
-            scores = scores.masked_fill(~read[:, None], torch.finfo(scores.dtype).min)
-        attention = pool.to(scores.dtype) @ scores.softmax(3).flatten(2)  # (B, b, K N)
-        prompt: Tensor = self.out(self.v(attention @ flat / k))
+        """Prompts from neighbours; the arguments are those of `attend_pooled`, unprojected."""
+        folded = self.q(query) @ self.k.weight * self.k.in_features**-0.5
+        z = attend_pooled(folded, lent, read, pool, jointly=False)
+        prompt: Tensor = self.out(self.v(z))
         return prompt
 
 
@@ -264,8 +257,8 @@ class Prompter(nn.Module):
             return
         dim = widths[self.names[0]]
         self.attend = NeighbourAttention(dim, bias=bias)
-        self.enter = nn.ModuleList(_fit(width, dim) for width in widths.values())
-        self.leave = nn.ModuleList(_fit(dim, width) for width in widths.values())
+        self.enter = nn.ModuleList(fit_width(width, dim) for width in widths.values())
+        self.leave = nn.ModuleList(fit_width(dim, width) for width in widths.values())
 
     def forward(
         self,
@@ -283,12 +276,12 @@ class Prompter(nn.Module):
         if self.kind == "intra":
             rows = {name: (enter[name](own[name]), own_read[name]) for name in self.names}
         else:
-            rows = {name: _mean_of(keys[name], lent.read[name]) for name in self.names}
+            rows = {name: mean_lent(keys[name], lent.read[name]) for name in self.names}
         prompts = {}
         for name, leave in zip(self.names, self.leave, strict=True):
             asked = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
             parts = [
-                self.attend(query, keys[name], lent.read[name], _windows(read, self.length))
+                self.attend(query, keys[name], lent.read[name], pool_rows(read, self.length))
                 for query, read in asked
             ]
             prompts[name] = leave(torch.stack(parts).mean(0))
@@ -301,25 +294,8 @@ class Prompter(nn.Module):
         others = [rows[other] for other in self.names if other != name]
         if len(others) < 3:
             return others
-        query = torch.cat([_windows(read, self.length) @ x for x, read in others], 1)
+        query = torch.cat([pool_rows(read, self.length) @ x for x, read in others], 1)
         return [(query, torch.ones_like(query[..., 0], dtype=torch.bool))]
-
-
-def _fit(width: int, dim: int) -> nn.Module:
-    return nn.Identity() if width == dim else nn.Linear(width, dim)
-
-
-def _mean_of(
-    x: Float[Tensor, "batch rank token dim"], read: Bool[Tensor, "batch rank token"]
-) -> tuple[Float[Tensor, "batch token dim"], Bool[Tensor, "batch token"]]:
-    """Mean over the neighbours that have a token at a place, and where there is any."""
-    share = read / read.sum(1, keepdim=True).clamp_min(1)
-    return torch.einsum("bkn,bknd->bnd", share.to(x.dtype), x), read.any(1)
-
-
-def _windows(read: Tensor, length: int) -> Float[Tensor, "batch prompt row"]:
-    """Adaptive average pooling of the rows that are read, which come first."""
-    return window_weights(read.sum(1), read.shape[1], length)
 
 
 class Redeem(PromptMethod):
@@ -446,12 +422,8 @@ class Redeem(PromptMethod):
             else Prompter(widths, self.how.prompt_length, prompter, bias=bias)
         )
         if self.how.label_prompt:
-            width = widths[task.names[0]]
-            self.labels = nn.Parameter(torch.randn(task.num_outputs, width))
-            self.fit_label = nn.ModuleList(
-                _fit(width, widths[stream[0]]) for stream in self.backbone.streams
-            )
-            self.head: nn.Module = _label_head(self.backbone.pooled_width, width)
+            streams = [widths[stream[0]] for stream in self.backbone.streams]
+            self.label = LabelPrompt(task.num_outputs, streams, self.backbone.pooled_width)
         else:
             self.head = self.make_head()
         self._shown: list[tuple[Tensor, ...]] = []
@@ -527,7 +499,8 @@ class Redeem(PromptMethod):
                 read[name] = torch.ones_like(tokens[name][..., 0], dtype=torch.bool)
             else:
                 read[name] = self.backbone.real(name, everything)[rows[name]]
-        return Retrieved(rows, tokens, read, self.label_of(rows))
+        target = self.memory.target[rows[self.by]]
+        return Retrieved(rows, tokens, read, mean_target(target, self.task))
 
     def find(self, batch: Batch) -> Neighbours:
         """Rows of the memory, by likeness or at random."""
@@ -535,30 +508,28 @@ class Redeem(PromptMethod):
             return self.memory.neighbours(batch)
         return self.memory.sample(batch, hashed(self.draw_key, batch.sample_id))
 
-    def label_of(self, rows: Mapping[str, Tensor]) -> Float[Tensor, "batch output"]:
-        """Mean target of the neighbours; of those found by the image, if they differ."""
-        target = self.memory.target[rows[self.by]]
-        if self.task.kind == "single_label":
-            target = nn.functional.one_hot(target, self.task.num_outputs)
-        return target.float().mean(1)
-
     def complete(self, batch: Batch, lent: Retrieved) -> tuple[dict[str, Tokens], dict[str, Read]]:
         """Make the tokens that are missing; say which tokens are read."""
-        tokens, keys = self.backbone.tokens(batch), self.backbone.keys(batch)
-        if self.how.attend_padding:
-            keys = {n: batch.has(n)[:, None].expand_as(key) for n, key in keys.items()}
+        tokens, keys = self.backbone.tokens(batch), self.keys(batch)
         filled, read = dict(tokens), dict(keys)
         for name, query in zip(self.task.names, queries(batch.presence), strict=True):
             if not len(query):
                 continue
             has = batch.has(name)[:, None]
-            read[name] = keys[name] | ~has
+            read[name] = torch.where(has, keys[name], lent.read[name].any(1))
             if self.kind == "none":
                 continue
             made = self.generate(name, query, batch.presence[query], tokens, keys, lent)
             gap = torch.zeros_like(tokens[name]).index_copy(0, query, made.to(tokens[name]))
             filled[name] = torch.where(has[:, :, None], tokens[name], gap)
         return filled, read
+
+    def keys(self, batch: Batch) -> dict[str, Read]:
+        """Which tokens of a batch are read."""
+        if self.how.attend_padding:
+            counts = self.backbone.counts
+            return {n: batch.has(n)[:, None].expand(-1, counts[n]) for n in self.task.names}
+        return self.backbone.keys(batch)
 
     def generate(
         self,
@@ -596,31 +567,30 @@ class Redeem(PromptMethod):
     ) -> Float[Tensor, "batch output"]:
         """Run the transformer with the prompts in it (Eq. 5 to 7), and the head."""
         prompts = {} if self.prompter is None else self.prompter(tokens, keys, lent)
-        label = lent.label @ self.labels if self.how.label_prompt else None
+        label = self.label(lent.label) if self.how.label_prompt else None
 
         def insert(layer: int, stream: int) -> Tensor | None:
             if layer != self.how.insert_at:
                 return None
             parts = [prompts[n] for n in self.backbone.streams[stream] if n in prompts]
             if label is not None:
-                parts = [self.fit_label[stream](label)[:, None], *parts]
+                parts = [self.label.token(label, stream), *parts]
             return torch.cat(parts, 1) if parts else None
 
-        z = self.backbone.run(tokens, keys, insert, None if label is None else 0)
-        if label is None:
-            output: Tensor = self.head(z)
-        else:
-            output = self.head(torch.cat([z, label], 1)) @ self.labels.T
+        if label is not None:
+            return self.label.compare(self.backbone.run(tokens, keys, insert, at=0), label)
+        output: Tensor = self.head(self.backbone.run(tokens, keys, insert))
         return output
 
     def reconstruction_error(
         self, tokens: Mapping[str, Tokens], batch: Batch, teacher: Batch
     ) -> Float[Tensor, ""]:
         """Mean squared error of the made tokens, over the samples and modalities hidden."""
-        truth = self.backbone.tokens(teacher)
+        truth, read = self.backbone.tokens(teacher), self.keys(teacher)
         errors, hidden = [], []
         for name in self.task.names:
-            errors.append((tokens[name] - truth[name].detach()).square().mean((1, 2)))
+            error = (tokens[name] - truth[name].detach()).square().mean(2)
+            errors.append(masked_mean(error, read[name]))
             hidden.append(teacher.has(name) & ~batch.has(name))
         where = torch.stack(hidden)
         return (torch.stack(errors) * where).sum() / where.sum().clamp_min(1)
@@ -682,22 +652,14 @@ class Redeem(PromptMethod):
         return {name: torch.cat(x) for name, x in parts.items()}
 
 
-def _label_head(pooled_width: int, width: int) -> nn.Sequential:
-    """From [pooled; label] to the width of the labels; weights N(0, 0.02²)."""
-    hidden = pooled_width + width
-    head = nn.Sequential(
-        nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, width)
-    )
-    for part in (head[0], head[3]):
-        nn.init.normal_(part.weight, std=0.02)
-        nn.init.zeros_(part.bias)
-    return head
-
-
 def _alone(batch: Batch, name: str) -> Batch:
-    """With this modality alone wherever a sample has it."""
-    others = torch.tensor([other != name for other in batch.modalities])
-    return batch.hide(batch.has(name)[:, None] & others.to(batch.presence.device))
+    """With this modality alone wherever a sample has it.
+
+    What is hidden is not zeroed: features are taken through `Batch.embed`, which does that.
+    """
+    column = torch.arange(len(batch.modalities), device=batch.presence.device)
+    others = batch.has(name)[:, None] & (column != batch.modalities.index(name))
+    return replace(batch, presence=batch.presence & ~others)
 
 
 def _incomplete(batches: list[Batch], most: int) -> list[Batch]:

@@ -1,0 +1,275 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mmbench.contract import TASKS, all_patterns, make_batch
+from mmbench.data.task import Modality, Task
+from mmbench.layers import memory
+from mmbench.layers.memory import Memory, nearest
+
+K = 5
+TASK = Task(
+    "single_label", (Modality("a", "vector", (6,)), Modality("b", "vector", (4,))), ("x", "y")
+)
+few = settings(derandomize=True, deadline=None, max_examples=40)
+
+
+def filled(task=TASK, presence=None, seed=1, k=K):
+    bank = Memory(task, k)
+    presence = torch.ones(40, len(task.modalities)).bool() if presence is None else presence
+    train = make_batch(task, presence, seed=seed)
+    bank.fill([train])
+    return bank.eval(), train
+
+
+def strangers(task=TASK, repeat=4, seed=2, garbage=None):
+    batch = make_batch(task, all_patterns(task, repeat), seed=seed, garbage=garbage)
+    return replace(batch, sample_id=1000 + batch.sample_id)
+
+
+def by_hand(query, keys, k, own):
+    scores = (query.double() @ keys.double().T).tolist()
+    order = []
+    for i, row in enumerate(scores):
+        others = [j for j in range(len(row)) if j != own[i]]
+        order.append(sorted(others, key=lambda j, row=row: (-row[j], j))[:k])
+    return order
+
+
+@few
+@given(st.integers(0, 300), st.integers(1, 5), st.integers(1, 9), st.integers(0, 10**6))
+def test_the_nearest_come_in_the_order_of_score_and_row(rows, queries, k, seed):
+    g = torch.Generator().manual_seed(seed)
+    # few values, so that most scores tie
+    keys = torch.randint(-1, 2, (rows, 3), generator=g).float()
+    query = torch.randint(-1, 2, (queries, 3), generator=g).float()
+    own = torch.randint(-1, max(rows, 1), (queries,), generator=g)
+    own = own if rows else torch.full_like(own, -1)
+    found, scores = nearest(query, keys, k, own)
+    there = scores > -math.inf
+    for i, expected in enumerate(by_hand(query, keys, k, own.tolist())):
+        assert found[i][there[i]].tolist() == expected
+        exact = query[i] @ keys[expected].T if expected else torch.zeros(0)
+        assert torch.equal(scores[i][there[i]], exact)
+
+
+def test_chunks_of_queries_change_nothing(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    query, keys = torch.randn(30, 8, generator=g), torch.randn(200, 8, generator=g)
+    own = torch.arange(30)
+    whole = nearest(query, keys, 3, own)
+    monkeypatch.setattr(memory, "SCORES", 1000)
+    for a, b in zip(whole, nearest(query, keys, 3, own), strict=True):
+        assert torch.allclose(a, b)
+    assert whole[0].tolist() == by_hand(query, keys, 3, own.tolist())
+
+
+@pytest.mark.parametrize("k", [0, 65])
+def test_an_impossible_number_of_neighbours_is_refused(k):
+    with pytest.raises(ValueError, match=f"1 to 64, found {k}"):
+        Memory(TASK, k)
+    with pytest.raises(ValueError, match=f"1 to 64, found {k}"):
+        nearest(torch.zeros(1, 2), torch.zeros(3, 2), k)
+
+
+def test_the_score_is_the_sum_of_cosines_over_what_the_query_has():
+    bank, train = filled()
+    ask = strangers()
+    found = bank.search(ask)
+    unit = {}
+    for name in TASK.names:
+        x = train.inputs[name].double()
+        mean, std = x.mean(0), x.std(0, correction=0)
+        z = (ask.inputs[name].double() - mean) / std
+        unit[name] = (
+            nn.functional.normalize(z, dim=1),
+            nn.functional.normalize((x - mean) / std, dim=1),
+        )
+    for i in range(len(ask)):
+        score = torch.zeros(40).double()
+        for m, name in enumerate(TASK.names):
+            if ask.presence[i, m]:
+                query, keys = unit[name]
+                score += keys @ query[i]
+        # cosines are kept to a thousandth; more than that apart, the order is theirs
+        chosen = score[train_row(bank, found.rows[i])]
+        best = score.sort(descending=True).values[:K]
+        assert torch.allclose(chosen, best, atol=3e-3)
+        assert len(set(found.rows[i].tolist())) == K
+    assert found.found.all()
+
+
+def train_row(bank, rows):
+    return bank.sample_id[rows]  # ids of the training batch are its positions
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
+def test_scores_are_the_same_to_the_last_bit_in_any_precision(task):
+    bank, _ = filled(task)
+    query = bank.look(strangers(task))
+    low = query @ bank.keys.T
+    assert torch.equal(low.double(), query.double() @ bank.keys.double().T)
+    lengths = query[:, : len(bank.features[0].mean)].norm(dim=1)
+    there = strangers(task).presence[:, 0]
+    assert torch.allclose(lengths[there], torch.ones(int(there.sum())), atol=5e-3)
+    assert not lengths[~there].any()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
+def test_neighbours_depend_on_no_other_sample_and_on_nothing_absent(task):
+    bank, _ = filled(task)
+    ask = strangers(task)
+    rows = bank.neighbours(ask).rows
+    dirty = bank.neighbours(strangers(task, garbage=float("nan"))).rows
+    assert torch.equal(rows, dirty)
+    for i in range(len(ask)):
+        alone = memory.take(ask, torch.tensor([i]))
+        assert torch.equal(bank.neighbours(alone).rows[0], rows[i])
+
+
+def test_equal_samples_are_found_in_the_order_of_their_rows():
+    train = make_batch(TASK, torch.ones(30, 2).bool(), seed=1)
+    same = {name: x[:10].repeat(3, 1) for name, x in train.inputs.items()}
+    bank = Memory(TASK, 3).eval()
+    bank.fill([replace(train, inputs=same)])
+    ask = memory.take(train, torch.arange(10))
+    rows = bank.search(replace(ask, sample_id=1000 + ask.sample_id)).rows
+    for i in range(10):
+        triple = [bank.row_of(torch.tensor([i + 10 * j])).item() for j in range(3)]
+        assert rows[i].tolist() == sorted(triple)
+
+
+def test_only_complete_samples_are_kept_and_none_finds_itself():
+    presence = all_patterns(TASK, 8)
+    bank, train = filled(presence=presence)
+    complete = train.sample_id[presence.all(1)]
+    assert sorted(bank.sample_id.tolist()) == complete.tolist()
+    assert torch.equal(bank.target, train.target[bank.sample_id])
+    found = bank.search(train)
+    assert set(bank.sample_id[found.rows].flatten().tolist()) <= set(complete.tolist())
+    assert not (bank.sample_id[found.rows] == train.sample_id[:, None]).any()
+
+
+def test_with_full_access_the_teacher_is_kept():
+    teacher = make_batch(TASK, torch.ones(12, 2).bool(), seed=1)
+    absent = torch.zeros(12, 2).bool()
+    absent[:8, 0] = True
+    train = replace(teacher.hide(absent), teacher=teacher)
+    bank = Memory(TASK, K)
+    bank.fill([train])
+    assert len(bank) == 12
+    row = bank.row_of(torch.tensor([3]))
+    assert torch.equal(bank.everything().inputs["a"][row], teacher.inputs["a"][3:4])
+    # what is looked for is the sample as the scenario shows it
+    hidden = bank.train().neighbours(train).rows
+    assert torch.equal(hidden, bank.search(replace(train, teacher=None)).rows)
+
+
+def test_training_samples_are_looked_up_only_as_they_were_seen():
+    bank, train = filled(presence=all_patterns(TASK, 8))
+    bank.train()
+    assert torch.equal(bank.neighbours(train).rows, bank.search(train).rows)
+    bank.train_rows.fill_(0)
+    assert not bank.neighbours(train).rows.any()  # looked up
+    more = train.hide(torch.tensor([[True, False]]) & train.presence.all(1, keepdim=True))
+    assert torch.equal(bank.neighbours(more).rows, bank.search(more).rows)
+    assert bank.neighbours(more).rows.any()
+    assert bank.eval().neighbours(train).rows.any()
+
+
+def test_a_short_list_begins_again():
+    bank, _ = filled(presence=torch.ones(3, 2).bool())
+    own = bank.search(
+        memory.take(make_batch(TASK, torch.ones(3, 2).bool(), seed=1), torch.arange(1))
+    )
+    assert own.found.tolist() == [[True, True, False, False, False]]
+    first, second = own.rows[0, :2].tolist()
+    assert own.rows.tolist() == [[first, second, first, second, first]]
+    lonely, train = filled(presence=torch.ones(1, 2).bool())
+    assert not lonely.search(train).found.any()
+
+
+def test_random_rows_are_distinct_and_never_the_query():
+    bank, train = filled()
+    found = bank.sample(train, train.sample_id)
+    assert all(len(set(rows)) == K for rows in found.rows.tolist())
+    assert not (bank.sample_id[found.rows] == train.sample_id[:, None]).any()
+    assert torch.equal(found.rows, bank.sample(train, train.sample_id).rows)
+    assert not torch.equal(found.rows, bank.sample(train, train.sample_id + 1).rows)
+
+
+class Embed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+        self.runs = 0
+
+    def forward(self, x, lengths):
+        self.runs += 1
+        return self.linear(x.unflatten(1, (3, 2)))
+
+
+def test_tokens_of_a_frozen_embedder_are_computed_once_and_follow_its_weights():
+    bank, _ = filled()
+    embed = Embed().requires_grad_(False)
+    rows = torch.tensor([[3, 1], [7, 7]])
+    expected = embed(bank.everything().inputs["a"], None)[rows]
+    for _ in range(3):
+        assert torch.allclose(bank.tokens("a", rows, embed), expected)
+    assert embed.runs == 2  # here, and there once
+    with torch.no_grad():
+        embed.linear.weight.mul_(2)
+    changed = embed(bank.everything().inputs["a"], None)[rows]
+    assert torch.allclose(bank.tokens("a", rows, embed), changed)
+
+
+def test_too_many_tokens_are_embedded_when_they_are_needed(monkeypatch):
+    monkeypatch.setattr(memory, "TABLE_BYTES", 10)
+    bank, _ = filled()
+    embed = Embed().requires_grad_(False)
+    rows = torch.tensor([[3, 1]])
+    expected = embed(bank.everything().inputs["a"], None)[rows]
+    assert torch.allclose(bank.tokens("a", rows, embed), expected)
+
+
+def test_an_embedder_that_learns_gets_its_gradient():
+    bank, _ = filled()
+    embed = Embed()
+    bank.tokens("a", torch.tensor([[3, 1]]), embed).sum().backward()
+    assert embed.linear.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
+def test_saved_weights_are_the_whole_memory(task):
+    bank, _ = filled(task)
+    fresh = Memory(task, K).eval()
+    fresh.load_state_dict(bank.state_dict())
+    ask = strangers(task)
+    assert torch.equal(fresh.neighbours(ask).rows, bank.neighbours(ask).rows)
+    assert torch.equal(fresh.target, bank.target)
+
+
+def test_words_beyond_the_columns_share_them():
+    modality = Modality("words", "tokens", (6,), vocab_size=50_000)
+    feature = memory.Feature(modality, 11)
+    x = torch.tensor([[7, 7, 49_999, 3, 0, 0], [7, 3, 7, 49_999, 5, 5]])
+    counts = feature.raw(x, torch.tensor([4, 4]))
+    assert counts.shape == (2, memory.BAG)
+    assert counts.sum(1).tolist() == [4, 4]
+    assert torch.equal(counts[0], counts[1])  # order and padding do not count
+
+
+def test_faiss_finds_the_same():
+    faiss = pytest.importorskip("faiss")
+    g = torch.Generator().manual_seed(0)
+    query, keys = torch.randn(50, 16, generator=g), torch.randn(3000, 16, generator=g)
+    index = faiss.IndexFlatIP(16)
+    index.add(keys.numpy())
+    assert torch.equal(
+        nearest(query, keys, 7)[0], torch.from_numpy(index.search(query.numpy(), 7)[1])
+    )
