@@ -802,7 +802,7 @@ class MoSARe(Method):
             return super().training_step(batch, batch_idx)
         optimiser = self.optimizers()
         assert isinstance(optimiser, LightningOptimizer)
-        done = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        done = self.current_epoch + batch_idx / max(1, self.trainer.num_training_batches)
         for group in optimiser.param_groups:
             group["lr"] = self.lr * released_schedule(done, self.trainer.max_epochs or 1, self.lr)
         goals, losses = self.goals, []
