@@ -182,7 +182,7 @@ class RAGPT(PromptMethod):
         backbone: str = "small",
         frozen: Regime | None = None,
         warm_epochs: int = 20,
-        dim: int = 128,
+        dim: int = 64,
         depth: int = 4,
         neighbours: int = 5,
         prompt_length: int = 6,

@@ -348,7 +348,7 @@ class Redeem(PromptMethod):
         backbone: str = "small",
         frozen: Regime | None = None,
         warm_epochs: int = 20,
-        dim: int = 128,
+        dim: int = 64,
         depth: int = 4,
         neighbours: int = 5,
         retriever: Literal["msa", "random", "none"] = "msa",
