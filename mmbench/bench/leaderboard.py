@@ -13,7 +13,7 @@ from scipy import stats
 
 from mmbench.bench.kept import Kept
 from mmbench.bench.record import IPW, Run, read_metrics, read_predictions, read_records
-from mmbench.bench.robustness import RANKED, degraded, pooled
+from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.statistics import best, bootstrap, holm, mean_ranks, paired_p
 from mmbench.metrics.metric import Better, higher_is_better
 
@@ -116,6 +116,8 @@ def robustness(
     if compare is not None and not compare.endswith(IPW):
         more = pooled(runs, found, compare, Kept(None) if kept is None else kept)
         measured = pd.concat([measured, more]) if len(more) else measured
+        place = measured["mechanism"].map(MEASURES.index)
+        measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
     cells = _cells(runs, measured)
     if cells.empty:
         return pd.DataFrame(columns=list(ROBUSTNESS))
@@ -409,7 +411,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80re
 body {{ padding: 0 1rem }}
 div {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8886 }}
+th, td {{ padding: .25rem .7rem; text-align: right; white-space: nowrap }}
+th, td {{ border-bottom: 1px solid #8886 }}
 th:first-child {{ text-align: left }}
 </style>
 </head>

@@ -208,7 +208,7 @@ def heat(
     """
     values = np.asarray(values, np.float64)
     n, m = values.shape
-    left = min(130.0, 14 + 5.8 * max((len(_short(r)) for r in rows), default=0))
+    left = min(150.0, 14 + 6.4 * max((len(_short(r)) for r in rows), default=0))
     wide = max(WIDTH, left + 34 + 14.0 * m) if m > 20 else WIDTH
     cell = (wide - left - 10) / max(m, 1)
     tall = 17.0 if n <= 40 else 9.0
@@ -346,8 +346,7 @@ def pairs(
     plain = {"linestyle": "none", "markersize": 4.5}
     ax.plot(*truth.T, marker="o", markerfacecolor="none", color=PALETTE[0], label="true", **plain)
     ax.plot(*found.T, marker="s", markeredgewidth=0, color=PALETTE[1], label="recovered", **plain)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.axis("off")
     ax.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderpad=0,
         handletextpad=0.2,
@@ -566,7 +565,9 @@ def _noted(of: Line | Dot) -> str:
 
 
 def _number(value: float, span: float) -> str:
-    if abs(value) >= 1000 or (value and abs(value) < 0.001):
+    if abs(value) < span / 1e6:
+        return "0.00"  # what rounding left of it
+    if abs(value) >= 1000 or abs(value) < 0.001:
         return f"{value:.0e}"
     if abs(value) >= 10 and span >= 1:
         return f"{value:.0f}"

@@ -27,6 +27,10 @@ from mmbench.metrics.weighted import Array
 
 COMPLETE = "complete"
 POOLED = "pooled_over_patterns"
+MEASURES = (
+    "area_under_rate_curve", "slope", "drop_from_complete", "worst_pattern", "mean_over_patterns",
+    POOLED, "cost_of_absence", "inequity",
+)  # fmt: skip
 # a method that uses no modality loses nothing: only measures that are scores are ranked
 RANKED = ("area_under_rate_curve", "worst_pattern", "mean_over_patterns", POOLED)
 TRAINING = ["method", "variant", "fold", "seed", "metric"]
