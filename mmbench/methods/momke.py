@@ -14,7 +14,8 @@ Differences from the paper:
   sample, so that unimodal features and the joint `hidden` are averaged over valid steps before
   the last layer. The steps of all sequences are taken to be aligned, as the paper's are.
 - Modalities other than sequences and vectors go through the suite's encoders. One vector counts
-  at every step of the sample's sequences, which for attention is the same as one step.
+  at every step of the sample's sequences, which for attention is the same as one step. Without
+  any sequence there is one step, which reads its own value, and there are no queries and keys.
 - `regime="unified"`, the default: one model for all test conditions. In the second stage each
   sample shows a random non-empty subset of what it has, all equally likely. The released code
   trains one model for each test condition, on that pattern alone: `regime="per_condition"` with
@@ -62,12 +63,18 @@ def projection(modality: Modality, dim: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """One layer of all experts: A = attention, then A + MLP(A); no norm, no output projection."""
+    """One layer of all experts: A = attention, then A + MLP(A); no norm, no output projection.
 
-    def __init__(self, experts: int, dim: int, heads: int, dropout: float) -> None:
+    If it does not attend, each row is a single step, which can but read its own value.
+    """
+
+    def __init__(
+        self, experts: int, dim: int, *, heads: int, dropout: float, attends: bool
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = StackedLinear(experts, dim, 3 * dim)
+        self.query_key = StackedLinear(experts, dim, 2 * dim) if attends else None
+        self.value = StackedLinear(experts, dim, dim)
         self.mlp = nn.Sequential(
             StackedLinear(experts, dim, dim),
             nn.GELU(),
@@ -82,11 +89,17 @@ class Block(nn.Module):
         readable: Bool[Tensor, "expert row step"],
     ) -> Float[Tensor, "expert row step dim"]:
         """What is added to `x`; every step reads the readable ones of its row."""
-        expert, row, step, dim = x.shape
-        q, k, v = self.qkv(x).view(expert * row, step, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mask = readable.flatten(0, 1)[:, None, None, :]
-        read = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        a = read.transpose(1, 2).reshape(expert, row, step, dim)
+        a = self.value(x)
+        if self.query_key is not None:
+            query, key = self.query_key(x).chunk(2, -1)
+            # (expert row, head, step, width), as fast kernels want it
+            q, k, v = (
+                part.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                for part in (query, key, a)
+            )
+            mask = readable.flatten(0, 1)[:, None, None, :]
+            read = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            a = read.transpose(1, 2).reshape(x.shape)
         y: Tensor = a + self.mlp(a)
         return y
 
@@ -100,14 +113,22 @@ class ModalityExperts(nn.Module):
         depth: Layers, >= 1.
         heads: Has to divide `dim`.
         dropout: In the MLPs, in [0, 1).
+        attends: Whether there may be more than one step.
+
+    Raises:
+        ValueError: If `heads` does not divide `dim`.
     """
 
-    def __init__(self, experts: int, dim: int, *, depth: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self, experts: int, dim: int, *, depth: int, heads: int, dropout: float, attends: bool
+    ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"{heads} heads cannot share a width of {dim}; take a divisor of it")
         self.count = experts
-        self.blocks = nn.ModuleList(Block(experts, dim, heads, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(experts, dim, heads=heads, dropout=dropout, attends=attends) for _ in range(depth)
+        )
 
     def forward(
         self,
@@ -194,7 +215,14 @@ class MoMKE(Method):
         self.first_stage = f"momke {dim=} {depth=} {heads=} {dropout=} {lr=} {weight_decay=}"
         self.project = nn.ModuleList(projection(m, dim) for m in task.modalities)
         self.drop = nn.Dropout(dropout)
-        self.experts = ModalityExperts(count, dim, depth=depth, heads=heads, dropout=dropout)
+        self.experts = ModalityExperts(
+            count,
+            dim,
+            depth=depth,
+            heads=heads,
+            dropout=dropout,
+            attends=any(m.kind == "sequence" for m in task.modalities),
+        )
         self.unimodal = StackedLinear(count, dim, task.num_outputs) if stage1 else None
         self.joint = nn.Linear(count * dim, count * dim)
         self.head = nn.Linear(count * dim, task.num_outputs)

@@ -37,7 +37,8 @@ def linear(layer, e, x):
 
 def attend(block, e, x):
     """Attention of expert e, one head and one step at a time."""
-    q, k, v = linear(block.qkv, e, x).chunk(3, dim=1)
+    q, k = linear(block.query_key, e, x).chunk(2, dim=1)
+    v = linear(block.value, e, x)
     width = x.shape[1] // block.heads
     steps = []
     for s in range(len(x)):
@@ -166,6 +167,23 @@ def test_a_vector_counts_like_a_sequence_that_repeats_it():
     other.load_state_dict(method.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(method(batch), other(as_steps), atol=1e-5, rtol=0)
+
+
+def test_without_sequences_there_is_nothing_to_attend_to():
+    task = replace(TASK, modalities=(Modality("voice", "vector", (4,)), TASK.modalities[2]))
+    steps = replace(TASK, modalities=(Modality("voice", "sequence", (1, 4)), TASK.modalities[2]))
+    method, other = build(task=task), build(task=steps)
+    missing, unexpected = other.load_state_dict(method.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.split(".")[3] for name in missing} == {"query_key"}
+    batch = batch_of(task=task)
+    as_steps = replace(
+        batch,
+        inputs={**batch.inputs, "voice": batch.inputs["voice"][:, None]},
+        lengths={"voice": batch.has("voice").long()},
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(method(batch), other(as_steps), atol=1e-6, rtol=0)
 
 
 def test_routing_weights_sum_to_one_and_ablations_fix_them():
