@@ -124,20 +124,6 @@ def test_prompts_depend_on_the_samples_own_tokens():
     assert (one - other).abs().max() > 1e-3
 
 
-def test_the_label_token_is_the_mean_label_and_the_head_compares_with_all():
-    prompt = LabelPrompt(3, [4, 6], 10)
-    share = torch.tensor([[2 / 3, 0.0, 1 / 3]])
-    with torch.no_grad():
-        label = prompt(share)
-        torch.testing.assert_close(label[0], (2 * prompt.labels[0] + prompt.labels[2]) / 3)
-        assert torch.equal(prompt.token(label, 0)[:, 0], label)
-        assert torch.equal(prompt.token(label, 1)[:, 0], prompt.enter[1](label))
-        pooled = torch.randn(1, 10)
-        z = prompt.head(torch.cat([pooled, label], 1))[0]
-        expected = torch.stack([z @ prompt.labels[c] for c in range(3)])
-        torch.testing.assert_close(prompt.compare(pooled, label)[0], expected)
-
-
 def nearest(method, batch, i, m):
     """K rows of the bank, best first, by sums of cosines over what modality m is looked up by."""
     memory, names = method.memory, TASK.names
