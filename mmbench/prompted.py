@@ -18,6 +18,7 @@ from mmbench.layers.backbones import Backbone, backbone
 from mmbench.method import Method, Stage
 
 HIDE_RATE = 0.3  # share of entries hidden while the backbone warms
+WARM_LR, WARM_DECAY = 1e-3, 1e-2  # of AdamW meanwhile, the same for all methods that share it
 WARM_UP = 0.1  # share of steps in which the learning rate rises
 
 Regime = Literal["warm_frozen", "pretrained_frozen", "joint"]
@@ -26,11 +27,14 @@ Regime = Literal["warm_frozen", "pretrained_frozen", "joint"]
 class PromptMethod(Method, ABC):
     """A method that puts tokens into a frozen multimodal transformer.
 
+    A subclass makes its parts, predicts in `forward`, and may add terms in `prompt_loss`.
+
     Args:
         task: What goes in and what is predicted.
         backbone: "small", or "vilt:/folder", "clip:/folder", "blip2:/folder".
-        frozen: `warm_frozen` trains the backbone first, then freezes it; `pretrained_frozen`
-            takes it as it comes; `joint` trains everything at once. None = `warm_frozen` for
+        frozen: `warm_frozen` trains the backbone on the training split first, some of its
+            entries hidden at random, then freezes it; `pretrained_frozen` takes it as it comes;
+            `joint` trains everything at once. None = `warm_frozen` for
             the small backbone, `pretrained_frozen` for the others.
         warm_epochs: Epochs of that first training, >= 1.
         dim: D of the small backbone.
@@ -46,7 +50,7 @@ class PromptMethod(Method, ABC):
         backbone: str = "small",
         frozen: Regime | None = None,
         warm_epochs: int = 20,
-        dim: int = 128,
+        dim: int = 64,
         depth: int = 4,
         lr: float = 1e-3,
         weight_decay: float = 2e-2,
@@ -56,7 +60,7 @@ class PromptMethod(Method, ABC):
             "warm_frozen" if backbone == "small" else "pretrained_frozen"
         )
         self.warm_epochs = warm_epochs
-        self.made_of = f"{backbone} dim={dim} depth={depth}"
+        self._made_of = f"{backbone} dim={dim} depth={depth}"
         self.backbone: Backbone = _backbone(backbone, task, dim=dim, depth=depth)
         if self.regime == "warm_frozen":
             self.warm_head = nn.Linear(self.backbone.pooled_width, task.num_outputs)
@@ -76,7 +80,7 @@ class PromptMethod(Method, ABC):
             trains=("backbone", "warm_head"),
             epochs=self.warm_epochs,
             select="best",
-            shared=f"{self.made_of} epochs={self.warm_epochs} hide={HIDE_RATE}",
+            shared=f"{self._made_of} hide={HIDE_RATE} lr={WARM_LR} weight_decay={WARM_DECAY}",
         )
         return (warm, prompt)
 
@@ -114,14 +118,16 @@ class PromptMethod(Method, ABC):
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate rises for a tenth of the steps, then falls to zero."""
-        optimizer = super().configure_optimizers()
+        lr, decay = (self.lr, self.weight_decay) if self.stage != "warm" else (WARM_LR, WARM_DECAY)
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=decay, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
+        if steps < 1:  # a loader without a length
+            return optimizer
         rise = max(1, round(WARM_UP * steps))
 
         def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return max(0.0, (steps - step) / max(1, steps - rise))
+            return min((step + 1) / rise, max(0, steps - step) / max(1, steps - rise))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {

@@ -72,7 +72,7 @@ def prepend(
     tokens: Float[Tensor, "batch extra dim"], heads: Float[Tensor, "batch head token part"]
 ) -> Float[Tensor, "batch head more part"]:
     """Put tokens before those that are cut into heads already."""
-    cut = tokens.view(*tokens.shape[:2], heads.shape[1], -1).transpose(1, 2)
+    cut = tokens.view(*tokens.shape[:2], heads.shape[1], heads.shape[3]).transpose(1, 2)
     return torch.cat([cut, heads], dim=2)
 
 

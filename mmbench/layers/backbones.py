@@ -210,7 +210,7 @@ class SmallBackbone(Backbone):
         self,
         task: Task,
         *,
-        dim: int = 128,
+        dim: int = 64,
         depth: int = 4,
         heads: int = 4,
         dropout: float = 0.1,
@@ -337,7 +337,7 @@ class _Words(nn.Embedding):
 
 
 def backbone(
-    text: str, task: Task, *, dim: int = 128, depth: int = 4, dropout: float = 0.1
+    text: str, task: Task, *, dim: int = 64, depth: int = 4, dropout: float = 0.1
 ) -> Backbone:
     """Make a backbone from a text.
 

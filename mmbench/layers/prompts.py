@@ -1,0 +1,105 @@
+"""Learned prompts for the first layers of a backbone.
+
+Notation: B batch, S sets of prompts, n prompts of a layer, D width. A layer has one part of n
+tokens (`input`), or two parts of n/2, keys and values (`attention`).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmbench.data.batch import Batch
+from mmbench.layers.attention import Prefix
+from mmbench.layers.backbones import Backbone, Insert, Prefixes
+
+PromptKind = Literal["input", "attention"]
+Dummy = Literal["masked", "zeros", "ones"]
+
+
+class Prompts(nn.Module):
+    """Sets of prompts, one of which, or a mixture, goes into the first layers.
+
+    A prompt starts as zeros but for one row of ones, another for each set, so that sets differ.
+
+    Source: Lee et al., "Multimodal Prompting with Missing Modalities for Visual Recognition",
+    CVPR 2023, Section 3.3: input-level and attention-level prompts.
+
+    Args:
+        backbone: Into which they go; one table for each of its streams.
+        sets: S.
+        length: n, >= 1, even for `attention`.
+        layers: How many of the first layers have prompts; at most all of the backbone's.
+        kind: `input` puts n new tokens before the sequence at each of these layers, where they
+            stay; `attention` gives each of these layers n/2 keys and n/2 values.
+
+    Raises:
+        ValueError: If `length` or `layers` is too small, or `length` is odd for `attention`.
+    """
+
+    def __init__(
+        self, backbone: Backbone, sets: int, *, length: int, layers: int, kind: PromptKind
+    ) -> None:
+        super().__init__()
+        if length < 1 or layers < 1:
+            raise ValueError(f"prompts need a length and layers >= 1, found {length} and {layers}")
+        if kind == "attention" and length % 2:
+            raise ValueError(
+                f"attention prompts are half keys, half values: {length} is odd, take {length + 1}"
+            )
+        self.kind = kind
+        parts = 2 if kind == "attention" else 1
+        shape = (sets, min(layers, backbone.depth), parts, length // parts)
+        self.tables = nn.ParameterList()
+        for stream in backbone.streams:
+            start = torch.zeros(*shape, backbone.widths[stream[0]])
+            for index in range(sets):
+                start[index, :, :, index % shape[-1]] = 1
+            self.tables.append(nn.Parameter(start))
+
+    def inject(
+        self, chosen: Sequence[Float[Tensor, "batch layer part row _"]]
+    ) -> tuple[Insert | None, Prefixes | None]:
+        """What `Backbone.run` takes as `insert` and `prefix`.
+
+        Args:
+            chosen: Prompts of each sample, for each stream.
+        """
+
+        def insert(layer: int, stream: int) -> Tensor | None:
+            prompts = chosen[stream]
+            return prompts[:, layer, 0] if layer < prompts.shape[1] else None
+
+        def prefix(layer: int, stream: int) -> Prefix | None:
+            prompts = chosen[stream]
+            return (
+                (prompts[:, layer, 0], prompts[:, layer, 1]) if layer < prompts.shape[1] else None
+            )
+
+        return (insert, None) if self.kind == "input" else (None, prefix)
+
+
+def with_dummies(
+    backbone: Backbone, batch: Batch, dummy: Dummy
+) -> tuple[dict[str, Float[Tensor, "batch _ _"]], dict[str, Tensor]]:
+    """Tokens and keys of a batch, dummies standing for what is absent.
+
+    Args:
+        backbone: Which makes the tokens.
+        batch: Samples.
+        dummy: `masked` hides the tokens of absent modalities. With `zeros` and `ones`, tokens of
+            inputs that say nothing are read: empty texts, features that are zero, and images and
+            volumes of zeros or ones.
+    """
+    tokens, keys = backbone.tokens(batch), backbone.keys(batch)
+    if dummy == "masked":
+        return tokens, keys
+    for name, modality in backbone.modalities.items():
+        grid = modality.kind in ("image", "volume")
+        blank, real = backbone.blank(name, 1.0 if grid and dummy == "ones" else 0.0)
+        there = batch.has(name)[:, None]
+        tokens[name] = torch.where(there[:, :, None], tokens[name], blank)
+        keys[name] = torch.where(there, keys[name], real)
+    return tokens, keys

@@ -1,0 +1,135 @@
+"""MAPs: missing-aware prompts, one set for each pattern of what is there.
+
+Paper: Lee et al., "Multimodal Prompting with Missing Modalities for Visual Recognition", CVPR 2023.
+Idea: a multimodal transformer stays frozen. Prompts chosen by the pattern of missing modalities go
+into its first layers and tell it what to expect; only they, the pooler and the head learn.
+Notation: presence (B, M); pattern p = Σ_m presence_m 2^m in 1..2^M - 1; prompts P (2^M - 1, layers,
+parts, rows, D), see `mmbench.layers.prompts`.
+Differences from the paper:
+- Any modalities: 2^M - 1 sets, the row of ones that a set starts with is that of its pattern.
+- A pattern that no training sample has gets the mean of the trained prompts of the patterns that
+  contain it, or of all trained ones if there are none; the paper trains and tests on the same.
+- Absent modalities are hidden from attention (`masked`). The paper lets dummies be read, an empty
+  text and a white image: that is `ones`.
+- One learning rate that suits the small backbone, with all weights decayed and the suite's epochs;
+  the paper takes 1e-2, leaves biases and norms undecayed, and AdamW's betas are 0.9 and 0.98.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
+from mmbench.method import Applies, Paper
+from mmbench.prompted import PromptMethod, Regime
+
+
+class MAPs(PromptMethod):
+    """Missing-aware prompts.
+
+    Args:
+        task: What goes in and what is predicted.
+        kind: Where prompts go: `input` or `attention`, see `Prompts`.
+        length: Prompts of a layer, >= 1, even for `attention`.
+        layers: How many of the first layers have prompts, at most all.
+        dummy: What stands for an absent modality, see `with_dummies`.
+        backbone: See `PromptMethod`, as all that follow.
+        frozen: Where the backbone's weights come from.
+        warm_epochs: Epochs of its own training.
+        dim: D of the small backbone.
+        depth: L of the small backbone.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW.
+    """
+
+    paper = Paper(
+        "Multimodal Prompting with Missing Modalities for Visual Recognition",
+        "CVPR",
+        2023,
+        "https://arxiv.org/abs/2303.03369",
+    )
+    applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        kind: PromptKind = "input",
+        length: int = 16,
+        layers: int = 6,
+        dummy: Dummy = "masked",
+        backbone: str = "small",
+        frozen: Regime | None = None,
+        warm_epochs: int = 20,
+        dim: int = 64,
+        depth: int = 4,
+        lr: float = 1e-3,
+        weight_decay: float = 2e-2,
+    ) -> None:
+        super().__init__(
+            task,
+            backbone=backbone,
+            frozen=frozen,
+            warm_epochs=warm_epochs,
+            dim=dim,
+            depth=depth,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
+        patterns = 2 ** len(task.modalities) - 1
+        self.dummy: Dummy = dummy
+        self.prompts = Prompts(self.backbone, patterns, length=length, layers=layers, kind=kind)
+        self.head = self.make_head()
+        self.seen: Tensor
+        self.register_buffer("seen", torch.ones(patterns, dtype=torch.bool))
+
+    def prepare(self, train: Iterable[Batch]) -> None:
+        """Note which patterns occur in training."""
+        self.seen.zero_()
+        for batch in train:
+            self.seen[pattern_index(batch.presence)] = True
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Choose each sample's prompts by its pattern and run the frozen backbone with them."""
+        tokens, keys = with_dummies(self.backbone, batch, self.dummy)
+        pattern = pattern_index(batch.presence)
+        use = fallback(self.seen)  # (S, S)
+        chosen = [torch.tensordot(use, table, 1)[pattern] for table in self.prompts.tables]
+        insert, prefix = self.prompts.inject(chosen)
+        output: Tensor = self.head(self.backbone.run(tokens, keys, insert, prefix=prefix))
+        return output
+
+    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+        """Which patterns were seen in training; those that were not use the mean of others."""
+        return {"pattern_seen_in_training": self.seen.cpu().numpy()}
+
+
+def pattern_index(presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
+    """Σ_m presence_m 2^m - 1, in 0..2^M - 2."""
+    powers = 2 ** torch.arange(presence.shape[1], device=presence.device)
+    return (presence * powers).sum(1) - 1
+
+
+def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]:
+    """Weights with which a pattern uses the prompts of all patterns.
+
+    Args:
+        seen: Which patterns have trained prompts; at least one.
+
+    Returns:
+        Rows that sum to 1: its own prompts for a seen pattern; otherwise the mean of those of
+        seen patterns that contain it, or of all seen ones where none does.
+    """
+    index = torch.arange(1, len(seen) + 1, device=seen.device)
+    contains = (index & index[:, None]) == index[:, None]
+    contains = contains & seen
+    contains = torch.where(contains.any(1, keepdim=True), contains, seen)
+    own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
+    use = torch.where(seen[:, None], own, contains)
+    return use / use.sum(1, keepdim=True)

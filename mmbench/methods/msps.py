@@ -1,0 +1,132 @@
+"""MSPs: modality-specific prompts, one set for each modality, combined by what is there.
+
+Paper: Jang et al., "Towards Robust Multimodal Prompting with Missing Modalities", ICASSP 2024.
+Idea: M sets of prompts instead of the 2^M - 1 of missing-aware prompting. A sample uses those of
+the modalities that it has, and a penalty keeps them orthogonal, so that what one modality's prompts
+learn does not depend on which others were there.
+Notation: presence (B, M); P_m (layers, parts, rows, D), see `mmbench.layers.prompts`.
+Differences from the paper:
+- How the prompts of a complete sample are combined is not said in a way that we could check: the
+  sum here, as in the re-implementation by the authors of RAGPT; mean and concatenation are there.
+- The weight of the penalty, 1, where the prompts enter (keys and values of the first six layers)
+  and how they start are those of that re-implementation, too.
+- Any modalities: the penalty is the mean over all pairs.
+- Absent modalities are hidden from attention (`masked`); the paper lets dummies be read (`ones`).
+"""
+
+from itertools import combinations
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmbench.data.batch import Batch
+from mmbench.data.task import Task
+from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
+from mmbench.method import Applies, Paper
+from mmbench.prompted import PromptMethod, Regime
+
+
+class MSPs(PromptMethod):
+    """Modality-specific prompts.
+
+    Args:
+        task: What goes in and what is predicted.
+        combine: How the prompts of present modalities become a sample's: their `sum`, their
+            `mean`, or all of them one behind the other (`concat`), zeros for absent ones.
+        orthogonality: Weight of the penalty, >= 0.
+        kind: Where prompts go: `input` or `attention`, see `Prompts`.
+        length: Prompts of a layer, >= 1, even for `attention`.
+        layers: How many of the first layers have prompts, at most all.
+        dummy: What stands for an absent modality, see `with_dummies`.
+        backbone: See `PromptMethod`, as all that follow.
+        frozen: Where the backbone's weights come from.
+        warm_epochs: Epochs of its own training.
+        dim: D of the small backbone.
+        depth: L of the small backbone.
+        lr: Learning rate of AdamW.
+        weight_decay: Of AdamW.
+    """
+
+    paper = Paper(
+        "Towards Robust Multimodal Prompting with Missing Modalities",
+        "ICASSP",
+        2024,
+        "https://arxiv.org/abs/2312.15890",
+    )
+    applies = Applies(min_modalities=2)
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        combine: Literal["sum", "mean", "concat"] = "sum",
+        orthogonality: float = 1.0,
+        kind: PromptKind = "attention",
+        length: int = 16,
+        layers: int = 6,
+        dummy: Dummy = "masked",
+        backbone: str = "small",
+        frozen: Regime | None = None,
+        warm_epochs: int = 20,
+        dim: int = 64,
+        depth: int = 4,
+        lr: float = 1e-3,
+        weight_decay: float = 2e-2,
+    ) -> None:
+        super().__init__(
+            task,
+            backbone=backbone,
+            frozen=frozen,
+            warm_epochs=warm_epochs,
+            dim=dim,
+            depth=depth,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
+        self.combine = combine
+        self.orthogonality = orthogonality
+        self.dummy: Dummy = dummy
+        self.prompts = Prompts(
+            self.backbone, len(task.modalities), length=length, layers=layers, kind=kind
+        )
+        self.head = self.make_head()
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
+        """Combine the prompts of present modalities and run the frozen backbone with them."""
+        tokens, keys = with_dummies(self.backbone, batch, self.dummy)
+        chosen = [self.combined(table, batch.presence) for table in self.prompts.tables]
+        insert, prefix = self.prompts.inject(chosen)
+        output: Tensor = self.head(self.backbone.run(tokens, keys, insert, prefix=prefix))
+        return output
+
+    def combined(
+        self,
+        table: Float[Tensor, "modality layer part row dim"],
+        presence: Bool[Tensor, "batch modality"],
+    ) -> Float[Tensor, "batch layer part more dim"]:
+        """Each sample's prompts."""
+        there = presence.to(table.dtype)
+        if self.combine == "concat":
+            each = torch.einsum("bm,mlprd->blpmrd", there, table)
+            return each.flatten(3, 4)
+        if self.combine == "mean":
+            there = there / there.sum(1, keepdim=True)
+        return torch.tensordot(there, table, 1)
+
+    def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Task loss, and the weighted overlap of the modalities' prompts."""
+        flat = torch.cat([table.flatten(1) for table in self.prompts.tables], dim=1)
+        return {
+            **super().prompt_loss(batch),
+            "orthogonality": self.orthogonality * overlap(flat),
+        }
+
+
+def overlap(prompts: Float[Tensor, "modality feature"]) -> Float[Tensor, ""]:
+    """Mean of |cosine| over all pairs, in [0, 1]."""
+    first, second = zip(*combinations(range(len(prompts)), 2), strict=True)
+    a, b = prompts[list(first)], prompts[list(second)]
+    norms = (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-8)
+    return ((a * b).sum(1).abs() / norms).mean()
