@@ -113,7 +113,7 @@ class Openmoji(DataModule):
         """
         arrays = shipped.read("openmoji", self.source.checksum)
         rows = arrays["split"] == SPLITS.index(split)
-        names = ("image", "english", "german")
+        names: tuple[str, ...] = ("image", "english", "german")
         inputs, with_lengths = arrays, names[1:]
         if self.features == "pretrained":
             inputs, with_lengths = self._encoded(arrays), ()

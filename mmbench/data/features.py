@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.data.cache import cached
 
@@ -120,7 +120,7 @@ def image_features(pictures: Pictures) -> Float32[np.ndarray, "sample 1280"]:
         return z
 
     with torch.inference_mode():
-        parts = [encode(part) for part in torch.from_numpy(pictures).split(BATCH)]
+        parts = [encode(part) for part in torch.split(torch.from_numpy(pictures), BATCH)]
     return torch.cat(parts).numpy()
 
 
@@ -146,7 +146,7 @@ def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
 
     folder = get_model_path()
     tokenise = BertTokenizer.from_pretrained(folder, local_files_only=True)
-    net = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+    net: nn.Module = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
     weights = load_file(folder / "model.safetensors")
     # the file also brings the pooler, which sentence embeddings leave out, and a counter
     net.load_state_dict({name: w for name, w in weights.items() if name in net.state_dict()})

@@ -70,7 +70,7 @@ def attend_pooled(
     if jointly:
         attention = scores.softmax(2)
     else:
-        attention = scores.unflatten(2, (k, tokens)).softmax(3).flatten(2) / k
+        attention = scores.view(*scores.shape[:2], k, tokens).softmax(3).flatten(2) / k
     return (pool.to(scores.dtype) @ attention) @ flat
 
 
