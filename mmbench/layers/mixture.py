@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class DiagonalMixture(nn.Module):
             rows: On the CPU, in pieces of any size; none at all leaves the mixture as it is.
             home: Where the cache lies; None = the user's.
         """
-        rows = [piece for part in rows for piece in part.split(CHUNK_ROWS) if len(piece)]
+        rows = [piece for part in rows for piece in torch.split(part, CHUNK_ROWS) if len(piece)]
         components, features = self.mean.shape
         count = sum(map(len, rows))
         if not count:
@@ -236,7 +237,8 @@ def _digest(rows: Sequence[Tensor]) -> str:
 def _write(path: Path, state: dict[str, Tensor]) -> None:
     """Write by rename: a crash leaves the round before."""
     part = path.with_suffix(".part.npz")
-    np.savez(part, **{name: x.numpy() for name, x in state.items()})
+    arrays: dict[str, Any] = {name: x.numpy() for name, x in state.items()}
+    np.savez(part, **arrays)
     part.replace(path)
 
 

@@ -75,23 +75,24 @@ Goal = Literal["supervised", "symmetric", "prototype"]
 Levels = Float[Tensor, "level batch modality dim"]
 
 
-class VectorMLP(nn.Sequential):
+class VectorMLP(nn.Module):
     """Three layers, as wide as the input or the output, whichever is more."""
 
     def __init__(self, features: int, dim: int, dropout: float) -> None:
+        super().__init__()
         hidden = max(features, dim)
 
         def block(width: int) -> list[nn.Module]:
             norm = nn.LayerNorm(hidden)
             return [nn.Linear(width, hidden), norm, nn.ReLU(), nn.Dropout(dropout)]
 
-        super().__init__(*block(features), *block(hidden), nn.Linear(hidden, dim))
+        self.layers = nn.Sequential(*block(features), *block(hidden), nn.Linear(hidden, dim))
 
     def forward(
         self, x: Float[Tensor, "batch feature"], lengths: None = None
     ) -> Float[Tensor, "batch dim"]:
         """Encode; there are no lengths."""
-        z: Tensor = super().forward(x)
+        z: Tensor = self.layers(x)
         return z
 
 
@@ -177,7 +178,7 @@ class GeneTokens(nn.Module):
         self, x: Float[Tensor, "batch gene"], lengths: None = None
     ) -> Float[Tensor, "batch token dim"]:
         """Encode; there are no lengths."""
-        chunks = x.split(max(1, CHUNK // len(x)), dim=1)
+        chunks = torch.split(x, max(1, CHUNK // len(x)), dim=1)
         if torch.is_grad_enabled() and len(chunks) > 1:
             parts = [checkpoint(self.part, chunk, use_reentrant=False) for chunk in chunks]
         else:
@@ -407,7 +408,8 @@ class LocalExperts(nn.Module):
         """Mix the answers of each modality's own experts."""
         own = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
         gates = self.gates(t).unsqueeze(3) * own  # (B, M, N, M, E), other modalities' are zero
-        return self.experts(t.flatten(0, 2), gates.flatten(3).flatten(0, 2)).view_as(t)
+        y: Tensor = self.experts(t.flatten(0, 2), gates.flatten(3).flatten(0, 2))
+        return y.view_as(t)
 
     def gates(
         self, t: Float[Tensor, "batch modality left dim"]
@@ -429,7 +431,8 @@ class FinalExperts(nn.Module):
     def forward(self, x: Float[Tensor, "batch vector dim"]) -> Float[Tensor, "batch vector dim"]:
         """Mix the answers."""
         rows = x.flatten(0, 1)
-        return self.experts(rows, top_k_gates(self.gate(rows), self.k)).view_as(x)
+        y: Tensor = self.experts(rows, top_k_gates(self.gate(rows), self.k))
+        return y.view_as(x)
 
 
 class ClassMixtures(nn.Module):
@@ -466,14 +469,14 @@ class ClassMixtures(nn.Module):
     def forward(self, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch class"]:
         """Cosine with the nearest prototype of each class."""
         cosine = F.normalize(h, dim=1) @ self.mean.flatten(0, 1).T
-        return cosine.unflatten(1, (-1, PROTOTYPES)).amax(2)
+        return cosine.view(len(h), -1, PROTOTYPES).amax(2)
 
     def log_density(self, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch class prototype"]:
         """Of the unit vector of each sample."""
         density = diagonal_log_density(
             F.normalize(h, dim=1), self.mean.flatten(0, 1), self.variance.flatten(0, 1)
         )
-        return density.unflatten(1, (-1, PROTOTYPES))
+        return density.view(len(h), -1, PROTOTYPES)
 
     def posterior(self, h: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch class"]:
         """Probability of each class, all prototypes equally likely before; sums to 1."""
@@ -699,15 +702,19 @@ class MoSARe(Method):
 
     def prepare(self, train: Iterable[Batch]) -> None:
         """Fit the mixtures that bags and sequences become tokens by."""
-        fitted = [view for view in self.views if view.mixture is not None]
-        rows: list[list[Tensor]] = [[] for _ in fitted]
-        for batch in train if fitted else ():
-            for view, parts in zip(fitted, rows, strict=True):
-                x = batch.inputs[view.name]
-                there = valid_steps(batch.lengths.get(view.name), x)
-                parts.append(x[there & batch.has(view.name)[:, None]])
-        for view, parts in zip(fitted, rows, strict=True):
-            view.mixture.fit(parts)
+        mixtures = {
+            view.name: view.mixture
+            for view in self.views
+            if isinstance(view, Views) and view.mixture is not None
+        }
+        rows: dict[str, list[Tensor]] = {name: [] for name in mixtures}
+        for batch in train if mixtures else ():
+            for name, parts in rows.items():
+                x = batch.inputs[name]
+                there = valid_steps(batch.lengths.get(name), x) & batch.has(name)[:, None]
+                parts.append(x[there])
+        for name, mixture in mixtures.items():
+            mixture.fit(rows[name])
 
     def on_train_epoch_start(self) -> None:
         """End the warm-up."""
@@ -735,12 +742,11 @@ class MoSARe(Method):
         if self.pick is not None:
             t, count = self.pick(t)
         whole, local = self.attend
-        tokens = whole(g[:, :, None]), local(t, count)
+        z_whole, z_local = whole(g[:, :, None]), local(t, count)
         if count is not None:
-            tokens = tokens[0], tokens[1] * count[:, None]
+            z_local = z_local * count[:, None]
         there = batch.presence[:, :, None]
-        z = torch.stack([tokens[0].squeeze(2), tokens[1].sum(2) / 2])
-        z = torch.where(there, z, 0.0)
+        z = torch.where(there, torch.stack([z_whole.squeeze(2), z_local.sum(2) / 2]), 0.0)
         x = z.sum(2)
         full, decoded = z, None
         if len(self.decode):
@@ -755,7 +761,7 @@ class MoSARe(Method):
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The sum of the paper; in the official variant the terms of the step at hand."""
         fused = self.fuse(batch)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if "supervised" in self.goals:
             terms |= self.supervised(fused, batch)
         if "symmetric" in self.goals:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -83,10 +85,7 @@ def test_the_likelihood_rises_with_every_round():
     for _ in range(8):
         state = mixture._round([x], state)
         likelihoods.append(state["likelihood"].item())
-    assert all(
-        later >= earlier - 1e-5
-        for earlier, later in zip(likelihoods, likelihoods[1:], strict=False)
-    )
+    assert all(later >= earlier - 1e-5 for earlier, later in pairwise(likelihoods))
     assert likelihoods[-1] > likelihoods[0] + 0.1
 
 
