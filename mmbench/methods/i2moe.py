@@ -245,20 +245,31 @@ class I2MoE(Method):
         """Mix the experts' outputs y_0."""
         return torch.einsum("be,ebc->bc", self.weights(e), y)
 
-    def passes(self, e: Tokens) -> Float[Tensor, "expert replaced batch output"]:
-        """Outputs y of all experts: y_0, then y_i with e_i replaced by N(0, 1), all at once."""
-        experts, modalities = self.experts.count, e.shape[1]
-        noise = torch.randn(experts, modalities, *e[:, 0].shape, device=e.device, dtype=e.dtype)
-        which = torch.eye(modalities, dtype=torch.bool, device=e.device)[:, None, :, None, None]
-        replaced = torch.where(which, noise[:, :, :, None], e)  # (E, M, B, M, P, D)
-        x = torch.cat([e.expand(experts, 1, *e.shape), replaced], dim=1)
-        y: Tensor = self.experts(x.flatten(1, 2))
-        return y.unflatten(1, x.shape[1:3])
+    def passes(
+        self, e: Tokens, presence: Bool[Tensor, "batch modality"]
+    ) -> Float[Tensor, "expert replaced batch output"]:
+        """Outputs y of all experts at once: y_0, then y_i with e_i replaced by N(0, 1).
+
+        On the CPU y_i is computed for the samples that have modality i alone, and zero elsewhere.
+        """
+        experts, (batch, modalities) = self.experts.count, presence.shape
+        there = presence.t().flatten()  # (M B)
+        rows = torch.arange(len(there), device=there.device)
+        if there.is_cpu:  # how many are there is at hand
+            rows = rows[there]
+        noise = torch.randn(experts, len(rows), *e.shape[2:], device=e.device, dtype=e.dtype)
+        which = torch.eye(modalities, dtype=torch.bool, device=e.device)[rows // batch]
+        replaced = torch.where(which[:, :, None, None], noise[:, :, None], e[rows % batch])
+        y = self.experts(torch.cat([e.expand(experts, *e.shape), replaced], dim=1))
+        y_0, y_i = y.split([batch, len(rows)], dim=1)
+        y_i = y_i.new_zeros(experts, len(there), y.shape[2]).index_copy(1, rows, y_i)
+        return torch.cat([y_0, y_i], dim=1).view(experts, 1 + modalities, batch, -1)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, and the losses that tell the experts apart."""
         e = self.embed(batch)
-        y, presence = self.passes(e), batch.presence
+        presence = batch.presence
+        y = self.passes(e, presence)
         regression = self.task.kind == "regression"
         unique = uniqueness(y[:-2], presence, regression=regression)
         synergy = agreement(y[-2], presence, regression=regression)
