@@ -267,7 +267,7 @@ class RAGPT(PromptMethod):
             made = self.generators[m](mean).to(own)
             gap = torch.zeros_like(own).index_copy(0, lacks, made)
             tokens[name] = torch.where(has[:, :, None], own, gap)
-            read[name] = read[name].index_copy(0, lacks, there) & ~has | read[name] & has
+            read[name] = torch.where(has, read[name], read[name].index_copy(0, lacks, there))
         return tokens, read
 
     def predict(

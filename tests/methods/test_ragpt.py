@@ -235,6 +235,14 @@ def test_what_the_device_form_computes_for_nothing_changes_nothing(monkeypatch):
         torch.testing.assert_close(method(batch), expected)
 
 
+def test_nothing_waits_for_an_accelerator():
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method = build().train().to("meta")
+    batch = asking().to("meta")
+    assert method(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())
+
+
 def reals(module, *, besides=()):
     return sum(p.numel() for p in module.parameters()) - sum(p.numel() for p in besides)
 
