@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,9 @@ import pytest
 import yaml
 from sweeps import suite
 
+from mmbench.bench.plan import plan
+from mmbench.bench.record import finish
+from mmbench.bench.spec import load_suite
 from mmbench.cli import main
 
 
@@ -138,6 +142,16 @@ def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
     assert (folder / "report.html").is_file()
     assert call("leaderboard", *sweep, "--format", "latex", monkeypatch=monkeypatch) == 0
     assert r"\toprule" in capsys.readouterr().out
+    assert call("leaderboard", *sweep, "--format", "html", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("<!doctype html>")
+    assert "<h2>mfeat, mcar30</h2>" in out
+    robust = pd.read_csv(folder / "robustness.csv")
+    assert "area_under_rate_curve" in set(robust["measure"])
+    plots = ["--plots", "plots", "--no-p-values"]
+    assert call("report", *sweep, *plots, monkeypatch=monkeypatch) == 0
+    assert "wrote plots/conditions_mfeat_mcar30.svg" in capsys.readouterr().out
+    assert (here / "plots" / "conditions_mfeat_mcar30.svg").read_text().startswith("<svg")
     assert call("leaderboard", *sweep, "--against", "reported", monkeypatch=monkeypatch) == 0
     assert "mfeat" in capsys.readouterr().out
     assert call("compare", str(folder), str(folder), monkeypatch=monkeypatch) == 0
@@ -146,6 +160,28 @@ def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
     assert "nowhere.csv" in capsys.readouterr().err
     assert call("leaderboard", *sweep, "--metric", "acc", monkeypatch=monkeypatch) == 2
     assert "no metric 'acc'" in capsys.readouterr().err
+
+
+def test_a_watched_page_is_written_when_a_run_ends_and_only_then(here):
+    """A whole process, ended as a user does: by Ctrl-C."""
+    first = plan(load_suite("tiny.yaml", []))[0]
+    page = here / "results" / "tiny" / "report.html"
+    words = ["-m", "mmbench", "report", "tiny.yaml", "--watch"]
+    with subprocess.Popen(
+        [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watch:
+        assert "0 of 2 runs; Ctrl-C stops watching" in watch.stdout.readline()
+        assert "data-watched" in page.read_text()
+        folder = here / "results" / "tiny" / "runs" / first.folder
+        folder.mkdir(parents=True)
+        finish(folder, "skipped.json", {"why": "needs <four> modalities"})
+        assert "1 of 2 runs" in watch.stdout.readline()
+        assert "needs &lt;four&gt; modalities" in page.read_text()
+        watch.send_signal(signal.SIGINT)
+        out, error = watch.communicate(timeout=60)
+    assert (watch.returncode, error) == (0, "")
+    assert out.strip() == ""  # nothing else changed, so nothing was written again
+    assert "data-watched" not in page.read_text()
 
 
 def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatch, capsys):

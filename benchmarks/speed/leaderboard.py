@@ -1,27 +1,39 @@
 """How long 1,000,000 records take to become a leaderboard, against reading their files alone.
 
-5,000 runs x 20 conditions x 10 metrics, written to a temporary folder first. Torch must not be
-imported on the way.
+    python benchmarks/speed/leaderboard.py [SAMPLES]
+
+5,000 runs x 20 conditions x 10 metrics, written to a temporary folder first; the leaderboard and
+what missing modalities cost. Torch must not be imported on the way. With a number of test samples
+p-values as well: from the predictions of all 100,000 (run, condition), and once more from what was
+kept of that. Seconds are those of one core, whatever else the machine does.
 """
 
 import json
+import os
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmbench.bench.leaderboard import leaderboard
-from mmbench.bench.record import Run
+import numpy as np
+import pandas as pd
+
+from mmbench.bench.kept import Kept
+from mmbench.bench.leaderboard import leaderboard, robustness
+from mmbench.bench.record import Run, read_records, write_arrays
 from mmbench.bench.spec import RunSpec
 from mmbench.metrics.metric import metrics_for
 
 METRICS = (*metrics_for("single_label"), "accuracy_ipw")[:10]
+RATES = [rate / 20 for rate in range(20)]
 COST = dict.fromkeys(
     ("params_total", "params_trainable", "flops_per_sample", "train_s", "infer_ms_per_sample",
      "peak_mib"),
     1.0,
 )  # fmt: skip
+CLASSES, MADE = 10, 100  # different files of predictions, which all others link to
 
 
 def write(folder: Path) -> list[Run]:
@@ -39,19 +51,22 @@ def write(folder: Path) -> list[Run]:
         )
         home = folder / str(number)
         home.mkdir()
-        condition = {
-            "mechanism": "mcar",
-            "missing_rate_nominal": 0.1,
-            "realised": {"missing_rate": 0.1, "incomplete_rate": 0.2},
-            "scores": dict.fromkeys(METRICS, number * 7919 % 1000 / 1000),
-            "bayes": {},
-            "bayes_se": {},
-            "effective_n": 100.0,
-            "n": 100,
+        conditions = {
+            f"mcar_{rate:g}" if rate else "complete": {
+                "mechanism": "mcar",
+                "missing_rate_nominal": rate,
+                "realised": {"missing_rate": rate, "incomplete_rate": rate},
+                "scores": dict.fromkeys(METRICS, number * 7919 % 1000 / 1000 * (1 - rate)),
+                "bayes": {},
+                "bayes_se": {},
+                "effective_n": 100.0,
+                "n": 100,
+            }
+            for rate in RATES
         }
         words = {
             "task": {"kind": "single_label"},
-            "conditions": {f"condition {c}": condition for c in range(20)},
+            "conditions": conditions,
             "cost": COST,
             "code": "0.1",
         }
@@ -60,20 +75,71 @@ def write(folder: Path) -> list[Run]:
     return runs
 
 
-if __name__ == "__main__":
+def predict(runs: Sequence[Run], folder: Path, samples: int) -> None:
+    """Give every run predictions of every condition, most of them links to a few files."""
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, CLASSES, samples)
+    for i in range(MADE):
+        logits = rng.normal(size=(samples, CLASSES)) + 2 * np.eye(CLASSES)[target]
+        write_arrays(folder / f"{i}.npz", {"logits": logits.astype(np.float32), "target": target})
+    for number, run in enumerate(runs):
+        (run.folder / "predictions").mkdir()
+        for rate in RATES:
+            name = f"mcar_{rate:g}" if rate else "complete"
+            made = folder / f"{(number * 7 + int(20 * rate)) % MADE}.npz"
+            os.link(made, run.folder / "predictions" / f"{name}.npz")
+
+
+def timed(make: Callable[[], pd.DataFrame]) -> tuple[float, pd.DataFrame]:
+    """Seconds of one core, and what was made."""
+    began = time.process_time()
+    made = make()
+    return time.process_time() - began, made
+
+
+def main() -> None:
+    """Print a line for each question."""
     with tempfile.TemporaryDirectory() as name:
-        made = write(Path(name))
-        began = time.perf_counter()
-        for run in made:
+        folder = Path(name)
+        runs = write(folder)
+        began = time.process_time()
+        for run in runs:
             json.loads((run.folder / "metrics.json").read_text())
-        bare_s = time.perf_counter() - began
-        began = time.perf_counter()
-        board = leaderboard(made)
-        took_s = time.perf_counter() - began
-    assert "torch" not in sys.modules
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    records = len(made) * 20 * len(METRICS)
-    print(
-        f"{records:,} records to {len(board):,} rows: {took_s:.1f} s, "
-        f"{took_s / bare_s:.1f} x reading the files alone; peak {peak_gib:.2f} GiB"
-    )
+        bare_s = time.process_time() - began
+        read_s, records = timed(lambda: read_records(runs))
+        board_s, board = timed(lambda: leaderboard(runs, records=records))
+        robust_s, robust = timed(lambda: robustness(runs, records=records))
+        assert "torch" not in sys.modules
+        took_s = read_s + board_s + robust_s
+        print(
+            f"{len(records):,} records to {len(board):,} rows, {len(robust):,} over conditions: "
+            f"{took_s:.1f} s (read {read_s:.1f}, table {board_s:.1f}, over conditions "
+            f"{robust_s:.1f}), {took_s / bare_s:.1f} x reading the files alone; peak {peak():.2f} "
+            "GiB",
+            flush=True,
+        )
+        if len(sys.argv) > 1:
+            predict(runs, folder, int(sys.argv[1]))
+            for when in ("from all predictions", "from what was kept"):
+                kept = Kept(folder)
+
+                def paired(kept: Kept = kept) -> pd.DataFrame:
+                    return leaderboard(runs, compare="macro_f1", records=records, kept=kept)
+
+                paired_s, board = timed(paired)
+                kept.write()
+                known = int(board["p_vs_best"].notna().sum())
+                print(
+                    f"{known:,} p-values {when}, {sys.argv[1]} samples: {paired_s - board_s:+.1f} "
+                    f"s; peak {peak():.2f} GiB",
+                    flush=True,
+                )
+
+
+def peak() -> float:
+    """Largest memory so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()

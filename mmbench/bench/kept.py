@@ -13,6 +13,8 @@ FILE = "computed.json"  # beside the runs; may be deleted at any time
 class Kept:
     """A file of numbers by name, each with a mark of the runs that it was computed from.
 
+    Made anew for each table: it looks once whether a run has changed.
+
     Args:
         folder: Folder of the runs, where the file lies; None = nothing is kept.
     """
@@ -21,6 +23,7 @@ class Kept:
         self._path = None if folder is None else folder / FILE
         self._found: dict[str, Any] = {}
         self._new = False
+        self._marks: dict[tuple[tuple[Path, str], ...], str] = {}  # many names, the same runs
         if self._path is not None and self._path.is_file():
             try:
                 words = json.loads(self._path.read_text(encoding="utf-8"))
@@ -40,13 +43,19 @@ class Kept:
         """
         if self._path is None:
             return make()
-        key, mark = json.dumps(list(name)), fingerprint(runs)
+        key, mark = json.dumps(list(name)), self._mark(runs)
         entry = self._found.get(key)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == mark):
             entry = self._found[key] = [mark, make()]
             self._new = True
         numbers: list[float] = entry[1]
         return numbers
+
+    def _mark(self, runs: Sequence[Run]) -> str:
+        same = tuple((run.folder, run.state) for run in runs)
+        if same not in self._marks:
+            self._marks[same] = fingerprint(runs)
+        return self._marks[same]
 
     def write(self) -> None:
         """Write the file by rename if there is anything new."""

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Picture = UInt8[np.ndarray, "row column *colour"]
+Picture = UInt8[np.ndarray, "_ _ ..."]  # rows, columns, colours if any; sizes may differ
 # Okabe and Ito, "Color Universal Design", 2008: without its yellow (too pale on white) and black
 # (the page's own text colour). The page names each --m0 to --m5 and may brighten it at night.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

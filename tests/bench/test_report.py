@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from mmbench.bench import plots, report
-from mmbench.bench.leaderboard import leaderboard
+from mmbench.bench.leaderboard import leaderboard, robustness
 from mmbench.bench.record import Run, write_arrays, write_json
-from mmbench.bench.report import safe_json, write_report
+from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.spec import RunSpec
 from mmbench.metrics.metric import metrics_for
 
@@ -349,6 +350,110 @@ def test_diagnostics_of_a_sensible_size_are_drawn(page):
     assert "routing/<b>use</b> of steady on first, mixed: from 0.1 to 0.9" in labels
     assert "routing/load of steady on first, mixed: from 1 to 3" in labels
     assert not any(text.startswith(("vast", "words")) for text in labels)
+
+
+def shown_inside(runs, tmp_path, arrays, name="shown"):
+    """The page of one more run that left these arrays."""
+    run = finished(spec(name, "first", 0), tmp_path / "more", 0.2)
+    write_arrays(run.folder / "diagnostics.npz", arrays)
+    some = [runs[0], run]
+    path = write_report("x", some, leaderboard(some), tmp_path, metric="mse")
+    return path.read_text(encoding="utf-8")
+
+
+def test_router_weights_are_drawn_by_pattern_with_their_collapse(runs, tmp_path):
+    text = shown_inside(
+        runs,
+        tmp_path,
+        {
+            "router_weight": np.array([[0.1, 0.9], [0.8, 0.2]]),
+            "router_pattern": np.array(["audio", "<i>text</i>"]),
+            "collapse_index": np.array(0.25),
+        },
+    )
+    page = Page(text)
+    labels = [a["aria-label"] for a in page.all("svg") if "aria-label" in a]
+    assert (
+        "router weights of shown on first, mixed, 2 patterns by 2 experts: audio mostly expert 1; "
+        "<i>text</i> mostly expert 0"
+    ) in labels
+    assert "Weight of each expert by present modalities. Collapse index 0.25." in page.text
+    assert page.all("i") == []
+
+
+def test_retrieval_is_shown_in_numbers_and_where_there_are_any_in_pictures(runs, tmp_path):
+    arrays = {
+        "retrieved_query_id": np.array([7, 9]),
+        "retrieved_train_id": np.array([[11, 12], [13, 14]]),
+        "retrieved_label_agreement": np.array([[True, True], [True, False]]),
+    }
+    page = Page(shown_inside(runs, tmp_path, dict(arrays)))
+    assert "7 11, 12 1 9 13, 14 0.5" in page.text
+    assert "Their labels agree in a share of 0.75." in page.text
+    arrays["retrieved_query_image"] = np.zeros((2, 8, 8, 3), np.uint8)
+    arrays["retrieved_train_image"] = np.full((2, 2, 8, 8), 255, np.uint8)
+    page = Page(shown_inside(runs, tmp_path / "b", arrays))
+    pictures = page.all("image")
+    assert len(pictures) == 6 + 2  # and the heat maps, of patterns and of the first run's routing
+    assert all(a["href"].startswith("data:image/png;base64,") for a in pictures)
+    words = "pictures of 2 queries of shown on first, mixed and what was retrieved for each"
+    assert words in [a.get("aria-label") for a in page.all("svg")]
+
+
+@pytest.mark.parametrize(("n", "how"), [(8, "principal components"), (40, "t-SNE")])
+def test_recovered_features_are_laid_out_beside_the_true_ones(runs, tmp_path, n, how):
+    truth = np.random.default_rng(0).normal(size=(n, 5))
+    arrays = {"recovered": truth + 0.5, "recovered_truth": truth}
+    text = Page(shown_inside(runs, tmp_path, arrays)).text
+    assert f"Recovered features joined to the true ones ({how}). Error 0.5," in text
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"retrieved_query_id": np.array([7]), "retrieved_train_id": np.zeros((3, 2), int)},
+        {"recovered": np.zeros((5, 2)), "recovered_truth": np.zeros((4, 2))},
+        {"recovered": np.full((5, 2), np.nan), "recovered_truth": np.zeros((5, 2))},
+        {"router_weight": np.zeros((0, 3)), "router_pattern": np.array(["a"])},
+        {"router_weight": np.array(["words"]), "collapse_index": np.array(0.5)},
+    ],
+)
+def test_arrays_that_do_not_fit_their_names_do_not_stop_the_page(runs, tmp_path, arrays):
+    assert "steady" in Page(shown_inside(runs, tmp_path, arrays)).text
+
+
+def test_what_missing_modalities_cost_has_a_section_of_its_own(runs, tmp_path):
+    robust = robustness(runs)
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", robust=robust)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "robustness" in [a["id"] for a in page.all("section")]
+    assert "area under rate curve, mcar 0 to 0.5" in page.text
+    # losses .105 + rate: .105, .405, .605 at 0, .3, .5
+    assert "steady 0.355 ± 0.007" in page.text
+    assert len(page.all("script")) == 3
+    assert f"{HOSTILE} 0.455" in page.text
+
+
+def test_plots_of_a_leaderboard_are_whole_files(runs, tmp_path):
+    paths = write_plots(leaderboard(runs), tmp_path / "plots", metric="mse")
+    assert sorted(path.name for path in paths) == sorted(
+        path.name for path in (tmp_path / "plots").iterdir()
+    )
+    assert {path.name.split("_")[0] for path in paths} == {"conditions", "cost", "ranks.svg"}
+    for path in paths:
+        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert float(root.get("width")) > 100
+        assert not root.findall(".//{*}script")
+        assert len(root.get("aria-label")) > 20
+
+
+def test_a_watched_page_says_so_and_others_do_not(runs, page, tmp_path):
+    assert "data-watched" not in page
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", watched=True)
+    text = path.read_text(encoding="utf-8")
+    assert "<body data-watched>" in text
+    assert "reloads itself" in Page(text).text
 
 
 def test_details_of_a_run_are_its_whole_specification_and_curve(page, runs):
