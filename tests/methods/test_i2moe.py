@@ -151,10 +151,10 @@ def test_uniqueness_is_the_triplet_loss_worked_by_hand():
     y = outputs([0.0, 0.0], [1.0, 0.0], [3.0, 4.0], [0.5, 0.0])
     one = [
         (max(0, 5 - 1 + 1) + max(0, 0.5 - 1 + 1)) / 2,  # y_1 is to be the far one
-        (max(0, 1 - 5 + 1) + max(0, 0.5 - 5 + 1)) / 2,
-        (max(0, 1 - 0.5 + 1) + max(0, 5 - 0.5 + 1)) / 2,
+        (max(0, 2 - 10 + 1) + max(0, 1 - 10 + 1)) / 2,  # all outputs twice as far apart
+        (max(0, 3 - 1.5 + 1) + max(0, 15 - 1.5 + 1)) / 2,  # and three times
     ]
-    found = uniqueness(y.expand(M, -1, -1, -1), YES, regression=False)
+    found = uniqueness(torch.stack([y, 2 * y, 3 * y]), YES, regression=False)
     assert found.item() == pytest.approx(sum(one), abs=1e-5)
     # regression: differences of mean squares 0.5, 12.5, 0.125
     two = [(12 - 0.375) / 2, (-12 - 12.375) / 2, (0.375 + 12.375) / 2]
