@@ -1,7 +1,8 @@
 """MoSARe as its equations stand, slowly: what the fast form is held against.
 
-One forward pass for each loss; heads, experts, pairs and modalities one after the other; every
-expert on every token, though all but one are then multiplied by zero; all gene tokens at once.
+One forward pass for each loss, and one more by which prototypes move; heads, experts, pairs and
+modalities one after the other; every expert on every token, though all but one are then multiplied
+by zero; all gene tokens at once.
 The weights are those of the method under test.
 """
 
@@ -15,6 +16,10 @@ from mmbench.methods.mosare import GeneTokens, GroupTokens
 def step(method, batch):
     """One training step's losses and gradients: a forward and a backward pass for each loss."""
     losses = {}
+    if method.training:
+        with torch.no_grad():
+            *_, h = forward(method, batch)
+        method.prototypes.update(h, method.member(batch))
     for goal in method.goals:
         terms = LOSSES[goal](method, batch, forward(method, batch))
         sum(terms.values()).backward()
@@ -59,7 +64,8 @@ def view(method, m, batch):
     own = method.views[m]
     x, lengths = batch.inputs[own.name], batch.lengths.get(own.name)
     if own.mixture is not None:
-        local = own.local(component_means(own.mixture, x, lengths))
+        known = batch.memo and batch.memo.embed(own.name, own.mixture)
+        local = own.local(component_means(own.mixture, x, lengths) if known is None else known)
     elif isinstance(own.local, GeneTokens):
         local = gene_tokens(own.local, x)
     elif isinstance(own.local, GroupTokens):
@@ -196,7 +202,6 @@ def info_nce(z, x, temperature=0.01):
 
 
 def prototype(method, batch, passed):
-    """The prototypes are taken as they are; the method under test moves them once a batch."""
     _, _, h = passed
     unit = h / h.norm(dim=1, keepdim=True)
     logits = [(unit @ own.T).amax(1) for own in method.prototypes.mean]
