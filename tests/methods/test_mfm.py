@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
+from mmbench.layers.fusion import random_pattern
 from mmbench.methods.mfm import MFM, SequenceDecoder, SummaryDecoder, discrepancy
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
@@ -176,6 +177,14 @@ def test_the_loss_weighs_its_terms_and_asks_the_surrogate_for_what_it_does_not_s
     for name in ("reconstruction", "surrogate"):
         torch.testing.assert_close(small[name], 0.1 * large[name])
         assert large[name] > 0.1
+    method = build(reconstruct=1.0)
+    torch.manual_seed(3)
+    visible = random_pattern(batch.presence)
+    torch.manual_seed(3)
+    found = method.loss(batch)
+    f = method.factors(method.codes(method.encode(batch.hide(~visible)), visible))
+    wanted = method.rebuild(batch, f, batch.presence & ~visible)
+    torch.testing.assert_close(found["surrogate"], wanted)
     single = build().loss(batch_of(torch.eye(3, dtype=torch.bool)))
     assert single["surrogate"] == 0  # a sample's last modality is never hidden
     assert single["reconstruction"] > 0
