@@ -4,6 +4,7 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import ViltConfig, ViltModel
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.batch import Batch, is_frozen
@@ -148,3 +149,38 @@ def test_hiding_at_random_leaves_every_sample_something():
     expected = (3 * 0.3 - 0.3**3) / 3
     assert absent[complete].float().mean().item() == pytest.approx(expected, abs=0.02)
     torch.testing.assert_close(random_absence(presence[:20], 1.0).sum(1), presence[:20].sum(1) - 1)
+
+
+@pytest.fixture(scope="module")
+def vilt(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vilt")
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    images = {"image_size": 16, "patch_size": 8}
+    ViltModel(ViltConfig(vocab_size=120, num_hidden_layers=2, **sizes, **images)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
+    text, image = Modality("t", "tokens", (5,), vocab_size=99), Modality("i", "image", (1, 16, 16))
+    task = Task("single_label", (text, image), ("x", "y", "z"))
+    torch.manual_seed(0)
+    method = OneToken(task, backbone=f"vilt:{vilt}").train()
+    [stage] = method.stages
+    assert (stage.name, stage.shared) == ("prompt", "")
+    method.begin(stage)
+    assert learning(method) == prompt_parts()
+    assert is_frozen(method.backbone.embedder("t"))
+    batch = make_batch(task, all_patterns(task, repeat=4))
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    first = sum(method.loss(batch).values())
+    for _ in range(30):
+        optimizer.zero_grad()
+        sum(method.loss(batch).values()).backward()
+        optimizer.step()
+    moved = {k for k, v in method.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == prompt_parts()
+    assert sum(method.loss(batch).values()) < 0.7 * first

@@ -218,9 +218,10 @@ class SmallBackbone(Backbone):
         super().__init__()
         self.modalities = {m.name: m for m in task.modalities}
         self.names = task.names
-        self.embedders = nn.ModuleList(_Embedder(m, dim) for m in task.modalities)
+        embedders = [_Embedder(m, dim) for m in task.modalities]
+        self.embedders = nn.ModuleList(embedders)
         self.widths = dict.fromkeys(self.names, dim)
-        self.counts = {n: e.count for n, e in zip(self.names, self.embedders, strict=True)}
+        self.counts = {n: part.count for n, part in zip(self.names, embedders, strict=True)}
         self.streams = (self.names,)
         self.depths = (depth,)
         self.cls = nn.Parameter(torch.empty(dim))
@@ -238,8 +239,7 @@ class SmallBackbone(Backbone):
     def real(self, name: str, batch: Batch) -> Bool[Tensor, "batch token"]:
         """See `Backbone`."""
         steps = torch.arange(self.counts[name], device=batch.presence.device)
-        embedder = self.embedders[self.names.index(name)]
-        if name not in batch.lengths or not embedder.steps:
+        if name not in batch.lengths or self.modalities[name].kind == "bag":
             return torch.ones_like(steps, dtype=torch.bool).expand(len(batch), -1)
         return steps <= batch.lengths[name][:, None]  # [CLS]_m and as many parts as steps
 
@@ -281,23 +281,22 @@ class _Embedder(nn.Module):
 
     def __init__(self, modality: Modality, dim: int) -> None:
         super().__init__()
-        shape, self.steps = modality.shape, 0
-        match modality.kind:
-            case "vector":
-                parts: int = min(PATCHES, shape[0])
-                self.cut: nn.Module = PatchTokens(shape[0], dim, parts)
-            case "bag":
-                parts, self.cut = PATCHES, BagEncoder(shape[1], dim, tokens=PATCHES)
-            case "image" | "volume":
-                trunk = SmallCNN(shape)
-                parts = prod(trunk.cells)
-                self.cut = GridEncoder(trunk, dim, tokens=parts)
-            case "sequence" | "tokens":
-                parts = self.steps = min(shape[0], MOST_TOKENS)
-                if modality.kind == "tokens":
-                    self.cut = _Words(modality.vocab_size, dim)
-                else:
-                    self.cut = nn.Linear(shape[1], dim)
+        shape, kind = modality.shape, modality.kind
+        self.steps = min(shape[0], MOST_TOKENS) if kind in ("sequence", "tokens") else 0
+        self.cut: nn.Module
+        if kind == "vector":
+            parts = min(PATCHES, shape[0])
+            self.cut = PatchTokens(shape[0], dim, parts)
+        elif kind == "bag":
+            parts, self.cut = PATCHES, BagEncoder(shape[1], dim, tokens=PATCHES)
+        elif kind == "tokens":
+            parts, self.cut = self.steps, _Words(modality.vocab_size, dim)
+        elif kind == "sequence":
+            parts, self.cut = self.steps, nn.Linear(shape[1], dim)
+        else:
+            trunk = SmallCNN(shape)
+            parts = prod(trunk.cells)
+            self.cut = GridEncoder(trunk, dim, tokens=parts)
         self.count = 1 + parts
         self.norm = nn.LayerNorm(dim)
         self.cls = nn.Parameter(torch.empty(dim))

@@ -113,7 +113,8 @@ class PretrainedBackbone(Backbone):
             readable = keys[:, None, :] & past | itself
         else:
             readable = (keys | ~keys.any(1, keepdim=True))[:, None, :]
-        z: Tensor = self.layers[stream][i](x, readable[:, None], prefix)
+        tower: Any = self.layers[stream]
+        z: Tensor = tower[i](x, readable[:, None], prefix)
         return z
 
     def pool(
@@ -363,7 +364,7 @@ class ImageTokens(nn.Module):
                 f"{image.name!r} has {channels}"
             )
         side = round((len(position) - 1) ** 0.5)
-        cells = position.detach()[1:].T.unflatten(1, (side, side))
+        cells = position.detach()[1:].T.reshape(-1, side, side)
         if grid != [side, side]:
             corners = stretch == "bilinear"  # as in transformers
             cells = nn.functional.interpolate(
@@ -407,7 +408,7 @@ class Layer(nn.Module):
         prefix: Prefix | None,
     ) -> Float[Tensor, "batch token dim"]:
         """Attention between projection of the inputs and of the output."""
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))
         if prefix is not None:
             k, v = prepend(prefix[0], k), prepend(prefix[1], v)
             readable = nn.functional.pad(readable, (k.shape[2] - q.shape[2], 0), value=True)

@@ -108,12 +108,12 @@ class MSPs(PromptMethod):
     ) -> Float[Tensor, "batch layer part more dim"]:
         """Each sample's prompts."""
         there = presence.to(table.dtype)
-        if self.combine == "concat":
-            each = torch.einsum("bm,mlprd->blpmrd", there, table)
-            return each.flatten(3, 4)
         if self.combine == "mean":
             there = there / there.sum(1, keepdim=True)
-        return torch.tensordot(there, table, 1)
+        if self.combine == "concat":
+            each = torch.einsum("bm,mlprd->blpmrd", there, table)
+            return torch.cat(each.unbind(3), dim=3)
+        return torch.einsum("bm,mlprd->blprd", there, table)
 
     def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, and the weighted overlap of the modalities' prompts."""
@@ -128,5 +128,5 @@ def overlap(prompts: Float[Tensor, "modality feature"]) -> Float[Tensor, ""]:
     """Mean of |cosine| over all pairs, in [0, 1]."""
     first, second = zip(*combinations(range(len(prompts)), 2), strict=True)
     a, b = prompts[list(first)], prompts[list(second)]
-    norms = (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-8)
-    return ((a * b).sum(1).abs() / norms).mean()
+    norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return ((a * b).sum(1).abs() / norms.clamp_min(1e-8)).mean()
