@@ -113,7 +113,8 @@ class MSPs(PromptMethod):
         if self.combine == "concat":
             each = torch.einsum("bm,mlprd->blpmrd", there, table)
             return torch.cat(each.unbind(3), dim=3)
-        return torch.einsum("bm,mlprd->blprd", there, table)
+        mixed: Tensor = torch.einsum("bm,mlprd->blprd", there, table)
+        return mixed
 
     def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, and the weighted overlap of the modalities' prompts."""
