@@ -69,7 +69,7 @@ QUEUE = 50  # samples that each prototype remembers
 MOST_NEW = 20  # of them from one batch
 SINKHORN_ROUNDS, SINKHORN_EPSILON = 3, 0.05
 VARIANCE_FLOOR = 0.01
-CHUNK = 512  # gene tokens held at a time
+CHUNK = 256  # gene tokens held at a time
 
 Goal = Literal["supervised", "symmetric", "prototype"]
 Levels = Float[Tensor, "level batch modality dim"]
