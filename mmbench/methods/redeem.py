@@ -578,7 +578,9 @@ class Redeem(PromptMethod):
             return torch.cat(parts, 1) if parts else None
 
         if label is not None:
-            return self.label.compare(self.backbone.run(tokens, keys, insert, at=0), label)
+            # towers are read where they always are: in CLIP's text the first token reads nothing
+            at = 0 if len(self.backbone.streams) == 1 else None
+            return self.label.compare(self.backbone.run(tokens, keys, insert, at), label)
         output: Tensor = self.head(self.backbone.run(tokens, keys, insert))
         return output
 
