@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmbench.bench.leaderboard import CELL
+from mmbench.bench.leaderboard import CELL, COLUMNS
 from mmbench.bench.record import IPW
 from mmbench.metrics.metric import higher_is_better
 from mmbench.registry import METHODS
 
-NUMBERS = (
-    "mean", "std_seeds", "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "rank", "p_vs_best",
-    "bayes", "bayes_se", "protocol",
-)  # fmt: skip
+LABELS = (*CELL, "mechanism", "code", "note")
+NUMBERS = tuple(name for name in COLUMNS if name not in LABELS)
 NEEDED = (*CELL, "mean", "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "protocol")
 REPORTED = (
     "table", "row", "data", "modalities", "condition", "metric", "mean", "std", "source",

@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from mmbench.bench import plots, report
+from mmbench.bench.compare import read_board
 from mmbench.bench.leaderboard import leaderboard, robustness
 from mmbench.bench.record import Run, write_arrays, write_json
 from mmbench.bench.report import safe_json, write_plots, write_report
-from mmbench.bench.spec import RunSpec
+from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.metrics.metric import metrics_for
 
 HOSTILE = "<script>alert(1)</script>"
@@ -446,6 +448,19 @@ def test_plots_of_a_leaderboard_are_whole_files(runs, tmp_path):
         assert float(root.get("width")) > 100
         assert not root.findall(".//{*}script")
         assert len(root.get("aria-label")) > 20
+
+
+def test_committed_plots_are_drawn_from_the_committed_leaderboard(tmp_path):
+    home = Path(__file__).parents[2]
+    committed = sorted((home / "results" / "quickstart").glob("*.svg"))
+    readme = (home / "README.md").read_text()
+    assert sum(f"(results/quickstart/{path.name})" in readme for path in committed) == 2
+    metric = load_suite("quickstart", []).select.metric
+    write_plots(read_board(home / "results" / "quickstart"), tmp_path, metric=metric)
+    for path in committed:
+        # the numbers; lines and letters may differ between versions of matplotlib
+        old, new = (ElementTree.parse(p).getroot() for p in (path, tmp_path / path.name))
+        assert old.get("aria-label") == new.get("aria-label")
 
 
 def test_a_watched_page_says_so_and_others_do_not(runs, page, tmp_path):
