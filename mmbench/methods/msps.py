@@ -110,11 +110,9 @@ class MSPs(PromptMethod):
         there = presence.to(table.dtype)
         if self.combine == "mean":
             there = there / there.sum(1, keepdim=True)
-        if self.combine == "concat":
-            each = torch.einsum("bm,mlprd->blpmrd", there, table)
-            return torch.cat(each.unbind(3), dim=3)
-        mixed: Tensor = torch.einsum("bm,mlprd->blprd", there, table)
-        return mixed
+        form = "bm,mlprd->blpmrd" if self.combine == "concat" else "bm,mlprd->blprd"
+        each: Tensor = torch.einsum(form, there, table)
+        return each if each.dim() == 5 else each.flatten(3, 4)
 
     def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, and the weighted overlap of the modalities' prompts."""
