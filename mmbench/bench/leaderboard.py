@@ -159,7 +159,7 @@ def _p_values(
     here = [run for run in done[data, scenario] if run.spec.method_label in methods]
 
     def make() -> list[float]:
-        return _compared(here, condition, part, metric).tolist()
+        return [float(p) for p in _compared(here, condition, part, metric)]
 
     name = ["p_vs_best", metric, data, scenario, condition, variant]
     return np.array(make() if kept is None else kept(name, here, make))

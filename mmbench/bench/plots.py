@@ -343,7 +343,7 @@ def pairs(
         np.stack([truth[:, 0], found[:, 0]]), np.stack([truth[:, 1], found[:, 1]]),
         color=RULE, linewidth=0.5, zorder=1,
     )  # fmt: skip
-    plain = {"linestyle": "none", "markersize": 4.5}
+    plain: dict[str, Any] = {"linestyle": "none", "markersize": 4.5}
     ax.plot(*truth.T, marker="o", markerfacecolor="none", color=PALETTE[0], label="true", **plain)
     ax.plot(*found.T, marker="s", markeredgewidth=0, color=PALETTE[1], label="recovered", **plain)
     ax.axis("off")

@@ -30,6 +30,7 @@ from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
 
 TABLES = 24  # (data, scenario) pairs that get plots and a table of their own
+FIRST = 6  # of them that also get scores by class, and operations by pattern
 MATRICES = 16  # plots from diagnostics
 LARGEST = 64  # rows and columns of a diagnostic matrix that is still drawn
 EXAMPLES, NEIGHBOURS, PICTURES = 8, 6, 5  # of retrieval: queries, what they found, with pictures
@@ -169,9 +170,9 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
     add("ranks", _across(shown, styles, metric)[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
-        part = folder / f".{name}.part"
-        part.write_text(plots.standalone(svg), encoding="utf-8", errors="replace")
-        part.replace(folder / f"{name}.svg")
+        path = folder / f".{name}.part"
+        path.write_text(plots.standalone(svg), encoding="utf-8", errors="replace")
+        path.replace(folder / f"{name}.svg")
     return [folder / f"{name}.svg" for name in drawn]
 
 
@@ -488,10 +489,10 @@ def _operations(runs: Sequence[Run]) -> list[Plot]:
         flops = counted.get("cost", {}).get("flops_per_pattern")
         if flops and max(flops.values()):
             of[_run_name(run)] = {str(name): float(value) for name, value in flops.items()}
-    drawn = []
+    drawn: list[Plot] = []
     for (data, scenario), rows in found.items():
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
-        if not 1 < len(names) <= LARGEST or len(drawn) == TABLES:
+        if not 1 < len(names) <= LARGEST or len(drawn) == FIRST:
             continue
         values = np.array([[row.get(name, math.nan) for name in names] for row in rows.values()])
         alt = (
@@ -519,16 +520,17 @@ def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
         own = Card(card.data, card.scenario, card.metric)
         costs = part[part["measure"] == "cost_of_absence"].assign(condition=lambda x: x["over"])
         if costs["mean"].notna().any():
-            wide = _wide(costs, list(dict.fromkeys(costs["over"])), "mean")
+            absent = [str(name) for name in dict.fromkeys(costs["over"])]
+            wide = _wide(costs, absent, "mean")
             bayes = costs.groupby("over", sort=False)["bayes"].first().astype(float)
             rows, values = list(wide.index), wide.to_numpy()
             if bayes.notna().any():
                 rows, values = [*rows, "best possible"], np.vstack([values, bayes.to_numpy()])
             alt = (
                 f"{card.metric} on {card.data}, {card.scenario}: what the absence of each of "
-                f"{', '.join(wide)} costs {len(wide)} methods; the numbers are in the table below"
+                f"{', '.join(absent)} costs {len(wide)} methods; the numbers are in the table below"
             )
-            svg = plots.heat(values, rows, list(wide), alt=alt, across="absent modality")
+            svg = plots.heat(values, rows, absent, alt=alt, across="absent modality")
             caption = f"{card.metric} lost where a modality is absent, mean over all others that "
             own.plots.append((svg, f"{caption}may be there. Yellow is a larger loss."))
         across = [
@@ -550,7 +552,7 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             place = (run.spec.data_label, run.spec.scenario_name)
             by_place.setdefault(place, {}).setdefault(_run_name(run), run)
     drawn = []
-    for card in cards:
+    for card in cards[:FIRST]:
         rows = {}
         for name, run in by_place.get((card.data, card.scenario), {}).items():
             path = run.folder / "predictions" / f"{card.columns[0]}.npz"
@@ -684,7 +686,7 @@ def _routers(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
 
     names, index = arrays.pop("router_pattern", None), arrays.pop("collapse_index", None)
     words = "" if index is None else f" Collapse index {_numbers(index)}."
-    weight = arrays.get("router_weight")
+    weight: Any = arrays.get("router_weight")
     if not _drawable(weight) or weight.ndim != 2:
         if words:
             own.tables.append((words.strip(), [], []))
@@ -713,8 +715,8 @@ def _retrieved(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> Non
     query, train = arrays.get("retrieved_query_id"), arrays.get("retrieved_train_id")
     if query is None or train is None or query.ndim != 1 or train.shape[:1] != query.shape:
         return
-    agreement = arrays.get("retrieved_label_agreement")
-    pictures = [arrays.get(f"retrieved_{side}_image") for side in ("query", "train")]
+    agreement: Any = arrays.get("retrieved_label_agreement")
+    pictures: list[Any] = [arrays.get(f"retrieved_{side}_image") for side in ("query", "train")]
     for name in [n for n in arrays if n.startswith("retrieved_")]:
         del arrays[name]
     train = train.reshape(len(query), -1)

@@ -89,7 +89,7 @@ def degraded(records: pd.DataFrame) -> pd.DataFrame:
         the measure and what it is taken over, `value` and `bayes` (the same measure of the best
         possible scores); NaN where a score that it needs is missing.
     """
-    parts = []
+    parts: list[pd.DataFrame] = []
     if len(records):
         for _, table in records.groupby(["data", "scenario"], sort=False):
             parts.extend(_of_table(table))
@@ -177,7 +177,7 @@ def pooled(runs: Sequence[Run], records: pd.DataFrame, metric: str, kept: Kept) 
     Returns:
         Rows as `degraded` returns them, for `pooled_over_patterns`.
     """
-    tables = {}
+    tables: dict[Any, list[str]] = {}
     shown = records[records["metric"] == metric] if len(records) else records
     if len(shown):
         for key, table in shown.groupby(["data", "scenario"], sort=False):
@@ -186,7 +186,7 @@ def pooled(runs: Sequence[Run], records: pd.DataFrame, metric: str, kept: Kept) 
     rows = []
     for run in runs:
         spec = run.spec
-        names = tables.get((spec.data_label, spec.scenario_name))
+        names = tables.get((spec.data_label, spec.scenario_name), [])
         if run.state != "done" or not names:
             continue
 
