@@ -15,15 +15,13 @@ Differences from the paper:
   set of modalities at once. In each step every sample stands twice: as it is, and with a random
   subset of what it has, from which the rest is to be rebuilt and the target predicted.
 - Vectors and sequences are rebuilt themselves. Of other kinds a fixed summary is: the mean
-  instance of a bag, an image or volume averaged to at most 4 cells a side, a random projection
+  instance of a bag, an image or volume averaged to 4 cells a side, a random projection
   of the counts of words.
 - The decoder of sequences reads the factors at every step instead of its own last state.
 - Every modality is rebuilt with the same weight; the paper searches one for each.
 - The kernel of the discrepancy is that of the released code, exp(-|a - b|^2 / D^2).
 - AdamW, as for every method of the suite.
 """
-
-import math
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -178,8 +176,7 @@ class SummaryDecoder(nn.Module):
         self.kind = modality.kind
         size = modality.shape[-1]
         if modality.kind in ("image", "volume"):
-            self.cells = tuple(min(side, COARSEST) for side in modality.shape[1:])
-            size = modality.shape[0] * math.prod(self.cells)
+            size = modality.shape[0] * COARSEST ** len(modality.shape[1:])
         if modality.kind == "tokens":
             size = PROJECTED
             self.projection: Tensor
@@ -205,15 +202,15 @@ class SummaryDecoder(nn.Module):
         if self.kind == "vector":
             return x
         if self.kind == "image":
-            return nn.functional.adaptive_avg_pool2d(x, self.cells).flatten(1)
+            return nn.functional.adaptive_avg_pool2d(x, COARSEST).flatten(1)
         if self.kind == "volume":
-            return nn.functional.adaptive_avg_pool3d(x, self.cells).flatten(1)
-        valid = valid_steps(lengths, x)[:, :, None]
+            return nn.functional.adaptive_avg_pool3d(x, COARSEST).flatten(1)
+        valid = valid_steps(lengths, x)
         if self.kind == "bag":
-            return masked_mean(x, valid.squeeze(2))
-        words = torch.where(valid, self.projection[x], 0.0)
+            return masked_mean(x, valid)
+        words = torch.where(valid[:, :, None], self.projection[x], 0.0)
         # of variance near 1, however long the text is
-        return words.sum(1) / valid.sum(1).clamp_min(1).sqrt()
+        return words.sum(1) / valid.sum(1, keepdim=True).clamp_min(1).sqrt()
 
 
 def decoder(modality: Modality, dim: int) -> nn.Module:

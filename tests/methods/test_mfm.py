@@ -108,15 +108,15 @@ def test_a_bag_is_summed_up_by_its_mean_instance():
     assert part.summary(x, torch.tensor([2])).tolist() == [[2.0, 4.0]]
 
 
-def test_a_picture_or_volume_is_summed_up_by_means_over_at_most_4_cells_a_side():
-    part = SummaryDecoder(Modality("image", "image", (2, 8, 3)), D)
-    x = torch.randn(1, 2, 8, 3)
+def test_a_picture_or_volume_is_summed_up_by_means_over_4_cells_a_side():
+    part = SummaryDecoder(Modality("image", "image", (2, 8, 4)), D)
+    x = torch.randn(1, 2, 8, 4)
     wanted = torch.stack([x[0, :, 2 * i : 2 * i + 2].mean(1) for i in range(4)], 1)
     torch.testing.assert_close(part.summary(x, None), wanted.reshape(1, -1))
-    assert part.layers[2].out_features == 2 * 4 * 3
-    scan = SummaryDecoder(Modality("scan", "volume", (1, 8, 8, 2)), D)
-    x = torch.randn(1, 1, 8, 8, 2)
-    assert scan.summary(x, None).shape == (1, 4 * 4 * 2)
+    assert part.layers[2].out_features == 2 * 4 * 4
+    scan = SummaryDecoder(Modality("scan", "volume", (1, 8, 8, 4)), D)
+    x = torch.randn(1, 1, 8, 8, 4)
+    assert scan.summary(x, None).shape == (1, 4**3)
     torch.testing.assert_close(scan.summary(x, None)[0, 0], x[0, 0, :2, :2, 0].mean())
 
 
