@@ -317,7 +317,7 @@ def test_bags_of_different_sizes_are_exact_in_any_batch():
 
 def test_gene_tokens_do_not_depend_on_the_chunks(monkeypatch):
     torch.manual_seed(0)
-    net, x = GeneTokens(D, 3, 0.0), torch.randn(4, 23)
+    net, x = GeneTokens(32, 3, 0.0), torch.randn(4, 23)
     with torch.no_grad():
         net.score.mul_(30)  # so that the largest score differs from chunk to chunk
     whole = net(x)
