@@ -128,4 +128,5 @@ def overlap(prompts: Float[Tensor, "modality feature"]) -> Float[Tensor, ""]:
     first, second = zip(*combinations(range(len(prompts)), 2), strict=True)
     a, b = prompts[list(first)], prompts[list(second)]
     norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return ((a * b).sum(1).abs() / norms.clamp_min(1e-8)).mean()
+    cosines: Tensor = (a * b).sum(1).abs() / norms.clamp_min(1e-8)
+    return cosines.mean()
