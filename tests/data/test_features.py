@@ -66,7 +66,7 @@ def test_a_picture_is_encoded_by_itself_at_any_size():
 def test_sentences_are_as_alike_as_the_models_authors_say():
     found = text_features(TEXTS)
     assert found.shape == (3, TEXT_WIDTH)
-    assert found[0] @ found[1] == pytest.approx(0.7553, abs=1e-4)  # as sbert.net prints it
+    assert found[0] @ found[1] == pytest.approx(0.7553, abs=1e-4)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
