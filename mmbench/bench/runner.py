@@ -348,10 +348,11 @@ def _train(
 
     def build(part: Path) -> None:
         words = fit()
+        frozen = {name for name, p in method.named_parameters() if not p.requires_grad}
         kept = {
             name: value.detach().cpu().clone()
             for name, value in method.state_dict().items()
-            if stage.covers(name) or not stage.shared
+            if name not in frozen and (stage.covers(name) or not stage.shared)
         }
         save_file(kept, part / "weights.safetensors")
         write_json(part / "stage.json", words)
