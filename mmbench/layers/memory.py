@@ -197,8 +197,9 @@ class Memory(SupportBank):
         self.k = k
         # the products of M pairs of vectors sum to less than M + 1, and float32 counts to 2^24
         bits = (24 - math.ceil(math.log2(len(task.modalities) + 1))) // 2
-        self.features = nn.ModuleList(Feature(m, bits) for m in task.modalities)
-        width = sum(len(part.mean) for part in self.features)
+        features = [Feature(m, bits) for m in task.modalities]
+        self.features = nn.ModuleList(features)
+        width = sum(len(part.mean) for part in features)
         self.register_buffer("keys", torch.zeros(0, width))
         single = task.kind == "single_label"
         empty = torch.zeros(0, dtype=torch.long) if single else torch.zeros(0, task.num_outputs)
@@ -224,7 +225,7 @@ class Memory(SupportBank):
         complete = [take(b, b.presence.all(1)) for b in shown]
         super().fill(complete, most)
         ids, order = torch.cat([b.sample_id for b in complete]).sort()
-        assert len(ids.unique()) == len(ids), "a sample id occurs twice in the training split"
+        assert bool((ids[1:] > ids[:-1]).all()), "a sample id occurs twice in the training split"
         target = torch.cat([b.target for b in complete])
         self.target = target[order[torch.searchsorted(ids, self.sample_id)]]
         self.by_id = self.sample_id.argsort()
@@ -232,6 +233,7 @@ class Memory(SupportBank):
         if len(self):
             for part, name in zip(self.features, self.names, strict=True):
                 everything = self.everything()
+                assert isinstance(part, Feature)
                 part.fit(everything.inputs[name], everything.lengths.get(name))
         self.keys = torch.cat(
             [self.look(take(self.everything(), rows)) for rows in self.all_rows()]
@@ -245,7 +247,7 @@ class Memory(SupportBank):
 
     def all_rows(self) -> list[Int[Tensor, " row"]]:
         """All rows of the bank, some at a time."""
-        return list(torch.arange(len(self), device=self.sample_id.device).split(CHUNK))
+        return list(torch.split(torch.arange(len(self), device=self.sample_id.device), CHUNK))
 
     def look(self, batch: Batch) -> Float[Tensor, "batch width"]:
         """Features of a batch; zeros where a modality is absent."""
@@ -361,5 +363,5 @@ def take(batch: Batch, rows: Tensor) -> Batch:
 
 def _chunks(x: Tensor, lengths: Tensor | None) -> Iterable[tuple[Tensor, Tensor | None]]:
     if lengths is None:
-        return ((part, None) for part in x.split(CHUNK))
-    return zip(x.split(CHUNK), lengths.split(CHUNK), strict=True)
+        return ((part, None) for part in torch.split(x, CHUNK))
+    return zip(torch.split(x, CHUNK), torch.split(lengths, CHUNK), strict=True)

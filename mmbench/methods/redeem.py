@@ -36,7 +36,7 @@ Differences from the paper:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -111,7 +111,8 @@ def pooled(
 ) -> Float[Tensor, "*leading dim"]:
     """Mean over the tokens that are read; a product, so that nothing of that size is copied."""
     weight = read / read.sum(-1, keepdim=True).clamp_min(1)
-    return (weight.to(x.dtype).unsqueeze(-2) @ x).squeeze(-2)
+    mean: Tensor = (weight.to(x.dtype).unsqueeze(-2) @ x).squeeze(-2)
+    return mean
 
 
 class Router(nn.Module):
@@ -340,6 +341,8 @@ class Redeem(PromptMethod):
     )
     applies = Applies(min_modalities=2, complete_rows=True)
 
+    draw_key: Tensor
+
     def __init__(
         self,
         task: Task,
@@ -374,7 +377,7 @@ class Redeem(PromptMethod):
             lr=lr,
             weight_decay=weight_decay,
         )
-        given = {
+        given: dict[str, Any] = {
             "label_prompt": label_prompt,
             "lambda_rec": lambda_rec,
             "scaled": scaled,
