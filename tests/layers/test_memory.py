@@ -42,11 +42,13 @@ def by_hand(query, keys, k, own):
 
 
 @few
-@given(st.integers(0, 300), st.integers(1, 5), st.integers(1, 9), st.integers(0, 10**6))
-def test_the_nearest_come_in_the_order_of_score_and_row(rows, queries, k, seed):
+@given(
+    st.integers(0, 300), st.integers(1, 5), st.integers(1, 9), st.integers(1, 6), st.integers(0, 99)
+)
+def test_the_nearest_come_in_the_order_of_score_and_row(rows, queries, k, most, seed):
     g = torch.Generator().manual_seed(seed)
-    # few values, so that most scores tie
-    keys = torch.randint(-1, 2, (rows, 3), generator=g).float()
+    # few values, so that scores tie, within blocks of rows and between them
+    keys = torch.randint(-most, most + 1, (rows, 3), generator=g).float()
     query = torch.randint(-1, 2, (queries, 3), generator=g).float()
     own = torch.randint(-1, max(rows, 1), (queries,), generator=g)
     own = own if rows else torch.full_like(own, -1)
