@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.layers.dropout import Dropout
+
 Prefix = tuple[Float[Tensor, "batch extra dim"], Float[Tensor, "batch extra dim"]]  # keys, values
 
 
@@ -99,10 +101,10 @@ class PreNormBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(dim, expansion * dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(expansion * dim, dim),
         )
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool, TransformerStack
+from mmbench.layers.dropout import Dropout
 from mmbench.registry import suggest
 
 BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16", "vit_l_16", "efficientnet_lite0")
@@ -170,7 +171,7 @@ class VectorMLP(nn.Module):
             nn.Linear(features, 2 * dim),
             nn.LayerNorm(2 * dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(2 * dim, dim),
         )
 
@@ -222,7 +223,7 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         self.tokens = tokens
         self.gru = nn.GRU(features, dim, batch_first=True)
-        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, dim))
+        self.out = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim))
 
     def forward(
         self, x: Float[Tensor, "batch time feature"], lengths: Int[Tensor, " batch"] | None
@@ -261,7 +262,7 @@ class TokenEncoder(nn.Module):
         # as many heads of width 64 as there is room for, but 4 where they divide the width
         heads = math.gcd(dim, max(4, dim // 64))
         self.layers = TransformerStack(dim, 1, heads=heads, expansion=2, dropout=dropout)
-        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, dim))
+        self.out = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim))
 
     def forward(
         self, x: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"] | None
@@ -290,7 +291,7 @@ class BagEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = tokens
-        self.project = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Dropout(dropout))
+        self.project = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), Dropout(dropout))
         self.pool = GatedAttentionPool(dim, heads=tokens or 1)
         self.out = nn.Linear(dim, dim)
 
@@ -480,7 +481,7 @@ class GridEncoder(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.tokens = tokens
-        project = nn.Sequential(nn.Dropout(dropout), nn.Linear(trunk.channels, dim))
+        project = nn.Sequential(Dropout(dropout), nn.Linear(trunk.channels, dim))
         self.out = nn.Identity() if as_it_is else project
         # a product with fixed weights: the backward pass of torch's adaptive pooling adds up
         # in any order on a GPU, and so cannot be repeated

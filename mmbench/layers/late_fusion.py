@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 
 
@@ -24,7 +25,7 @@ class LateFusion(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(len(task.modalities) * dim, dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim, task.num_outputs),
         )
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.layers.attention import SelfAttention
+from mmbench.layers.dropout import Dropout
 
 LEAST_NOISE = 1e-2  # added to the learned noise, so that it never dies out (FastMoE)
 FORBIDDEN = -1e9  # score of an expert that a token may not choose; finite, to keep gradients so
@@ -242,7 +243,7 @@ class Experts(nn.Module):
         self.b1 = nn.Parameter(torch.empty(count, hidden).uniform_(-first, first))
         self.w2 = nn.Parameter(torch.empty(count, hidden, out).uniform_(-second, second))
         self.b2 = nn.Parameter(torch.empty(count, out).uniform_(-second, second))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
@@ -336,12 +337,12 @@ class SparseBlock(nn.Module):
         self.moe = None if experts is None else SparseMoE(dim, experts, k, dropout=dropout)
         self.mlp = (
             nn.Sequential(
-                nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+                nn.Linear(dim, 2 * dim), nn.GELU(), Dropout(dropout), nn.Linear(2 * dim, dim)
             )
             if experts is None
             else None
         )
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "batch token dim"]

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import SelfAttention
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import (
@@ -114,7 +115,7 @@ class ExpertMix(nn.Module):
         self.norm_attend = nn.LayerNorm(dim)
         # no dropout of its weights: on a CPU that would cost a fifth of a training step
         self.attend = SelfAttention(dim, heads=heads)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         self.gate = NoisyTopKGate(
             dim,
