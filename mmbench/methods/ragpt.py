@@ -290,7 +290,9 @@ class RAGPT(PromptMethod):
             parts = [prompts[name] for name in self.backbone.streams[stream]]
             return torch.cat([self.label.token(label, stream), *parts], 1)
 
-        return self.label.compare(self.backbone.run(tokens, read, insert, at=0), label)
+        # two towers are read where they always are: causal text at 0 reads nothing but itself
+        at = 0 if len(self.backbone.streams) == 1 else None
+        return self.label.compare(self.backbone.run(tokens, read, insert, at), label)
 
 
 def _looked_up_by(batch: Batch, m: int) -> Batch:

@@ -168,7 +168,7 @@ class Experts(nn.Module):
         hidden = self.first(lent.transpose(0, 1)).relu()  # (K, Q, N, D)
         hidden = hidden * weight.t()[:, :, None, None]
         # (Q, N, K D) @ (K D, D)
-        mixed = hidden.permute(1, 2, 0, 3).flatten(2) @ self.second.weight.flatten(0, 1)
+        mixed: Tensor = hidden.permute(1, 2, 0, 3).flatten(2) @ self.second.weight.flatten(0, 1)
         bias = weight @ self.second.bias.squeeze(1)
         return mixed + bias[:, None]
 
