@@ -1,5 +1,6 @@
 """Small suites that tests of the sweep share."""
 
+import os
 from pathlib import Path
 
 from mmbench.bench.plan import plan
@@ -33,3 +34,8 @@ def specs(**changes):
 
 
 NO_DATA = Path("no-data")  # shipped sets do not look at the user's folder
+
+
+def visible():
+    """What a worker sees; here, since a package `tests` of others would hide ours from it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]

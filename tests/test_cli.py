@@ -168,7 +168,12 @@ def test_a_watched_page_is_written_when_a_run_ends_and_only_then(here):
     page = here / "results" / "tiny" / "report.html"
     words = ["-m", "mmbench", "report", "tiny.yaml", "--watch"]
     with subprocess.Popen(
-        [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-u", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that put the tests into the background lets them ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as watch:
         assert "0 of 2 runs; Ctrl-C stops watching" in watch.stdout.readline()
         assert "data-watched" in page.read_text()

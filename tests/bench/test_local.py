@@ -6,7 +6,7 @@ import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from sweeps import NO_DATA, specs
+from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
 from mmbench.bench.record import find
@@ -21,10 +21,6 @@ def test_made_up_gpu_ids_are_dealt_out_to_the_workers(monkeypatch):
         assert local.gpus() == []
 
 
-def _visible():
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["OMP_NUM_THREADS"]
-
-
 def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
     pool = ProcessPoolExecutor(
         1,
@@ -33,7 +29,7 @@ def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
         initargs=("made-up-5", 3, os.getpid()),
     )
     with pool:
-        assert pool.submit(_visible).result() == ("made-up-5", "3")
+        assert pool.submit(visible).result() == ("made-up-5", "3")
 
 
 def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
