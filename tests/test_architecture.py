@@ -115,7 +115,8 @@ def test_the_method_and_the_suite_that_the_readme_shows_work(tmp_path, monkeypat
 
 def test_the_readme_shows_the_committed_quickstart_table():
     board = (ROOT / "results" / "quickstart" / "leaderboard.md").read_text()
-    tables = [line for line in board.splitlines() if line.startswith("|")]
+    by_condition = board.split(": over conditions")[0]  # those over conditions are left out
+    tables = [line for line in by_condition.splitlines() if line.startswith("|")]
     assert tables
     for line in tables:
         assert line in README
