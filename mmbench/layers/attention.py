@@ -7,6 +7,7 @@ an absent one. What comes out at an absent token has no meaning: leave it out wh
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from mmbench.layers.dropout import Dropout
 
@@ -34,7 +35,7 @@ class SelfAttention(nn.Module):
             near = max(n for n in range(1, max(heads, 1) + 1) if dim % n == 0)
             raise ValueError(f"{heads} heads cannot share a width of {dim}; take {near} heads")
         self.heads = heads
-        self.dropout = dropout
+        self.drop = Dropout(dropout)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
 
@@ -64,10 +65,27 @@ class SelfAttention(nn.Module):
             k, v = prepend(prefix[0], k), prepend(prefix[1], v)
             if mask is not None:
                 mask = nn.functional.pad(mask, (k.shape[2] - token, 0), value=True)
-        drop = self.dropout if self.training else 0.0
-        read = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
+        drop = self.drop.p if self.training else 0.0
+        if drop and x.is_cpu:
+            read = self._read_with_dropout(q, k, v, mask)
+        else:
+            read = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
         z: Tensor = self.out(read.transpose(1, 2).reshape(batch, token, dim))
         return z
+
+    def _read_with_dropout(
+        self,
+        q: Float[Tensor, "batch head token part"],
+        k: Float[Tensor, "batch head read part"],
+        v: Float[Tensor, "batch head read part"],
+        mask: Bool[Tensor, "batch 1 1 read"] | None,
+    ) -> Float[Tensor, "batch head token part"]:
+        """The same by hand: on a CPU, torch's own draws take longer than the attention."""
+        scores = q * q.shape[-1] ** -0.5 @ k.mT
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)  # never a whole row
+        read: Tensor = self.drop(scores.softmax(-1)) @ v
+        return read
 
 
 def prepend(
