@@ -158,7 +158,9 @@ class DataModule(LightningDataModule, ABC):
                     for column, modality in enumerate(task.modalities)
                 }
             teach = split == "train" and self.scenario.regime == "full_access"
-            self._splits[split] = _Split(task, samples, presence, scales, teach=teach)
+            self._splits[split] = _Split(
+                task, samples, presence, scales, teach=teach, remember=split != "test"
+            )
 
     def condition_presence(self, condition: str) -> PresenceArray:
         """Which test entries a condition shows, (sample, modality), in order of the test split."""
@@ -259,13 +261,15 @@ class _Split(Dataset[Batch]):
         scales: Mapping[str, _Scale | None],
         *,
         teach: bool,
+        remember: bool,
     ) -> None:
         self.task = task
         self.samples = samples
         self.presence = presence
         self._scales = scales
         self._teach = teach
-        self._remembered = Remembered(len(samples))
+        # the test split is read once, and a condition's samples must not lead to whole ones
+        self._remembered = Remembered(len(samples)) if remember else None
         self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
         self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
         self._presence = torch.from_numpy(presence)
@@ -280,6 +284,8 @@ class _Split(Dataset[Batch]):
     def __getitem__(self, rows: list[int]) -> Batch:
         index = torch.as_tensor(rows)
         batch = self._batch(index, self._presence[index])
+        if self._remembered is None:
+            return batch
         if not self._teach:
             return replace(batch, memo=self._remembered.memo(batch, index))
         teacher = self._batch(index, self._natural[index])
