@@ -84,6 +84,18 @@ class PromptMethod(Method, ABC):
         )
         return (warm, prompt)
 
+    def require_layer(self, insert_at: int) -> None:
+        """Refuse a layer that the backbone does not have.
+
+        Raises:
+            ValueError: If it is not in 0..depth - 1.
+        """
+        if not 0 <= insert_at < self.backbone.depth:
+            raise ValueError(
+                f"prompts cannot enter at layer {insert_at}; the backbone has the layers "
+                f"0 to {self.backbone.depth - 1}"
+            )
+
     def make_head(self) -> nn.Sequential:
         """Linear, LayerNorm, GELU, Linear on what the backbone's pooler returns."""
         width = self.backbone.pooled_width

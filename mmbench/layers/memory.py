@@ -245,6 +245,18 @@ class Memory(SupportBank):
         self.train_rows = torch.cat([part.rows for part in found])[order]
         self.train_found = torch.cat([part.found for part in found])[order]
 
+    def require_neighbours(self) -> None:
+        """Refuse a memory in which a sample could find nothing but itself.
+
+        Raises:
+            ValueError: If fewer than two samples are kept.
+        """
+        if len(self) < 2:
+            raise ValueError(
+                "neighbours are looked for among complete training samples, at least 2, but "
+                f"there are {len(self)}; show more, or take the regime full_access"
+            )
+
     def all_rows(self) -> list[Int[Tensor, " row"]]:
         """All rows of the bank, some at a time."""
         return list(torch.split(torch.arange(len(self), device=self.sample_id.device), CHUNK))

@@ -16,23 +16,18 @@ Differences from the paper:
 - AdamW, as for every method of the suite, without weighted sampling of classes.
 """
 
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.data.task import Kind, Task
+from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.encoders import valid_steps
-from mmbench.layers.prior import output_prior
-from mmbench.method import Applies, Method, Paper
-
-READS: tuple[Kind, ...] = ("bag", "sequence")
+from mmbench.method import Applies, Paper
+from mmbench.single import SingleModality
 
 
-class ABMIL(Method):
+class ABMIL(SingleModality):
     """Gated attention on one bag modality; ignores all others.
 
     Args:
@@ -52,9 +47,7 @@ class ABMIL(Method):
         2018,
         "https://arxiv.org/abs/1802.04712",
     )
-    applies = Applies(one_of=READS)
-
-    prior: Tensor
+    applies = Applies(one_of=("bag", "sequence"))
 
     def __init__(
         self,
@@ -65,32 +58,14 @@ class ABMIL(Method):
         dropout: float = 0.25,
         lr: float = 1e-3,
     ) -> None:
-        super().__init__(task, lr=lr)
-        read = task.one_of(READS, modality)
-        self.modality = read.name
-        self.pool = BagMean(read.shape[1], dim, dropout)
+        super().__init__(task, modality=modality, lr=lr)
+        self.encode = BagMean(self.read.shape[1], dim, dropout)
         self.head = nn.Sequential(
             nn.Linear(dim, dim // 2),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(dim // 2, task.num_outputs),
         )
-        self.register_buffer("prior", torch.zeros(task.num_outputs))
-
-    def prepare(self, train: Iterable[Batch]) -> None:
-        """Look up the best constant, for samples that lack the modality."""
-        self.prior.copy_(output_prior(self.task, torch.cat([batch.target for batch in train])))
-
-    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
-        """Predict from the bag; the prior where it is absent."""
-        output = self.head(batch.embed(self.modality, self.pool))
-        return torch.where(batch.has(self.modality)[:, None], output, self.prior)
-
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Mean loss of the samples that have the modality; zero if there is none."""
-        has = batch.has(self.modality)
-        rows = self.row_loss(self(batch), batch.target) * has
-        return {"task": rows.sum() / has.sum().clamp_min(1)}
 
 
 class BagMean(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import LateFusion
 from mmbench.method import Applies, Method, Paper
 
@@ -42,4 +43,4 @@ class CompleteCase(Method):
         """Mean loss of the complete samples of a batch; zero if there is none."""
         complete = batch.presence.all(dim=1)
         rows = self.row_loss(self(batch), batch.target)
-        return {"task": (rows * complete).sum() / complete.sum().clamp_min(1)}
+        return {"task": masked_mean(rows, complete, dim=0)}

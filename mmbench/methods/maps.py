@@ -16,6 +16,7 @@ Differences from the paper:
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.fusion import presence_code
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod, Regime
+from mmbench.prompted import PromptMethod
 
 
 class MAPs(PromptMethod):
@@ -39,13 +41,7 @@ class MAPs(PromptMethod):
         length: Prompts of a layer, >= 1, even for `attention`.
         layers: How many of the first layers have prompts, at most all.
         dummy: What stands for an absent modality, see `with_dummies`.
-        backbone: See `PromptMethod`, as all that follow.
-        frozen: Where the backbone's weights come from.
-        warm_epochs: Epochs of its own training.
-        dim: D of the small backbone.
-        depth: L of the small backbone.
-        lr: Learning rate of AdamW.
-        weight_decay: Of AdamW.
+        **common: Backbone, regime and optimiser, see `PromptMethod`.
     """
 
     paper = Paper(
@@ -64,24 +60,9 @@ class MAPs(PromptMethod):
         length: int = 16,
         layers: int = 6,
         dummy: Dummy = "masked",
-        backbone: str = "small",
-        frozen: Regime | None = None,
-        warm_epochs: int = 20,
-        dim: int = 64,
-        depth: int = 4,
-        lr: float = 1e-3,
-        weight_decay: float = 2e-2,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone=backbone,
-            frozen=frozen,
-            warm_epochs=warm_epochs,
-            dim=dim,
-            depth=depth,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
+        super().__init__(task, **common)
         patterns = 2 ** len(task.modalities) - 1
         self.dummy: Dummy = dummy
         self.prompts = Prompts(self.backbone, patterns, length=length, layers=layers, kind=kind)
@@ -111,9 +92,8 @@ class MAPs(PromptMethod):
 
 
 def pattern_index(presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
-    """Σ_m presence_m 2^m - 1, in 0..2^M - 2."""
-    powers = 2 ** torch.arange(presence.shape[1], device=presence.device)
-    return (presence * powers).sum(1) - 1
+    """Number of a sample's set of prompts, in 0..2^M - 2; no sample lacks everything."""
+    return presence_code(presence) - 1
 
 
 def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]:

@@ -15,7 +15,7 @@ Differences from the paper:
 """
 
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,7 +25,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod, Regime
+from mmbench.prompted import PromptMethod
 
 
 class MSPs(PromptMethod):
@@ -40,13 +40,7 @@ class MSPs(PromptMethod):
         length: Prompts of a layer, >= 1, even for `attention`.
         layers: How many of the first layers have prompts, at most all.
         dummy: What stands for an absent modality, see `with_dummies`.
-        backbone: See `PromptMethod`, as all that follow.
-        frozen: Where the backbone's weights come from.
-        warm_epochs: Epochs of its own training.
-        dim: D of the small backbone.
-        depth: L of the small backbone.
-        lr: Learning rate of AdamW.
-        weight_decay: Of AdamW.
+        **common: Backbone, regime and optimiser, see `PromptMethod`.
     """
 
     paper = Paper(
@@ -67,24 +61,9 @@ class MSPs(PromptMethod):
         length: int = 16,
         layers: int = 6,
         dummy: Dummy = "masked",
-        backbone: str = "small",
-        frozen: Regime | None = None,
-        warm_epochs: int = 20,
-        dim: int = 64,
-        depth: int = 4,
-        lr: float = 1e-3,
-        weight_decay: float = 2e-2,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone=backbone,
-            frozen=frozen,
-            warm_epochs=warm_epochs,
-            dim=dim,
-            depth=depth,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
+        super().__init__(task, **common)
         self.combine = combine
         self.orthogonality = orthogonality
         self.dummy: Dummy = dummy

@@ -34,6 +34,7 @@ Differences from the paper:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -52,7 +53,7 @@ from mmbench.layers.lent import (
 from mmbench.layers.memory import Memory
 from mmbench.layers.retrieval import queries
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod, Regime
+from mmbench.prompted import PromptMethod
 
 Tokens = Float[Tensor, "batch token dim"]
 Read = Bool[Tensor, "batch token"]
@@ -151,17 +152,11 @@ class RAGPT(PromptMethod):
 
     Args:
         task: What goes in and what is predicted.
-        backbone: "small", or "vilt:/folder", "clip:/folder", "blip2:/folder".
-        frozen: See `PromptMethod`.
-        warm_epochs: Epochs in which the small backbone learns, >= 1.
-        dim: D of the small backbone.
-        depth: L of the small backbone.
         neighbours: K, 1..64.
         prompt_length: b, >= 1.
         insert_at: l, layer before which prompts are inserted, from 0.
         dropout: Of what the filter adds, in [0, 1).
-        lr: Learning rate of AdamW.
-        weight_decay: Of AdamW.
+        **common: Backbone, regime and optimiser, see `PromptMethod`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -179,33 +174,14 @@ class RAGPT(PromptMethod):
         self,
         task: Task,
         *,
-        backbone: str = "small",
-        frozen: Regime | None = None,
-        warm_epochs: int = 20,
-        dim: int = 64,
-        depth: int = 4,
         neighbours: int = 5,
         prompt_length: int = 6,
         insert_at: int = 1,
         dropout: float = 0.2,
-        lr: float = 1e-3,
-        weight_decay: float = 2e-2,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone=backbone,
-            frozen=frozen,
-            warm_epochs=warm_epochs,
-            dim=dim,
-            depth=depth,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
-        if not 0 <= insert_at < self.backbone.depth:
-            raise ValueError(
-                f"prompts cannot enter at layer {insert_at}; the backbone has the layers "
-                f"0 to {self.backbone.depth - 1}"
-            )
+        super().__init__(task, **common)
+        self.require_layer(insert_at)
         if prompt_length < 1:
             raise ValueError(f"prompt_length must be at least 1, found {prompt_length}")
         self.insert_at = insert_at
@@ -227,11 +203,7 @@ class RAGPT(PromptMethod):
             ValueError: If fewer than two samples are complete.
         """
         self.memory.fill(train)
-        if len(self.memory) < 2:
-            raise ValueError(
-                "neighbours are looked for among complete training samples, at least 2, but "
-                f"there are {len(self.memory)}; show more, or take the regime full_access"
-            )
+        self.memory.require_neighbours()
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""

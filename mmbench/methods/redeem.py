@@ -59,7 +59,7 @@ from mmbench.layers.memory import Memory, Neighbours, take
 from mmbench.layers.retrieval import hashed, queries
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Paper, Stage
-from mmbench.prompted import PromptMethod, Regime
+from mmbench.prompted import PromptMethod
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
 SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all
@@ -305,11 +305,6 @@ class Redeem(PromptMethod):
     Args:
         task: What goes in and what is predicted.
         variant: The paper's equations, or what its released code computes.
-        backbone: "small", or "vilt:/folder", "clip:/folder", "blip2:/folder".
-        frozen: See `PromptMethod`.
-        warm_epochs: Epochs in which the small backbone learns, >= 1.
-        dim: D of the small backbone.
-        depth: L of the small backbone.
         neighbours: K, 1..64.
         retriever: By likeness, at random, or random values in place of retrieved ones (Table 3).
         generator: Conditional mixture of experts, encoder and decoder from the present
@@ -325,8 +320,8 @@ class Redeem(PromptMethod):
         attend_padding: Whether padding is read like any token.
         prompt_length: b, >= 1.
         insert_at: l, layer before which prompts are inserted, from 0.
-        lr: Learning rate of AdamW.
         weight_decay: Of AdamW.
+        **common: Backbone, regime and optimiser, see `PromptMethod`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -348,11 +343,6 @@ class Redeem(PromptMethod):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        backbone: str = "small",
-        frozen: Regime | None = None,
-        warm_epochs: int = 20,
-        dim: int = 64,
-        depth: int = 4,
         neighbours: int = 5,
         retriever: Literal["msa", "random", "none"] = "msa",
         generator: Literal["cmoe", "cross_modal", "no_router", "none"] = "cmoe",
@@ -364,19 +354,10 @@ class Redeem(PromptMethod):
         attend_padding: bool | None = None,
         prompt_length: int | None = None,
         insert_at: int | None = None,
-        lr: float = 1e-3,
         weight_decay: float = 5e-5,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            task,
-            backbone=backbone,
-            frozen=frozen,
-            warm_epochs=warm_epochs,
-            dim=dim,
-            depth=depth,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
+        super().__init__(task, weight_decay=weight_decay, **common)
         given: dict[str, Any] = {
             "label_prompt": label_prompt,
             "lambda_rec": lambda_rec,
@@ -387,11 +368,7 @@ class Redeem(PromptMethod):
             "insert_at": insert_at,
         }
         self.how = replace(VARIANTS[variant], **{k: v for k, v in given.items() if v is not None})
-        if not 0 <= self.how.insert_at < self.backbone.depth:
-            raise ValueError(
-                f"prompts cannot enter at layer {self.how.insert_at}; the backbone has the layers "
-                f"0 to {self.backbone.depth - 1}"
-            )
+        self.require_layer(self.how.insert_at)
         if self.how.prompt_length < 1 or self.how.lambda_rec < 0:
             raise ValueError(
                 "prompt_length must be at least 1 and lambda_rec at least 0, found "
@@ -441,11 +418,7 @@ class Redeem(PromptMethod):
         """
         batches = list(train)
         self.memory.fill(batches)
-        if len(self.memory) < 2:
-            raise ValueError(
-                "neighbours are looked for among complete training samples, at least 2, but "
-                f"there are {len(self.memory)}; show more, or take the regime full_access"
-            )
+        self.memory.require_neighbours()
         self._probe = _incomplete(batches, PROBED)
 
     def begin(self, stage: Stage) -> None:

@@ -14,22 +14,17 @@ Differences from the paper:
 """
 
 import math
-from collections.abc import Iterable
 from itertools import pairwise
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
-from mmbench.data.task import Kind, Task
-from mmbench.layers.prior import output_prior
-from mmbench.method import Applies, Method, Paper
-
-READS: tuple[Kind, ...] = ("vector",)
+from mmbench.data.task import Task
+from mmbench.method import Applies, Paper
+from mmbench.single import SingleModality
 
 
-class SNN(Method):
+class SNN(SingleModality):
     """A stack of SELU layers on one vector modality; ignores all others.
 
     Args:
@@ -46,9 +41,7 @@ class SNN(Method):
     paper = Paper(
         "Self-Normalizing Neural Networks", "NeurIPS", 2017, "https://arxiv.org/abs/1706.02515"
     )
-    applies = Applies(one_of=READS)
-
-    prior: Tensor
+    applies = Applies(one_of=("vector",))
 
     def __init__(
         self,
@@ -59,27 +52,9 @@ class SNN(Method):
         dropout: float = 0.2,
         lr: float = 1e-3,
     ) -> None:
-        super().__init__(task, lr=lr)
-        read = task.one_of(READS, modality)
-        self.modality = read.name
-        self.stack = SELUStack((*read.shape, dim, dim // 2), dropout)
+        super().__init__(task, modality=modality, lr=lr)
+        self.encode = SELUStack((*self.read.shape, dim, dim // 2), dropout)
         self.head = lecun_normal(nn.Linear(dim // 2, task.num_outputs))
-        self.register_buffer("prior", torch.zeros(task.num_outputs))
-
-    def prepare(self, train: Iterable[Batch]) -> None:
-        """Look up the best constant, for samples that lack the modality."""
-        self.prior.copy_(output_prior(self.task, torch.cat([batch.target for batch in train])))
-
-    def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
-        """Predict from the modality; the prior where it is absent."""
-        output = self.head(batch.embed(self.modality, self.stack))
-        return torch.where(batch.has(self.modality)[:, None], output, self.prior)
-
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Mean loss of the samples that have the modality; zero if there is none."""
-        has = batch.has(self.modality)
-        rows = self.row_loss(self(batch), batch.target) * has
-        return {"task": rows.sum() / has.sum().clamp_min(1)}
 
 
 class SELUStack(nn.Module):

@@ -28,9 +28,9 @@ def complete(n):
 
 def one_by_one(method, x, lengths):
     """Eq. 7 and 9 and the head, bag by bag, without padding."""
-    pool, outputs = method.pool.pool, []
+    pool, outputs = method.encode.pool, []
     for bag, length in zip(x, lengths.tolist(), strict=True):
-        h = torch.relu(method.pool.instance[0](bag[:length]))
+        h = torch.relu(method.encode.instance[0](bag[:length]))
         score = []
         for h_k in h:
             gate = torch.sigmoid(pool.gate.weight @ h_k + pool.gate.bias)
@@ -54,7 +54,7 @@ def test_the_order_of_instances_changes_nothing(order, seed):
     method = build()
     x = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(seed))
     lengths = torch.full((4,), 9)
-    torch.testing.assert_close(method.pool(x[:, order], lengths), method.pool(x, lengths))
+    torch.testing.assert_close(method.encode(x[:, order], lengths), method.encode(x, lengths))
 
 
 def test_more_padding_and_what_it_holds_change_nothing():
@@ -62,7 +62,7 @@ def test_more_padding_and_what_it_holds_change_nothing():
     x, lengths = batch.inputs["slide"], batch.lengths["slide"]
     wider = torch.cat([x, torch.zeros(9, 30, 5)], 1)
     wider[torch.arange(39) >= lengths[:, None]] = torch.nan
-    torch.testing.assert_close(method.pool(wider, lengths), method.pool(x, lengths))
+    torch.testing.assert_close(method.encode(wider, lengths), method.encode(x, lengths))
 
 
 def test_attention_sums_to_1_however_many_instances_there_are():
@@ -77,10 +77,10 @@ def test_only_its_modality_matters_and_a_bag_goes_before_a_sequence():
     batch = complete(6)
     for name, arguments in (("slide", {}), ("sound", {"modality": "sound"})):
         method = build(**arguments)
-        assert method.modality == name
+        assert method.read.name == name
         others = torch.tensor([n != name for n in TASK.names]).expand(6, 3)
         assert torch.equal(method(batch.hide(others)), method(batch))
-    assert ABMIL(Task("single_label", (RNA, SOUND), ("x", "y"))).modality == "sound"
+    assert ABMIL(Task("single_label", (RNA, SOUND), ("x", "y"))).read.name == "sound"
 
 
 @pytest.mark.parametrize("kind", ["single_label", "multi_label", "regression"])
@@ -129,8 +129,8 @@ def test_it_finds_the_one_instance_that_tells_the_class():
     assert (method.eval()(batch).argmax(1) == target).float().mean() > 0.95
     alone = torch.zeros(1, 9, 5)
     alone[0, 4, 0] = 6.0
-    h = method.pool.instance(alone)
-    score = method.pool.pool.score(
-        torch.tanh(method.pool.pool.signal(h)) * torch.sigmoid(method.pool.pool.gate(h))
+    h = method.encode.instance(alone)
+    score = method.encode.pool.score(
+        torch.tanh(method.encode.pool.signal(h)) * torch.sigmoid(method.encode.pool.gate(h))
     )
     assert score[0, :, 0].argmax() == 4

@@ -53,7 +53,7 @@ def test_outputs_are_those_of_the_layers_written_out():
     method, batch = build(), make_batch(TASK, torch.ones(5, 3, dtype=torch.bool))
     scale, alpha = 1.0507009873554805, 1.6732632423543772
     z = batch.inputs["rna"]
-    for layer in method.stack.layers:
+    for layer in method.encode.layers:
         z = z @ layer[0].weight.T + layer[0].bias
         z = scale * torch.where(z > 0, z, alpha * (z.exp() - 1))
     torch.testing.assert_close(method(batch), z @ method.head.weight.T + method.head.bias)
@@ -63,7 +63,7 @@ def test_only_its_modality_matters_and_it_is_the_first_vector_or_the_one_named()
     batch = make_batch(TASK, torch.ones(6, 3, dtype=torch.bool))
     for name, arguments in (("rna", {}), ("methyl", {"modality": "methyl"})):
         method = build(**arguments)
-        assert method.modality == name
+        assert method.read.name == name
         others = torch.tensor([n != name for n in TASK.names]).expand(6, 3)
         assert torch.equal(method(batch.hide(others)), method(batch))
 
