@@ -20,6 +20,8 @@ from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task
 
+PART = 256  # samples encoded at a time for embeddings that runs share
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -269,7 +271,7 @@ class _Split(Dataset[Batch]):
         self._scales = scales
         self._teach = teach
         # the test split is read once, and a condition's samples must not lead to whole ones
-        self._remembered = Remembered(len(samples)) if remember else None
+        self._remembered = Remembered(len(samples), self._parts) if remember else None
         self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
         self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
         self._presence = torch.from_numpy(presence)
@@ -292,9 +294,18 @@ class _Split(Dataset[Batch]):
         memo = self._remembered.memo(teacher, index)
         return replace(batch, memo=memo, teacher=replace(teacher, memo=memo))
 
-    def _batch(self, index: Tensor, presence: Tensor) -> Batch:
+    def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """One modality of the whole split, as much of it as training may see."""
+        visible = self._natural if self._teach else self._presence
+        for index in torch.split(torch.arange(len(self)), PART):
+            batch = self._batch(index, visible[index], only=(name,))
+            yield batch.inputs[name], batch.lengths.get(name)
+
+    def _batch(self, index: Tensor, presence: Tensor, only: tuple[str, ...] | None = None) -> Batch:
         inputs, lengths = {}, {}
         for column, name in enumerate(self.task.names):
+            if only is not None and name not in only:
+                continue
             there = presence[:, column]
             x = self._inputs[name][index]
             scale = self._scales[name]

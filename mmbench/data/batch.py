@@ -1,12 +1,16 @@
 """What a method sees: a batch of samples from which absent entries are physically gone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.data.embeddings import is_published, shared_embeddings
+
+InParts = Iterable[tuple[Tensor, Tensor | None]]
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
 
@@ -123,12 +127,17 @@ class Memo:
 class Remembered:
     """Outputs of frozen encoders for the samples of one split, kept from their first use on.
 
+    Those of encoders with published weights lie in files that all runs share.
+
     Args:
         count: Samples of the split.
+        parts: Inputs and lengths of a modality, over the whole split in its order and as training
+            may see them; None = nothing is shared with other runs.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, parts: Callable[[str], InParts] | None = None) -> None:
         self.count = count
+        self._parts = parts
         self._kept: dict[tuple[int, str], _Rows] = {}
 
     def memo(self, source: Batch, rows: Int[Tensor, " batch"]) -> "FrozenMemo":
@@ -142,7 +151,14 @@ class Remembered:
 
     def rows(self, modality: str, encoder: nn.Module) -> "_Rows":
         """What is kept of an encoder."""
-        return self._kept.setdefault((id(encoder), modality), _Rows(encoder, self.count))
+        key = (id(encoder), modality)
+        if key not in self._kept:
+            self._kept[key] = rows = _Rows(encoder, self.count)
+            if self._parts is not None and is_published(encoder):
+                parts = partial(self._parts, modality)
+                rows.values = shared_embeddings(encoder, parts, self.count)
+                rows.known[:] = True
+        return self._kept[key]
 
     def forget(self, modality: str, encoder: Encode | nn.Module) -> None:
         """Drop what is kept of an encoder that learns again."""

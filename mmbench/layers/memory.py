@@ -2,7 +2,8 @@
 
 The score of a query against a row of the bank is the sum of the cosines of their features over
 the modalities that the query has (REDEEM, Eq. 1; the sum shrinks by itself where some are
-missing). Search is exact: products in chunks, then the first K in the order (-score, row).
+missing). Search is exact: products in chunks, then the first K in the order (-score, row). A bank
+too large for that may be searched by an index of faiss instead, which may be approximate.
 
 Features are what exists before any training, so they can be kept and cannot hold a label: raw
 values, averaged over steps or cells, standardised over the bank and scaled to length one. They
@@ -17,12 +18,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch
+from mmbench.data.batch import Batch, is_frozen
+from mmbench.data.embeddings import is_published, shared_embeddings
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import adaptive_mean, grid_weights, valid_steps
 from mmbench.layers.fusion import presence_code
@@ -105,6 +108,85 @@ def nearest(
     return torch.cat(rows), torch.cat(scores)
 
 
+def empty_index(width: int, description: str) -> Any:
+    """Make an index of faiss, by inner product and on the CPU, with nothing in it.
+
+    Args:
+        width: W.
+        description: Of `faiss.index_factory`: "Flat" is exact, "HNSW32" or "IVF256,Flat" are not.
+
+    Raises:
+        ValueError: If faiss is not installed, or knows no such index.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ValueError(
+            f"the index {description!r} needs the package faiss-cpu, which is not installed; "
+            "pip install 'mmbench[search]'"
+        ) from error
+    try:
+        return faiss.index_factory(width, description, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(
+            f"faiss knows no index {description!r}; take Flat, which is exact, or HNSW32, or see "
+            "its documentation of index_factory"
+        ) from error
+
+
+def fill_index(index: Any, keys: Float[Tensor, "row width"]) -> None:
+    """Put keys into an index.
+
+    Raises:
+        ValueError: If there are too few for it to learn from.
+    """
+    rows = keys.detach().cpu().numpy()
+    try:
+        index.train(rows)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the bank has {len(rows)} samples, which is too few to train this index of faiss; "
+            "take Flat, or leave the index out"
+        ) from error
+    index.add(rows)
+
+
+@torch.no_grad()
+def nearest_by_index(
+    query: Float[Tensor, "query width"],
+    index: Any,
+    k: int,
+    own: Int[Tensor, " query"] | None = None,
+) -> tuple[Int[Tensor, "query rank"], Float[Tensor, "query rank"]]:
+    """As `nearest`, by an index of faiss: exactly the same for one that is exact.
+
+    An index decides ties as it likes, so it is asked for more until the last one is worse than
+    the K-th.
+
+    Args:
+        query: Finite.
+        index: As of `empty_index`, filled.
+        k: K, 1..64.
+        own: Row that each query may not find; -1 = none. None = no query has one.
+    """
+    asked = k + 1
+    while True:
+        asked = min(asked, index.ntotal)
+        found = index.search(query.cpu().numpy(), asked)
+        score, row = (torch.from_numpy(x).to(query.device) for x in found)
+        nothing = row < 0 if own is None else (row < 0) | (row == own[:, None])
+        last = score[:, -1]
+        score = score.masked_fill(nothing, -math.inf)
+        gap = max(0, k - asked)
+        score = nn.functional.pad(score, (0, gap), value=-math.inf)
+        row = nn.functional.pad(row, (0, gap)).clamp_min(0)
+        row, order = row.sort(dim=1)
+        best = score.gather(1, order).sort(dim=1, descending=True, stable=True)
+        if asked == index.ntotal or bool((last < best.values[:, k - 1]).all()):
+            return row.gather(1, best.indices[:, :k]), best.values[:, :k]
+        asked *= 2
+
+
 class Feature(nn.Module):
     """What one modality is looked up by: a standardised vector of length one.
 
@@ -177,9 +259,11 @@ class Memory(SupportBank):
     Args:
         task: Whose samples are kept.
         k: K, neighbours of a query, 1..64.
+        index: Description of the index of faiss that is searched, see `empty_index`; None =
+            exact products.
 
     Raises:
-        ValueError: If `k` is out of range.
+        ValueError: If `k` is out of range, or there is no such index.
     """
 
     keys: Tensor
@@ -190,7 +274,7 @@ class Memory(SupportBank):
     train_rows: Tensor
     train_found: Tensor
 
-    def __init__(self, task: Task, k: int = 5) -> None:
+    def __init__(self, task: Task, k: int = 5, *, index: str | None = None) -> None:
         super().__init__(task)
         if not 1 <= k <= BLOCK:
             raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
@@ -201,6 +285,10 @@ class Memory(SupportBank):
         self.features = nn.ModuleList(features)
         width = sum(len(part.mean) for part in features)
         self.register_buffer("keys", torch.zeros(0, width))
+        self.index = index
+        self._built: tuple[object, Any] = (None, None)
+        if index is not None:
+            empty_index(width, index)  # refused early
         single = task.kind == "single_label"
         empty = torch.zeros(0, dtype=torch.long) if single else torch.zeros(0, task.num_outputs)
         self.register_buffer("target", empty)
@@ -290,8 +378,17 @@ class Memory(SupportBank):
 
     @torch.no_grad()
     def search(self, batch: Batch) -> Neighbours:
-        """The same by matrix products."""
-        rows, score = nearest(self.look(batch), self.keys, self.k, self.row_of(batch.sample_id))
+        """The same by matrix products, or by the index."""
+        query, own = self.look(batch), self.row_of(batch.sample_id)
+        if self.index is None or not len(self):
+            rows, score = nearest(query, self.keys, self.k, own)
+        else:
+            mark = (self.keys.data_ptr(), self.keys._version)
+            if self._built[0] != mark:
+                made = empty_index(self.keys.shape[1], self.index)
+                fill_index(made, self.keys)
+                self._built = (mark, made)
+            rows, score = nearest_by_index(query, self._built[1], self.k, own)
         return self.checked(batch, rows, score > -math.inf)
 
     def sample(self, batch: Batch, key: Int[Tensor, " batch"]) -> Neighbours:
@@ -326,6 +423,7 @@ class Memory(SupportBank):
 
         A frozen embedder runs once over the whole bank, as long as its tokens take no more
         than 4 GiB; then, and while it is not frozen, it runs on the rows that are asked for.
+        Tokens by published weights lie in files that all runs share, of any size.
 
         Args:
             name: Which modality.
@@ -336,7 +434,10 @@ class Memory(SupportBank):
         flat = rows.flatten()
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())
         table = None if learns else self._table(name, embedder)
-        z = self._encode(self.names.index(name), flat, embedder) if table is None else table[flat]
+        if table is None:
+            z = self._encode(self.names.index(name), flat, embedder)
+        else:
+            z = table[flat.to(table.device)].to(flat.device)
         return z.view(*rows.shape, *z.shape[1:])
 
     @torch.no_grad()
@@ -351,6 +452,10 @@ class Memory(SupportBank):
 
     def _embed_all(self, name: str, embedder: nn.Module) -> Tensor | None:
         target = self.names.index(name)
+        if is_published(embedder) and is_frozen(embedder) and len(self):
+            everything = self.everything()
+            x, lengths = everything.inputs[name], everything.lengths.get(name)
+            return shared_embeddings(embedder, lambda: _chunks(x, lengths), len(self))
         pieces: list[Tensor] = []
         for rows in self.all_rows():
             pieces.append(self._encode(target, rows, embedder))

@@ -285,6 +285,8 @@ class TextTokens(nn.Module):
         ValueError: If the vocabulary or the longest text of the data is larger than the model's.
     """
 
+    published = True  # weights from a file: runs share what comes out, see data.embeddings
+
     def __init__(
         self,
         text: Modality,
@@ -338,6 +340,8 @@ class ImageTokens(nn.Module):
     Raises:
         ValueError: If patches or channels of the model do not fit the images.
     """
+
+    published = True  # weights from a file: runs share what comes out, see data.embeddings
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ Differences from the paper:
 - The weight of the penalties is fixed at 1. Released, it is a free parameter, whose gradient is
   the penalty itself, so that it can only fall.
 - The suite's encoders, AdamW without a schedule. A backbone of width D is read as it is.
+- No augmentation unless `views` asks for it: then each training batch is seen in one of V fixed
+  views of its images, so that what is frozen still runs a fixed number of times.
 `variant="official"` trains as the released code does: the weights of the penalties learn, Adam
 with a cosine schedule, and from the second epoch on without dropout, since `train()` is never
 called after the first validation. Not reproduced: missing rows are there the first ones of every
@@ -47,6 +49,7 @@ from mmbench.data.batch import Batch, keep
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
+from mmbench.layers.views import View
 from mmbench.method import Applies, Method, Paper, Stage
 from mmbench.registry import suggest
 
@@ -108,11 +111,13 @@ class CPIMoE(Method):
         pretrain: Whether there are pretraining stages; otherwise all is trained at once.
         penalty: Weight that holds redundant features near to and synergistic ones apart from
             each modality's own, >= 0.
+        views: V, views of images in training, the image as it is among them, >= 1; 1 = no
+            augmentation. Outputs of frozen encoders are kept for each view.
         dropout: In experts, prompts and router, in [0, 1).
         lr: Learning rate; 5e-5 in the released code, for 250 epochs a stage.
 
     Raises:
-        ValueError: If there is no expert to drop by that name.
+        ValueError: If there is no expert to drop by that name, or no image to have views of.
     """
 
     paper = Paper(
@@ -140,6 +145,7 @@ class CPIMoE(Method):
         drop: str | None = None,
         pretrain: bool = True,
         penalty: float = 1.0,
+        views: int = 1,
         dropout: float = 0.3,
         lr: float = 1e-3,
     ) -> None:
@@ -154,8 +160,19 @@ class CPIMoE(Method):
         self.official, self.pretrain, self.prompt = variant == "official", pretrain, prompt
         self.penalty, self.drop = penalty, drop
 
-        images = [m.name for m in task.modalities if m.kind == "image"] if backbone else []
+        seen = [m.name for m in task.modalities if m.kind == "image"]
+        if views < 1 or (views > 1 and not seen):
+            raise ValueError(
+                f"{views} views of images were asked for; there must be at least 1, and more than "
+                "1 only of a task with images"
+            )
+        images = seen if backbone else []
         self.encode = ModalityEncoders(task, dim, backbones=dict.fromkeys(images, backbone or ""))
+        # in a tuple: registered as parts of the method, they would repeat the encoders' weights
+        self._views = tuple(
+            {n: View(part, v) if n in seen else part for n, part in self.encode.encoders.items()}
+            for v in range(views if views > 1 else 0)
+        )
         self._fine_tuned = [f"encode.in_order.{m}" for m in range(modalities)]
         if freeze_backbone:
             for column in map(task.names.index, images):
@@ -182,7 +199,7 @@ class CPIMoE(Method):
             self.specific[task.names.index(drop)] = nn.Identity()
         self._recipe = (
             f"{variant} dim={dim} backbone={backbone} freeze_backbone={freeze_backbone} "
-            f"penalty={penalty} dropout={dropout} lr={lr}"
+            f"penalty={penalty} dropout={dropout} lr={lr} views={views}"
         )
 
         prompts = torch.linspace(0, LAST_STATUS, 2**modalities - 1)[:, None].repeat(1, dim)
@@ -226,13 +243,21 @@ class CPIMoE(Method):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
-        b = self.encode(batch)
+        b = self.features(batch)
         weights = self.route(b, batch.presence)
         if not torch.is_grad_enabled():
             self._count(weights, batch.presence)
         f = (weights[:, :, None] * self.answers(b)).sum(1)
         output: Tensor = self.head(self.decide(f))
         return output
+
+    def features(self, batch: Batch) -> Features:
+        """Encode; in training with views, through one of them that is drawn for each batch."""
+        if not (self.training and self._views):
+            encoded: Tensor = self.encode(batch)
+            return encoded
+        view = self._views[int(torch.randint(len(self._views), ()))]
+        return torch.stack([batch.embed(name, part) for name, part in view.items()], dim=1)
 
     def answers(self, b: Features) -> Float[Tensor, "batch expert dim"]:
         """What the experts say; of a missing modality, that is a constant."""
@@ -276,7 +301,7 @@ class CPIMoE(Method):
 
     def pretraining_loss(self, kind: str, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Classification by one kind of expert alone, and how far it may be from b."""
-        b, presence = self.encode(batch), batch.presence
+        b, presence = self.features(batch), batch.presence
         if kind == "specific":
             said = zip(self.specific_logits(b).unbind(1), presence.unbind(1), strict=True)
             each = [masked_mean(self.row_loss(z, batch.target), there, 0) for z, there in said]

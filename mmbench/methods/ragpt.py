@@ -153,6 +153,7 @@ class RAGPT(PromptMethod):
     Args:
         task: What goes in and what is predicted.
         neighbours: K, 1..64.
+        index: Of faiss, for banks too large for exact products, see `Memory`.
         prompt_length: b, >= 1.
         insert_at: l, layer before which prompts are inserted, from 0.
         dropout: Of what the filter adds, in [0, 1).
@@ -175,6 +176,7 @@ class RAGPT(PromptMethod):
         task: Task,
         *,
         neighbours: int = 5,
+        index: str | None = None,
         prompt_length: int = 6,
         insert_at: int = 1,
         dropout: float = 0.2,
@@ -187,7 +189,7 @@ class RAGPT(PromptMethod):
         self.insert_at = insert_at
         images = [m.name for m in task.modalities if m.kind == "image"]
         self.label_by = (*images, task.names[0])[0]
-        self.memory = Memory(task, neighbours)
+        self.memory = Memory(task, neighbours, index=index)
         widths, counts = self.backbone.widths, self.backbone.counts
         self.generators = nn.ModuleList(
             Generator(counts[name], widths[name], dropout=dropout) for name in task.names

@@ -306,6 +306,7 @@ class Redeem(PromptMethod):
         task: What goes in and what is predicted.
         variant: The paper's equations, or what its released code computes.
         neighbours: K, 1..64.
+        index: Of faiss, for banks too large for exact products, see `Memory`.
         retriever: By likeness, at random, or random values in place of retrieved ones (Table 3).
         generator: Conditional mixture of experts, encoder and decoder from the present
             modalities, the mixture with equal weights, or zeros (Table 3).
@@ -344,6 +345,7 @@ class Redeem(PromptMethod):
         *,
         variant: Literal["paper", "official"] = "paper",
         neighbours: int = 5,
+        index: str | None = None,
         retriever: Literal["msa", "random", "none"] = "msa",
         generator: Literal["cmoe", "cross_modal", "no_router", "none"] = "cmoe",
         prompter: Literal["saim", "static", "intra", "none"] = "saim",
@@ -378,7 +380,7 @@ class Redeem(PromptMethod):
         # whose neighbours give the label, where modalities have different ones
         images = [m.name for m in task.modalities if m.kind == "image"]
         self.by = [*images, task.names[0]][0]
-        self.memory = Memory(task, neighbours)
+        self.memory = Memory(task, neighbours, index=index)
         self.register_buffer("draw_key", torch.randint(1 << 62, (1,)))
         bias = variant == "official"
         widths, counts = self.backbone.widths, self.backbone.counts
@@ -407,6 +409,7 @@ class Redeem(PromptMethod):
         else:
             self.head = self.make_head()
         self._shown: list[tuple[Tensor, ...]] = []
+        self._pictures = torch.zeros(0)  # of the first of them, if there are images
         self._routed: dict[str, tuple[Tensor, Tensor]] = {}  # of the last batch evaluated
         self._probe: list[Batch] = []
 
@@ -438,6 +441,8 @@ class Redeem(PromptMethod):
         lent = self.retrieve(batch)
         if not self.training and len(self._shown) * SHOWN_EACH < SHOWN:
             kept = (batch.sample_id, batch.presence, batch.target, lent.rows[self.by])
+            if not self._shown:
+                self._pictures = batch.inputs[self.by][:SHOWN_EACH]
             self._shown.append(tuple(part[:SHOWN_EACH] for part in kept))
         tokens, keys = self.complete(batch, lent)
         return self.predict(tokens, keys, lent)
@@ -582,6 +587,9 @@ class Redeem(PromptMethod):
             `retrieved_query_id` (n,), `retrieved_query_presence` (n, M), `retrieved_train_id`
             (n, K), best first, and `retrieved_label_agreement` (n, K), 1 = the same class, for
             several labels the share of those of either that both have; not for regression.
+            Where images are looked for, the first 8 and theirs as pictures, 0..255, black where
+            the condition hides one: `retrieved_query_image` (8, C, H, W) and
+            `retrieved_train_image` (8, K, C, H, W).
             For training samples that the scenario leaves incomplete, an entry for each modality
             that one lacks: `recovered_id`, `recovered_modality` (column) and `recovered` (n, D),
             the mean of the made tokens; `recovered_truth` (n, D) beside it under `full_access`;
@@ -598,6 +606,11 @@ class Redeem(PromptMethod):
             if self.task.kind != "regression":
                 theirs = self.memory.target[rows]
                 found["retrieved_label_agreement"] = _agreement(target, theirs)
+            column = self.task.names.index(self.by)
+            if self.task.modalities[column].kind == "image":
+                lent = self.memory.everything().inputs[self.by][rows[: len(self._pictures)]]
+                found["retrieved_query_image"] = _as_picture(self._pictures)
+                found["retrieved_train_image"] = _as_picture(lent)
         if self.kind != "none":
             parts = [self.recovered(batch.to(self.draw_key.device)) for batch in self._probe]
             found |= {key: torch.cat([p[key] for p in parts]) for key in (parts or [{}])[0]}
@@ -659,6 +672,12 @@ def _agreement(target: Tensor, theirs: Tensor) -> Float[Tensor, "query rank"]:
     both = torch.minimum(theirs, target[:, None]).sum(2)
     either = torch.maximum(theirs, target[:, None]).sum(2)
     return torch.where(either > 0, both / either.clamp_min(1), 1.0)
+
+
+def _as_picture(x: Float[Tensor, "*rows channel height width"]) -> Tensor:
+    """Standardised pixels as 0..255, each picture from its darkest to its brightest value."""
+    low, high = (f(x, dim=(-3, -2, -1), keepdim=True) for f in (torch.amin, torch.amax))
+    return (255 * (x - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8)
 
 
 def _padded(x: Tensor, width: int) -> Tensor:

@@ -1,4 +1,5 @@
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from mmbench.contract import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers import memory
-from mmbench.layers.memory import Memory, nearest
+from mmbench.layers.memory import Memory, empty_index, fill_index, nearest, nearest_by_index
 
 K = 5
 TASK = Task(
@@ -266,12 +267,58 @@ def test_words_beyond_the_columns_share_them():
     assert torch.equal(counts[0], counts[1])  # order and padding do not count
 
 
-def test_faiss_finds_the_same():
-    faiss = pytest.importorskip("faiss")
+def searched(query, keys, k, own=None, description="Flat"):
+    index = empty_index(keys.shape[1], description)
+    fill_index(index, keys)
+    return nearest_by_index(query, index, k, own)
+
+
+@pytest.mark.parametrize("k", [1, 7, 64])
+def test_an_exact_index_finds_the_same(k):
     g = torch.Generator().manual_seed(0)
     query, keys = torch.randn(50, 16, generator=g), torch.randn(3000, 16, generator=g)
-    index = faiss.IndexFlatIP(16)
-    index.add(keys.numpy())
-    assert torch.equal(
-        nearest(query, keys, 7)[0], torch.from_numpy(index.search(query.numpy(), 7)[1])
-    )
+    for own in (None, torch.arange(50) * 3 - 3):
+        rows, scores = searched(query, keys, k, own)
+        want_rows, want_scores = nearest(query, keys, k, own)
+        assert torch.equal(rows, want_rows)
+        torch.testing.assert_close(scores, want_scores, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [3, 5, 400])
+def test_an_index_decides_ties_by_the_row(rows):
+    g = torch.Generator().manual_seed(1)
+    keys = torch.randint(-1, 2, (rows, 3), generator=g).float()  # 27 different ones at most
+    query = torch.randint(-1, 2, (40, 3), generator=g).float()
+    own = torch.arange(40).clamp_max(rows - 1)
+    got, want = searched(query, keys, 5, own), nearest(query, keys, 5, own)
+    assert torch.equal(got[1], want[1])
+    real = want[1] > -torch.inf
+    assert torch.equal(got[0][real], want[0][real])
+
+
+@pytest.mark.parametrize("description", ["Flat", "HNSW16"])
+def test_a_memory_searches_by_an_index(description):
+    torch.manual_seed(0)
+    task = TASKS[0]
+    batches = [make_batch(task, all_patterns(task, 20), seed=s) for s in range(3)]
+    batches = [replace(b, sample_id=b.sample_id + 1000 * i) for i, b in enumerate(batches)]
+    exact, by_index = Memory(task, K), Memory(task, K, index=description)
+    for bank in (exact, by_index):
+        bank.fill(batches)
+    ask = strangers(task)
+    found, want = by_index.eval().neighbours(ask).rows, exact.eval().neighbours(ask).rows
+    if description == "Flat":
+        assert torch.equal(found, want)
+    else:  # approximate
+        assert (found == want).float().mean() > 0.8
+
+
+def test_an_index_that_cannot_be_is_refused_in_one_line(monkeypatch):
+    with pytest.raises(ValueError, match="faiss knows no index 'Flatt'"):
+        Memory(TASKS[0], K, index="Flatt")
+    index = empty_index(4, "IVF64,Flat")
+    with pytest.raises(ValueError, match="has 10 samples, which is too few"):
+        fill_index(index, torch.randn(10, 4))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match="needs the package faiss-cpu"):
+        Memory(TASKS[0], K, index="Flat")

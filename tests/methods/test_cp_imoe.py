@@ -433,6 +433,41 @@ def test_ablations_of_the_main_stage_share_the_pretraining():
         assert not set(shared(**other)[:3]) & set(paper)
 
 
+PICTURES = Task(
+    "single_label", (Modality("i", "image", (3, 16, 16)), TWO.modalities[0]), ("x", "y")
+)
+
+
+def test_a_frozen_encoder_sees_each_view_of_a_sample_once():
+    method = build(PICTURES, stage="main", views=3)
+    batch, seen = batch_of(PICTURES), []
+    method.encode.in_order[0].register_forward_hook(lambda *_: seen.append(len(batch)))
+    memo = Remembered(len(batch)).memo(batch, torch.arange(len(batch)))
+    method.train()
+    torch.manual_seed(0)
+    features = [method.features(replace(batch, memo=memo)) for _ in range(40)]
+    assert len(seen) == 3
+    kinds = torch.unique(torch.stack([f[:, 0].flatten() for f in features]), dim=0)
+    assert len(kinds) == 3  # each view looks different, and always the same
+    assert all(torch.equal(f[:, 1], features[0][:, 1]) for f in features)  # no image, no views
+    plain = method.encode(batch)
+    assert any(torch.allclose(f, plain, atol=1e-6) for f in features)  # as it is, it is one of them
+    assert torch.equal(method.eval().features(batch), plain)
+
+
+def test_views_bring_no_weights_and_are_part_of_the_shared_recipe():
+    one, three = build(PICTURES), build(PICTURES, views=3)
+    assert one.state_dict().keys() == three.state_dict().keys()
+    assert one.stages[0].shared != three.stages[0].shared
+    three.begin(three.stages[0])
+    three.train()
+    sum(three.loss(batch_of(PICTURES)).values()).backward()
+    assert all(p.grad is not None for p in three.encode.parameters())
+    for task, views in ((PICTURES, 0), (TWO, 2)):
+        with pytest.raises(ValueError, match="views of images were asked for"):
+            build(task, views=views)
+
+
 def test_a_frozen_backbone_keeps_its_weights():
     task = Task(
         "single_label", (Modality("i", "image", (3, 32, 32)), TWO.modalities[0]), ("x", "y")

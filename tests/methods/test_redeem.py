@@ -472,6 +472,19 @@ def test_diagnostics_show_neighbours_and_recovered_tokens():
     agree = (labels == ask.target[:8, None]).float().numpy()
     assert (shown["retrieved_label_agreement"] == agree).all()
     assert n < 8 or len(agree) == min(n, 8)
+    for side, pixels in (
+        ("query", ask.inputs["image"][:8]),
+        ("train", method.memory.everything().inputs["image"][rows[:8]]),
+    ):
+        picture = torch.from_numpy(shown[f"retrieved_{side}_image"])
+        assert picture.dtype == torch.uint8
+        flat, seen = pixels.flatten(-3), picture.flatten(-3).float()
+        varied = flat.amax(-1) > flat.amin(-1)
+        span = (flat.amax(-1) - flat.amin(-1))[varied][:, None]
+        want = (flat[varied] - flat[varied].amin(-1, keepdim=True)) / span * 255
+        torch.testing.assert_close(seen[varied], want, atol=0.51, rtol=0)
+        assert not seen[~varied].any()  # hidden, so black
+    assert not ask.has("image")[:8].all()
     assert shown["recovered_id"].tolist() == list(range(12))
     assert shown["recovered_modality"].tolist() == [0] * 6 + [1] * 6
     assert np.allclose(shown["recovered"][:6], made["text"][:6].mean(1), atol=1e-5)

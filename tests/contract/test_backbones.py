@@ -1,0 +1,40 @@
+"""Prompt methods keep the contract on backbones with published weights, too, here tiny ones."""
+
+import pytest
+from tiny_models import save
+
+from mmbench.contract import METHOD_CHECKS, MODALITIES
+from mmbench.data.task import Task
+from mmbench.prompted import PromptMethod
+from mmbench.registry import METHODS
+
+TASK = Task("single_label", (MODALITIES["image"], MODALITIES["tokens"]), tuple("abc"))
+PROMPTED = [name for name in METHODS.names() if issubclass(METHODS.get(name), PromptMethod)]
+
+
+@pytest.fixture(scope="module", params=["vilt", "clip"])
+def backbone(request, tmp_path_factory):
+    return f"{request.param}:{save(request.param, tmp_path_factory.mktemp(request.param))}"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
+
+
+def on(cls, backbone):
+    class OnBackbone(cls):
+        def __init__(self, task):
+            super().__init__(task, backbone=backbone, lr=1e-2)
+
+    return OnBackbone
+
+
+def test_all_prompt_methods_are_here():
+    assert {"redeem", "ragpt", "maps", "msps"} <= set(PROMPTED)
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+@pytest.mark.parametrize("check", METHOD_CHECKS)
+def test_a_prompt_method_keeps_the_contract(name, check, backbone):
+    METHOD_CHECKS[check](on(METHODS.get(name), backbone), TASK)

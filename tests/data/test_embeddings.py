@@ -1,0 +1,122 @@
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmbench.contract import all_patterns, make_batch
+from mmbench.data.batch import Remembered
+from mmbench.data.embeddings import shared_embeddings
+from mmbench.data.task import Modality, Task
+
+
+class Encoder(nn.Module):
+    published = True
+
+    def __init__(self, seed=0, log=None):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = nn.Linear(4, 3).requires_grad_(False)
+        self.log = log
+        self.runs = 0
+        self.eval()
+
+    def forward(self, x, lengths):
+        self.runs += 1
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write("run\n")
+        return self.linear(x)[:, None].expand(-1, 2, -1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+
+
+X = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+
+
+def parts(x=X):
+    return [(part, None) for part in x.split(4)]
+
+
+def test_a_second_encoder_with_the_same_weights_reads_what_the_first_wrote(tmp_path):
+    first, second = Encoder(), Encoder()
+    made = shared_embeddings(first, parts, 10)
+    torch.testing.assert_close(made, first.linear(X)[:, None].expand(-1, 2, -1))
+    assert torch.equal(shared_embeddings(second, parts, 10), made)
+    assert (first.runs, second.runs) == (3, 0)
+    [file] = (tmp_path / "cache").glob("*/embeddings.npy")
+    assert np.array_equal(np.load(file), made.numpy())
+    made[0] = 7.0  # stays here
+    assert not torch.equal(shared_embeddings(second, parts, 10), made)
+
+
+def test_other_weights_or_inputs_make_another_file(tmp_path):
+    shared_embeddings(Encoder(), parts, 10)
+    changed = X.clone()
+    changed[9, 3] += 1e-6
+    for encoder, x in ((Encoder(seed=1), X), (Encoder(), changed)):
+        shared_embeddings(encoder, lambda x=x: parts(x), 10)
+        assert encoder.runs == 3
+    assert len(list((tmp_path / "cache").glob("*/embeddings.npy"))) == 3
+
+
+def test_a_build_that_was_cut_off_is_made_again(tmp_path):
+    class Dies(Encoder):
+        def forward(self, x, lengths):
+            if self.runs == 2:
+                raise KeyboardInterrupt
+            return super().forward(x, lengths)
+
+    dies = Dies()
+    dies.__class__.__qualname__ = Encoder.__qualname__
+    with pytest.raises(KeyboardInterrupt):
+        shared_embeddings(dies, parts, 10)
+    assert not [f for f in (tmp_path / "cache").iterdir() if f.is_dir() and f.suffix != ".part"]
+    encoder = Encoder()
+    made = shared_embeddings(encoder, parts, 10)
+    torch.testing.assert_close(made[:, 0], encoder.linear(X))
+
+
+def _in_a_process(log):
+    torch.set_num_threads(1)
+    assert shared_embeddings(Encoder(log=Path(log)), parts, 10).shape == (10, 2, 3)
+
+
+def test_of_several_processes_one_builds(tmp_path):
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_in_a_process, args=(log,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [0] * 3
+    assert len(log.read_text().split()) == 3  # parts, not three times as many
+
+
+def test_a_split_serves_them_to_all_runs():
+    task = Task("single_label", (Modality("a", "vector", (4,)),), ("x", "y"))
+    batch = make_batch(task, all_patterns(task, 10))
+    rows = torch.tensor([8, 2, 5])
+    part = replace(
+        batch,
+        inputs={"a": batch.inputs["a"][rows]},
+        presence=batch.presence[rows],
+        target=batch.target[rows],
+        sample_id=batch.sample_id[rows],
+    )
+    for run, expected in ((Encoder(), 3), (Encoder(), 0)):
+        remembered = Remembered(10, lambda name: parts(batch.inputs[name]))
+        seen = replace(part, memo=remembered.memo(part, rows)).embed("a", run)
+        torch.testing.assert_close(seen[:, 1], run.linear(part.inputs["a"]))
+        assert run.runs == expected
+    learns = Encoder()
+    learns.linear.requires_grad_(True)
+    replace(part, memo=remembered.memo(part, rows)).embed("a", learns)
+    assert learns.runs == 1
