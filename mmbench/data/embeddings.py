@@ -8,6 +8,7 @@ withholding, and of the weights: other data, other masks or other weights make a
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ def shared_embeddings(encoder: nn.Module, parts: Parts, count: int) -> Tensor:
     device = next(encoder.parameters()).device
 
     def build(folder: Path) -> None:
-        kept, start = None, 0
+        kept: np.memmap[Any, Any] | None = None
+        start = 0
         for x, lengths in parts():
             z = encoder(x.to(device), None if lengths is None else lengths.to(device)).cpu().numpy()
             if kept is None:

@@ -676,7 +676,7 @@ def _agreement(target: Tensor, theirs: Tensor) -> Float[Tensor, "query rank"]:
 
 def _as_picture(x: Float[Tensor, "*rows channel height width"]) -> Tensor:
     """Standardised pixels as 0..255, each picture from its darkest to its brightest value."""
-    low, high = (f(x, dim=(-3, -2, -1), keepdim=True) for f in (torch.amin, torch.amax))
+    low, high = x.amin((-3, -2, -1), keepdim=True), x.amax((-3, -2, -1), keepdim=True)
     return (255 * (x - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8)
 
 
