@@ -183,7 +183,7 @@ def test_a_watched_page_is_written_when_a_run_ends_and_only_then(here):
         assert "1 of 2 runs" in watch.stdout.readline()
         assert "needs &lt;four&gt; modalities" in page.read_text()
         watch.send_signal(signal.SIGINT)
-        out, error = watch.communicate(timeout=60)
+        out, error = watch.communicate(timeout=600)
     assert (watch.returncode, error) == (0, "")
     assert out.strip() == ""  # nothing else changed, so nothing was written again
     assert "data-watched" not in page.read_text()

@@ -42,7 +42,7 @@ def obtain(command, folder):
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed, the packages cannot be had")
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
         pytest.skip(f"the package index did not answer in 50 s: {' '.join(command[:3])}")
     if done.returncode != 0:
