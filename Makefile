@@ -15,8 +15,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: $(VENV)/.installed ## train the quickstart suite and show its leaderboard
 	$(BIN)/mmbench run $(SUITE) --results $(RESULTS)
 
-test: $(VENV)/.installed ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed ## all tests, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.installed ## style, types and import contracts
 	$(BIN)/ruff check .

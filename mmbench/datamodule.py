@@ -298,24 +298,27 @@ class _Split(Dataset[Batch]):
         """One modality of the whole split, as much of it as training may see."""
         visible = self._natural if self._teach else self._presence
         for index in torch.split(torch.arange(len(self)), PART):
-            batch = self._batch(index, visible[index], only=(name,))
-            yield batch.inputs[name], batch.lengths.get(name)
+            yield self._modality(name, index, visible[index])
 
-    def _batch(self, index: Tensor, presence: Tensor, only: tuple[str, ...] | None = None) -> Batch:
+    def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scaled inputs and lengths of one modality, zero where absent or past the end."""
+        there = presence[:, self.task.names.index(name)]
+        x = self._inputs[name][index]
+        scale = self._scales[name]
+        x = x.long() if scale is None else scale.apply(x)
+        if name not in self._lengths:
+            return keep(x, there), None
+        steps = self._lengths[name][index]
+        valid = torch.arange(x.shape[1]) < steps[:, None]
+        x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+        return keep(x, there), keep(steps, there)
+
+    def _batch(self, index: Tensor, presence: Tensor) -> Batch:
         inputs, lengths = {}, {}
-        for column, name in enumerate(self.task.names):
-            if only is not None and name not in only:
-                continue
-            there = presence[:, column]
-            x = self._inputs[name][index]
-            scale = self._scales[name]
-            x = x.long() if scale is None else scale.apply(x)
-            if name in self._lengths:
-                steps = self._lengths[name][index]
-                lengths[name] = keep(steps, there)
-                valid = torch.arange(x.shape[1]) < steps[:, None]
-                x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
-            inputs[name] = keep(x, there)
+        for name in self.task.names:
+            inputs[name], steps = self._modality(name, index, presence)
+            if steps is not None:
+                lengths[name] = steps
         return Batch(
             modalities=self.task.names,
             inputs=inputs,

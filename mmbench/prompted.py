@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
+from mmbench.data.embeddings import unpublish
 from mmbench.data.task import Task
 from mmbench.layers.backbones import Backbone, backbone
 from mmbench.method import Method, Stage
@@ -64,6 +65,8 @@ class PromptMethod(Method, ABC):
         self.backbone: Backbone = _backbone(backbone, task, dim=dim, depth=depth)
         if self.regime == "warm_frozen":
             self.warm_head = nn.Linear(self.backbone.pooled_width, task.num_outputs)
+        if self.regime != "pretrained_frozen":
+            unpublish(self.backbone)
         if self.regime != "joint":
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name.startswith("backbone.pooler."))

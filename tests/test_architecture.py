@@ -1,10 +1,12 @@
 """What holds for the repository as a whole."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,40 @@ def test_every_dependency_has_its_reason():
             above = block[i - 1].strip()
             together = above.startswith('"lightning')  # two names of one library
             assert above.startswith("#") or "#" in line or together, f"{line} has no reason"
+
+
+def imports(node, early=True):
+    """Top-level names that a piece of code imports; whether as soon as its module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name.split(".")[0], early) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield child.module.split(".")[0], early
+        else:
+            yield from imports(child, early and not isinstance(child, ast.FunctionDef))
+
+
+def test_what_the_packages_import_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    always = {name_of(line) for line in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    asked = {name_of(line) for extra in extras if extra != "dev" for line in extras[extra]}
+    own = {"mmbench", "datamodules", *sys.stdlib_module_names}
+    sources = packages_distributions() | {"pynvml": ["nvidia-ml-py"]}  # of the extra for GPUs
+    for_reports = ROOT / "mmbench" / "bench" / "plots.py"  # itself imported when one is asked for
+    for file in [*ROOT.glob("mmbench/**/*.py"), *ROOT.glob("datamodules/**/*.py")]:
+        if file.is_relative_to(ROOT / "datamodules" / "assets"):
+            continue  # scripts that made the shipped files
+        for name, early in imports(ast.parse(file.read_text())):
+            if name in own:
+                continue
+            found = {source.lower().replace("_", "-") for source in sources.get(name, [name])}
+            allowed = always if early and file != for_reports else always | asked
+            assert found & allowed, f"{file.relative_to(ROOT)} imports {name}, not declared"
+
+
+def name_of(requirement):
+    return re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
 
 
 def test_constraints_pin_exactly_and_name_no_address():

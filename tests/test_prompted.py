@@ -3,11 +3,12 @@ from itertools import pairwise
 import pytest
 import torch
 from jaxtyping import Float
+from tiny_models import save
 from torch import Tensor
-from transformers import ViltConfig, ViltModel
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.batch import Batch, is_frozen
+from mmbench.data.embeddings import is_published
 from mmbench.data.task import Modality, Task
 from mmbench.method import Paper
 from mmbench.prompted import HIDE_RATE, PromptMethod, random_absence
@@ -153,14 +154,15 @@ def test_hiding_at_random_leaves_every_sample_something():
 
 @pytest.fixture(scope="module")
 def vilt(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vilt")
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
-    images = {"image_size": 16, "patch_size": 8}
-    ViltModel(ViltConfig(vocab_size=120, num_hidden_layers=2, **sizes, **images)).save_pretrained(
-        folder
-    )
-    return folder
+    return save("vilt", tmp_path_factory.mktemp("vilt"))
+
+
+@pytest.mark.parametrize("regime", ["warm_frozen", "joint"])
+def test_a_pretrained_backbone_that_learns_shares_no_embeddings_with_other_runs(vilt, regime):
+    text, image = Modality("t", "tokens", (5,), vocab_size=99), Modality("i", "image", (1, 16, 16))
+    task = Task("single_label", (text, image), ("x", "y", "z"))
+    method = OneToken(task, backbone=f"vilt:{vilt}", frozen=regime)
+    assert not any(is_published(part) for part in method.modules())
 
 
 def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
@@ -173,6 +175,7 @@ def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
     method.begin(stage)
     assert learning(method) == prompt_parts()
     assert is_frozen(method.backbone.embedder("t"))
+    assert is_published(method.backbone.embedder("t"))
     batch = make_batch(task, all_patterns(task, repeat=4))
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     before = {k: v.clone() for k, v in method.state_dict().items()}

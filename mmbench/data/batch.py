@@ -1,6 +1,6 @@
 """What a method sees: a batch of samples from which absent entries are physically gone."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.embeddings import is_published, shared_embeddings
+from mmbench.data.embeddings import Parts, is_published, shared_embeddings
 
-InParts = Iterable[tuple[Tensor, Tensor | None]]
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
 
@@ -135,7 +134,7 @@ class Remembered:
             may see them; None = nothing is shared with other runs.
     """
 
-    def __init__(self, count: int, parts: Callable[[str], InParts] | None = None) -> None:
+    def __init__(self, count: int, parts: Callable[[str], Parts] | None = None) -> None:
         self.count = count
         self._parts = parts
         self._kept: dict[tuple[int, str], _Rows] = {}
@@ -153,11 +152,12 @@ class Remembered:
         """What is kept of an encoder."""
         key = (id(encoder), modality)
         if key not in self._kept:
-            self._kept[key] = rows = _Rows(encoder, self.count)
+            rows = _Rows(encoder, self.count)
             if self._parts is not None and is_published(encoder):
                 parts = partial(self._parts, modality)
                 rows.values = shared_embeddings(encoder, parts, self.count)
                 rows.known[:] = True
+            self._kept[key] = rows
         return self._kept[key]
 
     def forget(self, modality: str, encoder: Encode | nn.Module) -> None:

@@ -7,11 +7,13 @@ its end mark does not exist to readers, so a crash half-way costs the piece in f
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
+from torch import Tensor
 
 
 def cache_folder() -> Path:
@@ -25,6 +27,14 @@ def digest(words: Mapping[str, Any]) -> str:
     """Name of a description: equal words in any order, equal name."""
     text = json.dumps(words, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content(tensors: Iterable[Tensor]) -> str:
+    """Name of what tensors hold, in whatever pieces it comes; shapes are for the caller to name."""
+    found = hashlib.sha256()
+    for x in tensors:
+        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def cached(

@@ -1,11 +1,10 @@
 """Embeddings by encoders with published weights: made once for all runs, kept as mapped files.
 
-An encoder whose weights came from a file says so (`published`), since its outputs then depend on
-nothing that a run decides. Files are named by the content of what was encoded, after scaling and
-withholding, and of the weights: other data, other masks or other weights make another file.
+What an encoder gives whose weights came from a file depends on nothing that a run decides. Files
+are named by the content of what was encoded, after scaling and withholding, and of the weights:
+other data, other masks or other weights make another file.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,33 +13,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.cache import cached
+from mmbench.data.cache import cached, content
 
-Parts = Callable[[], Iterable[tuple[Tensor, Tensor | None]]]
+Parts = Iterable[tuple[Tensor, Tensor | None]]  # inputs (part, ...) and lengths (part,)
+
+
+class Published(nn.Module):
+    """An encoder whose weights came from a file; all runs share its outputs, unless it learns."""
+
+    published = True
 
 
 def is_published(encoder: object) -> bool:
-    """Whether an encoder's weights came from a file, so that all runs may share its outputs."""
-    return bool(getattr(encoder, "published", False))
+    """Whether all runs may share what an encoder gives."""
+    return isinstance(encoder, Published) and encoder.published
+
+
+def unpublish(module: nn.Module) -> None:
+    """Share with no other run what encoders in a module give, since they learn in this one."""
+    for part in module.modules():
+        if isinstance(part, Published):
+            part.published = False
 
 
 @torch.no_grad()
-def shared_embeddings(encoder: nn.Module, parts: Parts, count: int) -> Tensor:
+def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int) -> Tensor:
     """Outputs of a frozen encoder, mapped from a file that the first who asks for it writes.
 
     Args:
         encoder: Frozen, treats every sample by itself. Called with inputs and lengths or None.
-        parts: Called twice; gives the inputs (part, ...) and lengths (part,) or None, in order.
+        parts: Called twice; gives the samples in order.
         count: Samples of all parts together, >= 1.
 
     Returns:
         (count, ...) on the CPU. What is written to it stays in this process.
     """
+    weights = encoder.state_dict()
     words = {
         "what": "embeddings",
         "encoder": type(encoder).__qualname__,
-        "weights": _digest(encoder.state_dict().values()),
-        "inputs": _digest(x for part in parts() for x in part if x is not None),
+        "shapes": {name: list(x.shape) for name, x in weights.items()},
+        "weights": content(weights.values()),
+        "inputs": content(x for part in parts() for x in part if x is not None),
         "count": count,
     }
     device = next(encoder.parameters()).device
@@ -64,12 +78,3 @@ def shared_embeddings(encoder: nn.Module, parts: Parts, count: int) -> Tensor:
     folder = cached(words, build)
     # copy on write: torch wants an array that could be written to
     return torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    found = hashlib.sha256()
-    for x in tensors:
-        x = x.detach().cpu().contiguous()
-        found.update(f"{x.dtype} {tuple(x.shape)} ".encode())
-        found.update(x.view(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b"")
-    return found.hexdigest()

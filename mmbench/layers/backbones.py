@@ -82,11 +82,11 @@ class Backbone(nn.Module, ABC):
     def real(self, name: str, batch: Batch) -> Bool[Tensor, "batch token"]:
         """Which tokens of a modality are no padding, for the samples that have it."""
 
-    def tokens(self, batch: Batch) -> dict[str, Float[Tensor, "batch token dim"]]:
+    def tokens(self, batch: Batch) -> dict[str, Float[Tensor, "batch _ _"]]:
         """Tokens of each modality before the first layer; zeros where it is absent."""
         return {name: batch.embed(name, self.embedder(name)) for name in self.names}
 
-    def keys(self, batch: Batch) -> dict[str, Bool[Tensor, "batch token"]]:
+    def keys(self, batch: Batch) -> dict[str, Bool[Tensor, "batch _"]]:
         """Which tokens may be read: False for padding and for absent modalities."""
         return {n: self.real(n, batch) & batch.has(n)[:, None] for n in self.names}
 
@@ -157,8 +157,8 @@ class Backbone(nn.Module, ABC):
 
     def run(
         self,
-        tokens: Mapping[str, Float[Tensor, "batch token dim"]],
-        keys: Mapping[str, Bool[Tensor, "batch token"]],
+        tokens: Mapping[str, Float[Tensor, "batch _ _"]],
+        keys: Mapping[str, Bool[Tensor, "batch _"]],
         insert: Insert | None = None,
         at: int | None = None,
         prefix: Prefixes | None = None,

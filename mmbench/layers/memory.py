@@ -345,7 +345,7 @@ class Memory(SupportBank):
                 f"there are {len(self)}; show more, or take the regime full_access"
             )
 
-    def all_rows(self) -> list[Int[Tensor, " row"]]:
+    def all_rows(self) -> list[Int[Tensor, " _"]]:
         """All rows of the bank, some at a time."""
         return list(torch.split(torch.arange(len(self), device=self.sample_id.device), CHUNK))
 

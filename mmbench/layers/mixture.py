@@ -4,7 +4,6 @@ Notation: x instances, F features; K components with mean μ (K, F), variance σ
 π (K,); r (..., K) = posterior of the components given an instance.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.cache import cached
+from mmbench.data.cache import cached, content
 from mmbench.layers.encoders import valid_steps
 
 LEAST_VARIANCE = 1e-3  # of inputs whose scale is one
@@ -87,7 +86,7 @@ class DiagonalMixture(nn.Module):
         """Probability of each component given the instance; sums to 1."""
         return (self.log_density(x) + self.log_weight).softmax(-1)
 
-    def fit(self, rows: Sequence[Float[Tensor, "row feature"]], home: Path | None = None) -> None:
+    def fit(self, rows: Sequence[Float[Tensor, "_ feature"]], home: Path | None = None) -> None:
         """Fit to instances by expectation maximisation, the same for the same rows.
 
         A large fit lies in the cache under a hash of the rows: it is made once for all runs,
@@ -110,7 +109,7 @@ class DiagonalMixture(nn.Module):
                 "version": VERSION,
                 "components": components,
                 "rows": [count, features],
-                "content": _digest(rows),
+                "content": content(rows),
             }
 
             def build(folder: Path) -> None:
@@ -137,7 +136,7 @@ def diagonal_log_density(
 
 
 def expectation_maximisation(
-    rows: Sequence[Float[Tensor, "row feature"]], components: int, folder: Path | None = None
+    rows: Sequence[Float[Tensor, "_ feature"]], components: int, folder: Path | None = None
 ) -> dict[str, Tensor]:
     """Fit a mixture of diagonal Gaussians, deterministically.
 
@@ -225,13 +224,6 @@ def _log_density(x: Tensor, square: Tensor, mean: Tensor, variance: Tensor) -> T
     precision = 1 / variance
     constant = (mean.square() * precision + variance.log() + math.log(2 * math.pi)).sum(1)
     return -0.5 * (square @ precision.T - 2 * x @ (mean * precision).T + constant)
-
-
-def _digest(rows: Sequence[Tensor]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for part in rows:
-        found.update(np.ascontiguousarray(part.numpy()).data)
-    return found.hexdigest()
 
 
 def _write(path: Path, state: dict[str, Tensor]) -> None:

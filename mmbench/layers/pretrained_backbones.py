@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval, CLIPModel, ViltModel
 
 from mmbench.data.batch import Batch
+from mmbench.data.embeddings import Published
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, prepend
 from mmbench.layers.backbones import Backbone
@@ -83,7 +84,7 @@ class PretrainedBackbone(Backbone):
             steps = steps.flip(0)
         return steps < batch.lengths[name][:, None]
 
-    def tokens(self, batch: Batch) -> dict[str, Float[Tensor, "batch token dim"]]:
+    def tokens(self, batch: Batch) -> dict[str, Float[Tensor, "batch _ _"]]:
         """See `Backbone`; where the text is absent, its [CLS] still stands.
 
         It says nothing, and no other token may read it, but in a single stream it is the token
@@ -270,7 +271,7 @@ def blip2(task: Task, folder: Path) -> PretrainedBackbone:
     )
 
 
-class TextTokens(nn.Module):
+class TextTokens(Published):
     """Word vectors and positions, then a norm where the model has one.
 
     Args:
@@ -284,8 +285,6 @@ class TextTokens(nn.Module):
     Raises:
         ValueError: If the vocabulary or the longest text of the data is larger than the model's.
     """
-
-    published = True  # weights from a file: runs share what comes out, see data.embeddings
 
     def __init__(
         self,
@@ -326,7 +325,7 @@ class TextTokens(nn.Module):
         return z.gather(1, source[:, :, None].expand_as(z))
 
 
-class ImageTokens(nn.Module):
+class ImageTokens(Published):
     """[CLS] and the patches of an image in raster order, with positions.
 
     Args:
@@ -340,8 +339,6 @@ class ImageTokens(nn.Module):
     Raises:
         ValueError: If patches or channels of the model do not fit the images.
     """
-
-    published = True  # weights from a file: runs share what comes out, see data.embeddings
 
     def __init__(
         self,

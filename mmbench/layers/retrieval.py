@@ -240,7 +240,7 @@ class SupportBank(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def queries(presence: Bool[Tensor, "batch modality"]) -> list[Int[Tensor, " query"]]:
+def queries(presence: Bool[Tensor, "batch modality"]) -> list[Int[Tensor, " _"]]:
     """Rows of the batch that lack each modality, one tensor a modality.
 
     On the CPU exactly those; elsewhere, where counting them would stall the device, all rows,

@@ -26,7 +26,7 @@ def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
         1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=local._warm_up,
-        initargs=("made-up-5", 3, os.getpid()),
+        initargs=("made-up-5", 3, dict(os.environ)),
     )
     with pool:
         assert pool.submit(visible).result() == ("made-up-5", "3")

@@ -9,13 +9,11 @@ from torch import nn
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.batch import Remembered
-from mmbench.data.embeddings import shared_embeddings
+from mmbench.data.embeddings import Published, shared_embeddings
 from mmbench.data.task import Modality, Task
 
 
-class Encoder(nn.Module):
-    published = True
-
+class Encoder(Published):
     def __init__(self, seed=0, log=None):
         super().__init__()
         torch.manual_seed(seed)

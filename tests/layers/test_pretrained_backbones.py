@@ -198,9 +198,9 @@ def test_words_of_clip_read_only_what_comes_before(build):
 
 @torch.no_grad()
 def test_a_longer_text_stretches_the_positions_of_vilt(build):
-    of = task(tokens=14)
+    of = task(tokens=18)
     ours, theirs = build("vilt", of)
-    table = theirs.embeddings.text_embeddings.position_embeddings.weight[:7]
+    table = theirs.embeddings.text_embeddings.position_embeddings.weight[:9]
     kinds = theirs.embeddings.text_embeddings.token_type_embeddings.weight[0]
     found = ours.embedder("words").position - kinds
     # twice as many places: they stand a quarter of a step beside the old ones
@@ -254,8 +254,8 @@ def test_a_task_that_does_not_fit_is_refused_in_one_line(folders):
     }.items():
         with pytest.raises(ValueError, match=words):
             backbone(f"vilt:{folders['vilt']}", of)
-    with pytest.raises(ValueError, match="texts of at most 7 tokens"):
-        backbone(f"clip:{folders['clip']}", task(tokens=8))
+    with pytest.raises(ValueError, match="texts of at most 9 tokens"):
+        backbone(f"clip:{folders['clip']}", task(tokens=10))
 
 
 def test_vilt_loads_from_a_masked_language_model_without_a_pooler(tmp_path):

@@ -121,11 +121,11 @@ def test_after_training_what_is_decoded_has_the_norm_and_the_mean_of_what_is_the
     data = Synthetic(Path(), scenario, redundant=2, unique=[], synergistic=0, noise=1.0, limit=600)
     data.setup()
     torch.manual_seed(0)
-    method = MoSARe(data.task, dim=32, components=4, lr=3e-3)
+    method = MoSARe(data.task, dim=32, components=2, lr=6e-3)
     method.prepare(data.batches("train"))
     method.train()
     optimiser = method.configure_optimizers()
-    for _ in range(24):
+    for _ in range(12):
         for batch in data.train_dataloader():
             optimiser.zero_grad()
             torch.stack(list(method.loss(batch).values())).sum().backward()

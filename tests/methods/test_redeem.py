@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import save
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d
-from transformers import CLIPConfig, CLIPModel
 
 from mmbench.contract import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
@@ -381,16 +381,7 @@ def test_each_modality_may_be_looked_up_by_itself():
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
     """A tiny CLIP, text 16 and image 24 wide."""
-    torch.manual_seed(1)
-    sizes = {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    text = {"vocab_size": 30, "max_position_embeddings": 9, "eos_token_id": 29}
-    config = CLIPConfig(
-        text_config={**sizes, **text, "hidden_size": 16},
-        vision_config={**sizes, "image_size": 8, "patch_size": 4, "hidden_size": 24},
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    CLIPModel(config).save_pretrained(folder)
-    return folder
+    return save("clip", tmp_path_factory.mktemp("clip"))
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])

@@ -1,7 +1,8 @@
 """Runs on this machine: warm worker processes, each with its own GPU if there are any.
 
-A worker imports torch once and then takes one run after the other. Each worker is a process
-pool of one, so that a worker that dies takes down its own run and nothing else.
+A worker takes one run after the other and imports torch once; without GPUs it is imported once
+for all workers. Each worker is a process pool of one, so that a worker that dies takes down its
+own run and nothing else.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -112,23 +112,28 @@ def execute(
 
 
 def _pool(gpu: str | None, threads: int) -> ProcessPoolExecutor:
-    # spawn, never fork: CUDA and OpenMP do not survive a fork
+    # CUDA and OpenMP do not survive a fork once they run. Workers with a GPU are therefore spawned;
+    # without GPUs they are forked off a server that imported everything and ran nothing
+    context = multiprocessing.get_context("forkserver" if gpu is None else "spawn")
+    context.set_forkserver_preload(["mmbench.bench.runner"])
     return ProcessPoolExecutor(
         max_workers=1,
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=context,
         initializer=_warm_up,
-        initargs=(gpu, threads, os.getpid()),
+        initargs=(gpu, threads, dict(os.environ)),
     )
 
 
-def _warm_up(gpu: str | None, threads: int, parent: int) -> None:
-    """Prepare a worker: its GPU before CUDA starts, its threads, then the imports."""
+def _warm_up(gpu: str | None, threads: int, environment: dict[str, str]) -> None:
+    """Prepare a worker: its environment, its GPU before CUDA starts, threads, then the imports."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ.clear()  # a worker of a server begins with what that one was started with
+    os.environ.update(environment)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     import mmbench.bench.runner  # noqa: F401 - imported once a worker, not once a run
@@ -139,10 +144,11 @@ def _warm_up(gpu: str | None, threads: int, parent: int) -> None:
     gc.freeze()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """A worker whose parent was killed would train on for nobody."""
-    while os.getppid() == parent:
-        time.sleep(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers come here
+    parent.join()
     os._exit(1)
 
 
