@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.embeddings import unpublish
+from mmbench.data.embeddings import share
 from mmbench.data.task import Task
 from mmbench.layers.backbones import Backbone, backbone
 from mmbench.method import Method, Stage
@@ -65,8 +65,6 @@ class PromptMethod(Method, ABC):
         self.backbone: Backbone = _backbone(backbone, task, dim=dim, depth=depth)
         if self.regime == "warm_frozen":
             self.warm_head = nn.Linear(self.backbone.pooled_width, task.num_outputs)
-        if self.regime != "pretrained_frozen":
-            unpublish(self.backbone)
         if self.regime != "joint":
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name.startswith("backbone.pooler."))
@@ -86,6 +84,12 @@ class PromptMethod(Method, ABC):
             shared=f"{self._made_of} hide={HIDE_RATE} lr={WARM_LR} weight_decay={WARM_DECAY}",
         )
         return (warm, prompt)
+
+    def begin(self, stage: Stage) -> None:
+        """Start a stage; a backbone that rests from now on is that of other runs, too."""
+        super().begin(stage)
+        if stage.name == "prompt" and self.regime != "joint":
+            share(self.backbone)
 
     def require_layer(self, insert_at: int) -> None:
         """Refuse a layer that the backbone does not have.

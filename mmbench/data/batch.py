@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.embeddings import Parts, is_published, shared_embeddings
+from mmbench.data.embeddings import Parts, is_shared, shared_embeddings
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
@@ -126,7 +126,7 @@ class Memo:
 class Remembered:
     """Outputs of frozen encoders for the samples of one split, kept from their first use on.
 
-    Those of encoders with published weights lie in files that all runs share.
+    Those of encoders that other runs hold, too, lie in files that all of them share.
 
     Args:
         count: Samples of the split.
@@ -153,7 +153,7 @@ class Remembered:
         key = (id(encoder), modality)
         if key not in self._kept:
             rows = _Rows(encoder, self.count)
-            if self._parts is not None and is_published(encoder):
+            if self._parts is not None and is_shared(encoder):
                 parts = partial(self._parts, modality)
                 rows.values = shared_embeddings(encoder, parts, self.count)
                 rows.known[:] = True

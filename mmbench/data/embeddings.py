@@ -1,13 +1,17 @@
-"""Embeddings by encoders with published weights: made once for all runs, kept as mapped files.
+"""Embeddings by encoders that several runs hold: made once for all of them, kept as mapped files.
 
-What an encoder gives whose weights came from a file depends on nothing that a run decides. Files
-are named by the content of what was encoded, after scaling and withholding, and of the weights:
-other data, other masks or other weights make another file.
+Such are encoders with published weights, and those of a backbone that methods train in common.
+Files are named by the content of what was encoded, after scaling and withholding, by that of the
+weights, and by the code: other data, other masks, other weights or other code make another file.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -17,23 +21,17 @@ from mmbench.data.cache import cached, content
 
 Parts = Iterable[tuple[Tensor, Tensor | None]]  # inputs (part, ...) and lengths (part,)
 
-
-class Published(nn.Module):
-    """An encoder whose weights came from a file; all runs share its outputs, unless it learns."""
-
-    published = True
+_shared: WeakSet[object] = WeakSet()
 
 
-def is_published(encoder: object) -> bool:
-    """Whether all runs may share what an encoder gives."""
-    return isinstance(encoder, Published) and encoder.published
+def share(module: nn.Module) -> None:
+    """Say of all encoders in a module that other runs hold them, too, with the same weights."""
+    _shared.update(module.modules())
 
 
-def unpublish(module: nn.Module) -> None:
-    """Share with no other run what encoders in a module give, since they learn in this one."""
-    for part in module.modules():
-        if isinstance(part, Published):
-            part.published = False
+def is_shared(encoder: object) -> bool:
+    """Whether runs share what an encoder gives while it is frozen; others are a run's own."""
+    return encoder in _shared
 
 
 @torch.no_grad()
@@ -52,6 +50,8 @@ def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
     words = {
         "what": "embeddings",
         "encoder": type(encoder).__qualname__,
+        "structure": repr(encoder),
+        "code": _code(),
         "shapes": {name: list(x.shape) for name, x in weights.items()},
         "weights": content(weights.values()),
         "inputs": content(x for part in parts() for x in part if x is not None),
@@ -78,3 +78,12 @@ def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
     folder = cached(words, build)
     # copy on write: torch wants an array that could be written to
     return torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
+
+
+@cache
+def _code() -> str:
+    """Name of the code that encoders are made of."""
+    found = hashlib.sha256(torch.__version__.encode())
+    for file in sorted(Path(str(files("mmbench.layers"))).glob("*.py")):
+        found.update(file.read_bytes())
+    return found.hexdigest()

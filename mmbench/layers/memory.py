@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, is_frozen
-from mmbench.data.embeddings import is_published, shared_embeddings
+from mmbench.data.embeddings import is_shared, shared_embeddings
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import adaptive_mean, grid_weights, valid_steps
 from mmbench.layers.fusion import presence_code
@@ -423,7 +423,7 @@ class Memory(SupportBank):
 
         A frozen embedder runs once over the whole bank, as long as its tokens take no more
         than 4 GiB; then, and while it is not frozen, it runs on the rows that are asked for.
-        Tokens by published weights lie in files that all runs share, of any size.
+        Tokens by encoders that other runs hold, too, lie in files that all share, of any size.
 
         Args:
             name: Which modality.
@@ -452,7 +452,7 @@ class Memory(SupportBank):
 
     def _embed_all(self, name: str, embedder: nn.Module) -> Tensor | None:
         target = self.names.index(name)
-        if is_published(embedder) and is_frozen(embedder) and len(self):
+        if is_shared(embedder) and is_frozen(embedder) and len(self):
             everything = self.everything()
             x, lengths = everything.inputs[name], everything.lengths.get(name)
             return shared_embeddings(embedder, lambda: _chunks(x, lengths), len(self))

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval, CLIPModel, ViltModel
 
 from mmbench.data.batch import Batch
-from mmbench.data.embeddings import Published
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, prepend
 from mmbench.layers.backbones import Backbone
@@ -271,7 +270,7 @@ def blip2(task: Task, folder: Path) -> PretrainedBackbone:
     )
 
 
-class TextTokens(Published):
+class TextTokens(nn.Module):
     """Word vectors and positions, then a norm where the model has one.
 
     Args:
@@ -325,7 +324,7 @@ class TextTokens(Published):
         return z.gather(1, source[:, :, None].expand_as(z))
 
 
-class ImageTokens(Published):
+class ImageTokens(nn.Module):
     """[CLS] and the patches of an image in raster order, with positions.
 
     Args:

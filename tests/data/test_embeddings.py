@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from mmbench.contract import all_patterns, make_batch
+from mmbench.data import embeddings
 from mmbench.data.batch import Remembered
-from mmbench.data.embeddings import Published, shared_embeddings
+from mmbench.data.embeddings import share, shared_embeddings
 from mmbench.data.task import Modality, Task
 
 
-class Encoder(Published):
+class Encoder(nn.Module):
     def __init__(self, seed=0, log=None):
         super().__init__()
         torch.manual_seed(seed)
@@ -21,6 +22,7 @@ class Encoder(Published):
         self.log = log
         self.runs = 0
         self.eval()
+        share(self)
 
     def forward(self, x, lengths):
         self.runs += 1
@@ -62,6 +64,14 @@ def test_other_weights_or_inputs_make_another_file(tmp_path):
         shared_embeddings(encoder, lambda x=x: parts(x), 10)
         assert encoder.runs == 3
     assert len(list((tmp_path / "cache").glob("*/embeddings.npy"))) == 3
+
+
+def test_other_code_makes_another_file(monkeypatch):
+    shared_embeddings(Encoder(), parts, 10)
+    monkeypatch.setattr(embeddings, "_code", lambda: "tomorrow's")
+    encoder = Encoder()
+    shared_embeddings(encoder, parts, 10)
+    assert encoder.runs == 3
 
 
 def test_a_build_that_was_cut_off_is_made_again(tmp_path):
