@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?= quickstart
 RESULTS ?= results
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: run test lint speed clean
+.PHONY: run test test-slow lint speed clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,8 +16,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: $(VENV)/.installed ## train the quickstart suite and show its leaderboard
 	$(BIN)/mmbench run $(SUITE) --results $(RESULTS)
 
-test: $(VENV)/.installed ## all tests, a process for each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+test: $(VENV)/.installed ## all tests but the slow ones, a process for each core
+	$(PYTEST) -m "not slow and not rebuild"
+
+test-slow: $(VENV)/.installed ## trainings, whole sweeps, killed workers, pages in a browser
+	$(PYTEST) -m slow --exitfirst
 
 lint: $(VENV)/.installed ## style, types and import contracts
 	$(BIN)/ruff check .

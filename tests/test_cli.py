@@ -105,6 +105,7 @@ def test_a_leaderboard_of_nothing_says_what_to_do(here, monkeypatch, capsys):
     assert "start it with `mmbench run tiny.yaml`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
     sweep = ["tiny.yaml", "--limit", "64"]
     assert call("run", *sweep, "--workers", "1", monkeypatch=monkeypatch) == 0
@@ -162,6 +163,7 @@ def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
     assert "no metric 'acc'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_watched_page_is_written_when_a_run_ends_and_only_then(here):
     """A whole process, ended as a user does: by Ctrl-C."""
     first = plan(load_suite("tiny.yaml", []))[0]
@@ -189,6 +191,7 @@ def test_a_watched_page_is_written_when_a_run_ends_and_only_then(here):
     assert "data-watched" not in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatch, capsys):
     words = ["methods=[majority, {name: zero_fill, args: {dim: 8, lr: 1.0e+30}}]"]
     sweep = ["tiny.yaml", "--limit", "64", *words]

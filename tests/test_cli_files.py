@@ -255,6 +255,7 @@ def test_an_export_drives_a_data_module_to_the_same_presence(mmbench, here, spli
     assert cells(out)[pattern] == [str(count)]
 
 
+@pytest.mark.slow
 def test_an_exported_table_drives_a_run(mmbench, here):
     code, out, _ = mmbench("masks", "export", "mfeat", "mine.yaml", TWO, "--condition", "fou")
     assert code == 0

@@ -6,6 +6,7 @@ import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+import pytest
 from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
@@ -21,6 +22,7 @@ def test_made_up_gpu_ids_are_dealt_out_to_the_workers(monkeypatch):
         assert local.gpus() == []
 
 
+@pytest.mark.slow
 def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
     pool = ProcessPoolExecutor(
         1,
@@ -32,6 +34,7 @@ def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
         assert pool.submit(visible).result() == ("made-up-5", "3")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
     planned = specs(seeds=2, trainer={"max_epochs": 100})[1::2] + specs()[:1]
     events = local.execute(planned, tmp_path, NO_DATA, workers=1)
@@ -51,6 +54,7 @@ def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
     assert find(planned[1], tmp_path).state == "done"
 
 
+@pytest.mark.slow
 def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path):
     planned = specs(trainer={"max_epochs": 10_000})[1:]
     events = local.execute(planned, tmp_path, NO_DATA, workers=1)

@@ -554,6 +554,7 @@ def test_ticks_of_a_cost_axis_are_few_and_inside(low, high):
 # --- outside ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch(tmp_path):
     program = (
         "import sys\nfrom pathlib import Path\n"
@@ -566,6 +567,7 @@ def test_a_report_needs_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_a_missing_library_is_one_line_that_says_what_to_install(runs, tmp_path):
     program = (
         "import sys, importlib.util as u\nfrom pathlib import Path\n"
@@ -586,6 +588,7 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(runs, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_a_page_of_48_runs_is_small(tmp_path):
     runs = [
         finished(spec(f"method_{m}", f"data_{d}", s), tmp_path, 0.1 * m + 0.01 * s, bayes=0.05)

@@ -135,6 +135,7 @@ def test_what_a_stage_froze_runs_once_for_each_sample(tmp_path):
     assert rest < frozen * 2  # two more epochs would add as much
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_continues_with_the_stage_it_was_in(tmp_path, monkeypatch):
     done(spec(), tmp_path / "whole", tmp_path)
 

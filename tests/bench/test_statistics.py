@@ -350,6 +350,7 @@ def test_a_hole_that_autorank_takes_in_silence_changes_no_rank_here():
     assert np.isnan(mean_ranks(scores, "higher")[1])
 
 
+@pytest.mark.slow
 @thorough
 @given(p=hnp.arrays(float, st.integers(1, 8), elements=st.floats(0, 1)))
 def test_holm_is_that_of_statsmodels(p):

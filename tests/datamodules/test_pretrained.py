@@ -55,6 +55,7 @@ def test_without_the_encoders_the_data_set_says_so_at_once(monkeypatch):
         module(features="pretrained")
 
 
+@pytest.mark.slow
 def test_features_belong_to_their_samples_and_tell_the_classes_apart(few):
     for package in features.PACKAGES:
         pytest.importorskip(package.replace("-", "_"), reason="needs the extra `pretrained`")

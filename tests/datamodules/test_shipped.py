@@ -249,6 +249,7 @@ def features(samples, modality):
     return bags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "modality", "least"),
     [

@@ -365,6 +365,7 @@ def test_label_mechanism_multiplies_by_the_chance_of_the_pattern():
     assert np.allclose(found, expected / expected.sum(axis=1, keepdims=True), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mechanism", "kinds"),
     [

@@ -311,6 +311,7 @@ def test_the_seed_decides_the_weights():
     assert not weights[0].equal(weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "vit_l_16"])  # 1.2 GB
 def test_a_backbone_encodes_each_image_by_itself(name):
     if name == "efficientnet_lite0":

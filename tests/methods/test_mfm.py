@@ -205,6 +205,7 @@ def test_every_sample_is_predicted_as_it_is_and_from_a_part_of_it(presence):
     torch.testing.assert_close(loss, F.cross_entropy(method.head(seen[0]), twice))
 
 
+@pytest.mark.slow
 def test_a_missing_modality_is_rebuilt_far_better_than_by_its_mean():
     torch.manual_seed(0)
     method = MFM(TASK, dim=16, reconstruct=1.0, discrepancy=1.0, dropout=0.0, lr=5e-3).train()

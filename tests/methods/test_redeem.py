@@ -244,6 +244,7 @@ def test_an_absent_modality_s_generator_alone_is_asked():
     assert method.experts[1].first.weight.grad is None
 
 
+@pytest.mark.slow
 def test_reconstruction_starts_above_zero_and_falls():
     batch = hidden()
     method = build(train=batch).train()
