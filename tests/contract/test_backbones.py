@@ -8,6 +8,7 @@ from mmbench.data.task import Task
 from mmbench.prompted import PromptMethod
 from mmbench.registry import METHODS
 
+pytestmark = pytest.mark.slow
 TASK = Task("single_label", (MODALITIES["image"], MODALITIES["tokens"]), tuple("abc"))
 PROMPTED = [name for name in METHODS.names() if issubclass(METHODS.get(name), PromptMethod)]
 
