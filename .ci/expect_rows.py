@@ -1,4 +1,7 @@
-"""Fail unless a quickstart leaderboard holds every expected row, none of them a hole."""
+"""Fail unless a quickstart leaderboard holds every expected row, none of them a hole.
+
+Arguments: the table, then what was overridden in the suite.
+"""
 
 import sys
 
@@ -8,7 +11,7 @@ from mmbench.bench.plan import plan
 from mmbench.bench.spec import load_suite
 
 board = pd.read_csv(sys.argv[1])
-suite = load_suite("quickstart")
+suite = load_suite("quickstart", sys.argv[2:])
 conditions = {"complete", "mcar_0.1", "mcar_0.3", "mcar_0.5"}
 expected = {
     (spec.data_label, spec.scenario_name, condition, spec.method_label, suite.select.metric)
