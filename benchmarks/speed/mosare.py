@@ -76,10 +76,12 @@ def steps(form: str, args: argparse.Namespace) -> dict[str, float]:
     import mosare_reference
     import torch
 
+    from mmbench.bench.executors.local import keep_freed_memory
     from mmbench.data.batch import Batch, Remembered
     from mmbench.data.task import Modality, Task
     from mmbench.methods.mosare import MoSARe
 
+    keep_freed_memory()  # as every worker does
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     task = Task(

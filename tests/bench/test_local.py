@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -32,6 +35,26 @@ def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
     )
     with pool:
         assert pool.submit(visible).result() == ("made-up-5", "3")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the allocator of glibc")
+@pytest.mark.parametrize(("call", "kept"), [("keep_freed_memory()", True), ("", False)])
+def test_memory_that_was_freed_costs_no_new_pages(call, kept):
+    script = f"""
+from resource import RUSAGE_SELF, getpagesize, getrusage
+from mmbench.bench.executors.local import keep_freed_memory
+{call}
+bytearray(1 << 27)
+before = getrusage(RUSAGE_SELF).ru_minflt
+bytearray(1 << 27)
+print((getrusage(RUSAGE_SELF).ru_minflt - before) * getpagesize() / (1 << 27))
+"""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    shown = subprocess.run(
+        [sys.executable, "-c", script], env=plain, check=True, stdout=subprocess.PIPE, text=True
+    )
+    faulted = float(shown.stdout)  # share of the block's pages
+    assert faulted < 0.1 if kept else faulted > 0.9
 
 
 @pytest.mark.slow
