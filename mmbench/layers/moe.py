@@ -274,9 +274,10 @@ class Experts(nn.Module):
             [F.linear(part, *into) for part, *into in zip(asked, self.w1, self.b1, strict=True)]
         )
         # in one piece: oneDNN keeps a compiled GELU for each size that it meets, without need
-        h = self.drop(F.gelu(h)) * weight[:, None]
+        h = self.drop(F.gelu(h))
         answers = [part @ out for part, out in zip(torch.split(h, counts), self.w2, strict=True)]
-        return (gates @ self.b2).index_add(0, token, torch.cat(answers))
+        # gates weigh the answers: most often these are narrower than the hidden units
+        return (gates @ self.b2).index_add(0, token, torch.cat(answers) * weight[:, None])
 
 
 class SparseMoE(nn.Module):

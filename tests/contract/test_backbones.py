@@ -18,11 +18,6 @@ def backbone(request, tmp_path_factory):
     return f"{request.param}:{save(request.param, tmp_path_factory.mktemp(request.param))}"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
-
-
 def on(cls, backbone):
     class OnBackbone(cls):
         def __init__(self, task):
