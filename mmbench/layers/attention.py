@@ -4,6 +4,9 @@ Notation: x (B, N, D); present (B, N), True = the token is there. A present toke
 an absent one. What comes out at an absent token has no meaning: leave it out when pooling.
 """
 
+from collections.abc import Iterable
+from itertools import groupby
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -55,8 +58,37 @@ class SelfAttention(nn.Module):
             present: True = the token is there.
             prefix: Further keys and values, which every token reads and which ask nothing.
         """
-        batch, token, dim = x.shape
-        q, k, v = self.qkv(x).view(batch, token, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        z: Tensor = self.out(self._read(self.qkv(x), present, prefix))
+        return z
+
+    def packed(
+        self, x: Float[Tensor, "token dim"], lengths: Iterable[int]
+    ) -> Float[Tensor, "token dim"]:
+        """The same for samples of different lengths, one behind the other, with no padding.
+
+        Neighbours of one length are read at once: the fewer changes of length, the faster.
+
+        Args:
+            x: Tokens of all samples.
+            lengths: Tokens of each sample, >= 1; x has as many as all together.
+        """
+        runs = [(length, len(list(same))) for length, same in groupby(lengths)]
+        parts = torch.split(self.qkv(x), [length * count for length, count in runs])
+        reads = [
+            self._read(part.unflatten(0, (count, length))).flatten(0, 1)
+            for part, (length, count) in zip(parts, runs, strict=True)
+        ]
+        z: Tensor = self.out(torch.cat(reads))
+        return z
+
+    def _read(
+        self,
+        qkv: Float[Tensor, "batch token three_dim"],
+        present: Bool[Tensor, "batch token"] | None = None,
+        prefix: Prefix | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        batch, token, _ = qkv.shape
+        q, k, v = qkv.view(batch, token, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None
         if present is not None:
             # True = takes part, as for us; only nn.MultiheadAttention has it the other way round
@@ -66,12 +98,11 @@ class SelfAttention(nn.Module):
             if mask is not None:
                 mask = nn.functional.pad(mask, (k.shape[2] - token, 0), value=True)
         drop = self.drop.p if self.training else 0.0
-        if drop and x.is_cpu:
+        if drop and qkv.is_cpu:
             read = self._read_with_dropout(q, k, v, mask)
         else:
             read = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop)
-        z: Tensor = self.out(read.transpose(1, 2).reshape(batch, token, dim))
-        return z
+        return read.transpose(1, 2).flatten(2)
 
     def _read_with_dropout(
         self,

@@ -204,24 +204,9 @@ class SupportBank(nn.Module):
         return Draw(rows, chosen, relaxed & (size > 0), size == 0)
 
     def encode(
-        self,
-        target: int,
-        rows: Int[Tensor, "query draw"],
-        chosen: Bool[Tensor, "query draw"],
-        encoder: nn.Module,
-    ) -> Float[Tensor, "query draw token dim"]:
-        """Tokens of the target modality of these rows; without meaning where not chosen."""
-        if rows.is_cpu:  # the number of draws is at hand: encode no others
-            slots = chosen.flatten().nonzero().squeeze(1)
-            if not len(slots):  # recurrent encoders refuse an empty batch
-                slots = slots.new_zeros(1)
-            z = self._encode(target, rows.flatten()[slots], encoder)
-            z = z.new_zeros(rows.numel(), *z.shape[1:]).index_copy(0, slots, z)
-        else:
-            z = self._encode(target, rows.flatten(), encoder)
-        return z.view(*rows.shape, *z.shape[1:])
-
-    def _encode(self, target: int, rows: Tensor, encoder: nn.Module) -> Tensor:
+        self, target: int, rows: Int[Tensor, " draw"], encoder: nn.Module
+    ) -> Float[Tensor, "draw token dim"]:
+        """Tokens of the target modality of these rows, at least one."""
         lengths = None
         if self.names[target] in self.with_lengths:
             lengths = getattr(self, f"length_{target}").index_select(0, rows)
@@ -240,13 +225,17 @@ class SupportBank(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def queries(presence: Bool[Tensor, "batch modality"]) -> list[Int[Tensor, " _"]]:
-    """Rows of the batch that lack each modality, one tensor a modality.
+def candidates(wanted: Bool[Tensor, " entry"]) -> Int[Tensor, " _"]:
+    """Positions of what is wanted.
 
-    On the CPU exactly those; elsewhere, where counting them would stall the device, all rows,
-    and what is computed for samples that do have the modality is to be thrown away.
+    On the CPU exactly those; elsewhere, where counting them would stall the device, all positions,
+    and what is computed for the others is to be thrown away.
     """
-    if presence.is_cpu:
-        return [(~column).nonzero().squeeze(1) for column in presence.t()]
-    rows = torch.arange(len(presence), device=presence.device)
-    return [rows] * presence.shape[1]
+    if wanted.is_cpu:
+        return wanted.nonzero().squeeze(1)
+    return torch.arange(len(wanted), device=wanted.device)
+
+
+def queries(presence: Bool[Tensor, "batch modality"]) -> list[Int[Tensor, " _"]]:
+    """Rows of the batch that lack each modality, as `candidates`, one tensor a modality."""
+    return [candidates(~column) for column in presence.t()]

@@ -7,8 +7,9 @@ that have T and all that this sample has (intra-modal), and the sample's own emb
 (inter-modal). They attend to each other; a router sends each token to a few of the experts of T
 and of the shared ones; the average of the answers stands in for T in an ordinary transformer.
 Notation: presence (B, M); z = P_(i,m) tokens (B, M, P, D); a query is one (sample, missing T)
-pair, Q of them in order of T; context (Q, S, P, D), the first S_intra of S from other samples;
-x = P' after attention; E_T experts for each modality and E_sh shared ones.
+pair, Q of them in order of T; context (E, P, D), the embeddings of one query after another, in each
+those from other samples first; x = P' after attention; E_T experts for each modality and E_sh
+shared ones.
 Differences from the paper:
 - Eq. 3 leaves open how answers to several tokens become one embedding: here half the mean over
   the intra-modal and half the mean over the inter-modal ones, for each token position. Where one
@@ -31,6 +32,7 @@ zero in the first five epochs. Kept different even there: support comes from tra
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -44,7 +46,7 @@ from mmbench.data.task import Task
 from mmbench.layers.attention import SelfAttention
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
-from mmbench.layers.fusion import masked_mean, presence_code
+from mmbench.layers.fusion import presence_code
 from mmbench.layers.moe import (
     GATE_LOSS_WEIGHT,
     Experts,
@@ -52,7 +54,7 @@ from mmbench.layers.moe import (
     Routing,
     SparseBlock,
 )
-from mmbench.layers.retrieval import Draw, SupportBank, hashed, queries
+from mmbench.layers.retrieval import Draw, SupportBank, candidates, hashed, queries
 from mmbench.method import Applies, Method, Paper
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -67,24 +69,26 @@ class Context:
     """What is known about the gaps of a batch; queries in order of the modality they lack.
 
     Args:
-        tokens: (Q, S, P, D), zeros where not there.
-        there: (Q, S), True = an embedding, False = padding.
-        source: (Q, S), modality that an embedding is of.
-        n_intra: S_intra, embeddings from other samples; they come first.
-        target: (Q,), modality that is lacking.
+        tokens: (E, P, D), one embedding after another, query by query.
+        query: (E,), which query an embedding is for.
+        intra: (E,), True = from another sample; these come first.
+        source: (E,), modality that an embedding is of.
+        counts: (E,), False = padding, or computed for nothing, see `queries`; None = all count.
+        lengths: Embeddings of each query; all the same where there is padding.
+        target: (Q,), modality that a query lacks.
         sizes: Queries for each target.
         code: (Q,), pattern of the sample.
-        lacks: (Q,), False = computed for nothing, see `queries`.
     """
 
-    tokens: Float[Tensor, "query source token dim"]
-    there: Bool[Tensor, "query source"]
-    source: Int[Tensor, "query source"]
-    n_intra: int
+    tokens: Float[Tensor, "embedding token dim"]
+    query: Int[Tensor, " embedding"]
+    intra: Bool[Tensor, " embedding"]
+    source: Int[Tensor, " embedding"]
+    counts: Bool[Tensor, " embedding"] | None
+    lengths: list[int]
     target: Int[Tensor, " query"]
     sizes: list[int]
     code: Int[Tensor, " query"]
-    lacks: Bool[Tensor, " query"]
 
 
 class ExpertMix(nn.Module):
@@ -134,39 +138,43 @@ class ExpertMix(nn.Module):
     def forward(
         self, context: Context
     ) -> tuple[
-        Float[Tensor, "query source token dim"],
+        Float[Tensor, "embedding token dim"],
         Float[Tensor, ""],
-        Float[Tensor, "query expert"],
+        Bool[Tensor, "embedding token expert"],
     ]:
-        """Answers to each token, balance of the experts, and how often each was asked."""
-        query, source, token, _ = context.tokens.shape
-        if not source:
-            return context.tokens, context.tokens.new_zeros(()), self.pools[context.target] * 0.0
-        there = context.there.repeat_interleave(token, dim=1)
-        x = context.tokens.flatten(1, 2)  # (Q, S P, D)
-        x = x + self.drop(self.attend(self.norm_attend(x), there))  # P' = MHA(P)
-        x = self.norm(x).flatten(0, 1)  # (Q S P, D)
-        each = source * token  # tokens a query
+        """Answers to each token, balance of the experts, and who was asked."""
+        tokens, counts = context.tokens, context.counts
+        each = tokens.shape[1]
+        if not len(tokens):
+            return tokens, tokens.new_zeros(()), self.pools.new_zeros(0, each, self.pools.shape[1])
+        x = tokens.flatten(0, 1)  # (E P, D)
+        normed = self.norm_attend(x)
+        if counts is None:
+            read = self.attend.packed(normed, [n * each for n in context.lengths if n])
+        else:
+            padded = normed.view(len(context.lengths), -1, x.shape[1])
+            there = counts.repeat_interleave(each).view(padded.shape[:2])
+            read = self.attend(padded, there).flatten(0, 1)
+        x = self.norm(x + self.drop(read))  # P' = MHA(P)
         routing: Routing = self.gate(
             x,
-            self.pools[context.target].repeat_interleave(each, dim=0),
+            self.pools[context.target[context.query]].repeat_interleave(each, dim=0),
             self.router_of(context),
         )
-        counted = (there & context.lacks[:, None]).flatten()
-        routing = routing.only(counted)
-        asked = (routing.gates > 0).view(query, each, -1).sum(1).to(x)
-        y, balance = self.ask(x, routing, [size * each for size in context.sizes])
-        return y.view_as(context.tokens), balance, asked
+        if counts is not None:
+            routing = routing.only(counts.repeat_interleave(each))
+        lengths = iter(context.lengths)
+        y, balance = self.ask(
+            x, routing, [sum(islice(lengths, size)) * each for size in context.sizes]
+        )
+        return y.view_as(tokens), balance, (routing.gates > 0).unflatten(0, (-1, each))
 
     def router_of(self, context: Context) -> Int[Tensor, " token"] | None:
         """Which router scores each token."""
         if self.routers == "one":
             return None
-        which = context.source
-        if self.routers == "context":
-            which = (torch.arange(which.shape[1], device=which.device) >= context.n_intra).long()
-            which = which.expand_as(context.source)
-        return which.flatten().repeat_interleave(context.tokens.shape[2])
+        which = context.source if self.routers == "modality" else (~context.intra).long()
+        return which.repeat_interleave(context.tokens.shape[1])
 
     def ask(
         self, x: Float[Tensor, "token dim"], routing: Routing, sizes: list[int]
@@ -189,14 +197,18 @@ class ExpertMix(nn.Module):
 
 
 def integrate(
-    answers: Float[Tensor, "query source token dim"], context: Context
+    answers: Float[Tensor, "embedding token dim"], context: Context
 ) -> Float[Tensor, "query token dim"]:
     """One embedding a query: half from other samples, half from its own; an empty half is left."""
-    n, there = context.n_intra, context.there
-    intra = masked_mean(answers[:, :n], there[:, :n])
-    inter = masked_mean(answers[:, n:], there[:, n:])
-    halves = there[:, :n].any(1).long() + there[:, n:].any(1)
-    return (intra + inter) / halves.clamp_min(1)[:, None, None]
+    query, queries = context.query, len(context.target)
+    counts = answers.new_ones(len(answers)) if context.counts is None else context.counts
+    counts = counts.to(answers)
+    half = 2 * query + context.intra
+    sizes = counts.new_zeros(2 * queries).index_add(0, half, counts)
+    halves = (sizes > 0).view(-1, 2).sum(1)
+    share = counts / (sizes[half] * halves[query]).clamp_min(1)
+    gap = answers.new_zeros(queries, *answers.shape[1:])
+    return gap.index_add(0, query, answers * share[:, None, None])
 
 
 def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: Tokens) -> Tokens:
@@ -357,7 +369,9 @@ class MoERetriever(Method):
         balance = z.new_zeros(())
         if self.training and self.epoch < self.warm_up:
             return z, balance  # retrieval is not even in the graph
-        rows = queries(batch.presence)
+        # in order of what samples have, so that queries of one size are neighbours
+        order = batch.presence.sum(1).argsort(stable=True)
+        rows = [order[r] for r in queries(batch.presence[order])]
         if not sum(map(len, rows)):
             return z, balance
         context = self.gather(z, batch, rows)
@@ -365,7 +379,7 @@ class MoERetriever(Method):
         if self.mix is not None:
             answers, balance, asked = self.mix(context)
             if not self.training:
-                self.routed.index_add_(0, context.code, asked)
+                self.routed.index_add_(0, context.code[context.query], asked.sum(1).to(answers))
         filled = scatter(integrate(answers, context), rows, z)
         filled = torch.where(batch.presence[:, :, None, None], z, filled)
         if self.warm_up:
@@ -374,12 +388,14 @@ class MoERetriever(Method):
 
     def gather(self, z: Tokens, batch: Batch, rows: list[Tensor]) -> Context:
         """Collect both contexts of all queries."""
-        sizes = [len(row) for row in rows]
-        row = torch.cat(rows)
+        sizes, row = [len(r) for r in rows], torch.cat(rows)
         target = torch.cat([torch.full_like(r, t) for t, r in enumerate(rows)])
         code = presence_code(batch.presence)[row]
         lacks = ~batch.presence[row, target]
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, are they there, which modality
+        # what there is to take from, and for each query and place in its context (Q, S): which
+        # of these, whether it is there, and of which modality
+        tokens = [z.flatten(0, 1)]
+        slots: list[tuple[Tensor, Tensor, Tensor]] = []
         if self.use_intra and len(self.bank):
             drawn = self.draw(batch, row, target, code)
             if not self.training:
@@ -391,24 +407,39 @@ class MoERetriever(Method):
                 torch.split(drawn.chosen, sizes),
                 strict=True,
             )
-            intra = [
-                self.bank.encode(t, wanted, chosen, encoder)
-                for t, (encoder, wanted, chosen) in enumerate(each)
-                if sizes[t]
-            ]
-            parts.append((torch.cat(intra), drawn.chosen, target[:, None].expand_as(drawn.rows)))
-        n_intra = parts[0][1].shape[1] if parts else 0
+            for t, (encoder, these, chosen) in enumerate(each):
+                wanted = these.flatten()[candidates(chosen.flatten())]
+                if len(wanted):
+                    tokens.append(self.bank.encode(t, wanted, encoder))
+            taken = candidates(drawn.chosen.flatten())
+            at = torch.arange(len(taken), device=taken.device) + len(tokens[0])
+            which = torch.zeros_like(drawn.rows).flatten().index_copy(0, taken, at)
+            source = target[:, None].expand_as(drawn.rows)
+            slots.append((which.view_as(drawn.rows), drawn.chosen, source))
+        n_intra = slots[0][0].shape[1] if slots else 0
         if self.use_inter:
             # present ones first; the last is not needed, as one is missing
             own = (~batch.presence).long().argsort(stable=True)[:, :-1]
-            z = z.gather(1, own[:, :, None, None].expand(-1, -1, *z.shape[2:]))
-            parts.append((z[row], batch.presence.gather(1, own)[row], own[row]))
-        if not parts:  # nothing to draw from yet
+            there = batch.presence.gather(1, own)[row]
+            slots.append((row[:, None] * z.shape[1] + own[row], there, own[row]))
+        if not slots:  # nothing to draw from yet
             nothing = row.new_zeros(len(row), 0)
-            parts.append((z[row, :0], nothing.bool(), nothing))
-        tokens, there, source = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        tokens = torch.where(there[:, :, None, None], tokens, 0.0)
-        return Context(tokens, there, source, n_intra, target, sizes, code, lacks)
+            slots.append((nothing, nothing.bool(), nothing))
+        which, there, source = (torch.cat(part, 1) for part in zip(*slots, strict=True))
+        length = there.shape[1]
+        at = candidates(there.flatten())
+        padded = len(at) == there.numel()
+        return Context(
+            tokens=torch.cat(tokens).index_select(0, which.flatten()[at]),
+            query=at // max(length, 1),
+            intra=at % max(length, 1) < n_intra,
+            source=source.flatten()[at],
+            counts=(there & lacks[:, None]).flatten() if padded else None,
+            lengths=[length] * len(row) if padded else there.sum(1).tolist(),
+            target=target,
+            sizes=sizes,
+            code=code,
+        )
 
     def draw(self, batch: Batch, row: Tensor, target: Tensor, code: Tensor) -> Draw:
         """Choose supporting samples, anew each epoch of training."""

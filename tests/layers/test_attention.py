@@ -82,6 +82,15 @@ def test_absent_tokens_are_never_read(layer, tokens):
     )
 
 
+@pytest.mark.parametrize("lengths", [[1, 1, 4], [3, 3, 3], [2, 5, 2], [6]], ids=str)
+def test_packed_samples_are_read_as_if_each_was_alone(lengths):
+    torch.manual_seed(0)
+    layer = SelfAttention(8, heads=2)
+    x = torch.randn(sum(lengths), 8)
+    alone = [layer(part[None])[0] for part in x.split(lengths)]
+    torch.testing.assert_close(layer.packed(x, lengths), torch.cat(alone))
+
+
 def test_all_present_is_the_same_as_no_mask(layer, tokens):
     torch.testing.assert_close(layer(tokens, torch.ones(4, 6).bool()), layer(tokens))
 

@@ -106,8 +106,8 @@ def test_the_form_for_accelerators_gives_the_same_outputs(monkeypatch):
         expected = method(batch)
         counts = method.routed.clone(), method.fallbacks.clone()
         method._forget_counts()
-        everyone = torch.arange(len(batch))
-        monkeypatch.setattr(moe_retriever, "queries", lambda presence: [everyone] * M)
+        for module in ("layers.retrieval", "methods.moe_retriever"):
+            monkeypatch.setattr(f"mmbench.{module}.candidates", lambda all: torch.arange(len(all)))
         monkeypatch.setattr("mmbench.layers.moe.Experts.sorted", moe_retriever.Experts.dense)
         torch.testing.assert_close(method(batch), expected)
     assert torch.equal(method.routed, counts[0])
