@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         runs = [(length, len(list(same))) for length, same in groupby(lengths)]
         parts = torch.split(self.qkv(x), [length * count for length, count in runs])
         reads = [
-            self._read(part.unflatten(0, (count, length))).flatten(0, 1)
+            self._read(part.view(count, length, -1)).flatten(0, 1)
             for part, (length, count) in zip(parts, runs, strict=True)
         ]
         z: Tensor = self.out(torch.cat(reads))

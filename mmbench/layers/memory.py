@@ -435,7 +435,7 @@ class Memory(SupportBank):
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())
         table = None if learns else self._table(name, embedder)
         if table is None:
-            z = self._encode(self.names.index(name), flat, embedder)
+            z = self.encode(self.names.index(name), flat, embedder)
         else:
             z = table[flat.to(table.device)].to(flat.device)
         return z.view(*rows.shape, *z.shape[1:])
@@ -458,7 +458,7 @@ class Memory(SupportBank):
             return shared_embeddings(embedder, lambda: _chunks(x, lengths), len(self))
         pieces: list[Tensor] = []
         for rows in self.all_rows():
-            pieces.append(self._encode(target, rows, embedder))
+            pieces.append(self.encode(target, rows, embedder))
             if pieces[0][0].numel() * pieces[0].element_size() * len(self) > TABLE_BYTES:
                 return None
         return torch.cat(pieces)

@@ -167,7 +167,7 @@ class ExpertMix(nn.Module):
         y, balance = self.ask(
             x, routing, [sum(islice(lengths, size)) * each for size in context.sizes]
         )
-        return y.view_as(tokens), balance, (routing.gates > 0).unflatten(0, (-1, each))
+        return y.view_as(tokens), balance, (routing.gates > 0).view(len(tokens), each, -1)
 
     def router_of(self, context: Context) -> Int[Tensor, " token"] | None:
         """Which router scores each token."""
@@ -207,7 +207,8 @@ def integrate(
     halves = torch.stack([own & context.intra, own & ~context.intra]).to(answers)
     sizes = halves.sum(2, keepdim=True)
     share = (halves / sizes.clamp_min(1)).sum(0) / (sizes > 0).sum(0).clamp_min(1)
-    return (share @ answers.flatten(1)).unflatten(1, answers.shape[1:])
+    filled: Tensor = share @ answers.flatten(1)
+    return filled.view(-1, *answers.shape[1:])
 
 
 def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: Tokens) -> Tokens:
