@@ -15,5 +15,5 @@ class Dropout(nn.Dropout):
         """Zero a share `p` of the elements in training, and scale the others up."""
         if not (self.training and self.p and x.is_cpu):
             return super().forward(x)
-        kept = torch.rand_like(x).ge_(self.p)  # 1 or 0, without a Boolean tensor in between
-        return x * kept.mul_(1 / (1 - self.p))
+        kept = torch.rand_like(x) >= self.p
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
