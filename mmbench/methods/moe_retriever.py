@@ -200,15 +200,14 @@ def integrate(
     answers: Float[Tensor, "embedding token dim"], context: Context
 ) -> Float[Tensor, "query token dim"]:
     """One embedding a query: half from other samples, half from its own; an empty half is left."""
-    queries = torch.arange(len(context.target), device=answers.device)
-    own = context.query == queries[:, None]  # (Q, E)
-    if context.counts is not None:
-        own = own & context.counts
-    halves = torch.stack([own & context.intra, own & ~context.intra]).to(answers)
-    sizes = halves.sum(2, keepdim=True)
-    share = (halves / sizes.clamp_min(1)).sum(0) / (sizes > 0).sum(0).clamp_min(1)
-    filled: Tensor = share @ answers.flatten(1)
-    return filled.view(-1, *answers.shape[1:])
+    query, queries = context.query, len(context.target)
+    counts = answers.new_ones(len(answers)) if context.counts is None else context.counts
+    half = 2 * query + context.intra
+    sizes = answers.new_zeros(2 * queries).index_add(0, half, counts.to(answers))
+    halves = (sizes > 0).view(-1, 2).sum(1)
+    share = counts / (sizes[half] * halves[query]).clamp_min(1)
+    gap = answers.new_zeros(queries, *answers.shape[1:])
+    return gap.index_add(0, query, answers * share[:, None, None])
 
 
 def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: Tokens) -> Tokens:
