@@ -115,6 +115,7 @@ class Method(LightningModule, ABC):
 
     paper: ClassVar[Paper]
     applies: ClassVar[Applies] = Applies()
+    own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
     def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
         super().__init__()
