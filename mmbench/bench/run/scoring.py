@@ -13,8 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from mmbench.bench.run.build import build_data
-from mmbench.bench.run.failures import LeakError
 from mmbench.bench.spec import RunSpec
+from mmbench.data.batch import LeakError
 from mmbench.data.missingness import dependence, realised
 from mmbench.data.propensity import natural_weights as propensity_weights
 from mmbench.data.task import Task
