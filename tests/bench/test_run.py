@@ -36,6 +36,21 @@ def finished(tmp_path_factory):
     return spec, runs
 
 
+def test_a_suite_s_encoders_reach_the_method_and_are_part_of_the_key(tmp_path):
+    spec = specs()[1]
+    deep = replace(spec, encoders={"vector": {"layers": 3}}, keep_weights=True)
+    assert deep.key != spec.key
+    assert run(deep, tmp_path, NO_DATA).state == "done"
+    names = load_file(tmp_path / deep.folder / "weights.safetensors")
+    assert any("trunk.layers.2" in name for name in names)
+
+
+def test_encoders_that_do_not_fit_are_refused_before_anything_runs():
+    wrong = replace(specs()[1], encoders={"vektor": {"layers": 3}})
+    with pytest.raises(ValueError, match=r"encoders.vektor is neither .*did you mean 'vector'"):
+        check(wrong, NO_DATA)
+
+
 def test_a_run_leaves_the_files_that_are_promised(finished):
     spec, runs = finished
     names = {str(f.relative_to(runs / spec.folder)) for f in (runs / spec.folder).rglob("*.*")}

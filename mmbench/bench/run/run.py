@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from mmbench.bench.record import LOCK, Outcome, clear, find, finish, write_arrays, write_json
-from mmbench.bench.run.build import bound_method, build_data, reason_to_skip
+from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import told
 from mmbench.bench.run.evaluation import evaluate, write_predictions
@@ -81,7 +81,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, data):
         return reason, 0.0
-    task, train_split = data.task, data.split("train")
+    task, train_split = encoded_task(spec, data), data.split("train")
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
 
