@@ -23,7 +23,6 @@ def environment() -> dict[str, Any]:
         "system": platform.system(),
         "processor": platform.machine(),
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "gpu": gpu,
     }
 

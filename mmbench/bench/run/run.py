@@ -22,6 +22,7 @@ from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
 from mmbench.bench.run.scoring import score_conditions
+from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import CURVES, STAGES, join_curves, seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness import realised
@@ -54,7 +55,7 @@ def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Ou
         clear(folder, keep=() if overwrite else (STAGES, CURVES))
         write_json(folder / "spec.json", spec.to_json())
         write_json(folder / "env.json", environment())
-        with log_to(folder / "log.txt"):
+        with log_to(folder / "log.txt"), threads(spec.trainer_args.get("threads", 1)):
             try:
                 skipped, work_s = _train_and_evaluate(spec, folder, root)
             except Exception as error:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save_file
 
 from mmbench.bench.record import write_json
@@ -147,6 +148,7 @@ def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) ->
     settings: dict[str, Any] = {
         "max_epochs": epochs or spec.trainer_args["max_epochs"],
         "devices": 1,
+        "plugins": [_alone()],
         "accelerator": "auto",
         "logger": CSVLogger(folder, name="", version=""),
         "callbacks": [keep],
@@ -156,8 +158,17 @@ def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) ->
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10**9,  # methods log once an epoch
     }
-    settings |= {k: v for k, v in spec.trainer_args.items() if k not in OURS}
-    return Trainer(**settings)
+    asked = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
+    if asked.get("devices", 1) not in (1, "1") or asked.keys() & {"num_nodes", "strategy"}:
+        del settings["plugins"]  # several processes: Lightning finds out who starts them
+    return Trainer(**settings | asked)
+
+
+def _alone() -> LightningEnvironment:
+    """A process by itself, whatever a cluster's variables say of the job that it is part of."""
+    environment = LightningEnvironment()
+    environment.set_global_rank(0)  # of a task of a Slurm job, Lightning takes the rank at import
+    return environment
 
 
 def seed_everything(seed: int) -> None:
