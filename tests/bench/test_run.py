@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
 
-from mmbench.bench.record import find, read_metrics, read_predictions
+from mmbench.bench.record import find, read_metrics, read_predictions, samples_digest
+from mmbench.bench.run import provenance
 from mmbench.bench.run.build import build_data, check
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
@@ -335,3 +337,37 @@ print(outcome, (Path(sys.argv[1]) / spec.folder / "metrics.csv").is_file())
     )
     assert "state='done'" in shown.stdout, shown.stdout + shown.stderr
     assert shown.stdout.rstrip().endswith("True"), "the training curve is lost"
+
+
+def test_a_record_says_what_made_it_and_what_it_was_asked(finished):
+    spec, runs = finished
+    words = read_metrics(find(spec, runs))
+    assert words["sources"].keys() >= {
+        "mmbench.methods.zero_fill",
+        "mmbench.layers.encoders",
+        "mmbench.method",
+        "mmbench.bench.run.training",
+        "datamodules.mfeat",
+    }
+    assert words["distributions"] == {}
+    env = json.loads((runs / spec.folder / "env.json").read_text())
+    assert env["instructions"] in words["machine"]
+    for name, condition in words["conditions"].items():
+        kept = read_predictions(find(spec, runs), name, only=("sample_id", "target", "presence"))
+        assert condition["samples"] == samples_digest(**kept)
+        hidden = kept["presence"].copy()
+        hidden[3, 1] ^= True
+        assert condition["samples"] != samples_digest(**kept | {"presence": hidden})
+        assert condition["samples"] != samples_digest(**kept | {"target": kept["target"][::-1]})
+
+
+def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit() == version("mmbench")
+
+
+def test_the_processor_is_named_by_its_model(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
+    assert provenance._processor(file) == "A Processor @ 2 GHz"
+    assert provenance._processor(tmp_path / "none")  # another system says at least its kind

@@ -20,7 +20,7 @@ from mmbench.bench.run.cost import cost
 from mmbench.bench.run.evaluation import evaluate, write_predictions
 from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
-from mmbench.bench.run.provenance import environment
+from mmbench.bench.run.provenance import environment, provenance
 from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import CURVES, STAGES, join_curves, seed_everything, train
@@ -111,7 +111,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             ),
             "conditions": conditions,
             "cost": cost(method, data, training, eval_s, ms_per_sample),
-            "code": environment()["code"],
+            **provenance(cls, data, training.device),
         },
     )
     join_curves(folder, [stage["stage"] for stage in training.stages])

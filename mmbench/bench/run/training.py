@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save_file
 
 from mmbench.bench.record import write_json
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.meters import energy_j, flops_of_loss
-from mmbench.bench.run.provenance import environment
+from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
@@ -131,14 +131,19 @@ def _train_stage(
         save_file(kept, part / "weights.safetensors")
         write_json(part / "stage.json", words)
 
-    # another commit's weights are another method's
-    words: dict[str, Any] = {"stage": asdict(stage), "code": environment()["code"]}
+    # weights of other sources are another method's
+    words: dict[str, Any] = {"stage": asdict(stage)}
     home = folder / STAGES
     if stage.shared:
         home = folder.parents[len(spec.folder.parts) - 1] / ".shared"
         same = replace(spec, method="", method_args={}, method_label="", data_label="")
         words |= same.to_json()
+        # all that derive from the class that says what the stages are may share them
+        definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
+        words |= made_by(definer, data)
         seed_everything(spec.seed)  # whoever trains it comes from elsewhere
+    else:
+        words |= made_by(type(method), data)
     made = cached(words, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return dict(json.loads((made / "stage.json").read_text(encoding="utf-8"))), trainer
