@@ -75,6 +75,8 @@ class TrainerSpec(BaseModel):
         max_epochs: Passes over the training split, >= 1.
         batch_size: Samples a batch, >= 1.
         patience: Stop after so many epochs without a better validation score; None = never.
+        threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
+            they belong to the question; how many runs go side by side does not.
 
     Any other key goes to `lightning.pytorch.Trainer` as it is.
     """
@@ -84,6 +86,7 @@ class TrainerSpec(BaseModel):
     max_epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] = 64
     patience: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] = 1
 
 
 class Select(_Strict):

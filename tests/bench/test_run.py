@@ -1,8 +1,12 @@
 """One run: what it records, how it fails, and that evaluation is what it claims to be."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -10,14 +14,17 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
+from threadpoolctl import threadpool_info
 
-from mmbench.bench.record import find, read_metrics, read_predictions
+from mmbench.bench.record import find, read_metrics, read_predictions, samples_digest
+from mmbench.bench.run import provenance
 from mmbench.bench.run.build import build_data, check
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
 from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
@@ -296,3 +303,86 @@ def test_natural_gaps_bring_weighted_scores(tmp_path):
     assert condition["realised"]["natural_missing_rate"] > 0.2
     assert condition["realised"]["simulated_missing_rate"] == 0
     assert condition["dependence"]["label"] > 0.01  # who has a filled picture depends on the class
+
+
+def test_a_run_has_its_own_number_of_threads_and_gives_back_what_was_before(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    with threads(3):
+        assert torch.get_num_threads() == 3
+        assert {pool["num_threads"] for pool in threadpool_info()} == {3}
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("3", "3")
+    assert torch.get_num_threads() == before
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_the_threads_of_a_run_are_part_of_its_key():
+    one, two = (specs(trainer={"max_epochs": 1, "threads": n})[1] for n in (1, 2))
+    assert one.key != two.key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1"},
+    ],
+)
+def test_a_run_inside_a_task_of_a_slurm_job_is_a_run_by_itself(tmp_path, job):
+    """In a process of its own: Lightning reads the rank when it is imported."""
+    script = """
+import sys
+from pathlib import Path
+from sweeps import NO_DATA, specs
+from mmbench.bench.run.run import run
+spec = specs()[1]
+outcome = run(spec, Path(sys.argv[1]), NO_DATA)
+print(outcome, (Path(sys.argv[1]) / spec.folder / "metrics.csv").is_file())
+"""
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "sweep", "SLURM_LOCALID": "0"}
+    paths = os.pathsep.join(p for p in sys.path if p)
+    shown = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, **slurm, "SLURM_NODEID": "0", **job, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert "state='done'" in shown.stdout, shown.stdout + shown.stderr
+    assert shown.stdout.rstrip().endswith("True"), "the training curve is lost"
+
+
+def test_a_record_says_what_made_it_and_what_it_was_asked(finished):
+    spec, runs = finished
+    words = read_metrics(find(spec, runs))
+    assert words["sources"].keys() >= {
+        "mmbench.methods.zero_fill",
+        "mmbench.layers.encoders",
+        "mmbench.method",
+        "mmbench.bench.run.training",
+        "datamodules.mfeat",
+    }
+    assert words["distributions"] == {}
+    env = json.loads((runs / spec.folder / "env.json").read_text())
+    assert env["instructions"] in words["machine"]
+    for name, condition in words["conditions"].items():
+        kept = read_predictions(find(spec, runs), name, only=("sample_id", "target", "presence"))
+        assert condition["samples"] == samples_digest(**kept)
+        hidden = kept["presence"].copy()
+        hidden[3, 1] ^= True
+        assert condition["samples"] != samples_digest(**kept | {"presence": hidden})
+        assert condition["samples"] != samples_digest(**kept | {"target": kept["target"][::-1]})
+
+
+def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit() == version("mmbench")
+
+
+def test_the_processor_is_named_by_its_model(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
+    assert provenance._processor(file) == "A Processor @ 2 GHz"
+    assert provenance._processor(tmp_path / "none")  # another system says at least its kind

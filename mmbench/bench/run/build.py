@@ -16,7 +16,12 @@ from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
 
-OURS = ("max_epochs", "batch_size", "patience")  # trainer settings that Lightning does not get
+OURS = (
+    "max_epochs",
+    "batch_size",
+    "patience",
+    "threads",
+)  # trainer settings that Lightning does not get
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
@@ -45,7 +50,7 @@ def check(spec: RunSpec, root: Path) -> None:
         if name not in OURS and name not in known:
             raise ValueError(
                 f"unknown key 'trainer.{name}'{suggest(name, [*OURS, *sorted(known)])}; "
-                "known are max_epochs, batch_size, patience and the arguments of "
+                f"known are {', '.join(OURS)} and the arguments of "
                 "lightning.pytorch.Trainer"
             )
 

@@ -21,9 +21,10 @@ from mmbench.bench.run.diagnostics import told
 from mmbench.bench.run.evaluation import evaluate, write_predictions
 from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
-from mmbench.bench.run.provenance import environment
+from mmbench.bench.run.provenance import environment, provenance
 from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.selection import require_defined
+from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import CURVES, STAGES, join_curves, seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness import realised
@@ -56,7 +57,7 @@ def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Ou
         clear(folder, keep=() if overwrite else (STAGES, CURVES))
         write_json(folder / "spec.json", spec.to_json())
         write_json(folder / "env.json", environment())
-        with log_to(folder / "log.txt"):
+        with log_to(folder / "log.txt"), threads(spec.trainer_args.get("threads", 1)):
             try:
                 skipped, work_s = _train_and_evaluate(spec, folder, root)
             except Exception as error:
@@ -118,7 +119,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             ),
             "conditions": conditions,
             "cost": cost(method, data, training, eval_s, ms_per_sample),
-            "code": environment()["code"],
+            **provenance(cls, data, training.device),
         },
     )
     join_curves(folder, [stage["stage"] for stage in training.stages])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mmbench.bench.record import write_json
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
-from mmbench.bench.run.provenance import environment
+from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
@@ -129,14 +130,19 @@ def _train_stage(
         save_file(kept, part / "weights.safetensors")
         write_json(part / "stage.json", words)
 
-    # another commit's weights are another method's
-    words: dict[str, Any] = {"stage": asdict(stage), "code": environment()["code"]}
+    # weights of other sources are another method's
+    words: dict[str, Any] = {"stage": asdict(stage)}
     home = folder / STAGES
     if stage.shared:
         home = folder.parents[len(spec.folder.parts) - 1] / ".shared"
         same = replace(spec, method="", method_args={}, method_label="", data_label="")
         words |= same.to_json()
+        # all that derive from the class that says what the stages are may share them
+        definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
+        words |= made_by(definer, data)
         seed_everything(spec.seed)  # whoever trains it comes from elsewhere
+    else:
+        words |= made_by(type(method), data)
     made = cached(words, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return dict(json.loads((made / "stage.json").read_text(encoding="utf-8"))), trainer
@@ -146,6 +152,7 @@ def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) ->
     settings: dict[str, Any] = {
         "max_epochs": epochs or spec.trainer_args["max_epochs"],
         "devices": 1,
+        "plugins": [_alone()],
         "accelerator": "auto",
         "logger": CSVLogger(folder, name="", version=""),
         "callbacks": [keep],
@@ -155,8 +162,17 @@ def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) ->
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10**9,  # methods log once an epoch
     }
-    settings |= {k: v for k, v in spec.trainer_args.items() if k not in OURS}
-    return Trainer(**settings)
+    asked = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
+    if asked.get("devices", 1) not in (1, "1") or asked.keys() & {"num_nodes", "strategy"}:
+        del settings["plugins"]  # several processes: Lightning finds out who starts them
+    return Trainer(**settings | asked)
+
+
+def _alone() -> LightningEnvironment:
+    """A process by itself, whatever a cluster's variables say of the job that it is part of."""
+    environment = LightningEnvironment()
+    environment.set_global_rank(0)  # of a task of a Slurm job, Lightning takes the rank at import
+    return environment
 
 
 def seed_everything(seed: int) -> None:
