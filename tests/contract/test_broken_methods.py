@@ -108,6 +108,25 @@ class ReadsPastTheBatch(Sound):
         return masked_mean(torch.stack(z, 1), batch.presence)
 
 
+# --- what evaluation takes away ----------------------------------------------------------------
+
+
+@breaks("evaluation_is_blind", "the target of a validation or test batch was read")
+class ReturnsTheTarget(Sound):
+    def forward(self, batch):
+        return super().forward(batch) + nn.functional.one_hot(batch.target, 3)
+
+
+@breaks("evaluation_is_blind", "fails on samples whose ids it never saw")
+class EmbedsTheId(Sound):
+    def __init__(self, task):
+        super().__init__(task)
+        self.table = nn.Embedding(100, task.num_outputs)
+
+    def forward(self, batch):
+        return super().forward(batch) + self.table(batch.sample_id)
+
+
 # --- other samples of the batch --------------------------------------------------------------
 
 
