@@ -25,21 +25,23 @@ COLUMNS = (
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
     "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
+    "rising",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
     "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "rank", "regret_to_bayes", "bayes", "note",
-    "n_folds", "mixed",
+    "n_folds", "mixed", "rising",
 )  # fmt: skip
 CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
-    "bayes_se", "infer_ms_std", "energy_j",
+    "bayes_se", "infer_ms_std", "energy_j", "rising",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
+RISING = "\N{UPWARDS ARROW}"  # most trainings of a cell ended while validation still rose
 MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources or machines
 RANKED_VARIANT = "paper"  # methods of which the best is marked
 
@@ -55,10 +57,11 @@ def leaderboard(
 
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
     A cell with fewer finished runs than planned is a hole: its numbers are those of the runs
-    that finished, `n_seeds` says how many, and it has no rank. `rank` is within the cell's table
-    and among the methods of the same variant (1 = best, ties share the better rank);
-    `rank_borda` is the mean rank over all tables and conditions of a metric, among the methods
-    that have no hole in any of them.
+    that finished, `n_seeds` says how many, and it has no rank. Nor has one of which most trainings
+    ended while their validation score still rose (`rising`, the share of them). `rank` is within
+    the cell's table and among the methods of the same variant (1 = best, ties share the better
+    rank); `rank_borda` is the mean rank over all tables and conditions of a metric, among the
+    methods that have no hole in any of them.
 
     `p_vs_best` is a paired bootstrap over the test samples of each table and condition, adjusted
     by Holm for the number of methods; it reads predictions, so it is made for one metric only.
@@ -128,6 +131,10 @@ def robustness(
         measured = pd.concat([measured, more]) if len(more) else measured
         place = measured["mechanism"].map(MEASURES.index)
         measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
+    if len(found):
+        training = ["data", "scenario", "method", "variant", "fold", "seed"]
+        rising = found.drop_duplicates(training)[[*training, "rising"]]
+        measured = measured.merge(rising, how="left", on=training)
     cells = _cells(runs, measured)
     if cells.empty:
         return pd.DataFrame(columns=list(ROBUSTNESS))
@@ -163,8 +170,9 @@ def _require_comparable(records: pd.DataFrame) -> None:
 
 
 def _whole(cells: pd.DataFrame) -> "pd.Series[bool]":
-    """Cells without a hole."""
-    return (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
+    """Cells without a hole, and trained to the end of their rise."""
+    whole = (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
+    return whole & ~(cells["rising"] > 0.5)
 
 
 def _ranks(cells: pd.DataFrame, among: "pd.Series[bool]") -> "pd.Series[float]":
@@ -379,7 +387,7 @@ def _cell(row: object) -> str:
         return DASH
     if n == 0:
         return str(note.split(":")[0] if note.startswith("waiting") else note)[:40] or DASH
-    number = _number(mean, spread) + (MIXED if is_mixed(row) else "")
+    number = _number(mean, spread) + marks(row)
     if n < planned:
         return f"{number} ({n}/{planned} runs)"
     return f"**{number}**" if is_best(row) else number
@@ -388,6 +396,16 @@ def _cell(row: object) -> str:
 def is_best(row: Any) -> bool:
     """Whether a cell is marked as the best of its column; variants never are."""
     return bool(row.rank == 1 and row.variant == RANKED_VARIANT)
+
+
+def marks(row: Any) -> str:
+    """Signs behind a number that say what is not as usual with it."""
+    return (RISING if is_rising(row) else "") + (MIXED if is_mixed(row) else "")
+
+
+def is_rising(row: Any) -> bool:
+    """Whether most trainings of a cell ended while their validation score still rose."""
+    return bool(getattr(row, "rising", 0.0) > 0.5)
 
 
 def is_mixed(row: Any) -> bool:
@@ -459,7 +477,13 @@ def render(
     about = (
         f"Metric: {metric}, mean ± standard deviation over {repeats(board)}; **best** of a column."
     )
-    if (board["mixed"][board["metric"] == metric] != "").any():
+    of_metric = board[board["metric"] == metric]
+    if (of_metric["rising"] > 0.5).any():
+        about += (
+            f" {RISING}: validation still rose when most of its trainings ended, so it is not "
+            "ranked; raise trainer.max_epochs or trainer.min_steps."
+        )
+    if (of_metric["mixed"] != "").any():
         about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
         return _html(title or "leaderboard", about, shown)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmbench.bench.leaderboard import MIXED, is_best, is_mixed, repeats
+from mmbench.bench.leaderboard import is_best, marks, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.robustness import patterns, rate_families
 from mmbench.bench.spec import JSON
@@ -433,8 +433,7 @@ def _cell(row: Any) -> tuple[str, str]:
     spread = "" if pd.isna(row.std_seeds) else f"± {row.std_seeds:.3f}"
     hole = f"{row.n_seeds:.0f}/{row.n_seeds_planned:.0f}"
     score = f"{round(row.mean, 3) + 0.0:.3f}"  # no "-0.000"
-    if is_mixed(row):
-        score += MIXED
+    score += marks(row)
     return score, spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
 
 

@@ -22,7 +22,7 @@ from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
-from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
 from mmbench.method import Method
@@ -369,3 +369,31 @@ def test_the_processor_is_named_by_its_model(tmp_path):
     file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
     assert provenance._processor(file) == "A Processor @ 2 GHz"
     assert provenance._processor(tmp_path / "none")  # another system says at least its kind
+
+
+@pytest.mark.parametrize(
+    ("curve", "rises"),
+    [
+        ([0.1 * epoch for epoch in range(20)], True),
+        ([1 - 0.5**epoch for epoch in range(20)], False),
+        ([0.9, 0.91, 0.9, 0.92, 0.9, 0.91, 0.92, 0.9, 0.91, 0.9], False),
+        ([0.0, 1.0, 0.0, 1.0, 0.1, 1.0, 0.2, 1.0], False),  # climbs, but not beyond chance
+        ([0.1, 0.2, 0.3], False),  # too short to say
+        ([0.1, float("nan")] + [0.1 * epoch for epoch in range(20)], False),
+    ],
+)
+def test_a_curve_rises_if_its_second_half_climbs_beyond_chance(curve, rises):
+    assert still_rising(curve, 1.0) is rises
+    assert still_rising([-value for value in curve], -1.0) is rises
+
+
+def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
+    # 64 samples in batches of 20 are 4 steps an epoch
+    few = {"max_epochs": 1, "batch_size": 20}
+    epochs = {}
+    for steps in (None, 4, 9):
+        asked = few if steps is None else few | {"min_steps": steps}
+        spec = specs(trainer=asked)[1]
+        assert run(spec, tmp_path, NO_DATA).state == "done"
+        epochs[steps] = read_metrics(find(spec, tmp_path))["selected"]["epochs"]
+    assert epochs == {None: 1, 4: 1, 9: 3}

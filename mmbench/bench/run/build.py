@@ -19,6 +19,7 @@ from mmbench.registry import DATASETS, METHODS, suggest
 OURS = (
     "max_epochs",
     "batch_size",
+    "min_steps",
     "patience",
     "threads",
 )  # trainer settings that Lightning does not get
