@@ -200,6 +200,10 @@ def test_p_values_come_from_paired_predictions(runs):
     assert cell(board, "majority", "complete")["p_vs_best"] < 0.01
     assert np.isnan(cell(board, "zero_fill", "complete")["p_vs_best"])
     assert board.loc[board["metric"] != "accuracy", "p_vs_best"].isna().all()
+    for method in ("majority", "zero_fill"):
+        row = cell(board, method, "complete")
+        assert row["sample_ci_low"] <= row["mean"] <= row["sample_ci_high"]
+    assert board.loc[board["metric"] != "accuracy", "sample_ci_low"].isna().all()
 
 
 def test_runs_that_were_asked_other_things_are_refused_by_name(runs, tmp_path):
