@@ -12,7 +12,7 @@ import lzma
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -47,7 +47,8 @@ class Frame:
         numbers: (row, number) the columns that hold numbers alone, NaN where a cell is empty.
         others: Position in `names` -> the column as the file has it: text, where "" is an empty
             cell, or what a parquet file holds (lists, dates, ...).
-        lines: Position of each row in the file, for messages.
+        lines: Number of each row in the file, for messages.
+        commas: Whether numbers may have decimal commas.
         notes: What was left out in reading, a line each.
     """
 
@@ -57,6 +58,7 @@ class Frame:
     numbers: NDArray[np.float64]
     others: Mapping[int, "pd.Series[Any]"]
     lines: NDArray[np.int_]
+    commas: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,8 +68,7 @@ class Frame:
 
     def where(self, row: int) -> str:
         """File, row (as an editor counts the lines of a CSV file) and id."""
-        line = self.lines[row] + (1 if _is_parquet(self.path) else 2)
-        return f"{self.path} row {line} (id {self.ids[row]})"
+        return f"{self.path} row {self.lines[row]} (id {self.ids[row]})"
 
     def take(self, rows: NDArray[Any]) -> "Frame":
         """Return the rows at these positions, or where a mask is True."""
@@ -110,7 +111,9 @@ class Frame:
         return as_text(pd.Series(self.numbers[:, self.numeric.index(k)]), self.path, name)
 
 
-def read_frame(path: Path, id_column: str, *, only: Sequence[str] | None = None) -> Frame:
+def read_frame(
+    path: Path, id_column: str, *, only: Sequence[str] | None = None, text: bool = False
+) -> Frame:
     """Read a file, once a process as long as it stays as it is.
 
     Separator: comma, semicolon or tab, the one that makes the id a column of the header; tab for
@@ -121,8 +124,8 @@ def read_frame(path: Path, id_column: str, *, only: Sequence[str] | None = None)
     Args:
         path: `.csv`, `.tsv` or `.txt`, plain or compressed, UTF-8; or `.parquet`.
         id_column: Its name; `Unnamed: 0` for a first column without one.
-        only: These columns alone, each as text; None = all, numbers where a column holds nothing
-            else.
+        only: These columns alone, each as text; None = all.
+        text: Whether a column that holds nothing but numbers is text as well.
 
     Raises:
         ValueError: If it cannot be read, lacks a column or repeats an id; the message names file
@@ -130,60 +133,93 @@ def read_frame(path: Path, id_column: str, *, only: Sequence[str] | None = None)
     """
     known = path.stat()
     stamp = (known.st_size, known.st_mtime_ns)
-    return _read(path, stamp, id_column, None if only is None else tuple(only))
+    wanted = None if only is None else tuple(only)
+    return _read(path, stamp, id_column, wanted, numbers=only is None and not text)
 
 
 @lru_cache(maxsize=KEPT_FILES)
 def _read(
-    path: Path, stamp: tuple[int, int], id_column: str, only: tuple[str, ...] | None
+    path: Path,
+    stamp: tuple[int, int],
+    id_column: str,
+    only: tuple[str, ...] | None,
+    *,
+    numbers: bool,
 ) -> Frame:
     del stamp  # part of the cache's key alone: a file that was edited is read again
-    may_have_commas = False
+    commas = False
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
     elif {".csv", ".tsv", ".txt"} & set(path.suffixes):
-        columns, notes, may_have_commas = _csv(path, id_column, only)
+        columns, notes, commas = _csv(path, id_column, only, numbers=numbers)
     else:
         raise ValueError(f"{path} is none of .csv, .tsv, .parquet and .npz")
     ids = pd.Index(as_text(columns.pop(0)[1], path, id_column), dtype=object)
-    if only is None:
-        columns = _numbers_of_text(columns, path, may_have_commas=may_have_commas)
-    else:
+    if only is not None:
         columns = [columns[_position(name, [n for n, _ in columns], path)] for name in only]
-    frame = Frame(
+    elif numbers:
+        columns = _numbers_of_text(columns, path, commas=commas)
+    is_number = [numbers and _is_number(x) for _, x in columns]
+    first_line = 1 if _is_parquet(path) else 2
+    if (ids == "").any():
+        raise ValueError(
+            f"{path} row {int(np.flatnonzero(ids == '')[0]) + first_line}: {id_column} is empty"
+        )
+    require_unique(ids, path, first_line)
+    return Frame(
         path=path,
         ids=ids,
         names=tuple(name for name, _ in columns),
-        numbers=_matrix([x for _, x in columns if only is None and _is_number(x)], len(ids)),
-        others={
-            k: x for k, (_, x) in enumerate(columns) if only is not None or not _is_number(x)
-        },
-        lines=np.arange(len(ids)),
+        numbers=_matrix([x for k, (_, x) in enumerate(columns) if is_number[k]], len(ids)),
+        others={k: x for k, (_, x) in enumerate(columns) if not is_number[k]},
+        lines=np.arange(len(ids)) + first_line,
+        commas=commas,
         notes=tuple(notes),
     )
-    if (ids == "").any():
-        row = int(np.flatnonzero(ids == "")[0])
-        raise ValueError(f"{frame.where(row).partition(' (id')[0]}: {id_column} is empty")
-    require_unique(frame)
-    return frame
 
 
 _Columns = list[tuple[str, "pd.Series[Any]"]]  # name and values; the first are the ids
 
 
-def require_unique(frame: Frame) -> None:
+def require_unique(ids: "pd.Index[str]", path: Path, first_line: int = 1) -> None:
     """Refuse ids that occur twice."""
-    repeated = frame.ids.duplicated()
+    repeated = ids.duplicated()
     if repeated.any():
         row = int(np.flatnonzero(repeated)[0])
-        one = frame.ids[row]
-        others = frame.ids[repeated].nunique() - 1
+        others = ids[repeated].nunique() - 1
         raise ValueError(
-            f"{frame.where(row).partition(' (id')[0]}: id {one} occurs a second time, "
-            f"{int((frame.ids == one).sum())} times in all"
+            f"{path} row {row + first_line}: id {ids[row]} occurs a second time, "
+            f"{int((ids == ids[row]).sum())} times in all"
             f"{f', and {others} more ids repeat' if others else ''}; one row a sample is wanted: "
-            "join the rows of a sample before, or give each an id of its own"
+            "join the rows of a sample, or give each an id of its own"
         )
+
+
+def likely_cause(ids: "pd.Index[str]", wanted: "pd.Index[str]", files: tuple[str, str]) -> str:
+    """Say how the ids of two files that share none may come to differ.
+
+    Args:
+        ids: Of the one file.
+        wanted: Of the other; neither is empty.
+        files: What to call them.
+    """
+    example = f"ids of {files[0]} look like {ids[0]!r}, of {files[1]} like {wanted[0]!r}"
+    changes: tuple[tuple[Callable[[str], str], str], ...] = (
+        (lambda one: re.sub(r"[\W_]+", ".", one), "they differ in . - _ or spaces"),
+        (str.casefold, "they differ in capitals"),
+        (lambda one: one.lstrip("0"), "they differ in leading zeros"),
+        (lambda one: one.removesuffix(".0"), "some are written with .0"),
+    )
+    for change, why in changes:
+        changed = {change(one) for one in wanted}
+        if sum(change(one) in changed for one in ids) > len(ids) / 2:
+            return f"{example}: {why}"
+    for long, short, file in ((ids, wanted, files[0]), (wanted, ids, files[1])):
+        begins = [one for one in short if long[0].startswith(one)]
+        if begins:
+            rest = long[0].removeprefix(max(begins, key=len))
+            return f"{example}: those of {file} go on, here with {rest!r}"
+    return example
 
 
 def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]":
@@ -197,7 +233,8 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
                 f"{path} column {name} holds floats beyond 2^53, such as {values.max():g}, which "
                 "are not exact; save it as text or as whole numbers"
             )
-        texts = [str(int(v)) if float(v).is_integer() else repr(float(v)) for v in values]
+        texts = [
+            str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
     elif kind in "biu" or pd.api.types.is_integer_dtype(values.dtype):
         texts = [str(v) for v in values]
     elif all(isinstance(v, str) for v in values):
@@ -228,7 +265,8 @@ def to_numbers(
     """
     empty = text.isin(EMPTY_NUMBERS)
     plain = text.where(~empty, None)
-    if comma:
+    if comma and text.str.contains(",", regex=False).any():  # then a point groups thousands
+        plain = plain.where(~text.str.contains(".", regex=False), "?")
         plain = plain.str.replace(",", ".", regex=False)
     numbers = pd.to_numeric(plain, errors="coerce").to_numpy(np.float64)  # what fails is told
     return numbers, np.isnan(numbers) & ~empty.to_numpy(bool)
@@ -312,7 +350,7 @@ def _count(start: int, rows: int) -> list[str]:
     return sorted(str(k) for k in range(start, start + rows))
 
 
-def _numbers_of_text(columns: _Columns, path: Path, *, may_have_commas: bool) -> _Columns:
+def _numbers_of_text(columns: _Columns, path: Path, *, commas: bool) -> _Columns:
     """Columns with those that hold numbers written as text turned into numbers.
 
     Raises:
@@ -325,9 +363,9 @@ def _numbers_of_text(columns: _Columns, path: Path, *, may_have_commas: bool) ->
         if not is_text(column):
             continue
         text = as_text(column, path, name)
-        numbers, bad = to_numbers(text, comma=may_have_commas)
+        numbers, bad = to_numbers(text, comma=commas)
         found[-1] = (name, text if bad.any() else pd.Series(numbers))
-        if may_have_commas and not bad.any():
+        if commas and not bad.any():
             written |= {mark: name for mark in ",." if text.str.contains(mark, regex=False).any()}
     if len(written) == 2:
         raise ValueError(
@@ -341,9 +379,9 @@ def _numbers_of_text(columns: _Columns, path: Path, *, may_have_commas: bool) ->
 
 
 def _csv(
-    path: Path, id_column: str, only: tuple[str, ...] | None
+    path: Path, id_column: str, only: tuple[str, ...] | None, *, numbers: bool
 ) -> tuple[_Columns, list[str], bool]:
-    """Columns, notes, and whether numbers may have decimal commas."""
+    """Columns, the ids first; notes; and whether numbers may have decimal commas."""
     separator, names = _head(path, id_column)
     for name in only or ():
         _position(name, names, path)
@@ -356,7 +394,7 @@ def _csv(
         first = as_text(_text_columns(path, [0], options)[0], path, "first")
     place, notes = _ids_first(names, id_column, path, first)
     unnamed = [k for k, name in enumerate(names) if name == "" and k not in (0, place)]
-    if only is None and separator != ";":
+    if numbers and separator != ";":
         table = _parsed(path, options | {"na_values": EMPTY_NUMBERS, "dtype": {place: str}})
         found = {k: table[k] for k in range(len(names))}
         text = [k for k in found if k != place and not _is_number(found[k])]
