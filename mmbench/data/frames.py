@@ -226,7 +226,6 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
     """A column as text; see `Frame.text`. Whole numbers that a file holds as floats are `1`."""
     there = column.notna()
     values = column[there]
-    kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
     if pd.api.types.is_float_dtype(values.dtype):
         if (values.abs() > WHOLE).any():
             raise ValueError(
@@ -235,8 +234,6 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
             )
         texts = [
             str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
-    elif kind in "biu" or pd.api.types.is_integer_dtype(values.dtype):
-        texts = [str(v) for v in values]
     elif all(isinstance(v, str) for v in values):
         texts = [v.strip() for v in values]
     elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in values):
