@@ -83,9 +83,10 @@ def features(frame: Frame, train: NDArray[np.bool_], *, indicators: bool = False
     present = ~empty.all(axis=1)
     cells = empty[np.ix_(present, starts)]
     if cells.any():
+        rows = int(cells.any(axis=1).sum())
         notes.append(
-            f"{frame.path.name}: {int(cells.sum())} empty cells in {int(cells.any(axis=1).sum())} "
-            "rows, filled with the median (of categories: the most frequent one) of training"
+            f"{frame.path.name}: empty cells filled with the median (of categories: the most "
+            f"frequent one) of training; cells: {int(cells.sum())}, rows: {rows}"
         )
     modes = {start: b.mode for start, b in zip(starts, blocks, strict=False) if b.mode is not None}
     for k in starts[empty[:, starts].any(axis=0)]:

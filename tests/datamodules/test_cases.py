@@ -303,7 +303,8 @@ def test_one_empty_cell_is_filled_with_the_median_of_training(root):
     assert inputs["a"][5].tolist() == [wanted, -5]
     assert inputs["a"][29].tolist() == [wanted, -29]
     [note] = data.notes()
-    assert note.startswith("a.csv: 2 empty cells in 2 rows, filled with the median")
+    assert note.startswith("a.csv: empty cells filled with the median")
+    assert note.endswith("of training; cells: 2, rows: 2")
     inputs, _, _ = whole(table(root, indicators=True))
     assert inputs["a"].shape == (N, 3)
     assert np.flatnonzero(inputs["a"][:, 2]).tolist() == [5, 29]
@@ -328,7 +329,7 @@ def test_texts_are_categories_of_training(root):
     assert inputs["a"][29].tolist() == [29, 0, 0, -29]
     assert inputs["a"][[3, 28], 1:3].tolist() == [[1, 0], [1, 0]]  # F is the most frequent one
     assert [note.partition(":")[2][:30] for note in data.notes()] == [
-        " column sex has 1 rows of cate", " 2 empty cells in 2 rows, fill",
+        " column sex has 1 rows of cate", " empty cells filled with the m",
     ]  # fmt: skip
     assert whole(table(root, indicators=True))[0]["a"][:, 4].nonzero()[0].tolist() == [3, 28]
 
