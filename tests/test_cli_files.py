@@ -224,7 +224,7 @@ def test_a_description_says_what_was_filled_in(mmbench, here):
     code, out, _ = mmbench("data", "check", "table", *words)
     assert code == 0
     assert f"found    {here / 'x.csv'}" in out
-    code, out, error = mmbench("data", "check", "table", *words, "files.more=no.csv")
+    code, out, _ = mmbench("data", "check", "table", *words, "files.more=no.csv")
     assert code == 2
     assert f"missing  {here / 'no.csv'}" in out
 

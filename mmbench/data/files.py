@@ -85,7 +85,7 @@ def numbers(table: pd.DataFrame, path: Path) -> Float32[np.ndarray, "row column"
     Raises:
         ValueError: If an entry is empty, infinite, or no number, `True` among them.
     """
-    parsed = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    parsed = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, copy=True)
     parsed[:, [pd.api.types.is_bool_dtype(dtype) for dtype in table.dtypes]] = np.nan
     with np.errstate(over="ignore"):  # too large becomes infinity, which is refused below
         values: NDArray[np.float32] = parsed.astype(np.float32)

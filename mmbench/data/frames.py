@@ -32,7 +32,7 @@ PEEK = 20  # rows that tell a separator at each line's end from names of rows
 KEPT_FILES = 8  # parsed files that a process remembers
 WHOLE = 2**53  # above it, float64 skips whole numbers
 
-_OPEN = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text, or a line split wrongly, may be long
 
 
@@ -232,8 +232,7 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
                 f"{path} column {name} holds floats beyond 2^53, such as {values.max():g}, which "
                 "are not exact; save it as text or as whole numbers"
             )
-        texts = [
-            str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
+        texts = [str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
     elif all(isinstance(v, str) for v in values):
         texts = [v.strip() for v in values]
     elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in values):
@@ -243,9 +242,9 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
         raise ValueError(
             f"{path} column {name} holds {type(found).__name__}, such as {found!r}; save it as text"
         )
-    result = pd.Series("", index=range(len(column)), dtype=object)
-    result[there.to_numpy()] = texts
-    return result
+    result = np.full(len(column), "", dtype=object)
+    result[there.to_numpy(bool)] = texts
+    return pd.Series(result, dtype=object)
 
 
 def to_numbers(

@@ -236,7 +236,7 @@ class Table:
         return probability
 
 
-# --- tables of users and of authors ----------------------------------------------------------------------
+# --- tables of users and of authors -------------------------------------------------------------
 
 TEXT_IMAGE = ("text", "image")
 IdArray = Int[np.ndarray, " sample"]
