@@ -602,7 +602,7 @@ def _needed(name: str) -> list[str]:
     """Arguments that a data set cannot do without."""
     import inspect
 
-    from mmbench.bench.runner import GIVEN_TO_DATA
+    from mmbench.bench.run.build import GIVEN_TO_DATA
 
     parameters = inspect.signature(_class(name)).parameters.values()
     return [
