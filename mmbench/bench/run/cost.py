@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.bench.run.meters import flops_by_pattern, peak_mib
+from mmbench.bench.run.meters import flops_by_pattern, metered, peak_mib
 from mmbench.bench.run.training import Training
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
@@ -28,12 +28,12 @@ def cost(
         ms_per_sample: Milliseconds a sample and condition, of each batch.
     """
     parameters = list(method.parameters())
-    flops = flops_by_pattern(method, data, training.device)
+    flops = metered("operations", lambda: flops_by_pattern(method, data, training.device))
     predictions = len(data.split("test")) * len(data.conditions)
     return {
         "params_total": sum(p.numel() for p in parameters),
         "params_trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "flops_per_sample": flops["+".join(data.task.names)],
+        "flops_per_sample": None if flops is None else flops["+".join(data.task.names)],
         "train_s": training.seconds,
         "eval_s": eval_s,
         "infer_ms_per_sample": 1000 * eval_s / predictions,

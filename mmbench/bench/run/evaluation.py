@@ -28,7 +28,8 @@ def evaluate(
     """Predict the test split under all its conditions in one pass.
 
     Each modality of a batch is encoded once and shared by the conditions wherever the method
-    encodes through `Batch.embed`; entries that no condition shows are gone before that.
+    encodes through `Batch.embed`; entries that no condition shows are gone before that, and so
+    are targets and ids (`Batch.blind`).
 
     Args:
         method: What predicts.
@@ -37,7 +38,8 @@ def evaluate(
         ms_per_sample: Gets, for each batch, the milliseconds for one sample and condition.
 
     Returns:
-        Condition -> float32 outputs in order of the test split.
+        Condition -> outputs in order of the test split: float32, or the values of a regression in
+        units (`DataModule.in_units`).
 
     Raises:
         DivergedError: If an output is not finite.
@@ -50,7 +52,7 @@ def evaluate(
     for batch in data.batches("test"):
         began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
-        source = batch.hide(~shown[rows]).to(device)
+        source = batch.hide(~shown[rows]).blind().to(device)
         memo = Memo(source)
         for name, presence in tables.items():
             seen = replace(source.hide(~presence[rows].to(device)), memo=memo)
@@ -64,7 +66,7 @@ def evaluate(
     for name, output in logits.items():
         if not np.isfinite(output).all():
             raise DivergedError(f"outputs under the condition {name} are not finite")
-    return logits
+    return {name: data.in_units(output) for name, output in logits.items()}
 
 
 def write_predictions(folder: Path, data: DataModule, logits: Mapping[str, NDArray[Any]]) -> None:

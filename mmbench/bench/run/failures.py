@@ -2,13 +2,11 @@
 
 import torch
 
+from mmbench.data.batch import LeakError
+
 
 class DivergedError(RuntimeError):
     """The method's outputs are no longer finite."""
-
-
-class LeakError(RuntimeError):
-    """The method knows more than what it was shown."""
 
 
 def classify(error: BaseException) -> str:

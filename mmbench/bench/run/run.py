@@ -17,11 +17,13 @@ from safetensors.torch import save_file
 from mmbench.bench.record import LOCK, Outcome, clear, find, finish, write_arrays, write_json
 from mmbench.bench.run.build import bound_method, build_data, reason_to_skip
 from mmbench.bench.run.cost import cost
+from mmbench.bench.run.diagnostics import told
 from mmbench.bench.run.evaluation import evaluate, write_predictions
 from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment, provenance
 from mmbench.bench.run.scoring import score_conditions
+from mmbench.bench.run.selection import require_defined
 from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import CURVES, STAGES, join_curves, seed_everything, train
 from mmbench.bench.spec import RunSpec
@@ -81,6 +83,8 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     if reason := reason_to_skip(cls, data):
         return reason, 0.0
     task, train_split = data.task, data.split("train")
+    if cls.applies.trains and spec.select["on"] == "val":
+        require_defined(data, spec.select["metric"])
 
     seed_everything(spec.seed)
     method: Method = cls(task, **args)
@@ -96,14 +100,18 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     write_predictions(folder, data, logits)
     conditions = score_conditions(spec, root, data, logits)
     if shown := method.diagnostics():
-        write_arrays(folder / "diagnostics.npz", shown)
+        write_arrays(folder / "diagnostics.npz", told(shown, data))
     if spec.keep_weights:
         kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(kept, folder / "weights.safetensors")
+    scale = data.target_scale
     write_json(
         folder / "metrics.json",
         {
             "task": {"kind": task.kind, "outputs": task.outputs, "modalities": task.names},
+            "target_scale": None
+            if scale is None
+            else {k: v.tolist() for k, v in asdict(scale).items()},
             "selected": dict(spec.select) | training.selected,
             "stages": training.stages,
             "train": asdict(

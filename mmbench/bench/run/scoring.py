@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mmbench.bench.record import samples_digest
 from mmbench.bench.run.build import build_data
-from mmbench.bench.run.failures import LeakError
 from mmbench.bench.spec import RunSpec
+from mmbench.data.batch import LeakError
 from mmbench.data.missingness import dependence, realised
 from mmbench.data.propensity import natural_weights as propensity_weights
 from mmbench.data.task import Task

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from mmbench.bench.record import write_json
 from mmbench.bench.run.build import OURS
-from mmbench.bench.run.meters import energy_j, flops_of_loss
+from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
-from mmbench.datamodule import DataModule
+from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
 
 STAGES = "stages"  # finished stages of a run in flight, each in a folder of its own
@@ -64,7 +64,7 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Trai
     device = torch.device("cpu")
     if not method.applies.trains:
         return Training(stages, device)
-    before_j = energy_j()
+    before_j = metered("joules", energy_j)
     for number, stage in enumerate(method.stages):
         if number:
             # the same draws whether the stage before was trained, loaded or resumed
@@ -74,7 +74,7 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Trai
         device = trainer.strategy.root_device
         if trainer.world_size > 1 and not trainer.is_global_zero:
             return Training(stages, device, writes_record=False)
-    after_j = energy_j()
+    after_j = metered("joules", energy_j)
     spent_j = None if before_j is None or after_j is None else after_j - before_j
     return Training(stages, device, spent_j)
 
@@ -89,9 +89,8 @@ def _train_stage(
     """
     method.begin(stage)
     method.train()
-    task = data.task
     keep = KeepBest(
-        task,
+        data,
         spec.select["metric"],
         stage.select or spec.select["on"],
         spec.trainer_args.get("patience"),
@@ -102,11 +101,11 @@ def _train_stage(
 
     def fit() -> dict[str, Any]:
         began = time.perf_counter()
-        trainer.fit(method, datamodule=data)
+        trainer.fit(method, datamodule=Fitting(data))
         if trainer.interrupted:
             raise KeyboardInterrupt
         train_s = time.perf_counter() - began
-        flops = None if alone else flops_of_loss(method, data)
+        flops = None if alone else metered("operations", lambda: flops_of_loss(method, data))
         keep.restore(method)
         return {
             "stage": stage.name,
