@@ -136,9 +136,16 @@ class Method(LightningModule, ABC):
         if self._trainable is None:
             self._trainable = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
         self.stage = stage.name
+        # trunks that the suite froze are no part of any stage
+        resting = {
+            id(parameter)
+            for module in self.modules()
+            if getattr(module, "rests", False)
+            for parameter in module.parameters()
+        }
         for name, parameter in self.named_parameters():
             learns = name in self._trainable if stage.trains is None else stage.covers(name)
-            parameter.requires_grad_(learns)
+            parameter.requires_grad_(learns and id(parameter) not in resting)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Method":

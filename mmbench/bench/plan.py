@@ -37,6 +37,7 @@ def plan(suite: Suite) -> list[RunSpec]:
             seed=seed,
             method_args=m.args,
             data_args=d.args,
+            encoders=suite.encoders,
             trainer_args=suite.trainer.model_dump(exclude_none=True),
             select=suite.select.model_dump(),
             limit=suite.limit,

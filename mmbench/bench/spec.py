@@ -119,6 +119,8 @@ class Suite(_Strict):
         scenarios: Names of `configs/scenario/*.yaml`, or scenarios written out.
         seeds: How many (0, 1, ...) or which.
         folds: How many (0, 1, ...) or which partitions of each data set that does not say itself.
+        encoders: How modalities are encoded, the same for every method: a modality, or a kind for
+            all modalities of it -> fields of `EncoderSpec` or a backbone; `dropout` for all.
         trainer: How to train.
         select: Which epoch to keep.
         limit: At most this many samples a split; for smoke tests.
@@ -132,6 +134,7 @@ class Suite(_Strict):
     scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)]
     folds: Annotated[list[int], Field(min_length=1)] = [0]
+    encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -168,6 +171,7 @@ class RunSpec:
         seed: Initial weights and order of samples.
         method_args: Constructor arguments of the method.
         data_args: Constructor arguments of the data module.
+        encoders: See `mmbench.data.task.with_encoders`.
         trainer_args: See `TrainerSpec`.
         select: See `Select`.
         limit: At most this many samples a split.
@@ -184,6 +188,7 @@ class RunSpec:
     seed: int = 0
     method_args: Mapping[str, JSON] = field(default_factory=dict)
     data_args: Mapping[str, JSON] = field(default_factory=dict)
+    encoders: Mapping[str, JSON] = field(default_factory=dict)
     trainer_args: Mapping[str, JSON] = field(default_factory=dict)
     select: Mapping[str, JSON] = field(default_factory=dict)
     limit: int | None = None

@@ -112,7 +112,8 @@ class Batch:
 
         The encoder must treat every sample by itself. While all test conditions are evaluated
         in one pass, it runs once for each batch and its output is shared by the conditions; in
-        training, a module of which every parameter is frozen runs once for each sample.
+        training, a module of which every parameter is frozen runs once for each sample. One that
+        consists of a `trunk` and an `out` need only have its trunk frozen.
 
         Args:
             modality: Which one.
@@ -244,7 +245,11 @@ class FrozenMemo:
         """Return the encoder's output for the source batch; None for one that learns."""
         if not isinstance(encoder, nn.Module) or not is_frozen(encoder):
             self._remembered.forget(modality, encoder)
-            return None
+            trunk = getattr(encoder, "trunk", None)
+            if not isinstance(trunk, nn.Module) or not is_frozen(trunk):
+                return None
+            out: Tensor = encoder.out(self.embed(modality, trunk))  # type: ignore[union-attr]
+            return out
         kept = self._remembered.rows(modality, encoder)
         device = next(encoder.parameters()).device
         if kept.values is not None and bool(kept.known[self._rows].all()):

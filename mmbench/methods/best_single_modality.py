@@ -40,7 +40,7 @@ class BestSingleModality(Method):
         self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
     ) -> None:
         super().__init__(task, lr=lr)
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(dim, dim),
