@@ -1,6 +1,7 @@
 """Method and data of a run, built from its words; a user's mistakes are found here."""
 
 import inspect
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ OURS = (
     "patience",
     "threads",
 )  # trainer settings that Lightning does not get
+# arguments of Lightning's trainer that would take away what every run rests on
+REFUSED = {
+    "barebones": "it switches off the selection of the epoch and the training curve",
+    "callbacks": "one of ours selects the epoch, and a suite cannot name others",
+    "default_root_dir": "a run writes into its own folder",
+    "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
+    "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
+    "logger": "the training curve is part of the record",
+    "num_sanity_val_steps": "an epoch would be selected before training",
+}
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
@@ -42,13 +53,24 @@ def check(spec: RunSpec, root: Path) -> None:
             f"{suggest(metric, metrics_for(task.kind))}; "
             f"choose from {', '.join(metrics_for(task.kind))}"
         )
+    _check_trainer(spec.trainer_args)
+
+
+def _check_trainer(settings: Mapping[str, Any]) -> None:
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for name in spec.trainer_args:
+    for name, value in settings.items():
         if name not in OURS and name not in known:
             raise ValueError(
                 f"unknown key 'trainer.{name}'{suggest(name, [*OURS, *sorted(known)])}; "
                 f"known are {', '.join(OURS)} and the arguments of "
                 "lightning.pytorch.Trainer"
+            )
+        if name in REFUSED:
+            raise ValueError(f"trainer.{name} cannot be set: {REFUSED[name]}; leave it out")
+        if name == "limit_val_batches" and not value:
+            raise ValueError(
+                f"trainer.limit_val_batches: {value} leaves nothing to select an epoch by; leave "
+                "it out, or take the last epoch by select.on: last"
             )
 
 

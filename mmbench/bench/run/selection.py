@@ -109,5 +109,14 @@ class KeepBest(Callback):
             trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
 
     def restore(self, method: LightningModule) -> None:
-        """Put the kept weights back."""
+        """Put the kept weights back.
+
+        Raises:
+            ValueError: If no epoch was validated.
+        """
+        if self.epoch is None:
+            raise ValueError(
+                "training ended without a validation, so no epoch can be selected; look at "
+                "trainer.check_val_every_n_epoch, max_steps and max_time"
+            )
         method.load_state_dict(self._state, strict=False)

@@ -178,7 +178,7 @@ def _alone() -> LightningEnvironment:
 def seed_everything(seed: int) -> None:
     """Seed torch, and numpy's global generator for libraries that use it."""
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - not for us, for third-party code in a plugin
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - not for us, for third-party code in a plugin
 
 
 def join_curves(folder: Path, stages: list[str]) -> None:
