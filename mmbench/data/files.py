@@ -97,6 +97,17 @@ def numbers(table: pd.DataFrame, path: Path) -> Float32[np.ndarray, "row column"
     return values
 
 
+def exact(values: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
+    """Narrow to float32 where that changes no value; else the values as they are.
+
+    Seconds since 1970 differ by less than what float32 keeps of them: scales take offsets off
+    before anything is rounded.
+    """
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    return single if np.array_equal(single, values, equal_nan=True) else values
+
+
 def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
     """Read variables of a MATLAB file; a cell array comes as an object array.
 
