@@ -16,11 +16,14 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from mmbench.data.batch import Batch, LeakError, Remembered, keep, opaque_ids
+from mmbench.data.digest import digest
+from mmbench.data.files import content_of, locate
 from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Task
+from mmbench.sources import distributions, sources
 
 PART = 256  # samples encoded at a time for embeddings that runs share
 
@@ -107,6 +110,32 @@ class DataModule(LightningDataModule, ABC):
     @abstractmethod
     def load(self, split: Split) -> Samples:
         """Read one split with its natural presence; values raw, images may be uint8."""
+
+    def ingredients(self) -> dict[str, dict[str, str]]:
+        """What its samples are made of, for the key of a run: hashes of files and of code.
+
+        Returns:
+            `files`: the user's, by the names in `files`; `code`: the modules of the data set's own
+            package, which name the checksums of what is shipped; `distributions`: a plugin's
+            version.
+
+        Raises:
+            ValueError: If a file is not there.
+        """
+        code = sources(type(self))
+        return {
+            "files": {name: content_of(locate(self.root, name)) for name in self.files},
+            "code": {name: one for name, one in code.items() if not name.startswith("mmbench")},
+            "distributions": distributions(type(self).__module__),
+        }
+
+    def content(self) -> str:
+        """Hash of `ingredients`."""
+        return digest(self.ingredients())
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table should know of the data, a line each; read after loading."""
+        return ()
 
     def bayes_posterior(
         self, samples: Samples, presence: PresenceArray, missingness: Missingness

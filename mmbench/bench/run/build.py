@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mmbench.bench.spec import RunSpec, bind
+from mmbench.bench.spec import DataEntry, RunSpec, bind
+from mmbench.data.missingness import Natural
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.datamodule import DataModule
@@ -92,8 +93,25 @@ def build_data(spec: RunSpec, root: Path) -> DataModule:
         limit=spec.limit,
         **bind(cls, spec.data_args, given=GIVEN_TO_DATA),
     )
-    data.loaded = _loaded(spec.data, repr(sorted(spec.data_args.items())), spec.fold, root)
+    data.loaded = _loaded(
+        spec.data, repr(sorted(spec.data_args.items())), spec.fold, root, spec.content
+    )
     return data
+
+
+def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
+    """What a data set of a suite is made of.
+
+    Raises:
+        ValueError: If an argument is wrong or a file is not there.
+    """
+    cls = DATASETS.get(entry.name)
+    data: DataModule = cls(
+        root=root,
+        scenario=Scenario("content", Natural(), Natural(), (Natural(),)),
+        **bind(cls, entry.args, given=GIVEN_TO_DATA),
+    )
+    return data.ingredients()
 
 
 def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
@@ -106,6 +124,6 @@ def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
 
 
 @lru_cache(maxsize=2)
-def _loaded(data: str, args: str, fold: int, root: Path) -> dict[Split, Samples]:
+def _loaded(data: str, args: str, fold: int, root: Path, content: str) -> dict[Split, Samples]:
     """Splits already read by this worker; the plan keeps runs on the same data together."""
     return {}
