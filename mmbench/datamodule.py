@@ -242,7 +242,7 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
-    def targets(self, split: Split) -> NDArray[Any]:
+    def raw_target(self, split: Split) -> NDArray[Any]:
         """Targets of a split as its file has them, in order of sample; no mask is drawn."""
         samples = self.samples(split)
         target: NDArray[Any] = samples.target[self._limited(samples, split)]

@@ -195,7 +195,9 @@ def _text(
     return _Block(found, mode=np.eye(len(counts))[counts.argmax()] * (counts.max() > 0))
 
 
-def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[np.bool_]) -> _Block:
+def _lists(
+    frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[np.bool_]
+) -> _Block:
     """Lists of equally many numbers, an entry a feature."""
     rows = np.flatnonzero(there)
     shape = values[0].shape

@@ -232,7 +232,8 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
                 f"{path} column {name} holds floats beyond 2^53, such as {values.max():g}, which "
                 "are not exact; save it as text or as whole numbers"
             )
-        texts = [str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
+        texts = [
+            str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
     elif all(isinstance(v, str) for v in values):
         texts = [v.strip() for v in values]
     elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in values):

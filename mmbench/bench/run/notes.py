@@ -19,13 +19,13 @@ def notes(data: DataModule) -> list[str]:
 def _about_targets(data: DataModule) -> list[str]:
     task = data.task
     if task.kind == "regression":
-        constant = np.ptp(data.targets("train"), axis=0) == 0
+        constant = np.ptp(data.raw_target("train"), axis=0) == 0
         return [
             f"the target {name} is constant in training"
             for name, same in zip(task.outputs, constant, strict=True)
             if same
         ]
-    seen = {split: _counts(data.targets(split), task.num_outputs) for split in SPLITS}
+    seen = {split: _counts(data.raw_target(split), task.num_outputs) for split in SPLITS}
     word = "class" if task.kind == "single_label" else "label"
     found = []
     for split in ("val", "test"):
@@ -41,7 +41,7 @@ def _about_targets(data: DataModule) -> list[str]:
         only = np.flatnonzero(seen[split])
         if len(only) == 1:
             found.append(f"all samples of {split} are of the class {task.outputs[only[0]]!r}")
-    classes, n = int((seen["train"] > 0).sum()), len(data.targets("train"))
+    classes, n = int((seen["train"] > 0).sum()), len(data.raw_target("train"))
     if classes > 1 and classes * 2 > n:
         found.append(
             f"training has {classes} classes for {n} samples; is the target a number to predict?"

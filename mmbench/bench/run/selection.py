@@ -20,7 +20,7 @@ def require_defined(data: DataModule, metric: str) -> None:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
             targets, and the like.
     """
-    target, task = data.targets("val"), data.task
+    target, task = data.raw_target("val"), data.task
     probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
     if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
         alike = len(target) and bool((target == target[0]).all())
