@@ -181,7 +181,7 @@ def describe_data(
     )
     _print_patterns({split: gap.patterns for split, gap in gaps.items()})
     _print_target(task, splits)
-    for note in getattr(data, "notes", tuple)():
+    for note in data.notes():
         typer.echo(f"note     {note}")
 
 
@@ -602,7 +602,7 @@ def _needed(name: str) -> list[str]:
     """Arguments that a data set cannot do without."""
     import inspect
 
-    from mmbench.bench.runner import GIVEN_TO_DATA
+    from mmbench.bench.run.build import GIVEN_TO_DATA
 
     parameters = inspect.signature(_class(name)).parameters.values()
     return [
@@ -619,7 +619,7 @@ def _module(
 ) -> Any:
     """A data module with a scenario, by default nothing but natural gaps."""
     cls = _class(name)
-    from mmbench.bench.runner import GIVEN_TO_DATA
+    from mmbench.bench.run.build import GIVEN_TO_DATA
     from mmbench.bench.spec import bind
     from mmbench.data.missingness import natural
     from mmbench.data.scenario import Scenario

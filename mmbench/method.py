@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -136,9 +136,16 @@ class Method(LightningModule, ABC):
         if self._trainable is None:
             self._trainable = frozenset(n for n, p in self.named_parameters() if p.requires_grad)
         self.stage = stage.name
+        # trunks that the suite froze are no part of any stage
+        resting = {
+            id(parameter)
+            for module in self.modules()
+            if getattr(module, "rests", False)
+            for parameter in module.parameters()
+        }
         for name, parameter in self.named_parameters():
             learns = name in self._trainable if stage.trains is None else stage.covers(name)
-            parameter.requires_grad_(learns)
+            parameter.requires_grad_(learns and id(parameter) not in resting)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Method":
@@ -161,9 +168,28 @@ class Method(LightningModule, ABC):
         return {"task": self.task_loss(self(batch), batch.target)}
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
-        """Outputs by which the epochs of the present stage are compared: the prediction."""
+        """Outputs by which the epochs of the present stage are compared: the prediction.
+
+        The batch is of the validation split: its target cannot be read, its ids are opaque. In
+        stages before the last it has a `teacher` under `full_access`, the regime that lets
+        training see complete samples; the last stage is compared on what the scenario shows.
+        """
         output: Tensor = self(batch)
         return output
+
+    def stage_rows(self, batch: Batch) -> Bool[Tensor, " batch"] | None:
+        """Which samples `stage_output` is scored on, the same in every epoch; None = all."""
+        return None
+
+    def candidates(self, batch: Batch) -> Float[Tensor, "batch candidate output"] | None:
+        """Predictions among which validation decides, before an epoch is scored; None = only one.
+
+        The batch is as in `stage_output`; a method is told the losses alone, by `choose`.
+        """
+        return None
+
+    def choose(self, losses: Float[Tensor, " candidate"]) -> None:
+        """Take note of the validation losses of `candidates`, sums over samples, in a buffer."""
 
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look once at the training split before fitting: priors, prototypes, memories.
@@ -212,9 +238,29 @@ class Method(LightningModule, ABC):
         self._steps = 0
 
     @final
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Predict; the runner scores."""
-        return self.stage_output(batch)
+    @torch.no_grad()
+    def decide(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Compare the candidates by their loss; the runner calls this in every epoch.
+
+        Args:
+            validation: Blind batches, each with the target that the method does not see.
+        """
+        losses = []
+        for batch, target in validation:
+            output = self.candidates(batch)
+            if output is None:
+                return
+            rows = [self.row_loss(one, target).sum() for one in output.unbind(1)]
+            losses.append(torch.stack(rows))
+        if losses:
+            self.choose(torch.stack(losses).sum(0))
+
+    @final
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:
+        """Predict for the present stage; the runner scores the rows that count."""
+        if self.stage not in [stage.name for stage in self.stages[:-1]]:
+            batch = replace(batch, teacher=None)
+        return {"output": self.stage_output(batch), "rows": self.stage_rows(batch)}
 
     @final
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:

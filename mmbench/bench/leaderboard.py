@@ -24,11 +24,12 @@ COLUMNS = (
     "ci_high", "n_seeds", "n_seeds_planned", "rank", "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
-    "infer_ms_std", "energy_j", "note",
+    "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
     "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "rank", "regret_to_bayes", "bayes", "note",
+    "n_folds", "mixed",
 )  # fmt: skip
 CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
@@ -39,6 +40,8 @@ AVERAGED = [
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
+MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources or machines
+RANKED_VARIANT = "paper"  # methods of which the best is marked
 
 
 def leaderboard(
@@ -67,9 +70,16 @@ def leaderboard(
         kept: Where p lies that was computed before.
 
     Returns:
-        Columns as in `COLUMNS`, in order of the plan; `note` names what is missing and why.
+        Columns as in `COLUMNS`, in order of the plan; `n_seeds` counts trainings, of the `n_folds`
+        planned folds together; `note` names what is missing and why; `mixed` says whether the runs
+        of a cell were made by different `sources` or on different `machines`.
+
+    Raises:
+        ValueError: If runs of one table, condition and fold hold other samples, targets or masks.
     """
-    cells = _cells(runs, read_records(runs) if records is None else records)
+    records = read_records(runs) if records is None else records
+    _require_comparable(records)
+    cells = _cells(runs, records)
     if cells.empty:
         return pd.DataFrame(columns=list(COLUMNS))
     full = _whole(cells)
@@ -130,6 +140,26 @@ def robustness(
         for condition, measure in zip(cells["condition"], cells["measure"], strict=True)
     ]
     return cells[list(ROBUSTNESS)]
+
+
+def _require_comparable(records: pd.DataFrame) -> None:
+    if records.empty:
+        return
+    same = ["data", "scenario", "fold", "condition"]
+    one = records.drop_duplicates([*same, "method", "seed", "samples"])
+    for key, part in one.groupby(same, sort=False):
+        if part["samples"].nunique() == 1:
+            continue
+        data, scenario, fold, condition = key
+        groups = [
+            ", ".join(f"{m} seed {s}" for m, s in zip(own["method"], own["seed"], strict=True))
+            for _, own in part.groupby("samples", sort=False)
+        ]
+        raise ValueError(
+            f"runs of {data}, {scenario}, fold {fold} cannot be compared: under {condition} "
+            f"{' | '.join(groups)} hold different samples, targets or masks; "
+            "repeat those of the old data with --overwrite"
+        )
 
 
 def _whole(cells: pd.DataFrame) -> "pd.Series[bool]":
@@ -211,7 +241,7 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
     # what older records do not have, and what measures over conditions cannot have
-    asked = [*CONSTANT, *AVERAGED, "protocol", "code"]
+    asked = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
     records = records.assign(**{name: np.nan for name in asked if name not in records})
     grouped = records.groupby(CELL, sort=False, dropna=False)
     cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
@@ -232,10 +262,17 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     for cell in np.flatnonzero(grouped["code"].nunique().to_numpy() > 1):
         codes = grouped["code"].get_group(tuple(cells.loc[cell, CELL]))
         cells.loc[cell, "code"] = " ".join(sorted(set(codes)))
+    mixed = {name: grouped[name].nunique().to_numpy() > 1 for name in ("sources", "machine")}
+    cells["mixed"] = [
+        " ".join(word for word, is_so in (("sources", a), ("machines", b)) if is_so)
+        for a, b in zip(mixed["sources"], mixed["machine"], strict=True)
+    ]
     cells = _with_empty_cells(cells, runs)
+    cells["mixed"] = cells["mixed"].fillna("")
     planned, notes = _plan_by_cell(runs)
     key = list(zip(cells["data"], cells["scenario"], cells["method"], strict=True))
-    cells["n_seeds_planned"] = [planned[k] for k in key]
+    cells["n_seeds_planned"] = [len(planned[k]) for k in key]
+    cells["n_folds"] = [len({fold for fold, _ in planned[k]}) for k in key]
     cells["n_seeds"] = cells["n_seeds"].fillna(0).astype(int)
     cells["note"] = [notes[k] for k in key]
     position = cells["method"].map(order)
@@ -270,13 +307,13 @@ def _with_empty_cells(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 
 def _plan_by_cell(
     runs: Sequence[Run],
-) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str, str], str]]:
-    """How many runs each (data, scenario, method) should have, and why some are missing."""
-    planned: dict[tuple[str, str, str], int] = {}
+) -> tuple[dict[tuple[str, str, str], list[tuple[int, int]]], dict[tuple[str, str, str], str]]:
+    """Folds and seeds that each (data, scenario, method) should have, and why some are missing."""
+    planned: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     whys: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         key = (run.spec.data_label, run.spec.scenario_name, run.spec.method_label)
-        planned[key] = planned.get(key, 0) + 1
+        planned.setdefault(key, []).append((run.spec.fold, run.spec.seed))
         words = whys.setdefault(key, [])
         if run.state != "done":
             words.append(f"{run.state}: {run.why}" if run.why else run.state)
@@ -312,9 +349,10 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         metric: Which metric to show.
 
     Returns:
-        Cells such as `0.812 ± 0.010`, `3/5 seeds`, `failed: ...`, or a dash where the method does
-        not apply. Where the ceiling is known, a last row has it with its standard error on this
-        very test split.
+        Cells such as `0.812 ± 0.010`, `3/5 runs`, `failed: ...`, or a dash where the method does
+        not apply. Bold is the best method; a variant such as `official` is another program and
+        never bold. A dagger marks cells whose runs differ in sources or machine. Where the ceiling
+        is known, a last row has it with its standard error on this very test split.
     """
     shown = board[board["metric"] == metric]
     found = {}
@@ -341,10 +379,39 @@ def _cell(row: object) -> str:
         return DASH
     if n == 0:
         return str(note.split(":")[0] if note.startswith("waiting") else note)[:40] or DASH
-    number = _number(mean, spread)
+    number = _number(mean, spread) + (MIXED if is_mixed(row) else "")
     if n < planned:
-        return f"{number} ({n}/{planned} seeds)"
-    return f"**{number}**" if row.rank == 1 else number  # type: ignore[attr-defined]
+        return f"{number} ({n}/{planned} runs)"
+    return f"**{number}**" if is_best(row) else number
+
+
+def is_best(row: Any) -> bool:
+    """Whether a cell is marked as the best of its column; variants never are."""
+    return bool(row.rank == 1 and row.variant == RANKED_VARIANT)
+
+
+def is_mixed(row: Any) -> bool:
+    """Whether the runs of a cell were made by different sources or on different machines."""
+    mixed = getattr(row, "mixed", "")  # a leaderboard of before that column has none
+    return isinstance(mixed, str) and mixed != ""
+
+
+def repeats(board: pd.DataFrame) -> str:
+    """What means are taken over: `3 seeds`, `5 folds x 2 seeds`; by data set where they differ.
+
+    Args:
+        board: From `leaderboard`, or read back from its CSV file.
+    """
+    if "n_folds" not in board:
+        return "runs"  # a leaderboard of before that column
+    said: dict[str, list[str]] = {}
+    for data, part in board.groupby("data", sort=False):
+        runs, folds = int(part["n_seeds_planned"].max()), int(part["n_folds"].max())
+        seeds = f"{runs // folds} seed{'s' * (runs // folds > 1)}"
+        said.setdefault(f"{folds} folds x {seeds}" if folds > 1 else seeds, []).append(str(data))
+    if len(said) == 1:
+        return next(iter(said))
+    return ", ".join(f"{text} ({', '.join(names)})" for text, names in said.items())
 
 
 def _number(mean: float, spread: float) -> str:
@@ -389,7 +456,11 @@ def render(
     shown = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
     shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
-    about = f"Metric: {metric}, mean ± standard deviation over seeds; **best** of a column."
+    about = (
+        f"Metric: {metric}, mean ± standard deviation over {repeats(board)}; **best** of a column."
+    )
+    if (board["mixed"][board["metric"] == metric] != "").any():
+        about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
         return _html(title or "leaderboard", about, shown)
     parts = [f"# {title}", ""] if title else []

@@ -189,6 +189,15 @@ def read_predictions(
         return {name: kept[name] for name in only or kept.files}
 
 
+def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:
+    """Name of what a condition asked: runs whose names differ have nothing to compare."""
+    found = hashlib.sha256()
+    for array, dtype in ((sample_id, np.int64), (target, np.float64), (presence, np.bool_)):
+        found.update(f"{array.shape}".encode())
+        found.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    return found.hexdigest()[:16]
+
+
 def read_records(runs: Iterable[Run]) -> pd.DataFrame:
     """Tidy table: one row for each finished run, test condition and metric.
 
@@ -201,7 +210,8 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
         of the data (`audio+text`), and per metric its `value` (NaN where undefined), the samples
         that it rests on (`effective_n`), and the best possible value with its standard error,
         `bayes` and `bayes_se` (NaN where unknown). Operations are those of the row's own pattern
-        where they were counted for each.
+        where they were counted for each. `sources` and `machine` name what made the run;
+        `samples` names the test samples, targets and masks of the condition.
     """
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -221,6 +231,8 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "seed": spec.seed,
             "protocol": spec.protocol,
             "code": words["code"],
+            "sources": _sources(words),
+            "machine": words.get("machine", ""),
             "modalities": names,
             **cost,
         }
@@ -231,6 +243,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 "missing_rate_nominal": condition["missing_rate_nominal"],
                 "missing_rate_realised": condition["realised"]["missing_rate"],
                 "incomplete_rate_realised": condition["realised"]["incomplete_rate"],
+                "samples": condition.get("samples") or _samples(run, name),
             }
             pattern = names if name == "complete" else name
             if condition["mechanism"] == "pattern" or name == "complete":
@@ -249,6 +262,19 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 for metric, value in scores.items()
             )
     return pd.DataFrame(rows)
+
+
+def _sources(words: Mapping[str, Any]) -> str:
+    """Short name of the sources and plugins that made a run; empty if it does not say."""
+    made = {name: words[name] for name in ("sources", "distributions") if words.get(name)}
+    text = json.dumps(made, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if made else ""
+
+
+def _samples(run: Run, condition: str) -> str:
+    """Of a run that does not say yet what it was asked."""
+    kept = read_predictions(run, condition, only=("sample_id", "target", "presence"))
+    return samples_digest(**kept)
 
 
 def _newer_scores(run: Run, condition: str, words: Mapping[str, Any]) -> dict[str, float]:

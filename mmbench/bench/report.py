@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbench.bench.leaderboard import MIXED, is_best, is_mixed, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.robustness import patterns, rate_families
 from mmbench.bench.spec import JSON
@@ -43,8 +44,9 @@ TABLE = (
     "rank", "rank_borda", "p_vs_best", "regret_to_bayes", "seeds", "missing_rate_realised",
     "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
-    "note",
+    "note", "mixed",
 )  # fmt: skip
+WORDS = ("data", "scenario", "condition", "name", "metric", "seeds", "note", "mixed")
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 
@@ -343,7 +345,8 @@ def _curves(
         f"{rates[-1]:g}, a line a method. At {rates[-1]:g}, best first: "
         + ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     )
-    bands = " Bands: 95 % t interval over seeds." if low.notna().any(axis=None) else ""
+    over = repeats(part)
+    bands = f" Bands: 95 % t interval over {over}." if low.notna().any(axis=None) else ""
     holes = (
         " A fraction after a name: trainings finished of those planned."
         if any(notes.values())
@@ -402,7 +405,7 @@ def _fill_table(
             if pd.notna(row.mean) and row.n_seeds == row.n_seeds_planned:
                 place = (row.mean - worst) / (best - worst) if best != worst else 0.5
                 shade = 0 if row.Index in plain else round(100 * min(1.0, max(0.0, place)))
-            cells.append((*_cell(row), shade, bool(row.rank == 1)))
+            cells.append((*_cell(row), shade, is_best(row)))
         card.rows.append((str(name), cells))
     bayes = part.groupby("condition")["bayes"].first().reindex(card.columns)
     if bayes.notna().any():
@@ -421,7 +424,7 @@ def _shades(means: "pd.Series[float]", higher: bool) -> tuple[float, float]:
 
 
 def _cell(row: Any) -> tuple[str, str]:
-    """`0.812` and `± 0.010`, `3/5` where seeds are missing; what is wrong where all are."""
+    """`0.812` and `± 0.010`, `3/5` where runs are missing; what is wrong where all are."""
     note = row.note if isinstance(row.note, str) else ""
     if note.startswith("skipped"):
         return DASH, ""
@@ -430,6 +433,8 @@ def _cell(row: Any) -> tuple[str, str]:
     spread = "" if pd.isna(row.std_seeds) else f"± {row.std_seeds:.3f}"
     hole = f"{row.n_seeds:.0f}/{row.n_seeds_planned:.0f}"
     score = f"{round(row.mean, 3) + 0.0:.3f}"  # no "-0.000"
+    if is_mixed(row):
+        score += MIXED
     return score, spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
 
 
@@ -1004,14 +1009,13 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
         if name not in table:
             continue  # a leaderboard of before that column
         column = table[name]
-        numeric = name not in ("data", "scenario", "condition", "name", "metric", "seeds", "note")
-        if numeric:
+        if name not in WORDS:
             numbers = pd.to_numeric(column).to_numpy(float)
             if np.isfinite(numbers).any():
                 columns[name] = [_round(v, 5) if math.isfinite(v) else None for v in numbers]
         elif len(table):
             codes, values = pd.factorize(column.astype(str))
-            if name != "note" or any(values):
+            if name not in ("note", "mixed") or any(values):
                 columns[name] = {"codes": codes.tolist(), "values": [str(v) for v in values]}
     lower = [m for m in metrics if not _better(m)]
     words = {"n": len(table), "columns": columns, "metric": metric, "lower": lower}

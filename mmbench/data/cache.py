@@ -15,18 +15,14 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from mmbench.data.digest import digest
+
 
 def cache_folder() -> Path:
     """`$MMBENCH_CACHE`, else `mmbench` in the user's cache folder; may be deleted any time."""
     if chosen := os.environ.get("MMBENCH_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
-
-
-def digest(words: Mapping[str, Any]) -> str:
-    """Name of a description: equal words in any order, equal name."""
-    text = json.dumps(words, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content(tensors: Iterable[Tensor]) -> str:

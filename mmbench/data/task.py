@@ -1,8 +1,10 @@
 """What a method must know about a data set before it sees a sample."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from mmbench.registry import suggest
 
 Kind = Literal["vector", "sequence", "image", "volume", "tokens", "bag"]
 TaskKind = Literal["single_label", "multi_label", "regression"]
@@ -19,6 +21,38 @@ WITH_LENGTHS: frozenset[Kind] = frozenset({"sequence", "tokens", "bag"})
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """How a suite encodes a modality, the same for every method; the width is the method's.
+
+    Args:
+        backbone: Network in place of the small CNN, images only, such as `efficientnet_lite0` or
+            `resnet18:/models/resnet18.safetensors`; empty = the small CNN. A network whose width
+            is the method's is read as it is.
+        frozen: Whether the backbone keeps its weights; it then runs once for each sample.
+        layers: Hidden layers of a vector, >= 0; layers of the GRU of a sequence or of the
+            transformer of a text, >= 1. With 0, a vector passes one Linear, and one that already
+            has the method's width passes unchanged.
+        dropout: In [0, 1).
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    backbone: str = ""
+    frozen: bool = False
+    layers: int = 1
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout of an encoder must be in [0, 1), found {self.dropout}")
+        if self.layers < 0:
+            raise ValueError(f"layers of an encoder must be 0 or more, found {self.layers}")
+        if self.frozen and not self.backbone:
+            raise ValueError("an encoder that is frozen needs a backbone with weights of its own")
+
+
+@dataclass(frozen=True, slots=True)
 class Modality:
     """One modality of a data set.
 
@@ -27,16 +61,19 @@ class Modality:
         kind: Decides the axes of a sample, see `AXES`.
         shape: Sizes of those axes, padding included (the longest sequence or bag).
         vocab_size: Number of token ids, `tokens` only; id 0 is padding.
+        encoder: How the suite encodes it.
 
     Raises:
-        ValueError: If the shape does not fit the kind, the name is not an identifier, or
-            `vocab_size` is missing for tokens or given for anything else.
+        ValueError: If the shape does not fit the kind, the name is not an identifier,
+            `vocab_size` is missing for tokens or given for anything else, or the encoder does not
+            fit the kind.
     """
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
     vocab_size: int = 0
+    encoder: EncoderSpec = EncoderSpec()
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -53,6 +90,24 @@ class Modality:
             raise ValueError(
                 f"modality {self.name!r}: vocab_size belongs to tokens, which need it; "
                 f"found kind {self.kind} with vocab_size {self.vocab_size}"
+            )
+        self._require_encoder_that_fits()
+
+    def _require_encoder_that_fits(self) -> None:
+        backbone, layers = self.encoder.backbone, self.encoder.layers
+        if backbone and self.kind != "image":
+            raise ValueError(
+                f"backbone {backbone!r} reads images, but modality {self.name!r} is of kind "
+                f"{self.kind}; leave its backbone out"
+            )
+        if layers != 1 and self.kind in ("image", "volume", "bag"):
+            raise ValueError(
+                f"layers belongs to vectors, sequences and tokens, but modality {self.name!r} is "
+                f"of kind {self.kind}; leave its layers out"
+            )
+        if layers < 1 and self.kind != "vector":
+            raise ValueError(
+                f"modality {self.name!r} of kind {self.kind} needs layers >= 1, found {layers}"
             )
 
     @property
@@ -118,3 +173,43 @@ class Task:
                 f"{', '.join(f'{n} of kind {kind}' for n, kind in found.items())}"
             )
         return fitting[0]
+
+
+def with_encoders(task: Task, encoders: Mapping[str, Any]) -> Task:
+    """Say how a suite encodes the modalities of a task.
+
+    Args:
+        task: Whose modalities.
+        encoders: Modality, or kind for all modalities of it, -> fields of `EncoderSpec`, or the
+            text of its backbone; `dropout` -> a number for all. What is said of a modality goes
+            before what is said of its kind, and that before what is said of all.
+
+    Raises:
+        ValueError: If a key is neither, or a value does not fit; one line.
+    """
+    known = ["dropout", *task.names, *AXES]
+    for name in encoders:
+        if name not in known:
+            raise ValueError(
+                f"encoders.{name} is neither a modality of the data set nor a kind"
+                f"{suggest(name, known)}; modalities are {', '.join(task.names)}"
+            )
+    given = {name: _fields(name, value) for name, value in encoders.items() if name != "dropout"}
+    common = {"dropout": encoders["dropout"]} if "dropout" in encoders else {}
+    modalities = []
+    for modality in task.modalities:
+        settings = common | given.get(modality.kind, {}) | given.get(modality.name, {})
+        modalities.append(replace(modality, encoder=EncoderSpec(**settings)))
+    return replace(task, modalities=tuple(modalities))
+
+
+def _fields(name: str, value: Any) -> dict[str, Any]:
+    settings = {"backbone": value} if isinstance(value, str) else dict(value)
+    known = [field.name for field in fields(EncoderSpec)]
+    for key in settings:
+        if key not in known:
+            raise ValueError(
+                f"unknown key 'encoders.{name}.{key}'{suggest(key, known)}; "
+                f"known are {', '.join(known)}"
+            )
+    return settings

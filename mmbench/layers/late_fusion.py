@@ -21,7 +21,7 @@ class LateFusion(nn.Module):
 
     def __init__(self, task: Task, dim: int, dropout: float) -> None:
         super().__init__()
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.head = nn.Sequential(
             nn.Linear(len(task.modalities) * dim, dim),
             nn.GELU(),

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmbench.data.task import Task
-from mmbench.layers.encoders import window_weights
+from mmbench.layers.pooling import window_weights
 
 
 def fit_width(width: int, dim: int) -> nn.Module:

@@ -27,12 +27,10 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, is_frozen
 from mmbench.data.embeddings import is_shared, shared_embeddings
 from mmbench.data.task import Modality, Task
-from mmbench.layers.encoders import adaptive_mean, grid_weights, valid_steps
+from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
 from mmbench.layers.retrieval import SupportBank, hashed
 
-CELLS = 64  # an image or volume is looked up by means over so many cells, 8 x 8 or 4 x 4 x 4
-BAG = 4096  # larger vocabularies share this many columns
 BLOCK = 64  # rows of the bank that are first compared by their best one alone
 SCORES = 1 << 25  # scores held at a time, 128 MiB
 TABLE_BYTES = 4 << 30  # tokens of a modality are kept up to this size, else embedded when needed
@@ -188,10 +186,7 @@ def nearest_by_index(
 
 
 class Feature(nn.Module):
-    """What one modality is looked up by: a standardised vector of length one.
-
-    Steps and instances are averaged, images and volumes averaged over a grid of cells, token
-    ids counted.
+    """What one modality is looked up by: its raw features, standardised, of length one.
 
     Args:
         modality: What is looked up.
@@ -203,35 +198,10 @@ class Feature(nn.Module):
 
     def __init__(self, modality: Modality, bits: int) -> None:
         super().__init__()
-        self.kind = modality.kind
+        self.raw = KINDS[modality.kind].raw(modality)
         self.step = 2.0**-bits
-        self.columns = min(modality.vocab_size, BAG)
-        self.hashes = modality.vocab_size > BAG
-        self.register_buffer("cells", None, persistent=False)
-        match modality.kind:
-            case "image" | "volume":
-                sides = modality.shape[1:]
-                self.cells = grid_weights(sides, min(CELLS, math.prod(sides)))
-                width = modality.shape[0] * len(self.cells)
-            case "tokens":
-                width = self.columns
-            case _:
-                width = modality.shape[-1]
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("inverse_std", torch.ones(width))
-
-    def raw(self, x: Tensor, lengths: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch width"]:
-        """Average or count."""
-        if self.kind == "vector":
-            return x
-        if self.cells is not None:
-            return (x.flatten(2) @ self.cells.T).flatten(1)
-        valid = valid_steps(lengths, x)
-        if self.kind == "tokens":
-            ids = hashed(x) % self.columns if self.hashes else x
-            counts = torch.zeros(len(x), self.columns, device=x.device)
-            return counts.scatter_add(1, torch.where(valid, ids, 0), valid.float())
-        return adaptive_mean(torch.where(valid[:, :, None], x, 0.0), lengths)
+        self.register_buffer("mean", torch.zeros(self.raw.width))
+        self.register_buffer("inverse_std", torch.ones(self.raw.width))
 
     def fit(self, x: Tensor, lengths: Int[Tensor, " batch"] | None) -> None:
         """Standardise by these samples from now on."""

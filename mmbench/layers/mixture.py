@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached, content
-from mmbench.layers.encoders import valid_steps
+from mmbench.layers.pooling import valid_steps
 
 LEAST_VARIANCE = 1e-3  # of inputs whose scale is one
 PRIOR_INSTANCES = 1e-2  # how many instances a component's own mean counts for in a token

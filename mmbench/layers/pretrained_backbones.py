@@ -23,7 +23,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, prepend
 from mmbench.layers.backbones import Backbone
-from mmbench.layers.encoders import valid_steps
+from mmbench.layers.pooling import valid_steps
 
 BERT_EMPTY = (101, 102)  # [CLS] [SEP] in the vocabulary of BERT, which ViLT and BLIP-2 share
 

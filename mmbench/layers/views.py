@@ -29,6 +29,8 @@ class View(nn.Module):
     def __init__(self, encoder: nn.Module, number: int) -> None:
         super().__init__()
         self.encoder = encoder
+        if isinstance(trunk := getattr(encoder, "trunk", None), nn.Module):
+            self.trunk, self.out = View(trunk, number), encoder.out  # for a trunk that is frozen
         self.number = number
         g = torch.Generator().manual_seed(number)
         turn, zoom, *shift = (2 * torch.rand(4, generator=g) - 1).tolist()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
-from mmbench.layers.encoders import valid_steps
+from mmbench.layers.pooling import valid_steps
 from mmbench.method import Applies, Paper
 from mmbench.single import SingleModality
 

@@ -101,10 +101,6 @@ class CPIMoE(Method):
         task: What goes in and what is predicted.
         variant: The paper's training, or that of its released code.
         dim: D, width of features and experts, >= 2; 2,048 in the paper.
-        backbone: Network for all image modalities, see `mmbench.layers.encoders.encoder`;
-            `resnet50` in the paper. None = the small CNN.
-        freeze_backbone: Whether it keeps the weights that it starts with; all else of the
-            encoders is fine-tuned anyhow.
         prompt: What the router reads; "none" = the features themselves, the classic router.
         status: Whether the status prompts are constants, as released, or learned from there.
         drop: Expert to leave out of the mixture: "redundant", "synergistic" or a modality.
@@ -138,8 +134,6 @@ class CPIMoE(Method):
         *,
         variant: Literal["paper", "official"] = "paper",
         dim: int = 128,
-        backbone: str | None = None,
-        freeze_backbone: bool = False,
         prompt: Prompt = "status_dynamic",
         status: Literal["constant", "learned"] = "constant",
         drop: str | None = None,
@@ -166,18 +160,13 @@ class CPIMoE(Method):
                 f"{views} views of images were asked for; there must be at least 1, and more than "
                 "1 only of a task with images"
             )
-        images = seen if backbone else []
-        self.encode = ModalityEncoders(task, dim, backbones=dict.fromkeys(images, backbone or ""))
+        self.encode = ModalityEncoders(task, dim)
         # in a tuple: registered as parts of the method, they would repeat the encoders' weights
         self._views = tuple(
             {n: View(part, v) if n in seen else part for n, part in self.encode.encoders.items()}
             for v in range(views if views > 1 else 0)
         )
         self._fine_tuned = [f"encode.in_order.{m}" for m in range(modalities)]
-        if freeze_backbone:
-            for column in map(task.names.index, images):
-                self.encode.get_submodule(f"in_order.{column}.trunk").requires_grad_(False)
-                self._fine_tuned[column] += ".out"
         self.specific = nn.ModuleList(FeedForward(dim, dropout) for _ in task.names)
         self.interactions = nn.ModuleDict(
             {name: InteractionExpert(modalities, dim, dropout) for name in INTERACTIONS}
@@ -198,8 +187,7 @@ class CPIMoE(Method):
         elif drop is not None and not pretrain:  # else it is there to train its encoder
             self.specific[task.names.index(drop)] = nn.Identity()
         self._recipe = (
-            f"{variant} dim={dim} backbone={backbone} freeze_backbone={freeze_backbone} "
-            f"penalty={penalty} dropout={dropout} lr={lr} views={views}"
+            f"{variant} dim={dim} penalty={penalty} dropout={dropout} lr={lr} views={views}"
         )
 
         prompts = torch.linspace(0, LAST_STATUS, 2**modalities - 1)[:, None].repeat(1, dim)

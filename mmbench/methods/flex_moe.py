@@ -99,7 +99,7 @@ class FlexMoE(Method):
             )
         self.variant, self.gate_loss = variant, gate_loss
         self.general_epochs, self.epoch = general_epochs, 0
-        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.bank = MissingBank(number, (modalities, tokens, dim), base=variant == "paper")
         self.position = nn.Parameter(torch.zeros(modalities * tokens, dim))
         self.layers = nn.ModuleList(

@@ -90,7 +90,7 @@ class FuseMoE(Method):
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
         self.routing_loss = routing_loss
-        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.missing = nn.Parameter(0.02 * torch.randn(modalities, tokens, dim))
         self.position = nn.Parameter(torch.zeros(tokens, dim))  # one table for all modalities
         self.drop = nn.Dropout(dropout)

@@ -41,7 +41,7 @@ class Unimodal(nn.Module):
     def __init__(self, task: Task, dim: int, dropout: float) -> None:
         super().__init__()
         count = len(task.modalities)
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.head = nn.Sequential(
             StackedLinear(count, dim, dim),
             nn.GELU(),

@@ -211,7 +211,7 @@ class I2MoE(Method):
         modalities = len(task.modalities)
         self.interaction = WEIGHTS[task.kind] if interaction is None else interaction
         self.temperature = temperature
-        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.missing = nn.Parameter(0.02 * torch.randn(modalities, tokens, dim))
         # uniqueness of each modality, synergy, redundancy: at first they are all the same
         self.experts = Copies(

@@ -89,7 +89,7 @@ class M3Care(Method):
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
         self.stabiliser, self.anchors = stabiliser, anchors
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.memory = SupportBank(task)
         self.alike = Similarity(modalities, dim, threshold)
         self.convolve = GraphConvolution(modalities, dim, released=variant == "official")

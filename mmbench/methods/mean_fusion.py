@@ -31,7 +31,7 @@ class MeanFusion(Method):
         self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
     ) -> None:
         super().__init__(task, lr=lr)
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.head = nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, task.num_outputs)
         )

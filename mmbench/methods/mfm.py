@@ -29,9 +29,11 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, keep
 from mmbench.data.task import Modality, Task
-from mmbench.layers.encoders import COARSEST, ModalityEncoders, valid_steps
+from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.late_fusion import StackedMLP
+from mmbench.layers.pooling import valid_steps
+from mmbench.layers.vision import COARSEST
 from mmbench.method import Applies, Method, Paper
 
 PROJECTED = 64  # numbers that stand for the words of a text
@@ -70,7 +72,7 @@ class MFM(Method):
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
         self.reconstruct, self.discrepancy = reconstruct, discrepancy
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.own_code = StackedMLP(modalities, dim, dim)
         self.surrogate = nn.Sequential(
             nn.Linear(modalities * dim, dim), nn.GELU(), nn.Linear(dim, (1 + modalities) * dim)

@@ -75,7 +75,7 @@ class MMFormer(Method):
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities, outputs = len(task.modalities), task.num_outputs
         self.key_mask = key_mask
-        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.position = nn.Parameter(torch.zeros(modalities, tokens, dim))
 
         def layers() -> nn.ModuleList:

@@ -294,7 +294,7 @@ class MoERetriever(Method):
         self.fusion_sparse = fusion_sparse
         self.warm_up = OFFICIAL_WARM_UP * official if warm_up is None else warm_up
         self.epoch = 0
-        self.encode = ModalityEncoders(task, dim, tokens=tokens, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.bank = SupportBank(task)
         self.mix = (
             ExpertMix(

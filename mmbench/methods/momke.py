@@ -34,8 +34,9 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.encoders import encoder, valid_steps
+from mmbench.layers.encoders import encoder
 from mmbench.layers.fusion import masked_mean, random_pattern
+from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper, Stage
 

@@ -55,11 +55,12 @@ from torch.utils.checkpoint import checkpoint
 from mmbench.data.batch import Batch, keep
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool
-from mmbench.layers.encoders import encoder, valid_steps
+from mmbench.layers.encoders import encoder
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.mixture import DiagonalMixture, diagonal_log_density
 from mmbench.layers.moe import FORBIDDEN, Experts, top_k_gates
+from mmbench.layers.pooling import valid_steps
 from mmbench.method import Applies, Method, Paper
 
 WARM_UP = 10  # epochs before the contrastive losses
@@ -232,12 +233,12 @@ class Views(nn.Module):
                 self.whole = (
                     BagVector(features, dim, dropout)
                     if modality.kind == "bag"
-                    else encoder(modality, dim, dropout=dropout)
+                    else encoder(modality, dim)
                 )
                 self.mixture = DiagonalMixture(tokens, features)
                 self.local = nn.Linear(features, dim)
             case _:
-                self.local = encoder(modality, dim, tokens=tokens, dropout=dropout)
+                self.local = encoder(modality, dim, tokens=tokens)
                 self.whole = nn.Linear(dim, dim)
                 self.of_mean = True
 

@@ -70,7 +70,7 @@ class MUSE(Method):
     ) -> None:
         super().__init__(task, lr=lr)
         self.unsupervised, self.supervised = unsupervised, supervised
-        self.encode = ModalityEncoders(task, dim, dropout=dropout)
+        self.encode = ModalityEncoders(task, dim)
         self.graph = BipartiteGraph(len(task.modalities), dim, layers, dropout)
         self.project = nn.Linear(dim, dim)
         self.head = nn.Sequential(

@@ -64,7 +64,7 @@ class ShaSpec(Method):
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
         self.alpha, self.beta = alpha, beta
-        self.stems = ModalityEncoders(task, dim, dropout=dropout)
+        self.stems = ModalityEncoders(task, dim)
         self.shared = StackedMLP(1, dim, dim)
         self.specific = StackedMLP(modalities, dim, dim)
         self.project = nn.Linear(2 * dim, dim)  # one for all modalities

@@ -48,6 +48,7 @@ def folder(spec, tmp_path):
                     "bayes_se": {"accuracy": 0.1},
                     "effective_n": None,
                     "n": 3,
+                    "samples": "same",
                 }
             },
             "cost": {"params_total": 7},

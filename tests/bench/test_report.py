@@ -64,6 +64,7 @@ def finished(spec, runs, loss, *, bayes=None, undefined=()):
             "bayes_se": {} if bayes is None else {"mse": 0.01},
             "effective_n": None,
             "n": 10,
+            "samples": "same",
         }
     write_json(
         folder / "metrics.json",

@@ -50,6 +50,7 @@ def made(spec, runs, rng, *, without=(), state="done"):
             "bayes_se": {"accuracy": 0.01},
             "effective_n": None,
             "n": 40,
+            "samples": "same",
         }
     write_json(
         folder / "metrics.json",

@@ -4,7 +4,8 @@ import torch
 from mmbench.contract import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import PreNormBlock
-from mmbench.layers.backbones import MOST_TOKENS, SmallBackbone, backbone
+from mmbench.layers.backbones import SmallBackbone, backbone
+from mmbench.layers.encoders import MAX_TOKENS
 
 D = 16
 
@@ -56,12 +57,12 @@ def test_a_long_text_is_averaged_down_and_a_short_one_kept():
     embedder, ids = model.embedder("words"), batch.inputs["words"]
     ids.copy_(torch.randint(1, 50, ids.shape) * (ids > 0))
     tokens, keys = model.tokens(batch)["words"], model.keys(batch)["words"]
-    words = embedder.cut(ids)
+    words = embedder.cut.project(ids)
     for row, length in ((4, 5), (31, 32)):
         assert keys[row].sum() == 1 + length
         expected = embedder.norm(words[row, :length]) + embedder.position[:length]
         torch.testing.assert_close(tokens[row, 1 : 1 + length], expected)
-    pooled = torch.nn.functional.adaptive_avg_pool1d(words[69, :70].T[None], MOST_TOKENS)[0].T
+    pooled = torch.nn.functional.adaptive_avg_pool1d(words[69, :70].T[None], MAX_TOKENS)[0].T
     expected = embedder.norm(pooled) + embedder.position
     torch.testing.assert_close(tokens[69, 1:], expected, atol=1e-5, rtol=0)
 

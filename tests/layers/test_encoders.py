@@ -1,5 +1,6 @@
 import pickle
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,17 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
-from mmbench.data.batch import Batch, Memo
-from mmbench.data.task import Modality, Task
-from mmbench.layers.encoders import (
-    BACKBONES,
-    ModalityEncoders,
-    PatchTokens,
-    adaptive_mean,
-    encoder,
-    grid_weights,
-    window_weights,
-)
+from mmbench.data.batch import Batch, Memo, Remembered
+from mmbench.data.task import EncoderSpec, Modality, Task, with_encoders
+from mmbench.layers.encoders import ModalityEncoders, PatchTokens, encoder
+from mmbench.layers.pooling import adaptive_mean, grid_weights, window_weights
+from mmbench.layers.vision import BACKBONES
 
 MODALITIES = {
     "vector": Modality("vector", "vector", (13,)),
@@ -41,9 +36,16 @@ def tokens(request):
     return request.param
 
 
-def build(kind, tokens, **kwargs):
+def build(kind, tokens, **spec):
     torch.manual_seed(0)
-    return encoder(MODALITIES[kind], DIM, tokens=tokens, **kwargs)
+    modality = replace(MODALITIES[kind], encoder=EncoderSpec(**{"dropout": 0.0} | spec))
+    return encoder(modality, DIM, tokens=tokens)
+
+
+def seen_by(backbone, shape, dim, **kwargs):
+    """The encoder of an image by a backbone."""
+    spec = EncoderSpec(backbone=str(backbone), dropout=0.0)
+    return encoder(Modality("scan", "image", shape, encoder=spec), dim, **kwargs)
 
 
 def draw(kind, rows=6):
@@ -267,7 +269,7 @@ PRESENCE = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 1]]).bool()
 
 def test_modalities_are_stacked_in_the_order_of_the_task_with_zeros_where_absent(tokens):
     task = task_of("image", "tokens", "vector")
-    encode = ModalityEncoders(task, DIM, tokens=tokens)
+    encode = ModalityEncoders(task, DIM, tokens=tokens).eval()
     batch = batch_of(task, PRESENCE)
     z = encode(batch)
     assert z.shape[:2] == (4, 3)
@@ -280,7 +282,7 @@ def test_modalities_are_stacked_in_the_order_of_the_task_with_zeros_where_absent
 
 def test_test_conditions_share_the_embeddings_of_one_batch():
     task = task_of("image", "tokens", "vector")
-    encode = ModalityEncoders(task, DIM)
+    encode = ModalityEncoders(task, DIM).eval()
     calls = []
     for part in encode.encoders.values():
         part.register_forward_hook(lambda *_: calls.append(1))
@@ -317,7 +319,7 @@ def test_a_backbone_encodes_each_image_by_itself(name):
     if name == "efficientnet_lite0":
         pytest.importorskip("efficientnet_lite_pytorch")
     torch.manual_seed(0)
-    encode = encoder(Modality("image", "image", (1, 32, 32)), DIM, tokens=2, backbone=name)
+    encode = seen_by(name, (1, 32, 32), DIM, tokens=2)
     x = torch.randn(3, 1, 32, 32)
     with torch.no_grad():
         together, alone = encode(x, None), encode(x[:1], None)
@@ -327,7 +329,7 @@ def test_a_backbone_encodes_each_image_by_itself(name):
 
 def test_every_parameter_of_a_vision_transformer_receives_a_gradient():
     torch.manual_seed(0)
-    encode = encoder(Modality("image", "image", (3, 32, 32)), DIM, backbone="vit_b_16")
+    encode = seen_by("vit_b_16", (3, 32, 32), DIM)
     encode(torch.randn(2, 3, 32, 32), None).square().sum().backward()
     assert not [name for name, p in encode.named_parameters() if p.grad.abs().max() == 0]
 
@@ -342,21 +344,21 @@ def test_weights_from_a_local_file_give_the_features_they_were_trained_for(tmp_p
     trained(x)  # moves the running statistics
     file = tmp_path / f"resnet18.{suffix}"
     (torch.save if suffix == "pt" else save_file)(trained.state_dict(), file)
-    encode = encoder(Modality("image", "image", (3, 64, 64)), DIM, backbone=f"resnet18:{file}")
+    encode = seen_by(f"resnet18:{file}", (3, 64, 64), DIM)
     trained.eval().fc = nn.Identity()
     with torch.no_grad():
         torch.testing.assert_close(encode(x, None), encode.out(trained(x)), atol=1e-5, rtol=1e-4)
 
 
 def test_a_backbone_as_wide_as_asked_is_read_as_it_is():
-    image = Modality("image", "image", (3, 64, 64))
+    image = (3, 64, 64)
     torch.manual_seed(0)
-    encode = encoder(image, 512, backbone="resnet18")
+    encode = seen_by("resnet18", image, 512)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        features = encode.trunk(x)
+        features = encode.trunk.network(x)
         torch.testing.assert_close(encode(x, None), features.mean((2, 3)))
-        assert encoder(image, 511, backbone="resnet18")(x, None).shape == (2, 511)
+        assert seen_by("resnet18", image, 511)(x, None).shape == (2, 511)
     assert not list(encode.out.parameters())
 
 
@@ -408,7 +410,7 @@ def test_weights_with_the_names_of_timm_give_what_timm_computes(tmp_path, monkey
     file = tmp_path / "retfound.pth"
     settings = Namespace(lr=0.1)
     torch.save({"model": state | decoder, "args": settings} if inside else state | head, file)
-    encode = encoder(Modality("eye", "image", (3, side, side)), d, backbone=f"vit_l_16:{file}")
+    encode = seen_by(f"vit_l_16:{file}", (3, side, side), d)
     x = torch.randn(2, 3, side, side)
     with torch.no_grad():
         expected = timm_vit(state, x, depth, heads)[:, 1:].mean(1)
@@ -423,26 +425,26 @@ def test_efficientnet_has_the_weights_of_its_package_and_frozen_statistics():
     whole = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
     path = EfficientnetLite0ModelFile.get_model_file_path()
     whole.load_state_dict(torch.load(path, weights_only=True))
-    encode = encoder(Modality("i", "image", (3, 48, 40)), 1280, backbone="efficientnet_lite0")
+    encode = seen_by("efficientnet_lite0", (3, 48, 40), 1280)
     x = torch.randn(2, 3, 48, 40)
     with torch.no_grad():
         features = whole.eval().extract_features(x).mean((2, 3))
         torch.testing.assert_close(encode.train()(x, None), features, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="brings its weights and reads no file"):
-        encoder(Modality("i", "image", (3, 32, 32)), 8, backbone="efficientnet_lite0:/a.pt")
+        seen_by("efficientnet_lite0:/a.pt", (3, 32, 32), 8)
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
-    image = Modality("image", "image", (3, 32, 32))
+    image = (3, 32, 32)
     other, harmful = tmp_path / "other.safetensors", tmp_path / "harmful.pt"
     save_file({"conv1.weight": torch.zeros(1)}, other)
     with harmful.open("wb") as file:
         pickle.dump(print, file, protocol=2)
     for path in (other, harmful):
         with pytest.raises(ValueError, match="does not hold the weights of ResNet"):
-            encoder(image, DIM, backbone=f"resnet18:{path}")
+            seen_by(f"resnet18:{path}", image, DIM)
     with pytest.raises(ValueError, match=r"no weights at .*; give a local file"):
-        encoder(image, DIM, backbone=f"resnet18:{tmp_path / 'nowhere.pt'}")
+        seen_by(f"resnet18:{tmp_path / 'nowhere.pt'}", image, DIM)
 
 
 @pytest.mark.parametrize(
@@ -457,12 +459,83 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
 )
 def test_a_backbone_that_does_not_fit_is_refused(modality, backbone, message):
     with pytest.raises(ValueError, match=message):
-        encoder(modality, DIM, backbone=backbone)
+        encoder(replace(modality, encoder=EncoderSpec(backbone=backbone)), DIM)
 
 
-def test_a_backbone_for_an_unknown_modality_is_refused():
-    with pytest.raises(ValueError, match=r"'imag', which is no modality.*did you mean 'image'"):
-        ModalityEncoders(task_of("image", "vector"), DIM, backbones={"imag": "resnet18"})
+def test_tokens_of_a_vector_see_all_of_it_through_the_trunk_of_its_one_vector_form():
+    one, many = build("vector", None), build("vector", 5)
+    assert str(one.trunk) == str(many.trunk)
+    x = torch.randn(1, 13, requires_grad=True)
+    for token in range(5):
+        [gradient] = torch.autograd.grad(many(x)[0, token].sum(), x, retain_graph=True)
+        assert (gradient != 0).all()
+
+
+def test_a_vector_has_no_more_different_tokens_than_features():
+    z = build("one_feature", 5)(torch.randn(3, 1))
+    assert (z == z[:, :1]).all()
+    three = encoder(Modality("v", "vector", (3,)), DIM, tokens=5)(torch.randn(2, 3))
+    assert three[:, 3:].equal(three[:, :2])
+    assert torch.cdist(three[0, :3], three[0, :3]).fill_diagonal_(1).min() > 1e-3
+
+
+def test_a_vector_that_has_the_width_already_passes_unchanged_without_layers():
+    x = torch.randn(2, 13)
+    as_it_is = Modality("v", "vector", (13,), encoder=EncoderSpec(layers=0))
+    assert encoder(as_it_is, 13)(x).equal(x)
+    assert not list(encoder(as_it_is, 13).parameters())
+    assert encoder(as_it_is, 8)(x).shape == (2, 8)
+
+
+@pytest.mark.parametrize("kind", ["vector", "sequence", "tokens"])
+def test_layers_are_the_suite_s_to_say(kind):
+    def weights(layers):
+        return sum(p.numel() for p in build(kind, None, layers=layers).parameters())
+
+    assert weights(3) - weights(2) == weights(2) - weights(1) > 0
+
+
+def test_what_is_said_of_a_modality_goes_before_its_kind_and_that_before_all():
+    task = with_encoders(
+        task_of("image", "vector", "one_feature"),
+        {"dropout": 0.3, "vector": {"layers": 2, "dropout": 0.2}, "one_feature": {"layers": 3}},
+    )
+    found = {m.name: (m.encoder.layers, m.encoder.dropout) for m in task.modalities}
+    assert found == {"image": (1, 0.3), "vector": (2, 0.2), "one_feature": (3, 0.2)}
+    short = with_encoders(task, {"image": "resnet18"}).modalities[0].encoder
+    assert short == EncoderSpec(backbone="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("encoders", "message"),
+    [
+        ({"imag": "resnet18"}, "encoders.imag is neither .*did you mean 'image'"),
+        ({"vector": {"layer": 2}}, "unknown key 'encoders.vector.layer'; did you mean 'layers'"),
+        ({"vector": "resnet18"}, "'vector' is of kind vector"),
+        ({"image": {"layers": 2}}, "layers belongs to vectors, sequences and tokens"),
+        ({"image": {"frozen": True}}, "frozen needs a backbone"),
+        ({"dropout": 1.0}, r"in \[0, 1\), found 1.0"),
+    ],
+)
+def test_encoders_that_do_not_fit_are_refused(encoders, message):
+    with pytest.raises(ValueError, match=message):
+        with_encoders(task_of("image", "vector"), encoders)
+
+
+def test_a_frozen_backbone_runs_once_a_sample_though_what_follows_it_learns():
+    task = with_encoders(task_of("image"), {"image": {"backbone": "resnet18", "frozen": True}})
+    encode = ModalityEncoders(task, DIM).train()
+    rested = encode.in_order[0].trunk.eval()
+    calls = []
+    rested.network.register_forward_hook(lambda *_: calls.append(1))
+    source = batch_of(task, torch.ones(4, 1, dtype=torch.bool))
+    remembered = Remembered(4)
+    for _ in range(3):
+        z = encode(replace(source, memo=remembered.memo(source, torch.arange(4))))
+    z.square().sum().backward()
+    assert len(calls) == 1
+    assert all(p.grad is not None for p in encode.in_order[0].out.parameters())
+    assert all(p.grad is None for p in rested.parameters())
 
 
 @pytest.mark.parametrize(("dim", "tokens"), [(0, None), (8, 0)])

@@ -9,7 +9,7 @@ from mmbench.layers.late_fusion import LateFusion, StackedMLP
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
 def test_late_fusion_is_a_head_on_embeddings_side_by_side(task):
     torch.manual_seed(0)
-    net = LateFusion(task, 6, 0.0)
+    net = LateFusion(task, 6, 0.0).eval()
     batch = make_batch(task, all_patterns(task))
     first, _, _, last = net.head
     wanted = []
@@ -26,7 +26,7 @@ def test_late_fusion_is_a_head_on_embeddings_side_by_side(task):
 
 def test_late_fusion_gives_an_absent_modality_no_gradient():
     task = TASKS[2]
-    net = LateFusion(task, 6, 0.0)
+    net = LateFusion(task, 6, 0.0).eval()
     net(make_batch(task, torch.tensor([[False, True]] * 3))).sum().backward()
     absent, present = ([p.grad for p in part.parameters()] for part in net.encode.encoders.values())
     assert not any(grad is not None and grad.any() for grad in absent)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmbench.contract import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers import memory
+from mmbench.layers import memory, raw
 from mmbench.layers.memory import Memory, empty_index, fill_index, nearest, nearest_by_index
 
 K = 5
@@ -262,7 +262,7 @@ def test_words_beyond_the_columns_share_them():
     feature = memory.Feature(modality, 11)
     x = torch.tensor([[7, 7, 49_999, 3, 0, 0], [7, 3, 7, 49_999, 5, 5]])
     counts = feature.raw(x, torch.tensor([4, 4]))
-    assert counts.shape == (2, memory.BAG)
+    assert counts.shape == (2, raw.BAG)
     assert counts.sum(1).tolist() == [4, 4]
     assert torch.equal(counts[0], counts[1])  # order and padding do not count
 

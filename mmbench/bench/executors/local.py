@@ -72,7 +72,6 @@ def execute(
         overwrite: Whether finished runs are repeated.
     """
     ids = gpus()
-    threads = max(1, cores() // workers)
     waiting = deque(specs)
     pools: dict[int, ProcessPoolExecutor] = {}
     flying: dict[Future[Any], tuple[int, RunSpec]] = {}
@@ -83,7 +82,7 @@ def execute(
         spec = waiting.popleft()
         if worker not in pools:
             gpu = ids[worker % len(ids)] if ids else None
-            pools[worker] = _pool(gpu, threads)
+            pools[worker] = _pool(gpu)
         flying[pools[worker].submit(_work, spec, runs, root, overwrite)] = (worker, spec)
         yield Event(worker, spec)
 
@@ -113,35 +112,30 @@ def execute(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _pool(gpu: str | None, threads: int) -> ProcessPoolExecutor:
+def _pool(gpu: str | None) -> ProcessPoolExecutor:
     # CUDA and OpenMP do not survive a fork once they run. Workers with a GPU are therefore spawned;
     # without GPUs they are forked off a server that imported everything and ran nothing
     context = multiprocessing.get_context("forkserver" if gpu is None else "spawn")
-    context.set_forkserver_preload(["mmbench.bench.runner"])
+    context.set_forkserver_preload(["mmbench.bench.run.run"])
     return ProcessPoolExecutor(
         max_workers=1,
         mp_context=context,
         initializer=_warm_up,
-        initargs=(gpu, threads, dict(os.environ)),
+        initargs=(gpu, dict(os.environ)),
     )
 
 
-def _warm_up(gpu: str | None, threads: int, environment: dict[str, str]) -> None:
-    """Prepare a worker: its environment, its GPU before CUDA starts, threads, then the imports."""
+def _warm_up(gpu: str | None, environment: dict[str, str]) -> None:
+    """Prepare a worker: its environment, its GPU before CUDA starts, then the imports."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ.clear()  # a worker of a server begins with what that one was started with
     os.environ.update(environment)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
+    import mmbench.bench.run.run  # noqa: F401 - imported once a worker, not once a run
 
-    import mmbench.bench.runner  # noqa: F401 - imported once a worker, not once a run
-
-    torch.set_num_threads(threads)
     # half a million objects of the imports need not be visited again after every run
     gc.collect()
     gc.freeze()
@@ -172,6 +166,6 @@ def _end_with_parent() -> None:
 
 
 def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool) -> Outcome:
-    from mmbench.bench.runner import run
+    from mmbench.bench.run.run import run
 
     return run(spec, runs, root, overwrite=overwrite)
