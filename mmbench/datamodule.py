@@ -1,5 +1,6 @@
 """A data set with a scenario laid over it: what is withheld never reaches a loader."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,17 +92,36 @@ class DataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.order_seed = order_seed
         self.limit = limit
-        self.loaded: dict[Split, Samples] = {}  # may be shared by the runs of one worker
+        self.loaded: dict[Split, Samples] = {}  # shared with all that `under` gives
         if not 0 <= fold < self.folds:
             raise ValueError(
                 f"fold {fold} was asked for, but {type(self).__name__} has the folds "
                 f"0..{self.folds - 1}"
             )
-        for word, number in (("batch_size", batch_size), ("limit", limit)):
-            if number is not None and number < 1:
-                raise ValueError(f"{word} must be at least 1, found {number}")
+        _require_positive(batch_size=batch_size, limit=limit)
         self._drawn: dict[str, PresenceArray] = {}
         self._restriction = None if modalities is None else tuple(modalities)
+
+    def under(
+        self, scenario: Scenario, *, batch_size: int, order_seed: int, limit: int | None
+    ) -> "DataModule":
+        """The same data under another scenario; what this one has read is not read again.
+
+        Args:
+            scenario: See the class, as all that follow.
+            batch_size: Samples a batch.
+            order_seed: Decides the order of training samples.
+            limit: At most this many samples a split.
+
+        Raises:
+            ValueError: If a size is below 1.
+        """
+        assert not hasattr(self, "conditions"), "its masks are drawn already"
+        _require_positive(batch_size=batch_size, limit=limit)
+        other = copy.copy(self)
+        other.scenario, other._drawn = scenario, {}
+        other.batch_size, other.order_seed, other.limit = batch_size, order_seed, limit
+        return other
 
     @abstractmethod
     def describe(self) -> Task:
@@ -222,6 +242,12 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
+    def raw_target(self, split: Split) -> NDArray[Any]:
+        """Targets of a split as its file has them, in order of sample; no mask is drawn."""
+        samples = self.samples(split)
+        target: NDArray[Any] = samples.target[self._limited(samples, split)]
+        return target
+
     def split(self, split: Split) -> "_Split":
         """One split as the scenario shows it (test: as nature left it)."""
         self.setup()
@@ -251,6 +277,12 @@ class DataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test batches as nature left them, in order of sample, without their targets."""
         return self._loader("test", SequentialSampler(self.split("test")))
+
+
+def _require_positive(**numbers: int | None) -> None:
+    for word, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{word} must be at least 1, found {number}")
 
 
 class Fitting(LightningDataModule):

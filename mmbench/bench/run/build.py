@@ -1,6 +1,7 @@
 """Method and data of a run, built from its words; a user's mistakes are found here."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from mmbench.bench.run.selection import require_defined
 from mmbench.bench.spec import DataEntry, RunSpec, bind
 from mmbench.data.missingness import Natural
-from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
@@ -43,7 +44,7 @@ def check(spec: RunSpec, root: Path) -> None:
         ValueError: If the method or data set does not exist or import, an argument is wrong,
             the scenario cannot be laid over the data, or the selection metric does not fit.
     """
-    bound_method(spec)
+    method, _ = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.scenario.check(task.names)
@@ -54,6 +55,8 @@ def check(spec: RunSpec, root: Path) -> None:
             f"{suggest(metric, metrics_for(task.kind))}; "
             f"choose from {', '.join(metrics_for(task.kind))}"
         )
+    if method.applies.trains and spec.select["on"] == "val":
+        require_defined(data, metric)
     _check_trainer(spec.trainer_args)
 
 
@@ -82,19 +85,29 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:
-    """Data module of a run; splits that this worker has read already are not read again."""
-    cls = DATASETS.get(spec.data)
-    data: DataModule = cls(
-        root=root,
-        scenario=Scenario.parse(spec.scenario),
-        fold=spec.fold,
+    """Data module of a run; what this process has read already is not read again."""
+    args = json.dumps(spec.data_args, sort_keys=True)
+    return _read(spec.data, args, spec.fold, root, spec.content).under(
+        Scenario.parse(spec.scenario),
         batch_size=spec.trainer_args["batch_size"],
         order_seed=spec.seed,
         limit=spec.limit,
-        **bind(cls, spec.data_args, given=GIVEN_TO_DATA),
     )
-    data.loaded = _loaded(
-        spec.data, repr(sorted(spec.data_args.items())), spec.fold, root, spec.content
+
+
+@lru_cache(maxsize=2)  # the plan keeps runs on the same data together
+def _read(name: str, args: str, fold: int, root: Path, content: str) -> DataModule:
+    """Data under no scenario yet, with their files read as far as the task needs them."""
+    data = _bound_data(name, json.loads(args), root, fold)
+    data.describe()
+    return data
+
+
+def _bound_data(name: str, args: Mapping[str, Any], root: Path, fold: int = 0) -> DataModule:
+    cls = DATASETS.get(name)
+    nothing = Scenario("nothing", Natural(), Natural(), (Natural(),))
+    data: DataModule = cls(
+        root=root, scenario=nothing, fold=fold, **bind(cls, args, given=GIVEN_TO_DATA)
     )
     return data
 
@@ -105,13 +118,7 @@ def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
     Raises:
         ValueError: If an argument is wrong or a file is not there.
     """
-    cls = DATASETS.get(entry.name)
-    data: DataModule = cls(
-        root=root,
-        scenario=Scenario("content", Natural(), Natural(), (Natural(),)),
-        **bind(cls, entry.args, given=GIVEN_TO_DATA),
-    )
-    return data.ingredients()
+    return _bound_data(entry.name, entry.args, root).ingredients()
 
 
 def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
@@ -121,9 +128,3 @@ def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
     if method.applies.complete_rows and not data.split("train").presence.all(axis=1).any():
         return "needs complete training samples, and the scenario leaves none"
     return None
-
-
-@lru_cache(maxsize=2)
-def _loaded(data: str, args: str, fold: int, root: Path, content: str) -> dict[Split, Samples]:
-    """Splits already read by this worker; the plan keeps runs on the same data together."""
-    return {}
