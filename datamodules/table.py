@@ -98,7 +98,7 @@ class Table(DataModule):
         kinds: Modality -> kind; vector unless said otherwise.
         task: Classes to choose from, 0 / 1 for each column, or numbers.
         separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
-            target column. Labels are the words that occur, in the order of text.
+            target column. Labels are the words that occur, in the order of classes.
         unlabelled: Whether rows without a label, and rows of modalities without a row of labels,
             are refused or left out.
         indicators: Whether a feature that is empty for some training samples gets another beside
@@ -331,7 +331,11 @@ class Table(DataModule):
         said = frame.text(self.split_by).str.lower()
         number = said.where(said.str.fullmatch(r"\d{1,4}"), "-1").astype(int).to_numpy()
         first, count = number.min(), number.max() - number.min() + 1
-        if first in (0, 1) and count >= len(SPLITS) and set(number) == {*range(first, first + count)}:
+        if (
+            first in (0, 1)
+            and count >= len(SPLITS)
+            and set(number) == {*range(first, first + count)}
+        ):
             self._require_fold(int(count), f"the column {self.split_by!r} has the folds")
             turn = (number - first - self.fold) % count
             return np.select([turn == 0, turn == 1], [SPLITS.index("test"), SPLITS.index("val")], 0)
@@ -353,9 +357,8 @@ class Table(DataModule):
     @property
     def _dealt(self) -> NDArray[np.int64]:
         """By shares."""
+        assert not isinstance(self.split_by, str)
         _, val, test = self.split_by
-        assert not isinstance(val, str)
-        assert not isinstance(test, str)
         single = self.task_kind == "single_label"
         stratum = self._target if single else np.zeros(len(self._ids), np.int64)
         shares: dict[str, Any] = {"val": val, "test": test, "fold": self.fold, "folds": self.folds}
@@ -455,7 +458,9 @@ class Table(DataModule):
         notes = [*arrays.notes, *notes]
         if kind == "vector" and (self.indicators or np.isnan(x).any()):
             names = tuple(str(k) for k in range(x.shape[1]))
-            frame = Frame(path, arrays.ids[kept], names, x.astype(np.float64), {}, np.arange(len(x)))
+            frame = Frame(
+                path, arrays.ids[kept], names, x.astype(np.float64), {}, np.arange(len(x))
+            )
             return self._vector(frame, rows, notes)
         vocab_size = int(arrays.x.max(initial=0)) + 1 if kind == "tokens" else 0
         return _Found(x, rows, length, vocab_size, notes)

@@ -19,7 +19,7 @@ _DAY = (
     rf"|\d{{1,2}}[-\s.]+{_MONTH}[-\s,]+\d{{2,4}}|{_MONTH}\s+\d{{1,2}},?\s+\d{{4}}"
 )
 DATE = re.compile(rf"(?:{_DAY})(?:[T\s]+{_TIME}.*)?|{_TIME}", re.IGNORECASE)
-DECORATED = re.compile(r"[<>=≤≥~$€£¥]*\s*[-+−]?\s*\d[\d.,'’\s]*[%‰$€£¥]?")
+DECORATED = re.compile(r"[<>=≤≥~$€£¥]*\s*[-+\u2212]?\s*\d[\d.,'\u2019\s]*[%‰$€£¥]?")
 BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
@@ -83,9 +83,10 @@ def features(frame: Frame, train: NDArray[np.bool_], *, indicators: bool = False
     present = ~empty.all(axis=1)
     cells = empty[np.ix_(present, starts)]
     if cells.any():
+        rows = int(cells.any(axis=1).sum())
         notes.append(
-            f"{frame.path.name}: {int(cells.sum())} empty cells in {int(cells.any(axis=1).sum())} "
-            "rows, filled with the median (of categories: the most frequent one) of training"
+            f"{frame.path.name}: empty cells filled with the median (of categories: the most "
+            f"frequent one) of training; cells: {int(cells.sum())}, rows: {rows}"
         )
     modes = {start: b.mode for start, b in zip(starts, blocks, strict=False) if b.mode is not None}
     for k in starts[empty[:, starts].any(axis=0)]:
@@ -153,7 +154,8 @@ def _text(
     lower = text.str.lower()
     boolean = lower.isin(list(BOOLEANS))
     if boolean.any() and (boolean | text.isin(EMPTY_NUMBERS)).all():
-        return _Block(lower.map(BOOLEANS).to_numpy(np.float64)[:, None])
+        truth = np.array([BOOLEANS.get(one, np.nan) for one in lower])
+        return _Block(truth[:, None])
     numbers, bad = to_numbers(text)
     if not np.isnan(numbers).all():
         row = int(np.flatnonzero(bad)[0])
@@ -195,9 +197,7 @@ def _text(
     return _Block(found, mode=np.eye(len(counts))[counts.argmax()] * (counts.max() > 0))
 
 
-def _lists(
-    frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[np.bool_]
-) -> _Block:
+def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[np.bool_]) -> _Block:
     """Lists of equally many numbers, an entry a feature."""
     rows = np.flatnonzero(there)
     shape = values[0].shape
