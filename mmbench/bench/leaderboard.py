@@ -16,6 +16,7 @@ from mmbench.bench.record import IPW, Run, read_metrics, read_predictions, read_
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.statistics import best, bootstrap, holm, mean_ranks, paired_p
 from mmbench.metrics.metric import Better, higher_is_better
+from mmbench.store import write_text
 
 CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
 COLUMNS = (
@@ -534,7 +535,5 @@ def write(
     if robust is not None and len(robust):
         texts["robustness.csv"] = render(robust, "csv", metric=metric)
     for name, text in texts.items():
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)
+        write_text(folder / name, text)
     return folder / "leaderboard.csv"
