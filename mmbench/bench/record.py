@@ -201,6 +201,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "sources": _sources(words),
             "machine": words.get("machine", ""),
             "modalities": names,
+            "rising": bool(words.get("selected", {}).get("rising", False)),
             **cost,
         }
         for name, condition in words["conditions"].items():

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from mmbench.bench.spec import RunSpec, bind
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
+from mmbench.data.task import Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
@@ -19,6 +20,7 @@ from mmbench.registry import DATASETS, METHODS, suggest
 OURS = (
     "max_epochs",
     "batch_size",
+    "min_steps",
     "patience",
     "threads",
 )  # trainer settings that Lightning does not get
@@ -40,12 +42,14 @@ def check(spec: RunSpec, root: Path) -> None:
 
     Raises:
         ValueError: If the method or data set does not exist or import, an argument is wrong,
-            the scenario cannot be laid over the data, or the selection metric does not fit.
+            the scenario cannot be laid over the data, or encoders or the selection metric do not
+            fit.
     """
     bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.scenario.check(task.names)
+    encoded_task(spec, data)
     metric = spec.select["metric"]
     if metric not in metrics_for(task.kind):
         raise ValueError(
@@ -94,6 +98,18 @@ def build_data(spec: RunSpec, root: Path) -> DataModule:
     )
     data.loaded = _loaded(spec.data, repr(sorted(spec.data_args.items())), spec.fold, root)
     return data
+
+
+def encoded_task(spec: RunSpec, data: DataModule) -> Task:
+    """The task of a run's data, its modalities encoded as the suite says.
+
+    Raises:
+        ValueError: If the suite's encoders do not fit the data.
+    """
+    try:
+        return with_encoders(data.task, spec.encoders)
+    except ValueError as error:
+        raise ValueError(f"{spec.data_label}: {error}") from error
 
 
 def reason_to_skip(method: type[Method], data: DataModule) -> str | None:

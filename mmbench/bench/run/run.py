@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmbench.bench.record import SMALL, STATES, Outcome, find, finish
-from mmbench.bench.run.build import bound_method, build_data, reason_to_skip
+from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import told
 from mmbench.bench.run.evaluation import evaluate, write_predictions
@@ -118,7 +118,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, data):
         return "skipped.json", reason, 0.0
-    task, train_split = data.task, data.split("train")
+    task, train_split = encoded_task(spec, data), data.split("train")
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
 

@@ -1,6 +1,7 @@
 """Train a method, stage by stage; a stage that was trained before is loaded."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.provenance import made_by
-from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
 from mmbench.datamodule import DataModule, Fitting
@@ -56,7 +57,7 @@ class Training:
     def selected(self) -> dict[str, Any]:
         """Epoch and score of the last stage."""
         if not self.stages:
-            return {"epoch": None, "score": None}
+            return {"epoch": None, "score": None, "epochs": 0, "rising": False}
         return dict(self.stages[-1]["selected"])
 
 
@@ -103,7 +104,8 @@ def _train_stage(
     )
     alone = len(method.stages) == 1
     logs = folder if alone else folder / f".{stage.name}"
-    trainer = _trainer(spec, logs, keep, stage.epochs)
+    steps_an_epoch = len(data.train_dataloader())
+    trainer = _trainer(spec, logs, keep, stage.epochs, steps_an_epoch)
 
     def fit() -> dict[str, Any]:
         began = time.perf_counter()
@@ -115,7 +117,12 @@ def _train_stage(
         keep.restore(method)
         return {
             "stage": stage.name,
-            "selected": {"epoch": keep.epoch, "score": keep.best},
+            "selected": {
+                "epoch": keep.epoch,
+                "score": keep.best,
+                "epochs": len(keep.curve),
+                "rising": still_rising(keep.curve, keep.sign),
+            },
             "train_s": train_s,
             "params_trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "flops_per_sample": flops,
@@ -158,9 +165,12 @@ def _train_stage(
     return record, trainer, made / CURVE
 
 
-def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) -> Trainer:
+def _trainer(
+    spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None, steps_an_epoch: int
+) -> Trainer:
+    least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
-        "max_epochs": epochs or spec.trainer_args["max_epochs"],
+        "max_epochs": max(epochs or spec.trainer_args["max_epochs"], least),
         "devices": 1,
         "plugins": [_alone()],
         "accelerator": "auto",
