@@ -181,6 +181,7 @@ class RunSpec:
     Args:
         method: Registered name or class path.
         data: Registered name or class path.
+        content: Hash of what the data are made of, `DataModule.content`; empty if nobody looked.
         scenario: The scenario, written out.
         fold: Which partition of the data.
         seed: Initial weights and order of samples.
@@ -199,6 +200,7 @@ class RunSpec:
     method: str
     data: str
     scenario: Mapping[str, JSON]
+    content: str = ""
     fold: int = 0
     seed: int = 0
     method_args: Mapping[str, JSON] = field(default_factory=dict)

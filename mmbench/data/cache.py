@@ -5,7 +5,6 @@ and others wait, as a rule; where claims do not work, several build and one is k
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbench.data.digest import digest
 from mmbench.store import attempt, checksums, claim, damage, identity, publish, write_json
 
 MARK = "files.json"  # checksums of what a folder held when it was published
@@ -26,12 +26,6 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("MMBENCH_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
-
-
-def digest(words: Mapping[str, Any]) -> str:
-    """Name of a description: equal words in any order, equal name."""
-    text = json.dumps(words, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content(tensors: Iterable[Tensor]) -> str:

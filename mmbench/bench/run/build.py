@@ -1,6 +1,7 @@
 """Method and data of a run, built from its words; a user's mistakes are found here."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mmbench.bench.spec import RunSpec, bind
-from mmbench.data.samples import Samples, Split
+from mmbench.bench.run.selection import require_defined
+from mmbench.bench.spec import DataEntry, RunSpec, bind
+from mmbench.data.missingness import Natural
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Task, with_encoders
 from mmbench.datamodule import DataModule
@@ -45,7 +47,7 @@ def check(spec: RunSpec, root: Path) -> None:
             the scenario cannot be laid over the data, or encoders or the selection metric do not
             fit.
     """
-    bound_method(spec)
+    method, _ = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.scenario.check(task.names)
@@ -57,6 +59,8 @@ def check(spec: RunSpec, root: Path) -> None:
             f"{suggest(metric, metrics_for(task.kind))}; "
             f"choose from {', '.join(metrics_for(task.kind))}"
         )
+    if method.applies.trains and spec.select["on"] == "val":
+        require_defined(data, metric)
     _check_trainer(spec.trainer_args)
 
 
@@ -85,18 +89,21 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:
-    """Data module of a run; splits that this worker has read already are not read again."""
-    cls = DATASETS.get(spec.data)
-    data: DataModule = cls(
-        root=root,
-        scenario=Scenario.parse(spec.scenario),
-        fold=spec.fold,
+    """Data module of a run; what this process has read already is not read again."""
+    args = json.dumps(spec.data_args, sort_keys=True)
+    return _read(spec.data, args, spec.fold, root, spec.content).under(
+        Scenario.parse(spec.scenario),
         batch_size=spec.trainer_args["batch_size"],
         order_seed=spec.seed,
         limit=spec.limit,
-        **bind(cls, spec.data_args, given=GIVEN_TO_DATA),
     )
-    data.loaded = _loaded(spec.data, repr(sorted(spec.data_args.items())), spec.fold, root)
+
+
+@lru_cache(maxsize=2)  # the plan keeps runs on the same data together
+def _read(name: str, args: str, fold: int, root: Path, content: str) -> DataModule:
+    """Data under no scenario yet, with their files read as far as the task needs them."""
+    data = _bound_data(name, json.loads(args), root, fold)
+    data.describe()
     return data
 
 
@@ -112,6 +119,24 @@ def encoded_task(spec: RunSpec, data: DataModule) -> Task:
         raise ValueError(f"{spec.data_label}: {error}") from error
 
 
+def _bound_data(name: str, args: Mapping[str, Any], root: Path, fold: int = 0) -> DataModule:
+    cls = DATASETS.get(name)
+    nothing = Scenario("nothing", Natural(), Natural(), (Natural(),))
+    data: DataModule = cls(
+        root=root, scenario=nothing, fold=fold, **bind(cls, args, given=GIVEN_TO_DATA)
+    )
+    return data
+
+
+def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
+    """What a data set of a suite is made of.
+
+    Raises:
+        ValueError: If an argument is wrong or a file is not there.
+    """
+    return _bound_data(entry.name, entry.args, root).ingredients()
+
+
 def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
     """Why a method does not apply to what the scenario leaves of the data; None if it does."""
     if reason := method.applies.reason_not(data.task):
@@ -119,9 +144,3 @@ def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
     if method.applies.complete_rows and not data.split("train").presence.all(axis=1).any():
         return "needs complete training samples, and the scenario leaves none"
     return None
-
-
-@lru_cache(maxsize=2)
-def _loaded(data: str, args: str, fold: int, root: Path) -> dict[Split, Samples]:
-    """Splits already read by this worker; the plan keeps runs on the same data together."""
-    return {}

@@ -20,6 +20,7 @@ from mmbench.bench.run.diagnostics import told
 from mmbench.bench.run.evaluation import evaluate, write_predictions
 from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
+from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import environment, provenance
 from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.selection import require_defined
@@ -119,6 +120,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     if reason := reason_to_skip(cls, data):
         return "skipped.json", reason, 0.0
     task, train_split = encoded_task(spec, data), data.split("train")
+    noted = notes(data)
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
 
@@ -153,6 +155,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             "train": asdict(
                 realised(train_split.presence, train_split.samples.presence, task.names)
             ),
+            "notes": noted,
             "conditions": conditions,
             "cost": cost(method, data, training, eval_s, ms_per_sample),
             **provenance(cls, data, training.device),

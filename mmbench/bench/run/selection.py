@@ -25,11 +25,11 @@ def require_defined(data: DataModule, metric: str) -> None:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
             targets, and the like.
     """
-    val, task = data.split("val").samples, data.task
-    probe = np.random.default_rng(0).normal(size=(len(val), task.num_outputs))
-    if not len(val) or math.isnan(score(metric, probe, val.target, task.kind)):
-        alike = len(val) and bool((val.target == val.target[0]).all())
-        reason = "all targets are the same there" if alike else f"it has {len(val)} samples"
+    target, task = data.targets("val"), data.task
+    probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
+    if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
+        alike = len(target) and bool((target == target[0]).all())
+        reason = "all targets are the same there" if alike else f"it has {len(target)} samples"
         raise ValueError(
             f"select.metric {metric!r} is no number on the val split of {type(data).__name__}, "
             f"whatever is predicted ({reason}); choose another metric or split, or select.on: last"
