@@ -83,7 +83,7 @@ class KeepBest(Callback):
         assert isinstance(pl_module, Method)
         val, device = self.data.split("val"), pl_module.device
         batches: Any = trainer.val_dataloaders
-        pl_module.decide(
+        pl_module.compare_candidates(
             (batch.to(device), val.target_of(batch.sample_id).to(device)) for batch in batches
         )
 
