@@ -20,7 +20,7 @@ def _about_targets(data: DataModule) -> list[str]:
     task = data.task
     if task.kind == "regression":
         target = data.raw_target("train")
-        constant = np.atleast_1d((target == target[:1]).all(axis=0))
+        constant = [bool((column == column[0]).all()) for column in target.T]
         return [
             f"the target {name} is constant in training"
             for name, same in zip(task.outputs, constant, strict=True)
