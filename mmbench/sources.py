@@ -58,6 +58,12 @@ def distributions(*modules: str) -> dict[str, str]:
     return {name: version(name) for name in sorted(names)}
 
 
+def hash_of(module: str) -> str | None:
+    """Hash of a module's file as in `sources`; None if there is none."""
+    file = _file(module)
+    return None if file is None else _read(file, module)[0]
+
+
 def _file_of(cls: type) -> Path | None:
     try:
         where = inspect.getsourcefile(cls)

@@ -23,6 +23,7 @@ from mmbench.bench.statistics import (
     paired_p,
 )
 from mmbench.metrics.metric import Better, higher_is_better
+from mmbench.store import write_text
 
 CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
 COLUMNS = (
@@ -577,7 +578,5 @@ def write(
     if robust is not None and len(robust):
         texts["robustness.csv"] = render(robust, "csv", metric=metric)
     for name, text in texts.items():
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)
+        write_text(folder / name, text)
     return folder / "leaderboard.csv"

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from mmbench.bench.spec import JSON
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
+from mmbench.store import write_text
 
 TABLES = 24  # (data, scenario) pairs that get plots and a table of their own
 FIRST = 6  # of them that also get scores by class, and operations by pattern
@@ -119,10 +119,8 @@ def write_report(
     page = _page(suite_name, runs, board, metric, robust, watched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     # a file name that is no Unicode becomes readable, not an error
-    part.write_text(page, encoding="utf-8", errors="replace")
-    part.replace(path)
+    write_text(path, page, errors="replace")
     return path
 
 
@@ -172,9 +170,7 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
     add("ranks", _across(shown, styles, metric)[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
-        path = folder / f".{name}.part"
-        path.write_text(plots.standalone(svg), encoding="utf-8", errors="replace")
-        path.replace(folder / f"{name}.svg")
+        write_text(folder / f"{name}.svg", plots.standalone(svg), errors="replace")
     return [folder / f"{name}.svg" for name in drawn]
 
 

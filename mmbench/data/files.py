@@ -1,6 +1,8 @@
 """Reads the files a user brings; what is wrong with one is said in a line that names it."""
 
+import hashlib
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,23 @@ def locate(root: Path, name: str) -> Path:
         f"{what}; it is wanted as {path} (or compressed: .xz, .gz, .bz2), "
         "datamodules/README.md says where to get it"
     )
+
+
+def stamp(path: Path) -> list[int]:
+    """Size, time of change and inode: as long as they stay, so does the content."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def content_of(path: Path) -> str:
+    """Hash of a file, read once a process as long as its stamp stays."""
+    return _content_of(path, tuple(stamp(path)))
+
+
+@lru_cache(maxsize=1024)
+def _content_of(path: Path, stamped: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:

@@ -9,8 +9,9 @@ import pytest
 from sweeps import specs
 
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
-from mmbench.bench.record import Run, finish, write_arrays, write_json
+from mmbench.bench.record import Run, finish
 from mmbench.metrics.metric import metrics_for
+from mmbench.store import write_arrays, write_json
 
 ALL_REGRESSION = dict.fromkeys(metrics_for("regression"), 0.0)
 PLANNED = specs(seeds=3)  # majority and zero_fill, seeds 0 to 2

@@ -199,6 +199,18 @@ def test_failures_are_told_apart(error, kind):
             {"trainer_args": {"max_epochs": 1, "batch_size": 8, "gpu": 1}},
             "unknown key 'trainer.gpu",
         ),
+        *(
+            ({"trainer_args": {"max_epochs": 1, "batch_size": 8, name: value}}, message)
+            for name, value, message in (
+                ("callbacks", [], "trainer.callbacks cannot be set: one of ours selects"),
+                ("logger", False, "trainer.logger cannot be set: the training curve"),
+                ("enable_checkpointing", True, "trainer.enable_checkpointing cannot be set"),
+                ("fast_dev_run", True, "give --limit; leave it out"),
+                ("num_sanity_val_steps", 2, "selected before training"),
+                ("limit_val_batches", 0, "leaves nothing to select an epoch by"),
+                ("limit_val_batches", 0.0, "leaves nothing to select an epoch by"),
+            )
+        ),
         (
             {"scenario": {**MCAR, "train": {"mechanism": "mcar", "missing_rate": 0.7}}},
             r"0\.7 cannot be reached with 2 modalities",
@@ -369,6 +381,16 @@ def test_the_processor_is_named_by_its_model(tmp_path):
     file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
     assert provenance._processor(file) == "A Processor @ 2 GHz"
     assert provenance._processor(tmp_path / "none")  # another system says at least its kind
+
+
+def test_a_training_that_was_never_validated_is_no_run(tmp_path):
+    [spec] = specs(methods=["zero_fill"], trainer={"max_epochs": 1, "check_val_every_n_epoch": 2})
+    assert "ended without a validation" in run(spec, tmp_path, NO_DATA).why
+
+
+def test_the_last_seed_that_a_suite_may_name_runs(tmp_path):
+    [spec] = specs(methods=["zero_fill"], seeds=[2**32 - 1])
+    assert run(spec, tmp_path, NO_DATA).state == "done"
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,11 @@ def require_defined(data: DataModule, metric: str) -> None:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
             targets, and the like.
     """
-    val, task = data.split("val").samples, data.task
-    probe = np.random.default_rng(0).normal(size=(len(val), task.num_outputs))
-    if not len(val) or math.isnan(score(metric, probe, val.target, task.kind)):
-        alike = len(val) and bool((val.target == val.target[0]).all())
-        reason = "all targets are the same there" if alike else f"it has {len(val)} samples"
+    target, task = data.raw_target("val"), data.task
+    probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
+    if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
+        alike = len(target) and bool((target == target[0]).all())
+        reason = "all targets are the same there" if alike else f"it has {len(target)} samples"
         raise ValueError(
             f"select.metric {metric!r} is no number on the val split of {type(data).__name__}, "
             f"whatever is predicted ({reason}); choose another metric or split, or select.on: last"
@@ -83,7 +83,7 @@ class KeepBest(Callback):
         assert isinstance(pl_module, Method)
         val, device = self.data.split("val"), pl_module.device
         batches: Any = trainer.val_dataloaders
-        pl_module.decide(
+        pl_module.compare_candidates(
             (batch.to(device), val.target_of(batch.sample_id).to(device)) for batch in batches
         )
 
@@ -144,5 +144,14 @@ class KeepBest(Callback):
         self.curve, self._state = list(state_dict["curve"]), state_dict["state"]
 
     def restore(self, method: LightningModule) -> None:
-        """Put the kept weights back."""
+        """Put the kept weights back.
+
+        Raises:
+            ValueError: If no epoch was validated.
+        """
+        if self.epoch is None:
+            raise ValueError(
+                "training ended without a validation, so no epoch can be selected; look at "
+                "trainer.check_val_every_n_epoch, max_steps and max_time"
+            )
         method.load_state_dict(self._state, strict=False)
