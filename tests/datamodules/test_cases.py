@@ -280,7 +280,7 @@ def test_what_is_predicted_is_never_a_feature(root):
     inputs, _, _ = whole(data)
     assert inputs["a"].tolist() == [[k + 0.25, -k] for k in range(N)]
     assert data.notes() == (
-        "all.csv: outcome, split is named by target, split or group and no feature; left out",
+        "all.csv: left out outcome, split, since target, split or group is no feature",
     )
     (root / "all.csv").write_text(lines([["outcome", *rows[0][1:]], *rows[1:]]))
     refused(
