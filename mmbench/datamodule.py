@@ -262,7 +262,7 @@ class DataModule(LightningDataModule, ABC):
     def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
         # one index list a batch: a batch is gathered at once, never sample by sample
         batches = BatchSampler(sampler, self.batch_size, drop_last=False)
-        blind = None if split == "train" else Batch.blind
+        blind: Any = None if split == "train" else Batch.blind
         return DataLoader(self.split(split), sampler=batches, batch_size=None, collate_fn=blind)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -295,8 +295,15 @@ class Fitting(LightningDataModule):
 
     def __init__(self, data: DataModule) -> None:
         super().__init__()
-        self.train_dataloader = data.train_dataloader
-        self.val_dataloader = data.val_dataloader
+        self._loaders = {"train": data.train_dataloader, "val": data.val_dataloader}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """See `DataModule`."""
+        return self._loaders["train"]()
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """See `DataModule`."""
+        return self._loaders["val"]()
 
     def test_dataloader(self) -> NoReturn:
         """Refuse.

@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mmbench.bench.record import write_json
 from mmbench.bench.spec import DataEntry, Suite
 from mmbench.data.digest import digest
 from mmbench.data.files import locate, stamp
 from mmbench.sources import hash_of
+from mmbench.store import write_json
 
 FILE = "content.json"
 Ingredients = Mapping[str, Mapping[str, str]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmbench.bench.leaderboard import BEST, RANKED_VARIANT, is_mixed, repeats
+from mmbench.bench.leaderboard import BEST, RANKED_VARIANT, is_mixed, is_rising, repeats
 from mmbench.bench.record import IPW
 from mmbench.metrics.metric import higher_is_better
 from mmbench.registry import suggest
@@ -120,8 +120,8 @@ def _cell(row: Any, mark: str) -> str:
     if pd.isna(row.mean):
         return hole
     number = f"{mark}{{{row.mean:.3f}}}" if mark else f"{row.mean:.3f}"
-    dagger = r"^\dagger" if is_mixed(row) else ""
-    text = f"${number}{_spread(row.std_seeds)}{dagger}$"
+    signs = (r"\uparrow" if is_rising(row) else "") + (r"\dagger" if is_mixed(row) else "")
+    text = f"${number}{_spread(row.std_seeds)}{f'^{{{signs}}}' if signs else ''}$"
     return text if row.n_seeds == row.n_seeds_planned else f"{text} ({hole})"
 
 
@@ -136,6 +136,7 @@ def _row(head: str, cells: list[str]) -> str:
 def _caption(part: pd.DataFrame, title: str, metric: str, level: float) -> str:
     """What is shown and what the marks mean."""
     mixed = any(is_mixed(row) for row in part.itertuples())
+    rising = any(is_rising(row) for row in part.itertuples())
     way = "higher" if higher_is_better(metric.removesuffix(IPW)) else "lower"
     alike = (
         rf" and every method not told apart from it ($p > {level:g}$, paired bootstrap, Holm)"
@@ -146,6 +147,7 @@ def _caption(part: pd.DataFrame, title: str, metric: str, level: float) -> str:
         rf"{escape(title)}: {escape(metric)} ({way} is better), mean $\pm$ standard deviation over "
         rf"{escape(repeats(part))}. Bold: the best{alike}; underlined: the next; ($n/m$): only $n$ "
         r"of $m$ runs finished, not ranked."
+        + (r" $\uparrow$: still rose when training ended, not ranked." if rising else "")
         + (r" $\dagger$: runs made by different sources or machines." if mixed else "")
     )
 

@@ -79,6 +79,8 @@ class TrainerSpec(BaseModel):
     Args:
         max_epochs: Passes over the training split, >= 1.
         batch_size: Samples a batch, >= 1.
+        min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
+            added until they are taken. None = epochs alone decide.
         patience: Stop after so many epochs without a better validation score; None = never.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
@@ -90,6 +92,7 @@ class TrainerSpec(BaseModel):
 
     max_epochs: Count = 30
     batch_size: Count = 64
+    min_steps: Count | None = None
     patience: Count | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import datamodules.table
 from mmbench.bench.content import Contents
 from mmbench.bench.plan import plan
 from mmbench.bench.run.build import build_data, check, examine
@@ -179,7 +180,7 @@ def test_files_are_read_once_a_process_whatever_the_scenario_and_the_method(tmp_
     write(tmp_path / "data", noise=False)
     reads = []
     for name in ("read_frame", "read_csv"):
-        kept = getattr(sys.modules["datamodules.table"], name, None)
+        kept = getattr(datamodules.table, name, None)
         if kept is not None:
             monkeypatch.setattr(
                 f"datamodules.table.{name}",

@@ -9,15 +9,25 @@ import pytest
 from sweeps import specs
 
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
-from mmbench.bench.record import Run, finish, write_arrays, write_json
+from mmbench.bench.record import Run, finish
 from mmbench.metrics.metric import metrics_for
+from mmbench.store import write_arrays, write_json
 
 ALL_REGRESSION = dict.fromkeys(metrics_for("regression"), 0.0)
 PLANNED = specs(seeds=3)  # majority and zero_fill, seeds 0 to 2
 
 
 def record(
-    spec, runs, values, *, bayes=0.9, code="0.1-abc", samples="same", sources=None, machine="one"
+    spec,
+    runs,
+    values,
+    *,
+    bayes=0.9,
+    code="0.1-abc",
+    samples="same",
+    sources=None,
+    machine="one",
+    rising=False,
 ):
     """Write a finished run whose accuracy under each condition is given."""
     folder = runs / spec.folder
@@ -51,6 +61,7 @@ def record(
                 "peak_mib": 100.0,
             },
             "code": code,
+            "selected": {"rising": rising},
             "sources": sources or {"mmbench.method": "a"},
             "machine": machine,
         },
@@ -190,6 +201,10 @@ def test_p_values_come_from_paired_predictions(runs):
     assert cell(board, "majority", "complete")["p_vs_best"] < 0.01
     assert np.isnan(cell(board, "zero_fill", "complete")["p_vs_best"])
     assert board.loc[board["metric"] != "accuracy", "p_vs_best"].isna().all()
+    for method in ("majority", "zero_fill"):
+        row = cell(board, method, "complete")
+        assert row["sample_ci_low"] <= row["mean"] <= row["sample_ci_high"]
+    assert board.loc[board["metric"] != "accuracy", "sample_ci_low"].isna().all()
 
 
 def test_runs_that_were_asked_other_things_are_refused_by_name(runs, tmp_path):
@@ -262,3 +277,21 @@ def test_a_variant_is_ranked_among_its_own_and_never_bold(tmp_path):
     table = tables(board, "accuracy")["mfeat", "mcar30"]
     assert table.loc["majority", "complete"].startswith("**")
     assert "**" not in table.loc["released", "complete"]
+
+
+def test_a_method_whose_curve_still_rises_is_shown_with_a_mark_and_not_ranked(tmp_path):
+    runs = []
+    for spec in PLANNED:
+        better = spec.method == "zero_fill"
+        rising = better and spec.seed < 2  # two of three
+        runs.append(record(spec, tmp_path, [0.9, 0.8] if better else [0.5, 0.4], rising=rising))
+    board = leaderboard(runs)
+    shown = board[board["metric"] == "accuracy"].set_index("method")
+    assert shown.loc["zero_fill", "rank"].isna().all()
+    assert (shown.loc["majority", "rank"] == 1).all()
+    assert shown.loc["zero_fill", "rising"].tolist() == pytest.approx([2 / 3] * 2)
+    text = render(board, "md", metric="accuracy")
+    assert "0.900 ± 0.000\N{UPWARDS ARROW}" in text
+    assert "still rose" in text
+    calm = leaderboard([record(s, tmp_path / "b", [0.9, 0.8]) for s in PLANNED])
+    assert "still rose" not in render(calm, "md", metric="accuracy")

@@ -22,7 +22,7 @@ from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
-from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
 from mmbench.method import Method
@@ -38,6 +38,21 @@ def finished(tmp_path_factory):
     outcome = run(spec, runs, NO_DATA)
     assert outcome.state == "done", outcome.why
     return spec, runs
+
+
+def test_a_suite_s_encoders_reach_the_method_and_are_part_of_the_key(tmp_path):
+    spec = specs()[1]
+    deep = replace(spec, encoders={"vector": {"layers": 3}}, keep_weights=True)
+    assert deep.key != spec.key
+    assert run(deep, tmp_path, NO_DATA).state == "done"
+    names = load_file(tmp_path / deep.folder / "weights.safetensors")
+    assert any("trunk.layers.2" in name for name in names)
+
+
+def test_encoders_that_do_not_fit_are_refused_before_anything_runs():
+    wrong = replace(specs()[1], encoders={"vektor": {"layers": 3}})
+    with pytest.raises(ValueError, match=r"encoders.vektor is neither .*did you mean 'vector'"):
+        check(wrong, NO_DATA)
 
 
 def test_a_run_leaves_the_files_that_are_promised(finished):
@@ -376,3 +391,31 @@ def test_a_training_that_was_never_validated_is_no_run(tmp_path):
 def test_the_last_seed_that_a_suite_may_name_runs(tmp_path):
     [spec] = specs(methods=["zero_fill"], seeds=[2**32 - 1])
     assert run(spec, tmp_path, NO_DATA).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("curve", "rises"),
+    [
+        ([0.1 * epoch for epoch in range(20)], True),
+        ([1 - 0.5**epoch for epoch in range(20)], False),
+        ([0.9, 0.91, 0.9, 0.92, 0.9, 0.91, 0.92, 0.9, 0.91, 0.9], False),
+        ([0.0, 1.0, 0.0, 1.0, 0.1, 1.0, 0.2, 1.0], False),  # climbs, but not beyond chance
+        ([0.1, 0.2, 0.3], False),  # too short to say
+        ([0.1, float("nan")] + [0.1 * epoch for epoch in range(20)], False),
+    ],
+)
+def test_a_curve_rises_if_its_second_half_climbs_beyond_chance(curve, rises):
+    assert still_rising(curve, 1.0) is rises
+    assert still_rising([-value for value in curve], -1.0) is rises
+
+
+def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
+    # 64 samples in batches of 20 are 4 steps an epoch
+    few = {"max_epochs": 1, "batch_size": 20}
+    epochs = {}
+    for steps in (None, 4, 9):
+        asked = few if steps is None else few | {"min_steps": steps}
+        spec = specs(trainer=asked)[1]
+        assert run(spec, tmp_path, NO_DATA).state == "done"
+        epochs[steps] = read_metrics(find(spec, tmp_path))["selected"]["epochs"]
+    assert epochs == {None: 1, 4: 1, 9: 3}

@@ -13,6 +13,7 @@ from mmbench.bench.run.selection import require_defined
 from mmbench.bench.spec import DataEntry, RunSpec, bind
 from mmbench.data.missingness import Natural
 from mmbench.data.scenario import Scenario
+from mmbench.data.task import Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
@@ -21,6 +22,7 @@ from mmbench.registry import DATASETS, METHODS, suggest
 OURS = (
     "max_epochs",
     "batch_size",
+    "min_steps",
     "patience",
     "threads",
 )  # trainer settings that Lightning does not get
@@ -42,12 +44,14 @@ def check(spec: RunSpec, root: Path) -> None:
 
     Raises:
         ValueError: If the method or data set does not exist or import, an argument is wrong,
-            the scenario cannot be laid over the data, or the selection metric does not fit.
+            the scenario cannot be laid over the data, or encoders or the selection metric do not
+            fit.
     """
     method, _ = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.scenario.check(task.names)
+    encoded_task(spec, data)
     metric = spec.select["metric"]
     if metric not in metrics_for(task.kind):
         raise ValueError(
@@ -101,6 +105,18 @@ def _read(name: str, args: str, fold: int, root: Path, content: str) -> DataModu
     data = _bound_data(name, json.loads(args), root, fold)
     data.describe()
     return data
+
+
+def encoded_task(spec: RunSpec, data: DataModule) -> Task:
+    """The task of a run's data, its modalities encoded as the suite says.
+
+    Raises:
+        ValueError: If the suite's encoders do not fit the data.
+    """
+    try:
+        return with_encoders(data.task, spec.encoders)
+    except ValueError as error:
+        raise ValueError(f"{spec.data_label}: {error}") from error
 
 
 def _bound_data(name: str, args: Mapping[str, Any], root: Path, fold: int = 0) -> DataModule:

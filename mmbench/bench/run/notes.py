@@ -19,7 +19,8 @@ def notes(data: DataModule) -> list[str]:
 def _about_targets(data: DataModule) -> list[str]:
     task = data.task
     if task.kind == "regression":
-        constant = np.ptp(data.raw_target("train"), axis=0) == 0
+        target = data.raw_target("train")
+        constant = [bool((column == column[0]).all()) for column in target.T]
         return [
             f"the target {name} is constant in training"
             for name, same in zip(task.outputs, constant, strict=True)

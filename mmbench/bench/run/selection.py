@@ -1,16 +1,21 @@
 """Which epoch's weights are kept."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from scipy.stats import linregress
 
 from mmbench.bench.run.failures import DivergedError
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import higher_is_better, score
+
+RISING_P, RISING_SHARE = 0.01, 0.05  # see `still_rising`
+FEWEST_EPOCHS = 4  # of half a curve; a shorter one says nothing
 
 
 def require_defined(data: DataModule, metric: str) -> None:
@@ -31,6 +36,25 @@ def require_defined(data: DataModule, metric: str) -> None:
         )
 
 
+def still_rising(curve: Sequence[float], sign: float) -> bool:
+    """Whether a validation curve still climbs where training ends, so that more would help.
+
+    It does if the least-squares line through its second half climbs beyond chance (one-sided p
+    below `RISING_P`) and by more than `RISING_SHARE` of what training brought in all.
+
+    Args:
+        curve: Score after each epoch.
+        sign: 1 where more is better, -1 where less is.
+    """
+    scores = sign * np.asarray(curve, dtype=float)
+    half = scores[len(scores) // 2 :]
+    if len(half) < FEWEST_EPOCHS or not np.isfinite(scores).all():
+        return False
+    line = linregress(np.arange(len(half)), half, alternative="greater")
+    climbs = float(line.slope) * (len(half) - 1)
+    return bool(line.pvalue < RISING_P and climbs > RISING_SHARE * float(np.ptp(scores)))
+
+
 class KeepBest(Callback):
     """Keep the weights of the epoch with the best validation score; the earliest on ties.
 
@@ -49,6 +73,7 @@ class KeepBest(Callback):
         self.patience = patience
         self.best: float | None = None
         self.epoch: int | None = None
+        self.curve: list[float] = []  # score after each epoch
         self._state: dict[str, torch.Tensor] = {}
         self._outputs: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []  # positions in the validation split
@@ -58,7 +83,7 @@ class KeepBest(Callback):
         assert isinstance(pl_module, Method)
         val, device = self.data.split("val"), pl_module.device
         batches: Any = trainer.val_dataloaders
-        pl_module.decide(
+        pl_module.compare_candidates(
             (batch.to(device), val.target_of(batch.sample_id).to(device)) for batch in batches
         )
 
@@ -93,6 +118,7 @@ class KeepBest(Callback):
             output = self.data.in_units(output)
             value = score(self.metric, output, target, self.data.task.kind)
         pl_module.log(f"val/{self.metric}", value)
+        self.curve.append(value)
         if self.best is None and math.isnan(value) and self.on != "last":
             raise ValueError(
                 f"{self.metric} on the val split is no number after epoch "
