@@ -263,11 +263,19 @@ class DataModule(LightningDataModule, ABC):
         # one index list a batch: a batch is gathered at once, never sample by sample
         batches = BatchSampler(sampler, self.batch_size, drop_last=False)
         blind = None if split == "train" else Batch.blind
-        return DataLoader(self.split(split), sampler=batches, batch_size=None, collate_fn=blind)
+        # a loader draws a number when it begins: one of its own, so that a training that goes on
+        # from a checkpoint finds the global generator where it was
+        own = torch.Generator()
+        data = self.split(split)
+        return DataLoader(data, sampler=batches, batch_size=None, collate_fn=blind, generator=own)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Training batches in an order that depends on `order_seed` alone."""
-        order = torch.Generator().manual_seed(self.order_seed)
+    def train_dataloader(self, order: torch.Generator | None = None) -> DataLoader[Batch]:
+        """Training batches in an order that depends on `order_seed` alone.
+
+        Args:
+            order: A generator that began with that seed, to go on with; None = a new one.
+        """
+        order = order or torch.Generator().manual_seed(self.order_seed)
         return self._loader("train", RandomSampler(self.split("train"), generator=order))
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -295,8 +303,24 @@ class Fitting(LightningDataModule):
 
     def __init__(self, data: DataModule) -> None:
         super().__init__()
-        self.train_dataloader = data.train_dataloader
-        self.val_dataloader = data.val_dataloader
+        self._order = torch.Generator().manual_seed(data.order_seed)
+        self._train, self._val = data.train_dataloader, data.val_dataloader
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """See `DataModule`; the order goes on where a checkpoint says."""
+        return self._train(self._order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """See `DataModule`."""
+        return self._val()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Place in the order of training samples, for a checkpoint."""
+        return {"order": self._order.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on from there."""
+        self._order.set_state(state_dict["order"])
 
     def test_dataloader(self) -> NoReturn:
         """Refuse.

@@ -134,6 +134,15 @@ class KeepBest(Callback):
         elif self.patience is not None and self.epoch is not None:
             trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on from a checkpoint has to know of the epochs before."""
+        return {"best": self.best, "epoch": self.epoch, "curve": self.curve, "state": self._state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.curve, self._state = list(state_dict["curve"]), state_dict["state"]
+
     def restore(self, method: LightningModule) -> None:
         """Put the kept weights back.
 
