@@ -38,7 +38,7 @@ Files = dict[str, dict[str, Any]]  # path inside a folder -> size and checksum
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a file, so that a reader finds the whole of it or what was there before."""
-    _write(path, lambda part: part.write_text(text, encoding="utf-8", errors=errors))
+    write_file(path, lambda part: part.write_text(text, encoding="utf-8", errors=errors))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -58,10 +58,16 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         with part.open("wb") as file:  # numpy would add a suffix to the name
             np.savez(file, allow_pickle=False, **arrays)
 
-    _write(path, write)
+    write_file(path, write)
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file by any means, so that a reader finds the whole of it or what was there before.
+
+    Args:
+        path: Its final name.
+        write: Writes the file that it is given, of another name.
+    """
     part = private(path)
     try:
         write(part)

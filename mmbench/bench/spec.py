@@ -314,6 +314,7 @@ def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
         if not OmegaConf.is_dict(written):
             raise ValueError(f"{path} is no suite: it must be a mapping with name, data, ...")
         merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        _require_no_secret(OmegaConf.to_container(merged), path)
         words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -323,6 +324,16 @@ def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
     except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     return parse(Suite, words, str(path))
+
+
+def _require_no_secret(words: Any, path: Path) -> None:
+    """Refuse what would copy a reader's environment into records that others see."""
+    found = re.search(r"\$\{\s*oc\.[^}]*\}", json.dumps(words, default=str))
+    if found is not None:
+        raise ValueError(
+            f"{path}: {found[0]} would write a value of your environment into the records; "
+            "write the value itself"
+        )
 
 
 def parse(model: type[M], words: Any, where: str) -> M:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached
+from mmbench.sources import hash_of
 
 IMAGE_WIDTH = 1280
 TEXT_WIDTH = 384
@@ -82,6 +83,7 @@ def frozen_features(
 
     words = {
         "what": "frozen features",
+        "code": hash_of(__name__),
         "data": data,
         "pictures": sorted(pictures or {}),
         "texts": sorted(texts or {}),

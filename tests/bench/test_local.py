@@ -1,5 +1,6 @@
 """Worker processes: their GPUs, and that one death costs one run."""
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -15,6 +16,7 @@ from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
 from mmbench.bench.record import find, read_predictions
+from mmbench.store import claim
 
 
 def test_made_up_gpu_ids_are_dealt_out_to_the_workers(monkeypatch):
@@ -84,6 +86,93 @@ def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
     assert find(planned[0], tmp_path).state == "failed"
     assert (tmp_path / planned[0].folder / "log.txt").is_file()  # what it had written is kept
     assert find(planned[1], tmp_path).state == "done"
+
+
+ENDS = """
+import os, signal, sys
+from mmbench.method import Method, Paper
+
+
+class Ends(Method):
+    '''A constant that ends its process in one of many ways.'''
+
+    paper = Paper("ends")
+
+    def __init__(self, task, how="none"):
+        super().__init__(task)
+        {"exit": lambda: sys.exit(3), "hard": lambda: os._exit(7),
+         "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+         "base": self.base, "none": lambda: None}[how]()
+
+    def base(self):
+        class Odd(BaseException):
+            pass
+        raise Odd("no Exception")
+
+    def forward(self, batch):
+        raise AssertionError
+"""
+
+
+@pytest.mark.slow
+def test_whatever_ends_a_method_or_its_process_costs_that_run_alone(tmp_path, monkeypatch):
+    (tmp_path / "ends_of_processes.py").write_text(ENDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ends = ("exit", "hard", "term", "base")
+    planned = specs(
+        methods=[
+            *(
+                {"name": "ends_of_processes.Ends", "args": {"how": how}, "label": how}
+                for how in ends
+            ),
+            "majority",
+        ],
+        trainer={"max_epochs": 1, "accelerator": "cpu"},
+    )
+    ended = {}
+    for event in local.execute(planned, tmp_path / "runs", NO_DATA, workers=1):
+        if event.outcome is not None:
+            ended[event.spec.method_label] = event.outcome
+    assert {name: ended[name].state for name in ends} == dict.fromkeys(ends, "failed")
+    assert ended["exit"].why == "exit: the method ended the process by sys.exit(3)"
+    assert ended["hard"].why == "killed: the worker process ended with exit code 7"
+    assert ended["term"].why == "killed: by signal 15 (SIGTERM)"
+    assert ended["base"].why == "error: Odd: no Exception"
+    assert ended["majority"].state == "done"
+    for spec in planned:
+        found = find(spec, tmp_path / "runs", read_up_to=None)
+        assert (found.state, found.why) == (
+            ended[spec.method_label].state,
+            ended[spec.method_label].why,
+        )
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_between_two_runs_is_replaced(tmp_path):
+    planned = specs(methods=["majority"], seeds=3)
+    states = []
+    for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
+        if event.outcome is None or event.again:
+            continue
+        states.append(event.outcome.state)
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+    assert states == ["done"] * 3
+
+
+@pytest.mark.slow
+def test_a_run_that_somebody_is_at_is_tried_again_at_the_end(tmp_path):
+    planned = specs(methods=["majority"], seeds=2)
+    answers = []
+    with contextlib.ExitStack() as held:
+        assert held.enter_context(claim(tmp_path / planned[0].folder))
+        for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
+            if event.outcome is not None:
+                answers.append((event.spec.seed, event.outcome.state, event.again))
+            if len(answers) == 2:
+                held.close()
+    assert answers == [(0, "elsewhere", True), (1, "done", False), (0, "done", False)]
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """One run: what it records, how it fails, and that evaluation is what it claims to be."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -419,3 +422,38 @@ def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
         assert run(spec, tmp_path, NO_DATA).state == "done"
         epochs[steps] = read_metrics(find(spec, tmp_path))["selected"]["epochs"]
     assert epochs == {None: 1, 4: 1, 9: 3}
+
+
+@pytest.mark.slow
+def test_processes_at_the_same_run_and_stage_leave_one_whole_run_without_any_lock(
+    tmp_path, monkeypatch
+):
+    """Three at one staged run with claims that do nothing, two of them killed on their way."""
+
+    @contextlib.contextmanager
+    def no_claim(target, *, until=None):
+        yield True
+
+    monkeypatch.setattr("mmbench.bench.run.run.claim", no_claim)
+    monkeypatch.setattr("mmbench.data.cache.claim", no_claim)
+    [spec] = specs(methods=[{"name": "momke", "args": {"dim": 8}}], trainer={"max_epochs": 2})
+    assert run(spec, tmp_path / "alone", NO_DATA).state == "done"
+    runs = tmp_path / "together"
+    children = []
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if run(spec, runs, NO_DATA).state == "done" else 1)
+        children.append(child)
+    for number, child in enumerate(children[:2]):
+        time.sleep(0.5 + number)
+        os.kill(child, signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes[2:] == [0, 0, 0]
+    found = find(spec, runs, read_up_to=None)
+    assert (found.state, found.why) == ("done", "")
+    assert run(spec, runs, NO_DATA).state == "done"
+    first, second = (
+        read_predictions(find(spec, r), "complete") for r in (tmp_path / "alone", runs)
+    )
+    np.testing.assert_array_equal(first["logits"], second["logits"])

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,8 +23,9 @@ from typing import Any
 
 from mmbench.bench.record import Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
+from mmbench.store import leftovers
 
-ATTEMPTS = 3  # to start a worker
+ATTEMPTS = 3  # to start a worker, and to have it begin a run
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Event:
         worker: Number of the worker.
         spec: Which run.
         outcome: How it ended.
-        again: Whether it is tried once more: somebody else was at it.
+        again: Whether it is tried once more: somebody else was at it, or the worker died before.
     """
 
     worker: int
@@ -85,6 +86,7 @@ def execute(
     waiting = deque((spec, False) for spec in specs)
     pools: dict[int, _Worker] = {}
     flying: dict[Future[Any], tuple[int, RunSpec, bool]] = {}
+    lost: Counter[str] = Counter()  # times that a worker died, by key of the run it was given
 
     def start(worker: int) -> Iterator[Event]:
         if not waiting:
@@ -118,6 +120,12 @@ def execute(
                     outcome = future.result()
                 except BrokenProcessPool:
                     outcome = Outcome("failed", pools.pop(worker).end())
+                    lost[spec.key] += 1
+                    if lost[spec.key] < ATTEMPTS and not leftovers(runs / spec.folder):
+                        waiting.appendleft((spec, patient))  # it died before it began this run
+                        yield Event(worker, spec, outcome, again=True)
+                        yield from start(worker)
+                        continue
                     with contextlib.suppress(OSError):  # without it the run is still waiting
                         record_failure(spec, runs, outcome.why)
                 except OSError as error:  # the disk is too full even for a record of the failure

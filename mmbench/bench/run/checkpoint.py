@@ -1,7 +1,7 @@
 """A training that was cut off goes on from its newest whole epoch, on any machine."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name("part")
-    write(part)
-    part.replace(path)
-
+from mmbench.store import write_file
 
 MINUTES = 1.0  # between two checkpoints, so that a short training writes none
 
