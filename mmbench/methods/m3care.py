@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
@@ -47,6 +48,7 @@ Features = Float[Tensor, "view batch dim"]  # 2M views: learned and plain, of ea
 BANDWIDTHS = (1.0, 2.0, 4.0)  # in units of half the mean squared distance
 LEAST_DEGREE = 1e-6  # a row without neighbours stays empty
 LEAST_BANDWIDTH = 1e-3  # below it, all embeddings are the same
+INSIDE = 0.1  # dropout of attention weights and hidden units of the fusion layers
 MOMENTUM = 0.1  # of what is remembered for evaluation, as in torch's BatchNorm
 
 
@@ -97,8 +99,7 @@ class M3Care(Method):
         self.weigh_own = nn.Linear(dim, 1)
         self.kind = nn.Parameter(0.02 * torch.randn(modalities, dim))
         self.fuse = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), PreNormBlock(dim, heads=h, dropout=dropout))
-            for h in (heads, 1)
+            nn.Sequential(nn.Linear(dim, dim), fusion_block(dim, h, dropout)) for h in (heads, 1)
         )
         self.head = nn.Sequential(
             nn.Linear(modalities * dim, 2 * dim),
@@ -155,6 +156,13 @@ class M3Care(Method):
             u = layer(u).relu()
         output: Tensor = self.head(u.flatten(1))
         return output
+
+
+def fusion_block(dim: int, heads: int, dropout: float) -> PreNormBlock:
+    """A transformer layer with one dropout for both branches and a smaller one inside them."""
+    block = PreNormBlock(dim, heads=heads, dropout=min(INSIDE, dropout))
+    block.drop = Dropout(dropout)
+    return block
 
 
 def norm(x: Embeddings) -> Float[Tensor, " modality"]:
