@@ -16,7 +16,8 @@ Differences from the paper:
 - As in the paper, zeroed tokens are attended to; `key_mask` leaves them out instead.
 - Auxiliary heads use plain cross-entropy (the paper: weighted cross-entropy and Dice).
 - Training hides a uniformly drawn subset of what a sample has, so that natural gaps are allowed.
-- AdamW without a schedule, as every method of the suite, for Adam with a polynomial decay.
+- Four heads of width 32 and MLPs of 4D (the released code: eight of 64, and 8D); AdamW without a
+  schedule, as every method of the suite, for Adam with a polynomial decay.
 """
 
 import torch

@@ -10,34 +10,46 @@ Notation: presence = c (B, M); g (B, M, D) global vectors; t (B, M, C, D) local 
 after cross-attention, x = X_agg = Σ_m z_m, d = d_m decoded, full = c z + (1 - c) d, each at two
 levels L = 2 (global, local); h (B, D) what is classified; P ordered pairs of modalities; E experts,
 K asked.
+What stands on what: only a summary of the paper and its released code could be read. The summary
+gives the parts (global and local views, 16 components, 5 experts of which 2 answer, decoding from
+the sum, both contrastive losses after a warm-up of 10 epochs, one summed loss). All else, such as
+blocks, activations, the weights of the losses and the prototypes' moves, is the release's.
 Differences from the paper:
-- Any modalities take the place of slides, genes and reports. Global vector: gated attention for
-  bags, a three-layer MLP for vectors, the suite's encoder for sequences. Local tokens of bags and
-  sequences: one mixture for all training samples, fitted in `prepare`; a sample's tokens are the
-  posterior-weighted means of its own instances (see `DiagonalMixture`; the paper fits each slide
-  anew). Of vectors: C groups of features in their order, one small self-normalising network each,
-  or every feature a token of a shared network, pooled by C heads (`vector_tokens: genes`, the
-  released code; it loses which gene is which). Of images, volumes and tokens: those of the suite's
-  encoder, whose mean gives the global vector.
-- The paper's expert layer leaves one token of C, the one with the largest score, but no gradient
-  reaches that score. Here the score learns, straight through the choice. Only the token left is
-  computed; the zeros are alike, and one of them stands for all, with one dropout mask for all.
+- Any modalities take the place of slides, genes and reports. Global vectors are those of the
+  suite's encoders: gated attention for bags, layers that see the whole for vectors (the release:
+  three layers as wide as the vector). Local tokens of bags and sequences: one mixture for all
+  training samples, fitted in `prepare`; a sample's tokens are the posterior-weighted means of its
+  own instances (see `DiagonalMixture`; the paper fits each slide anew). Of vectors, images, volumes
+  and texts: those of the suite's encoder, whose mean gives the global vector; a vector of F < C
+  features has F different ones. The summary names mixtures for vectors, too, but a vector is one
+  instance. `vector_tokens: genes`, the released code's, makes every feature a token of a shared
+  network, pooled by C heads; it loses which gene is which.
+- All C tokens pass the local experts. The released code, whose comment says three, leaves one, that
+  with the largest score, but no gradient reaches that score. With `active_k` below C the score
+  learns here, straight through the choice; only tokens left are computed; the zeros are alike, and
+  one of them stands for all, with one dropout mask for all.
+- Local tokens are added up before they are decoded and classified, as released: components of a
+  mixture have no order by which a head could read them side by side.
+- Of an absent modality the local experts see zeros and answer with a constant, as released, which
+  the other modalities read.
 - Contrastive losses leave absent modalities out; the released code has them as rows of zeros.
 - Prototypes move with a momentum of 0.9 instead of 0.999, from the first samples instead of
   random vectors, and take all samples of a class; the prototype loss has the true label as target.
 - Attention over a single vector, at the global level, is a sigmoid gate, as released.
 - The warm-up before the contrastive losses is 10 epochs, or half of a run of fewer than 20.
-- Dropout has one rate, and none is inside the gates of attention pooling. Experts and decoders
-  have GELU; norms have the biased variance, as everywhere in the suite.
+- Dropout has one rate, and none is inside the gates of attention pooling. Norms have the biased
+  variance, as everywhere in the suite.
 - Several labels: each is a class whose members are its positives, with binary cross-entropy. A
   regression has no classes, and so no prototypes.
 - AdamW without a schedule, as every method of the suite.
-`official` puts back what the released code computes: gene tokens; three steps of AdamW for each
-batch (supervised, symmetric, prototypes), each from a forward pass of its own; warm-up of the
-learning rate and cosine; a local score that never learns; zero rows among the negatives; momentum
-0.999 from random unit vectors, with correctly classified samples alone; and the class of largest
-posterior as target of the prototype loss. Its draws of patches and masks belong to data and
-scenario.
+`official` puts back what the released code computes: its encoders of bags and vectors, gene tokens,
+one local token, norms by the unbiased standard deviation (with copied weights, logits are the
+released module's to 1e-5); three steps of AdamW for each batch (supervised, symmetric, prototypes),
+each from a forward pass of its own; warm-up of the learning rate and cosine; a local score that
+never learns; zero rows among the negatives; momentum 0.999 from random unit vectors, with correctly
+classified samples alone; and the class of largest posterior as target of the prototype loss. Its
+encoder of a vector is as wide as the vector, but no wider than 5,000. Its draws of patches and
+masks, and its scaling of every row to mean 0 and variance 1, belong to data and scenario.
 """
 
 import math

@@ -10,7 +10,7 @@ s = s_m specific (B, M, D); f = f_m fused (B, M, D).
 Differences from the paper:
 - The paper segments volumes. This is its classification form: the suite's own encoders are the
   stems, shared and specific encoders are two-layer MLPs on their vectors, the decoder is a
-  two-layer head.
+  two-layer head, as in the paper's own experiments on classification.
 - Both auxiliary losses leave missing entries out, as the paper says; its released code computes
   them on zero images, too.
 - The mean over all available shared features fills a gap, as in Eq. 3; the released code takes
@@ -20,6 +20,7 @@ Differences from the paper:
   any. The released code draws once a batch, of one sample, and after a first run in which all
   modalities are seen; here every sample has its own draw, from the start. What is hidden takes no
   part in the auxiliary losses either.
+- Alignment takes all pairs of modalities, as in the paper; the released code a ring of them.
 - AdamW instead of SGD or Adam with a schedule, as for every method of the suite.
 """
 
