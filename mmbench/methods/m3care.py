@@ -21,8 +21,12 @@ Differences from the paper:
 - The released code also demands that the sample that is filled has the modality, so it has no
   neighbour at all and all gaps get one and the same vector; `variant="official"` does both.
 - Every modality is filled and compared; in the released notebook, the two text modalities.
-- Fusion layers are pre-norm, with a learned embedding for each modality and no other position.
-  Embeddings are the suite's; the task is learned with AdamW.
+- Fusion layers are pre-norm with GELU inside, with a learned embedding for each modality and no
+  other position. Dropout is where the released code has it: 0.5 of the branches of the fusion
+  layers and of the head's hidden units, 0.1 of attention weights and of hidden units inside the
+  layers. Embeddings, and the dropout in them, are the suite's.
+- AdamW at 3e-4 without clipping of gradients; the released code takes Adam at 1e-4 with a weight
+  decay of 1e-4 and norms of gradients clipped at 20, for 100 epochs of batches of 512.
 """
 
 from collections.abc import Iterable
@@ -63,7 +67,8 @@ class M3Care(Method):
         threshold: Logit of the similarity that makes neighbours, where it starts; 0 = 0.5.
         stabiliser: Weight of the loss that keeps the size of embeddings in the kernels, >= 0.
         anchors: Training samples kept as neighbours in evaluation, >= 1.
-        dropout: In [0, 1).
+        dropout: Of the branches of the fusion layers and in the head, in [0, 1); inside the
+            layers 0.1, or this if it is less.
         lr: Learning rate of AdamW.
     """
 
