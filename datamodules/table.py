@@ -98,7 +98,7 @@ class Table(DataModule):
         kinds: Modality -> kind; vector unless said otherwise.
         task: Classes to choose from, 0 / 1 for each column, or numbers.
         separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
-            target column. Labels are the words that occur, in the order of text.
+            target column. Labels are the words that occur, in the order of classes.
         unlabelled: Whether rows without a label, and rows of modalities without a row of labels,
             are refused or left out.
         indicators: Whether a feature that is empty for some training samples gets another beside

@@ -181,7 +181,7 @@ def describe_data(
     )
     _print_patterns({split: gap.patterns for split, gap in gaps.items()})
     _print_target(task, splits)
-    for note in getattr(data, "notes", tuple)():
+    for note in data.notes():
         typer.echo(f"note     {note}")
 
 

@@ -129,7 +129,7 @@ def _outputs(method: Method, batch: Batch) -> Tensor:
 
 def evaluation_is_ours(cls: type[Method], task: Task) -> None:
     """Validation and test steps are the suite's."""
-    for name in ("validation_step", "test_step", "decide", "row_loss", "task_loss"):
+    for name in ("validation_step", "test_step", "compare_candidates", "row_loss", "task_loss"):
         assert getattr(cls, name) is getattr(Method, name), f"{name} must not be overridden"
 
 
@@ -357,7 +357,7 @@ class _Enough(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Method)
-        pl_module.decide([(self.batch.blind(), self.batch.target)])
+        pl_module.compare_candidates([(self.batch.blind(), self.batch.target)])
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any

@@ -242,7 +242,7 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
-    def targets(self, split: Split) -> NDArray[Any]:
+    def raw_target(self, split: Split) -> NDArray[Any]:
         """Targets of a split as its file has them, in order of sample; no mask is drawn."""
         samples = self.samples(split)
         target: NDArray[Any] = samples.target[self._limited(samples, split)]
@@ -262,7 +262,7 @@ class DataModule(LightningDataModule, ABC):
     def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
         # one index list a batch: a batch is gathered at once, never sample by sample
         batches = BatchSampler(sampler, self.batch_size, drop_last=False)
-        blind = None if split == "train" else Batch.blind
+        blind: Any = None if split == "train" else Batch.blind
         # a loader draws a number when it begins: one of its own, so that a training that goes on
         # from a checkpoint finds the global generator where it was
         own = torch.Generator()

@@ -242,7 +242,7 @@ class Method(LightningModule, ABC):
 
     @final
     @torch.no_grad()
-    def decide(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
+    def compare_candidates(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
         """Compare the candidates by their loss; the runner calls this in every epoch.
 
         Args:

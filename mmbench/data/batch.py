@@ -34,7 +34,7 @@ class Withheld(Tensor):
             "the target of a validation or test batch was read; predict from inputs and presence"
         )
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # torch's has no types
         """Its name, so that a batch can be printed."""
         return "withheld"
 

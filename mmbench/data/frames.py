@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbench.data.files import stamp
 from mmbench.registry import suggest
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -131,26 +132,25 @@ def read_frame(
         ValueError: If it cannot be read, lacks a column or repeats an id; the message names file
             and row and says what to do.
     """
-    known = path.stat()
-    stamp = (known.st_size, known.st_mtime_ns)
     wanted = None if only is None else tuple(only)
-    return _read(path, stamp, id_column, wanted, numbers=only is None and not text)
+    numbers = only is None and not text
+    return _read(path, tuple(stamp(path)), id_column, wanted, numbers=numbers)
 
 
 @lru_cache(maxsize=KEPT_FILES)
 def _read(
     path: Path,
-    stamp: tuple[int, int],
+    stamped: tuple[int, ...],
     id_column: str,
     only: tuple[str, ...] | None,
     *,
     numbers: bool,
 ) -> Frame:
-    del stamp  # part of the cache's key alone: a file that was edited is read again
+    del stamped  # part of the cache's key alone: a file that was edited is read again
     commas = False
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
-    elif {".csv", ".tsv", ".txt"} & set(path.suffixes):
+    elif {".csv", ".tsv", ".txt"} & _endings(path):
         columns, notes, commas = _csv(path, id_column, only, numbers=numbers)
     else:
         raise ValueError(f"{path} is none of .csv, .tsv, .parquet and .npz")
@@ -268,8 +268,12 @@ def to_numbers(
     return numbers, np.isnan(numbers) & ~empty.to_numpy(bool)
 
 
+def _endings(path: Path) -> set[str]:
+    return {ending.lower() for ending in path.suffixes}
+
+
 def _is_parquet(path: Path) -> bool:
-    return ".parquet" in path.suffixes
+    return ".parquet" in _endings(path)
 
 
 def _is_number(column: "pd.Series[Any]") -> bool:
@@ -416,7 +420,7 @@ def _head(path: Path, id_column: str) -> tuple[str, list[str]]:
     """Separator and names of the columns, "" for one without."""
     wanted = (id_column, "") if UNNAMED.fullmatch(id_column) else (id_column,)
     best: tuple[tuple[bool, int], str, list[list[str]]] | None = None
-    for separator in ("\t",) if ".tsv" in path.suffixes else SEPARATORS:
+    for separator in ("\t",) if ".tsv" in _endings(path) else SEPARATORS:
         rows = list(islice(_records(path, separator), PEEK))
         if not rows:
             raise ValueError(f"{path} is empty")

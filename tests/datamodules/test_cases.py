@@ -291,8 +291,8 @@ def test_what_is_predicted_is_never_a_feature(root):
 # --- what a column of features holds -------------------------------------------------------------
 
 
-def column(root, values, head="y", **arguments):
-    rows = [["id", head], *([one, values[k % len(values)]] for k, one in enumerate(IDS))]
+def column(root, values, **arguments):
+    rows = [["id", "y"], *([one, values[k % len(values)]] for k, one in enumerate(IDS))]
     (root / "a.csv").write_text(lines(rows))
     return table(root, **arguments)
 
@@ -404,10 +404,27 @@ def test_parquet_columns_are_read_by_what_they_hold(root):
 def test_seconds_since_1970_keep_their_hundredths(root):
     seconds = [1700000009.46 + 0.01 * k for k in range(N)]
     inputs, _, _ = whole(column(root, seconds))
-    np.testing.assert_array_equal(inputs["a"][:, 0], seconds)
+    np.testing.assert_allclose(inputs["a"][:, 0], seconds, rtol=1e-15)
     np.savez(root / "a.npz", id=IDS, x=np.array(seconds)[:, None])
     inputs, _, _ = whole(table(root, files={"a": "a.npz"}))
     np.testing.assert_array_equal(inputs["a"][:, 0], seconds)
+
+
+def test_an_offset_makes_no_difference_to_what_a_method_sees(root):
+    def seen(first):
+        data = column(root, [f"{first + k}.5" for k in range(N)], batch_size=N)
+        return next(data.batches("train")).inputs["a"].numpy()
+
+    assert seen(0).std() > 0.9
+    np.testing.assert_allclose(seen(1_700_000_000), seen(0), atol=1e-6)
+
+
+def test_a_factor_makes_no_difference_to_what_a_method_sees(root):
+    def seen(unit):
+        data = column(root, [f"{k}{unit}" for k in range(N)], batch_size=N)
+        return next(data.batches("train")).inputs["a"].numpy()
+
+    np.testing.assert_allclose(seen("e-9"), seen(""), atol=1e-6)
 
 
 def test_small_numbers_are_numbers(root):

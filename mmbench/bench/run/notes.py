@@ -19,13 +19,14 @@ def notes(data: DataModule) -> list[str]:
 def _about_targets(data: DataModule) -> list[str]:
     task = data.task
     if task.kind == "regression":
-        constant = np.ptp(data.targets("train"), axis=0) == 0
+        target = data.raw_target("train")
+        constant = [bool((column == column[0]).all()) for column in target.T]
         return [
             f"the target {name} is constant in training"
             for name, same in zip(task.outputs, constant, strict=True)
             if same
         ]
-    seen = {split: _counts(data.targets(split), task.num_outputs) for split in SPLITS}
+    seen = {split: _counts(data.raw_target(split), task.num_outputs) for split in SPLITS}
     word = "class" if task.kind == "single_label" else "label"
     found = []
     for split in ("val", "test"):
@@ -41,7 +42,7 @@ def _about_targets(data: DataModule) -> list[str]:
         only = np.flatnonzero(seen[split])
         if len(only) == 1:
             found.append(f"all samples of {split} are of the class {task.outputs[only[0]]!r}")
-    classes, n = int((seen["train"] > 0).sum()), len(data.targets("train"))
+    classes, n = int((seen["train"] > 0).sum()), len(data.raw_target("train"))
     if classes > 1 and classes * 2 > n:
         found.append(
             f"training has {classes} classes for {n} samples; is the target a number to predict?"
@@ -54,9 +55,9 @@ def _counts(target: np.ndarray, outputs: int) -> np.ndarray:
 
 
 def _about_modalities(data: DataModule) -> list[str]:
-    shown = data.split("train").presence.any(axis=0)
+    shown = np.asarray(data.split("train").presence.any(axis=0))
     return [
         f"training never shows the modality {name}"
-        for name, once in zip(data.task.names, shown, strict=True)
+        for name, once in zip(data.task.names, shown.tolist(), strict=True)
         if not once
     ]

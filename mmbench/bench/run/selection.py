@@ -25,7 +25,7 @@ def require_defined(data: DataModule, metric: str) -> None:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
             targets, and the like.
     """
-    target, task = data.targets("val"), data.task
+    target, task = data.raw_target("val"), data.task
     probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
     if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
         alike = len(target) and bool((target == target[0]).all())
@@ -83,7 +83,7 @@ class KeepBest(Callback):
         assert isinstance(pl_module, Method)
         val, device = self.data.split("val"), pl_module.device
         batches: Any = trainer.val_dataloaders
-        pl_module.decide(
+        pl_module.compare_candidates(
             (batch.to(device), val.target_of(batch.sample_id).to(device)) for batch in batches
         )
 
