@@ -194,17 +194,8 @@ class Table(DataModule):
         return self._content[1].take(rows_of(self._part, split))
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out or filled in, and what looks unlike the task, a line each."""
-        return (*self._labels.notes, *self._doubts(), *self._content[2])
-
-    def _doubts(self) -> list[str]:
-        classes, n = len(self._outputs), len(self._labels.ids)
-        if self.task_kind == "single_label" and classes * 2 > n:
-            return [
-                f"{self.labels_file}: {self.targets[0]} has {classes} classes for {n} samples; if "
-                "it is a number to predict, say task: regression"
-            ]
-        return []
+        """What was left out, turned or filled in, a line each."""
+        return (*self._labels.notes, *self._content[2])
 
     # --- labels ---
 
@@ -403,8 +394,6 @@ class Table(DataModule):
                 lengths[name] = np.zeros(n, np.int64)
                 lengths[name][found.rows] = found.length
             notes += found.notes
-            if not presence[rows_of(self._part, "train"), column].any():
-                notes.append(f"{file}: no training sample has the modality {name}")
         if not (some := presence.any(axis=1)).all():
             row = int(np.flatnonzero(~some)[0])
             frame = self._labels

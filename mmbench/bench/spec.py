@@ -24,7 +24,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
 Fold = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 1  # raised when the same words come to mean another run
-PLACEMENT = ("accelerator",)  # trainer settings that say where, not what; no part of the key
+# trainer settings that say where and how safely, not what; no part of the key
+PLACEMENT = ("accelerator", "checkpoint_minutes")
 
 
 class _Strict(BaseModel):
@@ -81,6 +82,8 @@ class TrainerSpec(BaseModel):
         min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
             added until they are taken. None = epochs alone decide.
         patience: Stop after so many epochs without a better validation score; None = never.
+        checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
+            cut off goes on; no part of the key.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
 
@@ -93,6 +96,7 @@ class TrainerSpec(BaseModel):
     batch_size: Count = 64
     min_steps: Count | None = None
     patience: Count | None = None
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
 

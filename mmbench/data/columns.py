@@ -1,6 +1,7 @@
 """Turns the columns of a user's file into the features of a vector, by what they hold."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,15 +71,7 @@ def features(frame: Frame, train: NDArray[np.bool_], *, indicators: bool = False
     x = np.concatenate([b.x for b in blocks], axis=1) if blocks else frame.numbers.copy()
     widths = [b.x.shape[1] for b in blocks] or [1] * len(frame.names)
     starts = np.cumsum([0, *widths])[:-1]
-    with np.errstate(over="ignore"):
-        wrong = np.isinf(x.astype(np.float32))  # 1e60, too, stands for something else
-    if wrong.any():
-        row, place = np.argwhere(wrong)[0]
-        name = frame.names[int(np.searchsorted(starts, place, side="right")) - 1]
-        raise ValueError(
-            f"{frame.where(int(row))}, column {name}: {f'{x[row, place]:g}'!r} is no finite "
-            "number; empty the cell, or write what it stands for"
-        )
+    _require_finite(frame, x, starts)
     empty = np.isnan(x)
     present = ~empty.all(axis=1)
     cells = empty[np.ix_(present, starts)]
@@ -88,18 +81,51 @@ def features(frame: Frame, train: NDArray[np.bool_], *, indicators: bool = False
             f"{frame.path.name}: empty cells filled with the median (of categories: the most "
             f"frequent one) of training; cells: {int(cells.sum())}, rows: {rows}"
         )
-    modes = {start: b.mode for start, b in zip(starts, blocks, strict=False) if b.mode is not None}
-    for k in starts[empty[:, starts].any(axis=0)]:
-        if k in modes:
-            x[empty[:, k], k : k + len(modes[k])] = modes[k]
-    for k in np.flatnonzero(np.isnan(x).any(axis=0)):
-        seen = x[train & ~empty[:, k], k]
-        x[empty[:, k], k] = np.median(seen) if len(seen) else 0.0
+    modes = {
+        int(start): block.mode
+        for start, block in zip(starts, blocks, strict=False)
+        if block.mode is not None
+    }
+    _fill(x, empty, train, modes)
     if indicators:
         gaps = empty[:, starts][:, empty[np.ix_(train & present, starts)].any(axis=0)]
         x = np.concatenate([x, gaps], axis=1)
     x[~present] = 0.0
     return Features(exact(x), present, tuple(notes))
+
+
+def _require_finite(frame: Frame, x: NDArray[np.float64], starts: NDArray[np.int_]) -> None:
+    """Refuse infinities and what float32 has no number for: 1e60, too, stands for something."""
+    with np.errstate(over="ignore"):
+        wrong = np.isinf(x.astype(np.float32))
+    if wrong.any():
+        row, place = np.argwhere(wrong)[0]
+        name = frame.names[int(np.searchsorted(starts, place, side="right")) - 1]
+        raise ValueError(
+            f"{frame.where(int(row))}, column {name}: {f'{x[row, place]:g}'!r} is no finite "
+            "number; empty the cell, or write what it stands for"
+        )
+
+
+def _fill(
+    x: NDArray[np.float64],
+    empty: NDArray[np.bool_],
+    train: NDArray[np.bool_],
+    modes: Mapping[int, NDArray[np.float64]],
+) -> None:
+    """Fill empty cells, in place.
+
+    Args:
+        x: (row, feature).
+        empty: Where it is NaN.
+        train: Rows of training.
+        modes: First feature of a category -> what its features are where its cell is empty.
+    """
+    for first, mode in modes.items():
+        x[empty[:, first], first : first + len(mode)] = mode
+    for k in np.flatnonzero(np.isnan(x).any(axis=0)):
+        seen = x[train & ~empty[:, k], k]
+        x[empty[:, k], k] = np.median(seen) if len(seen) else 0.0
 
 
 @dataclass(frozen=True)
@@ -128,10 +154,10 @@ def _column(frame: Frame, k: int, train: NDArray[np.bool_], notes: list[str]) ->
         found = np.full((len(column), 1), np.nan)
         found[there, 0] = [float(v) for v in values]
         return _Block(found)
-    row = int(np.flatnonzero(there)[0])
-    what = type(values[0]).__name__
+    place = next((k for k, v in enumerate(values) if not isinstance(v, int | float)), 0)
+    row, what = int(np.flatnonzero(there)[place]), type(values[place]).__name__
     raise ValueError(
-        f"{frame.where(row)}, column {name} holds {what}, such as {values[0]!s}, and no number; "
+        f"{frame.where(row)}, column {name} holds {what}, here {values[place]!s}, and no number; "
         + (_DATES if pd.api.types.is_datetime64_any_dtype(column.dtype) or what in _DATE_TYPES
            else "write numbers, or take the column out")
     )  # fmt: skip

@@ -95,8 +95,8 @@ class Frame:
             others={new: self.others[old] for new, old in enumerate(kept) if old in self.others},
             notes=(
                 *self.notes,
-                f"{self.path.name}: {', '.join(gone)} is named by target, split or group and no "
-                "feature; left out",
+                f"{self.path.name}: left out {', '.join(gone)}, since target, split or group is "
+                "no feature",
             ),
         )
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from datamodules.table import Table
+from mmbench.bench.run.notes import notes
 from mmbench.bench.spec import bind
 from mmbench.data.missingness import natural
 from mmbench.data.samples import SPLITS
@@ -279,7 +280,7 @@ def test_what_is_predicted_is_never_a_feature(root):
     inputs, _, _ = whole(data)
     assert inputs["a"].tolist() == [[k + 0.25, -k] for k in range(N)]
     assert data.notes() == (
-        "all.csv: outcome, split is named by target, split or group and no feature; left out",
+        "all.csv: left out outcome, split, since target, split or group is no feature",
     )
     (root / "all.csv").write_text(lines([["outcome", *rows[0][1:]], *rows[1:]]))
     refused(
@@ -535,9 +536,9 @@ def test_targets_keep_the_digits_of_the_file(root):
 
 def test_nearly_as_many_classes_as_samples_are_noted(root):
     (root / "labels.csv").write_text(lines(labels([k / 7 for k in range(N)])))
-    [note] = table(root).notes()
-    assert note.startswith("labels.csv: label has 30 classes for 30 samples")
-    assert "task: regression" in note
+    assert "training has 18 classes for 18 samples; is the target a number to predict?" in notes(
+        table(root)
+    )
 
 
 def test_a_class_that_training_never_shows_has_an_output(root):
@@ -548,11 +549,15 @@ def test_a_class_that_training_never_shows_has_an_output(root):
     assert data.describe().outputs == ("blue", "green", "red", "violet")
     assert 3 not in data.load("train").target
     assert data.load("test").target[-1] == 3
+    [note] = notes(data)
+    assert note.startswith("1 of 4 class names occur in test and never in training, such as 'viol")
 
 
 def test_one_class_is_one_output(root):
     (root / "labels.csv").write_text(lines(labels(["red"])))
-    assert table(root).describe().outputs == ("red",)
+    data = table(root)
+    assert data.describe().outputs == ("red",)
+    assert "all samples of train are of the class 'red'" in notes(data)
 
 
 def test_rows_without_a_label_are_refused_or_left_out(root):
@@ -657,7 +662,7 @@ def test_a_modality_that_is_never_there_is_refused_before_anything_runs(root):
     (root / "b.csv").write_text(lines([["id", "w", "x"], *([i, "", ""] for i in IDS)]))
     refused(table(root), "b.csv has no row with a value")
     (root / "b.csv").write_text(lines([numbers()[0], numbers()[-1]]))
-    assert "b.csv: no training sample has the modality b" in table(root).notes()
+    assert notes(table(root)) == ["training never shows the modality b"]
 
 
 def test_a_modality_whose_name_yaml_reads_as_a_truth_value_is_refused_with_the_way_out(root):

@@ -22,6 +22,7 @@ from mmbench.registry import DATASETS, METHODS, suggest
 OURS = (
     "max_epochs",
     "batch_size",
+    "checkpoint_minutes",
     "min_steps",
     "patience",
     "threads",

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,16 +12,18 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
 from mmbench.bench.run.build import OURS
+from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
+from mmbench.data.digest import digest
 from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
 from mmbench.store import write_json, write_text
@@ -104,15 +105,24 @@ def _train_stage(
     )
     alone = len(method.stages) == 1
     logs = folder if alone else folder / f".{stage.name}"
+    identity, home = _identity(spec, folder, data, method, stage)
+    minutes = spec.trainer_args.get("checkpoint_minutes", 1.0)
+    checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
     steps_an_epoch = len(data.train_dataloader())
-    trainer = _trainer(spec, logs, keep, stage.epochs, steps_an_epoch)
+    trainer = _trainer(spec, logs, [keep, checkpoints], stage.epochs, steps_an_epoch)
 
     def fit() -> dict[str, Any]:
-        began = time.perf_counter()
-        trainer.fit(method, datamodule=Fitting(data))
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        train_s = time.perf_counter() - began
+        if stage.shared:
+            seed_everything(spec.seed)  # whoever trains it comes from elsewhere
+        going_on = checkpoints.newest
+        try:
+            trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
+                raise KeyboardInterrupt from error
+            raise
+        train_s = checkpoints.seconds
+        checkpoints.finish()
         flops = None if alone else metered("operations", lambda: flops_of_loss(method, data))
         keep.restore(method)
         return {
@@ -133,7 +143,7 @@ def _train_stage(
         return fit(), trainer, logs / CURVE
 
     def build(part: Path) -> None:
-        words = fit()
+        record = fit()
         frozen = {name for name, p in method.named_parameters() if not p.requires_grad}
         kept = {
             name: value.detach().cpu().clone()
@@ -141,32 +151,39 @@ def _train_stage(
             if name not in frozen and (stage.covers(name) or not stage.shared)
         }
         save_file(kept, part / "weights.safetensors")
-        write_json(part / "stage.json", words)
+        write_json(part / "stage.json", record)
         shutil.move(logs / CURVE, part / CURVE)
         logs.rmdir()
 
-    # weights of other sources are another method's
-    words: dict[str, Any] = {"stage": asdict(stage)}
-    beside = folder.parents[len(spec.folder.parts) - 1]
-    home = beside / STAGES / spec.key
-    if stage.shared:
-        home = beside / SHARED
-        same = replace(spec, method="", method_args={}, method_label="", data_label="")
-        words |= same.to_json()
-        # all that derive from the class that says what the stages are may share them
-        definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
-        words |= made_by(definer, data)
-        seed_everything(spec.seed)  # whoever trains it comes from elsewhere
-    else:
-        words |= made_by(type(method), data)
-    made = cached(words, build, home=home)
+    made = cached(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     record = dict(json.loads((made / "stage.json").read_text(encoding="utf-8")))
     return record, trainer, made / CURVE
 
 
+def _identity(
+    spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage
+) -> tuple[dict[str, Any], Path]:
+    """What decides the outcome of a stage, and where that and its checkpoints lie.
+
+    Weights of other sources are another method's.
+    """
+    words: dict[str, Any] = {"stage": asdict(stage)}
+    beside = folder.parents[len(spec.folder.parts) - 1]
+    if not stage.shared:
+        return words | made_by(type(method), data), beside / STAGES / spec.key
+    same = replace(spec, method="", method_args={}, method_label="", data_label="")
+    # all that derive from the class that says what the stages are may share them
+    definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
+    return words | same.to_json() | made_by(definer, data), beside / SHARED
+
+
 def _trainer(
-    spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None, steps_an_epoch: int
+    spec: RunSpec,
+    folder: Path,
+    callbacks: list[Callback],
+    epochs: int | None,
+    steps_an_epoch: int,
 ) -> Trainer:
     least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
@@ -175,7 +192,7 @@ def _trainer(
         "plugins": [_alone()],
         "accelerator": "auto",
         "logger": CSVLogger(folder, name="", version=""),
-        "callbacks": [keep],
+        "callbacks": callbacks,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
