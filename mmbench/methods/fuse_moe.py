@@ -348,6 +348,7 @@ class ReleasedMoE(FusionMoE):
         for m, x in enumerate(e):
             gates = route(clean[m], scale[m], self.k, noise=noise[m]).gates
             bank = self.experts[m if self.router == "disjoint" else 0]
+            assert isinstance(bank, Experts)
             mixture = (gates[:, :, None] * bank.apart(x).softmax(2)).sum(1)
             update = update + torch.where(mixture == 0, EPSILON, mixture).log()
         parts = update.view(batch, modalities, -1).transpose(0, 1)

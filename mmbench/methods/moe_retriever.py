@@ -51,6 +51,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
+from mmbench.data.hashing import hashed
 from mmbench.data.missingness import pattern_name
 from mmbench.data.task import Task
 from mmbench.layers.attention import SelfAttention
@@ -64,7 +65,7 @@ from mmbench.layers.moe import (
     Routing,
     SparseBlock,
 )
-from mmbench.layers.retrieval import Draw, SupportBank, candidates, hashed, queries
+from mmbench.layers.retrieval import Draw, SupportBank, candidates, queries
 from mmbench.method import Applies, Method, Paper, Stage
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -485,20 +486,23 @@ class MoERetriever(Method):
         query's own.
 
         Returns:
-            `pattern` (U,) names of those that occurred; `expert` (E,) names: a modality's own,
-            numbered from 1, then the shared ones; `expert_share` (U, E), a pattern's choices
-            over the experts, rows sum to 1; `pattern_share` (U, E), an expert's choices over the
-            patterns, columns sum to 1 or are zero; `fallbacks` (3,), the queries, those without
-            a supporting group, those without any sample to draw.
+            `router_pattern` (U,) names of those that occurred; `router_expert` (E,) names: a
+            modality's own, numbered from 1, then the shared ones; `router_weight` (U, E), a
+            pattern's choices over the experts, rows sum to 1 (Fig. 3b); `pattern_share` (U, E),
+            an expert's choices over the patterns, columns sum to 1 or are zero (Fig. 3c);
+            `fallbacks` (3,), the queries, those without a supporting group, those without any
+            sample to draw.
         """
         routed = self.routed.cpu().numpy()
         codes = routed.sum(1).nonzero()[0]
         counts, names = routed[codes], self.task.names
         presence = (codes[:, None] >> np.arange(len(names)) & 1).astype(bool)
         return {
-            "pattern": np.array([pattern_name(row, names) for row in presence], dtype=np.str_),
-            "expert": np.array(self.experts),
-            "expert_share": counts / counts.sum(1, keepdims=True),
+            "router_pattern": np.array(
+                [pattern_name(row, names) for row in presence], dtype=np.str_
+            ),
+            "router_expert": np.array(self.experts),
+            "router_weight": counts / counts.sum(1, keepdims=True),
             "pattern_share": counts / counts.sum(0, keepdims=True).clip(1),
             "fallbacks": self.fallbacks.cpu().numpy(),
         }

@@ -213,19 +213,21 @@ def test_routing_shares_know_the_patterns_and_the_pools():
         method(make_batch(TASK, presence))
     shown = method.diagnostics()
     # own tokens under the sample's own pattern, retrieved ones under that of who lends them
-    assert shown["pattern"].tolist() == ["i+g+b", "g+c+b", "i+g+c+b"]
-    assert shown["expert"].tolist() == [
+    assert shown["router_pattern"].tolist() == ["i+g+b", "g+c+b", "i+g+c+b"]
+    assert shown["router_expert"].tolist() == [
         *(f"{name}_{e}" for name in "igcb" for e in (1, 2, 3)),
         "shared_1",
         "shared_2",
     ]
-    lacks_c, lacks_i, whole = shown["expert_share"]
-    assert shown["expert_share"].sum(1).tolist() == pytest.approx([1, 1, 1])
+    lacks_c, lacks_i, whole = shown["router_weight"]
+    assert shown["router_weight"].sum(1).tolist() == pytest.approx([1, 1, 1])
     assert lacks_i[3:12].sum() == 0  # pools of the other modalities are closed
     assert lacks_c[[0, 1, 2, 3, 4, 5, 9, 10, 11]].sum() == 0
     assert whole[[3, 4, 5, 9, 10, 11]].sum() == 0  # the only sample to have all three and the gap
     assert whole[:3].any()
     assert whole[6:9].any()
+    used = shown["pattern_share"].sum(0)
+    assert used[used > 0].tolist() == pytest.approx([1] * int((used > 0).sum()))
     assert shown["fallbacks"].tolist() == [8, 0, 0]
     assert method.eval().diagnostics()["fallbacks"].tolist() == [0, 0, 0]  # the next evaluation
 
