@@ -102,7 +102,16 @@ def _fail(message: str, *, code: int) -> NoReturn:
 class _Sweep:
     """A suite with its runs and where they lie."""
 
-    def __init__(self, words: Sequence[str] | None, results: Path, limit: int | None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str] | None,
+        results: Path,
+        limit: int | None,
+        data_root: Path,
+        *,
+        look: bool = False,
+    ) -> None:
+        from mmbench.bench.content import Contents
         from mmbench.bench.plan import plan
         from mmbench.bench.record import find
         from mmbench.bench.spec import load_suite
@@ -121,7 +130,10 @@ class _Sweep:
         suffix = "" if self.suite.limit is None else f"-limit{self.suite.limit}"
         self.folder = results / f"{self.suite.name}{suffix}"
         self.runs_folder = self.folder / "runs"
-        self.specs = plan(self.suite)
+        self.contents = Contents(self.folder, data_root, _examine)
+        if look:  # all others believe what is remembered as long as the data are unchanged
+            self.contents.look(self.suite)
+        self.specs = plan(self.suite, self.contents.of)
         self._find = find
 
     def runs(self) -> list[Any]:
@@ -141,6 +153,12 @@ class _Sweep:
         robust = robustness(runs, compare=compare, records=records, kept=kept)
         kept.write()
         return board, robust
+
+
+def _examine(entry: Any, root: Path) -> Any:
+    from mmbench.bench.run.build import examine
+
+    return examine(entry, root)
 
 
 @app.command()
@@ -164,7 +182,7 @@ def run(
     Finished runs are kept: the same command again does what is left, failed runs included.
     Exit code 0: all fine; 1: some runs failed; 2: the input is wrong.
     """
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root, look=True)
     if dry_run:
         _show_plan(sweep)
         return
@@ -176,6 +194,7 @@ def run(
         if (spec.seed, spec.fold) == (first.seed, first.fold):
             check(spec, data_root)
     _require_writable(sweep.folder)
+    sweep.contents.write()
     finished = {"skipped"} if overwrite else {"done", "skipped"}
     found = sweep.runs()
     for item in found:
@@ -270,10 +289,14 @@ def _carry_out(
 
 @app.command("plan")
 def plan_command(
-    words: Words = None, *, limit: Limit = None, results: Results = Path("results")
+    words: Words = None,
+    *,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """Say how many trainings a suite asks for and how many are finished; runs nothing."""
-    _show_plan(_Sweep(words, results, limit))
+    _show_plan(_Sweep(words, results, limit, data_root))
 
 
 def _show_plan(sweep: _Sweep) -> None:
@@ -303,11 +326,17 @@ def _show_plan(sweep: _Sweep) -> None:
 
 
 @app.command()
-def status(words: Words = None, *, limit: Limit = None, results: Results = Path("results")) -> None:
+def status(
+    words: Words = None,
+    *,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
+) -> None:
     """Say what is done, running, failed and waiting; reads files only."""
     from mmbench.bench.record import count, read_metrics
 
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root)
     runs = sweep.runs()
     states = ", ".join(f"{n} {state}" for state, n in count(runs).items())
     typer.echo(f"suite {sweep.suite.name} in {sweep.folder}: {states}")
@@ -346,11 +375,12 @@ def leaderboard_command(
     paired: Paired = True,
     limit: Limit = None,
     results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """Rebuild the leaderboard from the records, write it and print it; trains nothing."""
     from mmbench.bench.leaderboard import render, write
 
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root)
     shown = metric or sweep.suite.select.metric
     board, robust = sweep.boards(sweep.runs(), shown, paired=paired)
     _require_rows(board, sweep, shown)
@@ -415,11 +445,12 @@ def report(
     paired: Paired = True,
     limit: Limit = None,
     results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """Write one self-contained HTML page with tables and plots; trains nothing."""
     from mmbench.bench.report import write_plots, write_report
 
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root)
     shown = metric or sweep.suite.select.metric
     if watch:
         _watch(sweep, shown, paired=paired)

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmbench.data.batch import Batch, Memo
-from mmbench.data.task import Modality, Task
+from mmbench.data.batch import Batch, FrozenMemo, LeakError, Memo
+from mmbench.data.task import Modality, Task, with_encoders
+from mmbench.layers.encoders import KINDS, Encoder, StepTokens, encoder
 from mmbench.method import Method
 
 Check = Callable[[type[Method], Task], None]
@@ -128,7 +129,7 @@ def _outputs(method: Method, batch: Batch) -> Tensor:
 
 def evaluation_is_ours(cls: type[Method], task: Task) -> None:
     """Validation and test steps are the suite's."""
-    for name in ("validation_step", "test_step", "row_loss", "task_loss"):
+    for name in ("validation_step", "test_step", "compare_candidates", "row_loss", "task_loss"):
         assert getattr(cls, name) is getattr(Method, name), f"{name} must not be overridden"
 
 
@@ -191,6 +192,19 @@ def absent_is_absent(cls: type[Method], task: Task) -> None:
             assert torch.equal(*losses), f"the loss changes when absent entries hold {garbage}"
 
 
+def evaluation_is_blind(cls: type[Method], task: Task) -> None:
+    """Predictions need neither the target nor the sample's id, which evaluation takes away."""
+    method = build(cls, task)
+    batch = make_batch(task, all_patterns(task)).blind()
+    try:
+        output = _outputs(method, batch)
+    except LeakError as error:
+        raise AssertionError(str(error)) from error
+    except (IndexError, RuntimeError) as error:
+        raise AssertionError(f"fails on samples whose ids it never saw: {error}") from error
+    assert output.isfinite().all(), "outputs of samples whose ids it never saw are not finite"
+
+
 def samples_are_independent(cls: type[Method], task: Task) -> None:
     """A prediction depends neither on the other samples of the batch nor on their order."""
     if cls.applies.neighbours:
@@ -222,6 +236,56 @@ def shared_encodings_change_nothing(cls: type[Method], task: Task) -> None:
             "outputs differ when encodings are shared; encode through Batch.embed, each sample "
             "and modality by itself"
         )
+
+
+class _Seen(FrozenMemo):
+    """Remembers nothing, and notes what with weights reads which modality."""
+
+    def __init__(self) -> None:
+        self.readers: dict[str, set[object]] = {}
+
+    def embed(self, modality: str, encoder: object) -> None:
+        if not isinstance(encoder, nn.Module) or list(encoder.parameters()):
+            self.readers.setdefault(modality, set()).add(encoder)
+
+
+def encoders_are_those_of_the_suite(cls: type[Method], task: Task) -> None:
+    """Every modality is read by what the suite reads it with, at the method's width."""
+    if cls.own_encoders or not cls.applies.trains:
+        return
+    task = with_encoders(task, {"vector": {"layers": 2}, "dropout": 0.2})
+    seen = _Seen()
+    batch = make_batch(task, torch.ones_like(all_patterns(task)))
+    _outputs(build(cls, task), replace(batch, memo=seen))
+    for modality in task.modalities:
+        readers = seen.readers.get(modality.name, set())
+        assert readers or cls.applies.one_of, (
+            f"{modality.name} is read past Batch.embed; encode it by ModalityEncoders, or say in "
+            "own_encoders why the paper does otherwise"
+        )
+        for reader in readers:
+            found, expected = _as_the_suite(reader, modality)
+            assert found == expected, (
+                f"{modality.name} is read by other layers than those of the suite "
+                f"({found} instead of {expected}); take mmbench.layers.encoders, or say in "
+                "own_encoders why the paper does otherwise"
+            )
+
+
+def _as_the_suite(reader: object, modality: Modality) -> tuple[object, object]:
+    """Shapes of the weights of an encoder, and what they are in the suite's at its width."""
+    for part in reader.modules() if isinstance(reader, nn.Module) else ():
+        if isinstance(part, Encoder):
+            return shapes_of(part), shapes_of(encoder(modality, part.dim, tokens=part.tokens))
+        if isinstance(part, StepTokens):
+            width = next(part.parameters()).shape[-1 if modality.kind == "tokens" else 0]
+            return shapes_of(part), shapes_of(KINDS[modality.kind].parts(modality, width)[0])
+    return type(reader).__name__, "an encoder of mmbench.layers.encoders"
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of everything that a module learns."""
+    return {name: tuple(p.shape) for name, p in module.named_parameters()}
 
 
 def same_seed_same_method(cls: type[Method], task: Task) -> None:
@@ -267,7 +331,7 @@ def fits_a_few_samples(cls: type[Method], task: Task) -> None:
 
 
 def _fit(method: Method, batch: Batch, enough: float) -> None:
-    def loader(times: int) -> DataLoader[Batch]:
+    def loader(batch: Batch, times: int) -> DataLoader[Batch]:
         return DataLoader(_Repeat(batch, times), batch_size=None)
 
     with warnings.catch_warnings():
@@ -282,7 +346,7 @@ def _fit(method: Method, batch: Batch, enough: float) -> None:
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(method, loader(STEPS), loader(1))
+        trainer.fit(method, loader(batch, STEPS), loader(batch.blind(), 1))
 
 
 class _Enough(Callback):
@@ -290,6 +354,10 @@ class _Enough(Callback):
 
     def __init__(self, batch: Batch, enough: float) -> None:
         self.batch, self.enough = batch, enough
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        pl_module.compare_candidates([(self.batch.blind(), self.batch.target)])
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
@@ -326,8 +394,10 @@ METHOD_CHECKS: dict[str, Check] = {
         loss_is_finite,
         gradients_reach_every_parameter,
         absent_is_absent,
+        evaluation_is_blind,
         samples_are_independent,
         shared_encodings_change_nothing,
+        encoders_are_those_of_the_suite,
         same_seed_same_method,
         weights_are_the_whole_method,
         fits_a_few_samples,

@@ -104,7 +104,9 @@ class Method(LightningModule, ABC):
     """A method for multimodal data in which modalities are missing.
 
     A subclass says what it predicts (`forward`) and, if that is not the task's own loss, what
-    it minimises (`loss`). Training may be changed further by any hook of Lightning; evaluation
+    it minimises (`loss`). Steps, optimisers and hooks around them may be changed as in any
+    LightningModule; the loaders are the data module's, so `train_dataloader` and the like are
+    never called on a method; evaluation
     may not: it only collects the outputs of `forward`.
 
     Args:
@@ -115,6 +117,7 @@ class Method(LightningModule, ABC):
 
     paper: ClassVar[Paper]
     applies: ClassVar[Applies] = Applies()
+    own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
     def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
         super().__init__()
@@ -181,6 +184,16 @@ class Method(LightningModule, ABC):
         """Which samples `stage_output` is scored on, the same in every epoch; None = all."""
         return None
 
+    def candidates(self, batch: Batch) -> Float[Tensor, "batch candidate output"] | None:
+        """Predictions among which validation decides, before an epoch is scored; None = only one.
+
+        The batch is as in `stage_output`; a method is told the losses alone, by `choose`.
+        """
+        return None
+
+    def choose(self, losses: Float[Tensor, " candidate"]) -> None:
+        """Take note of the validation losses of `candidates`, sums over samples, in a buffer."""
+
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look once at the training split before fitting: priors, prototypes, memories.
 
@@ -226,6 +239,24 @@ class Method(LightningModule, ABC):
             self.log(f"train/{name}", total / self._steps)
         self._term_sums = {}
         self._steps = 0
+
+    @final
+    @torch.no_grad()
+    def compare_candidates(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Compare the candidates by their loss; the runner calls this in every epoch.
+
+        Args:
+            validation: Blind batches, each with the target that the method does not see.
+        """
+        losses = []
+        for batch, target in validation:
+            output = self.candidates(batch)
+            if output is None:
+                return
+            rows = [self.row_loss(one, target).sum() for one in output.unbind(1)]
+            losses.append(torch.stack(rows))
+        if losses:
+            self.choose(torch.stack(losses).sum(0))
 
     @final
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, is_frozen
 from mmbench.data.embeddings import is_shared, shared_embeddings
+from mmbench.data.hashing import hashed
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
-from mmbench.layers.retrieval import SupportBank, hashed
+from mmbench.layers.retrieval import SupportBank
 
 BLOCK = 64  # rows of the bank that are first compared by their best one alone
 SCORES = 1 << 25  # scores held at a time, 128 MiB

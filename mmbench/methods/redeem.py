@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
+from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.lent import (
@@ -56,7 +57,7 @@ from mmbench.layers.lent import (
     pool_rows,
 )
 from mmbench.layers.memory import Memory, Neighbours, take
-from mmbench.layers.retrieval import hashed, queries
+from mmbench.layers.retrieval import queries
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Paper, Stage
 from mmbench.prompted import PromptMethod

@@ -1,26 +1,30 @@
 """One run: what it records, how it fails, and that evaluation is what it claims to be."""
 
 import json
-import warnings
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from arrays import Arrays, alike, fit
 from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
+from threadpoolctl import threadpool_info
 
-from mmbench.bench.record import find, read_metrics, read_predictions
+from mmbench.bench.record import find, read_metrics, read_predictions, samples_digest
+from mmbench.bench.run import provenance
 from mmbench.bench.run.build import build_data, check
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
-from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.selection import KeepBest, still_rising
+from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
-from mmbench.data.batch import Batch
-from mmbench.data.task import Modality, Task
 from mmbench.method import Method
 from mmbench.metrics.metric import score
 from mmbench.registry import METHODS
@@ -34,6 +38,21 @@ def finished(tmp_path_factory):
     outcome = run(spec, runs, NO_DATA)
     assert outcome.state == "done", outcome.why
     return spec, runs
+
+
+def test_a_suite_s_encoders_reach_the_method_and_are_part_of_the_key(tmp_path):
+    spec = specs()[1]
+    deep = replace(spec, encoders={"vector": {"layers": 3}}, keep_weights=True)
+    assert deep.key != spec.key
+    assert run(deep, tmp_path, NO_DATA).state == "done"
+    names = load_file(tmp_path / deep.folder / "weights.safetensors")
+    assert any("trunk.layers.2" in name for name in names)
+
+
+def test_encoders_that_do_not_fit_are_refused_before_anything_runs():
+    wrong = replace(specs()[1], encoders={"vektor": {"layers": 3}})
+    with pytest.raises(ValueError, match=r"encoders.vektor is neither .*did you mean 'vector'"):
+        check(wrong, NO_DATA)
 
 
 def test_a_run_leaves_the_files_that_are_promised(finished):
@@ -180,6 +199,18 @@ def test_failures_are_told_apart(error, kind):
             {"trainer_args": {"max_epochs": 1, "batch_size": 8, "gpu": 1}},
             "unknown key 'trainer.gpu",
         ),
+        *(
+            ({"trainer_args": {"max_epochs": 1, "batch_size": 8, name: value}}, message)
+            for name, value, message in (
+                ("callbacks", [], "trainer.callbacks cannot be set: one of ours selects"),
+                ("logger", False, "trainer.logger cannot be set: the training curve"),
+                ("enable_checkpointing", True, "trainer.enable_checkpointing cannot be set"),
+                ("fast_dev_run", True, "give --limit; leave it out"),
+                ("num_sanity_val_steps", 2, "selected before training"),
+                ("limit_val_batches", 0, "leaves nothing to select an epoch by"),
+                ("limit_val_batches", 0.0, "leaves nothing to select an epoch by"),
+            )
+        ),
         (
             {"scenario": {**MCAR, "train": {"mechanism": "mcar", "missing_rate": 0.7}}},
             r"0\.7 cannot be reached with 2 modalities",
@@ -203,8 +234,9 @@ class Scheduled(Method):
         self.epoch = torch.nn.Parameter(torch.tensor(0.0))
 
     def forward(self, batch):
-        answer = {"wrong": batch.target + 1, "half": torch.zeros_like(batch.target)}
-        output = torch.nn.functional.one_hot(answer[self.says[self.current_epoch]], 3).float()
+        truth = (batch.inputs["x"][:, 0] > 0).long()
+        answer = {"wrong": 1 - truth, "half": torch.zeros_like(truth)}
+        output = torch.nn.functional.one_hot(answer[self.says[self.current_epoch]], 2).float()
         return output + 0 * self.epoch
 
     def on_train_epoch_start(self):
@@ -214,34 +246,19 @@ class Scheduled(Method):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
+def two_classes(n=4):
+    """Their one feature is -1 for class 0 and 1 for class 1, after scaling."""
+    target = np.arange(n) % 2
+    return Arrays(alike({"x": target[:, None].astype(np.float32)}, target))
+
+
 @pytest.mark.parametrize(("on", "epoch", "best"), [("val", 1, 0.5), ("last", 3, 0.0)])
 def test_the_best_epoch_is_kept_the_earliest_on_ties(on, epoch, best):
     """Validation accuracies are 0, 1/2, 1/2, 0."""
-    task = Task("single_label", (Modality("x", "vector", (1,)),), ("a", "b", "c"))
-    batch = Batch(
-        modalities=("x",),
-        inputs={"x": torch.zeros(2, 1)},
-        presence=torch.ones(2, 1, dtype=torch.bool),
-        target=torch.tensor([0, 1]),
-        sample_id=torch.arange(2),
-    )
-    keep = KeepBest(task, "accuracy", on, patience=None)
-    trainer = Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        callbacks=[keep],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    method = Scheduled(task)
-    one = torch.utils.data.DataLoader([batch], batch_size=None, num_workers=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*logging interval.*")
-        trainer.fit(method, one, one)
+    data = two_classes()
+    keep = KeepBest(data, "accuracy", on, patience=None)
+    method = Scheduled(data.task)
+    fit(method, data, keep, 4)
     assert (keep.epoch, keep.best) == (epoch, best)
     keep.restore(method)
     assert method.epoch.item() == epoch
@@ -281,3 +298,124 @@ def test_natural_gaps_bring_weighted_scores(tmp_path):
     assert condition["realised"]["natural_missing_rate"] > 0.2
     assert condition["realised"]["simulated_missing_rate"] == 0
     assert condition["dependence"]["label"] > 0.01  # who has a filled picture depends on the class
+
+
+def test_a_run_has_its_own_number_of_threads_and_gives_back_what_was_before(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    with threads(3):
+        assert torch.get_num_threads() == 3
+        assert {pool["num_threads"] for pool in threadpool_info()} == {3}
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("3", "3")
+    assert torch.get_num_threads() == before
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_the_threads_of_a_run_are_part_of_its_key():
+    one, two = (specs(trainer={"max_epochs": 1, "threads": n})[1] for n in (1, 2))
+    assert one.key != two.key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1"},
+    ],
+)
+def test_a_run_inside_a_task_of_a_slurm_job_is_a_run_by_itself(tmp_path, job):
+    """In a process of its own: Lightning reads the rank when it is imported."""
+    script = """
+import sys
+from pathlib import Path
+from sweeps import NO_DATA, specs
+from mmbench.bench.run.run import run
+spec = specs()[1]
+outcome = run(spec, Path(sys.argv[1]), NO_DATA)
+print(outcome, (Path(sys.argv[1]) / spec.folder / "metrics.csv").is_file())
+"""
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "sweep", "SLURM_LOCALID": "0"}
+    paths = os.pathsep.join(p for p in sys.path if p)
+    shown = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, **slurm, "SLURM_NODEID": "0", **job, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert "state='done'" in shown.stdout, shown.stdout + shown.stderr
+    assert shown.stdout.rstrip().endswith("True"), "the training curve is lost"
+
+
+def test_a_record_says_what_made_it_and_what_it_was_asked(finished):
+    spec, runs = finished
+    words = read_metrics(find(spec, runs))
+    assert words["sources"].keys() >= {
+        "mmbench.methods.zero_fill",
+        "mmbench.layers.encoders",
+        "mmbench.method",
+        "mmbench.bench.run.training",
+        "datamodules.mfeat",
+    }
+    assert words["distributions"] == {}
+    env = json.loads((runs / spec.folder / "env.json").read_text())
+    assert env["instructions"] in words["machine"]
+    for name, condition in words["conditions"].items():
+        kept = read_predictions(find(spec, runs), name, only=("sample_id", "target", "presence"))
+        assert condition["samples"] == samples_digest(**kept)
+        hidden = kept["presence"].copy()
+        hidden[3, 1] ^= True
+        assert condition["samples"] != samples_digest(**kept | {"presence": hidden})
+        assert condition["samples"] != samples_digest(**kept | {"target": kept["target"][::-1]})
+
+
+def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit() == version("mmbench")
+
+
+def test_the_processor_is_named_by_its_model(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
+    assert provenance._processor(file) == "A Processor @ 2 GHz"
+    assert provenance._processor(tmp_path / "none")  # another system says at least its kind
+
+
+def test_a_training_that_was_never_validated_is_no_run(tmp_path):
+    [spec] = specs(methods=["zero_fill"], trainer={"max_epochs": 1, "check_val_every_n_epoch": 2})
+    assert "ended without a validation" in run(spec, tmp_path, NO_DATA).why
+
+
+def test_the_last_seed_that_a_suite_may_name_runs(tmp_path):
+    [spec] = specs(methods=["zero_fill"], seeds=[2**32 - 1])
+    assert run(spec, tmp_path, NO_DATA).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("curve", "rises"),
+    [
+        ([0.1 * epoch for epoch in range(20)], True),
+        ([1 - 0.5**epoch for epoch in range(20)], False),
+        ([0.9, 0.91, 0.9, 0.92, 0.9, 0.91, 0.92, 0.9, 0.91, 0.9], False),
+        ([0.0, 1.0, 0.0, 1.0, 0.1, 1.0, 0.2, 1.0], False),  # climbs, but not beyond chance
+        ([0.1, 0.2, 0.3], False),  # too short to say
+        ([0.1, float("nan")] + [0.1 * epoch for epoch in range(20)], False),
+    ],
+)
+def test_a_curve_rises_if_its_second_half_climbs_beyond_chance(curve, rises):
+    assert still_rising(curve, 1.0) is rises
+    assert still_rising([-value for value in curve], -1.0) is rises
+
+
+def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
+    # 64 samples in batches of 20 are 4 steps an epoch
+    few = {"max_epochs": 1, "batch_size": 20}
+    epochs = {}
+    for steps in (None, 4, 9):
+        asked = few if steps is None else few | {"min_steps": steps}
+        spec = specs(trainer=asked)[1]
+        assert run(spec, tmp_path, NO_DATA).state == "done"
+        epochs[steps] = read_metrics(find(spec, tmp_path))["selected"]["epochs"]
+    assert epochs == {None: 1, 4: 1, 9: 3}
