@@ -24,8 +24,8 @@ Differences from the paper:
   from samples that have at least two, and its epoch is chosen by such samples alone.
 - All M specific experts are trained at the same time, without a shared parameter; their epoch is
   chosen by the mean of their logits.
-- The synergistic penalty is zero, here as released: f adds up LayerNorm outputs, whose norm is
-  √D, so that it is further than 2 from any b at every width in use. The synergistic expert learns
+- The synergistic penalty is zero, here as released: f adds up LayerNorm outputs, of norm
+  √D at the start, so that it is further than 2 from any b at every width in use. The expert learns
   from classification alone.
 - The weight of the penalties is fixed at 1. Released, it is a free parameter, whose gradient is
   the penalty itself, so that it can only fall.
