@@ -5,9 +5,10 @@ runs/<data>/<scenario>/<method>/<key>/
     env.json       versions, commit, machine
     log.txt        everything the run printed
     metrics.csv    training curve
-    predictions/   <condition>.npz: logits (float32), target, presence, sample_id
+    predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
+                   target, presence, sample_id
     diagnostics.npz  what the method wants to show, if anything
-    metrics.json   scores, realised rates, costs
+    metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
     done | failed.json | skipped.json    how it ended, with the checksum of every file
 """
