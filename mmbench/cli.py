@@ -169,7 +169,7 @@ def run(
         _show_plan(sweep)
         return
     from mmbench.bench.executors.local import default_workers
-    from mmbench.bench.runner import check
+    from mmbench.bench.run.build import check
 
     first = sweep.specs[0]
     for spec in sweep.specs:

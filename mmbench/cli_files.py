@@ -575,7 +575,7 @@ def _module(
     from mmbench.registry import DATASETS
 
     DATASETS.check(name)  # before anything heavy
-    from mmbench.bench.runner import GIVEN_TO_DATA
+    from mmbench.bench.run.build import GIVEN_TO_DATA
     from mmbench.bench.spec import bind
     from mmbench.data.missingness import natural
     from mmbench.data.scenario import Scenario

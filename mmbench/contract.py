@@ -295,7 +295,8 @@ class _Enough(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
     ) -> None:
         assert isinstance(pl_module, Method)
-        trainer.should_stop = bool(pl_module.task_loss(outputs, self.batch.target) < self.enough)
+        loss = pl_module.task_loss(outputs["output"], self.batch.target)
+        trainer.should_stop = bool(loss < self.enough)
 
 
 class _Repeat(torch.utils.data.IterableDataset[Batch]):

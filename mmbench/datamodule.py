@@ -3,22 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from mmbench.data.batch import Batch, Remembered, keep
+from mmbench.data.batch import Batch, LeakError, Remembered, keep, opaque_ids
 from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
+from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Task
 
 PART = 256  # samples encoded at a time for embeddings that runs share
 
@@ -148,7 +150,8 @@ class DataModule(LightningDataModule, ABC):
         self.conditions: dict[str, Missingness] = self.scenario.conditions(task.names)
         drawn = {"train": self.scenario.train, "val": self.scenario.val, "test": natural()}
         self._splits: dict[Split, _Split] = {}
-        scales: dict[str, _Scale | None] = {}
+        scales: dict[str, Scale | None] = {}
+        self.target_scale: TargetScale | None = None
         for split in SPLITS:
             samples = self.samples(split)
             presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))
@@ -156,13 +159,23 @@ class DataModule(LightningDataModule, ABC):
             samples, presence = samples.take(rows), presence[rows]
             if split == "train":
                 scales = {
-                    modality.name: _Scale.fit(modality, samples, presence[:, column])
+                    modality.name: Scale.fit(modality, samples, presence[:, column])
                     for column, modality in enumerate(task.modalities)
                 }
-            teach = split == "train" and self.scenario.regime == "full_access"
+                self.target_scale = TargetScale.fit(task, samples.target)
+            teach = split != "test" and self.scenario.regime == "full_access"
             self._splits[split] = _Split(
-                task, samples, presence, scales, teach=teach, remember=split != "test"
+                split, task, samples, presence, scales, self.target_scale, teach=teach
             )
+
+    def in_units(self, output: NDArray[Any]) -> NDArray[Any]:
+        """Outputs of a method as they are scored: a regression's in the units of its targets.
+
+        Methods learn and predict outcomes that are standardised by the training targets
+        (`target_scale`), so that one learning rate serves ages and prices; other outputs stay.
+        """
+        self.setup()
+        return output if self.target_scale is None else self.target_scale.undo(output)
 
     def condition_presence(self, condition: str) -> PresenceArray:
         """Which test entries a condition shows, (sample, modality), in order of the test split."""
@@ -194,7 +207,8 @@ class DataModule(LightningDataModule, ABC):
     def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
         # one index list a batch: a batch is gathered at once, never sample by sample
         batches = BatchSampler(sampler, self.batch_size, drop_last=False)
-        return DataLoader(self.split(split), sampler=batches, batch_size=None)
+        blind = None if split == "train" else Batch.blind
+        return DataLoader(self.split(split), sampler=batches, batch_size=None, collate_fn=blind)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches in an order that depends on `order_seed` alone."""
@@ -202,54 +216,47 @@ class DataModule(LightningDataModule, ABC):
         return self._loader("train", RandomSampler(self.split("train"), generator=order))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation batches in order of sample."""
+        """Validation batches in order of sample, without their targets (`Batch.blind`)."""
         return self._loader("val", SequentialSampler(self.split("val")))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches as nature left them, in order of sample; conditions hide from these."""
+        """Test batches as nature left them, in order of sample, without their targets."""
         return self._loader("test", SequentialSampler(self.split("test")))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """Shift and factor of one modality; per feature, or per channel of images and volumes."""
+class Fitting(LightningDataModule):
+    """What a trainer, and so a method, may reach of its data while it is fitted.
 
-    mean: Tensor
-    inverse_std: Tensor
+    Args:
+        data: Gives the batches of training, and blind ones of validation. Nothing else is passed
+            on: a test split that cannot be reached cannot be learned from.
+    """
 
-    @classmethod
-    def fit(
-        cls, modality: Modality, samples: Samples, shown: Bool[np.ndarray, " sample"]
-    ) -> "_Scale | None":
-        """Standardise by the entries that training shows; None for token ids."""
-        if modality.kind == "tokens":
-            return None
-        values = samples.inputs[modality.name][shown]
-        if modality.has_lengths:  # padding has no part in it
-            values = values[_valid(samples.lengths[modality.name][shown], values.shape[1])]
-        channels = modality.kind in ("image", "volume")
-        axes = (0, *range(2, values.ndim)) if channels else tuple(range(values.ndim - 1))
-        width = values.shape[1] if channels else values.shape[-1]
-        if not len(values):  # training never shows this modality
-            mean, std = np.zeros(width), np.ones(width)
-        else:
-            mean = values.mean(axis=axes, dtype=np.float64)
-            std = values.std(axis=axes, dtype=np.float64)
-        shape = (-1, *[1] * (values.ndim - 2)) if channels else (-1,)
-        # a constant feature carries nothing; it becomes zero instead of rounding noise
-        inverse = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6)
-        return cls(
-            torch.from_numpy(mean).float().reshape(shape),
-            torch.from_numpy(inverse).float().reshape(shape),
-        )
+    def __init__(self, data: DataModule) -> None:
+        super().__init__()
+        self.train_dataloader = data.train_dataloader
+        self.val_dataloader = data.val_dataloader
 
-    def apply(self, x: Tensor) -> Tensor:
-        return (x.float() - self.mean) * self.inverse_std
+    def test_dataloader(self) -> NoReturn:
+        """Refuse.
 
+        Raises:
+            LeakError: Always.
+        """
+        raise LeakError("the test split was asked for while the method was fitted")
 
-def _valid(lengths: NDArray[Any], steps: int) -> NDArray[np.bool_]:
-    """Which steps are no padding, (sample, steps)."""
-    return np.arange(steps) < lengths[:, None]
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse what a `DataModule` has beside its training and validation batches.
+
+        Raises:
+            LeakError: If it has the attribute.
+        """
+        if name in ("loaded", "conditions") or hasattr(DataModule, name):
+            raise LeakError(
+                f"the data module's {name} was asked for while the method was fitted; it is given "
+                "training batches, and validation batches without their targets"
+            )
+        raise AttributeError(name)
 
 
 class _Split(Dataset[Batch]):
@@ -257,28 +264,35 @@ class _Split(Dataset[Batch]):
 
     def __init__(
         self,
+        split: Split,
         task: Task,
         samples: Samples,
         presence: PresenceArray,
-        scales: Mapping[str, _Scale | None],
+        scales: Mapping[str, Scale | None],
+        target_scale: TargetScale | None,
         *,
         teach: bool,
-        remember: bool,
     ) -> None:
         self.task = task
         self.samples = samples
         self.presence = presence
         self._scales = scales
         self._teach = teach
-        # the test split is read once, and a condition's samples must not lead to whole ones
-        self._remembered = Remembered(len(samples), self._parts) if remember else None
         self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
         self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
         self._presence = torch.from_numpy(presence)
         self._natural = torch.from_numpy(samples.presence)
         self._sample_id = torch.from_numpy(samples.sample_id)
-        target = torch.from_numpy(samples.target)
-        self._target = target.long() if task.kind == "single_label" else target.float()
+        target = samples.target if target_scale is None else target_scale.apply(samples.target)
+        targets = torch.from_numpy(target)
+        self._target = targets.long() if task.kind == "single_label" else targets.float()
+        # the test split is read once, and a condition's samples must not lead to whole ones
+        self._memory: Remembered | None = None
+        if split != "test":
+            visible = self._natural if teach and split == "train" else self._presence
+            self._memory = self._remember(visible)
+        # the last stage is selected on what validation shows, so whole samples are apart there
+        self._whole_memory = self._remember(self._natural) if teach and split == "val" else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -286,17 +300,28 @@ class _Split(Dataset[Batch]):
     def __getitem__(self, rows: list[int]) -> Batch:
         index = torch.as_tensor(rows)
         batch = self._batch(index, self._presence[index])
-        if self._remembered is None:
+        if self._memory is None:
             return batch
         if not self._teach:
-            return replace(batch, memo=self._remembered.memo(batch, index))
+            return replace(batch, memo=self._memory.memo(batch, index))
         teacher = self._batch(index, self._natural[index])
-        memo = self._remembered.memo(teacher, index)
-        return replace(batch, memo=memo, teacher=replace(teacher, memo=memo))
+        if self._whole_memory is None:
+            memo = whole = self._memory.memo(teacher, index)
+        else:
+            memo = self._memory.memo(batch, index)
+            whole = self._whole_memory.memo(teacher, index)
+        return replace(batch, memo=memo, teacher=replace(teacher, memo=whole))
 
-    def _parts(self, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """One modality of the whole split, as much of it as training may see."""
-        visible = self._natural if self._teach else self._presence
+    def rows_of(self, opaque: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Positions of samples whose ids `Batch.blind` took."""
+        known, order = opaque_ids(self._sample_id).sort()
+        return order[torch.searchsorted(known, opaque.cpu())]
+
+    def _remember(self, visible: Tensor) -> Remembered:
+        return Remembered(len(self), partial(self._parts, visible))
+
+    def _parts(self, visible: Tensor, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """One modality of the whole split, as much of it as is visible."""
         for index in torch.split(torch.arange(len(self)), PART):
             yield self._modality(name, index, visible[index])
 

@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -168,9 +168,18 @@ class Method(LightningModule, ABC):
         return {"task": self.task_loss(self(batch), batch.target)}
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
-        """Outputs by which the epochs of the present stage are compared: the prediction."""
+        """Outputs by which the epochs of the present stage are compared: the prediction.
+
+        The batch is of the validation split: its target cannot be read, its ids are opaque. In
+        stages before the last it has a `teacher` under `full_access`, the regime that lets
+        training see complete samples; the last stage is compared on what the scenario shows.
+        """
         output: Tensor = self(batch)
         return output
+
+    def stage_rows(self, batch: Batch) -> Bool[Tensor, " batch"] | None:
+        """Which samples `stage_output` is scored on, the same in every epoch; None = all."""
+        return None
 
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look once at the training split before fitting: priors, prototypes, memories.
@@ -219,9 +228,11 @@ class Method(LightningModule, ABC):
         self._steps = 0
 
     @final
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Predict; the runner scores."""
-        return self.stage_output(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:
+        """Predict for the present stage; the runner scores the rows that count."""
+        if self.stage not in [stage.name for stage in self.stages[:-1]]:
+            batch = replace(batch, teacher=None)
+        return {"output": self.stage_output(batch), "rows": self.stage_rows(batch)}
 
     @final
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 
 from mmbench.bench.executors.local import execute
 from mmbench.bench.plan import plan
-from mmbench.bench.runner import evaluate
+from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.spec import load_suite
 from mmbench.data.scenario import Scenario
 from mmbench.datamodule import DataModule

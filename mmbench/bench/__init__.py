@@ -1,1 +1,1 @@
-"""From a suite to a leaderboard: spec, plan, runner, record, leaderboard."""
+"""From a suite to a leaderboard: spec, plan, run, record, leaderboard."""

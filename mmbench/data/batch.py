@@ -3,15 +3,40 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.embeddings import Parts, is_shared, shared_embeddings
+from mmbench.data.hashing import hashed
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
+
+
+class LeakError(RuntimeError):
+    """The method knows more than it was shown, or reached for it."""
+
+
+class Withheld(Tensor):
+    """The target of a batch that is evaluated: whatever is done with it is refused."""
+
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            LeakError: Always.
+        """
+        raise LeakError(
+            "the target of a validation or test batch was read; predict from inputs and presence"
+        )
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        """Its name, so that a batch can be printed."""
+        return "withheld"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +47,13 @@ class Batch:
         modalities: Names, in the order of the columns of `presence`.
         inputs: Modality -> (batch, ...) in the axes of its kind; zeros where absent.
         presence: True = the sample has the modality; at least one in every row.
-        target: (batch,) int64 for single_label, (batch, output) float otherwise.
-        sample_id: Joins predictions of different methods.
+        target: (batch,) int64 for single_label, (batch, output) float otherwise; outcomes of a
+            regression are standardised by those of the training split. `Withheld` in evaluation.
+        sample_id: Tells samples apart; opaque in evaluation, see `blind`.
         lengths: Modality -> (batch,) steps, for sequences, tokens and bags; 0 where absent.
-        teacher: The same samples before the scenario hid anything. Only while training under
-            the regime `full_access`; for methods that learn from the hidden truth.
+        teacher: The same samples before the scenario hid anything. Only under the regime
+            `full_access`, in training and where epochs of an early stage are compared
+            (`Method.stage_output`); for methods that learn from the hidden truth.
         memo: Embeddings computed before: for another test condition of the same samples, or in
             an earlier epoch by an encoder that is frozen.
     """
@@ -67,6 +94,19 @@ class Batch:
                 lengths[name] = keep(self.lengths[name], there)
         return replace(self, inputs=inputs, lengths=lengths, presence=presence)
 
+    def blind(self) -> "Batch":
+        """Take away what an evaluated method must not know: the target, and who the samples are.
+
+        Returns:
+            A batch whose `target` cannot be read and whose ids are those of `opaque_ids`.
+        """
+        return replace(
+            self,
+            target=Tensor._make_subclass(Withheld, torch.empty(0)),
+            sample_id=opaque_ids(self.sample_id),
+            teacher=None if self.teacher is None else self.teacher.blind(),
+        )
+
     def embed(self, modality: str, encoder: Encode | nn.Module) -> Float[Tensor, "batch ..."]:
         """Encode one modality; zeros where it is absent.
 
@@ -97,11 +137,21 @@ class Batch:
             self,
             inputs={name: move(x) for name, x in self.inputs.items()},
             presence=move(self.presence),
-            target=move(self.target),
+            target=self.target if isinstance(self.target, Withheld) else move(self.target),
             sample_id=move(self.sample_id),
             lengths={name: move(x) for name, x in self.lengths.items()},
             teacher=None if self.teacher is None else self.teacher.to(device, non_blocking),
         )
+
+
+def opaque_ids(sample_id: Int[Tensor, " sample"]) -> Int[Tensor, " sample"]:
+    """Stand-ins for the ids of evaluated samples: negative, unordered, found in no table.
+
+    Data sets often number samples class by class, so an id, or a place in the split, can tell the
+    class. A stand-in depends on the id alone: draws that are keyed by it do not change with the
+    samples beside it.
+    """
+    return -1 - hashed(sample_id)
 
 
 class Memo:
@@ -147,7 +197,7 @@ class Remembered:
             source: The batch, or what training may see of the same samples beyond it.
             rows: Positions of the samples in the split, on the CPU.
         """
-        return FrozenMemo(self, source, rows)
+        return FrozenMemo(self, source.blind(), rows)
 
     def rows(self, modality: str, encoder: nn.Module) -> "_Rows":
         """What is kept of an encoder."""

@@ -440,7 +440,7 @@ class Redeem(PromptMethod):
         """Predict from what is present."""
         lent = self.retrieve(batch)
         if not self.training and len(self._shown) * SHOWN_EACH < SHOWN:
-            kept = (batch.sample_id, batch.presence, batch.target, lent.rows[self.by])
+            kept = (batch.sample_id, batch.presence, lent.rows[self.by])
             if not self._shown:
                 self._pictures = batch.inputs[self.by][:SHOWN_EACH]
             self._shown.append(tuple(part[:SHOWN_EACH] for part in kept))
@@ -584,9 +584,8 @@ class Redeem(PromptMethod):
 
         Returns:
             For some samples of the last evaluation, at most 64, under any of its conditions:
-            `retrieved_query_id` (n,), `retrieved_query_presence` (n, M), `retrieved_train_id`
-            (n, K), best first, and `retrieved_label_agreement` (n, K), 1 = the same class, for
-            several labels the share of those of either that both have; not for regression.
+            `retrieved_query_id` (n,), opaque, `retrieved_query_presence` (n, M), and
+            `retrieved_train_id` (n, K), best first.
             Where images are looked for, the first 8 and theirs as pictures, 0..255, black where
             the condition hides one: `retrieved_query_image` (8, C, H, W) and
             `retrieved_train_image` (8, K, C, H, W).
@@ -597,15 +596,10 @@ class Redeem(PromptMethod):
         """
         found = {}
         if self._shown and self.retriever != "none":
-            ids, presence, target, rows = (
-                torch.cat(part) for part in zip(*self._shown, strict=True)
-            )
+            ids, presence, rows = (torch.cat(part) for part in zip(*self._shown, strict=True))
             found["retrieved_query_id"] = ids
             found["retrieved_query_presence"] = presence
             found["retrieved_train_id"] = self.memory.sample_id[rows]
-            if self.task.kind != "regression":
-                theirs = self.memory.target[rows]
-                found["retrieved_label_agreement"] = _agreement(target, theirs)
             column = self.task.names.index(self.by)
             if self.task.modalities[column].kind == "image":
                 lent = self.memory.everything().inputs[self.by][rows[: len(self._pictures)]]
@@ -663,15 +657,6 @@ def _incomplete(batches: list[Batch], most: int) -> list[Batch]:
         if len(rows):
             picked.append(replace(take(batch, rows), teacher=teacher))
     return picked
-
-
-def _agreement(target: Tensor, theirs: Tensor) -> Float[Tensor, "query rank"]:
-    """1 = the same class; for several labels, those in common over those of either."""
-    if target.dim() == 1:
-        return (theirs == target[:, None]).float()
-    both = torch.minimum(theirs, target[:, None]).sum(2)
-    either = torch.maximum(theirs, target[:, None]).sum(2)
-    return torch.where(either > 0, both / either.clamp_min(1), 1.0)
 
 
 def _as_picture(x: Float[Tensor, "*rows channel height width"]) -> Tensor:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from sweeps import MCAR
 from torch import nn
 
-from mmbench.bench import runner
+from mmbench.bench.run.build import build_data
+from mmbench.bench.run.run import run
 from mmbench.bench.spec import RunSpec
 from mmbench.data.batch import Batch, Remembered, is_frozen
 from mmbench.layers.encoders import ModalityEncoders
@@ -91,7 +92,7 @@ def spec(**changes) -> RunSpec:
 
 
 def done(made: RunSpec, runs: Path, root: Path) -> None:
-    outcome = runner.run(made, runs, root)
+    outcome = run(made, runs, root)
     assert outcome.state == "done", outcome.why
 
 
@@ -140,7 +141,7 @@ def test_a_run_that_is_cut_off_continues_with_the_stage_it_was_in(tmp_path, monk
     done(spec(), tmp_path / "whole", tmp_path)
 
     monkeypatch.setattr(TwoStages, "dies", "head")
-    assert runner.run(spec(), tmp_path / "cut", tmp_path).state == "failed"
+    assert run(spec(), tmp_path / "cut", tmp_path).state == "failed"
     monkeypatch.setattr(TwoStages, "dies", "encoders")  # must not be trained again
     done(spec(), tmp_path / "cut", tmp_path)
     assert np.array_equal(logits(spec(), tmp_path / "whole"), logits(spec(), tmp_path / "cut"))
@@ -157,11 +158,11 @@ def test_a_stage_in_common_is_trained_once(tmp_path, monkeypatch):
         assert torch.equal(a[name], b[name])
     assert record(two, tmp_path)["stages"][0] == record(one, tmp_path)["stages"][0]
     other = spec(method_args={"shared": "same"}, seed=1)
-    assert runner.run(other, tmp_path, tmp_path).state == "failed"  # another seed is another stage
+    assert run(other, tmp_path, tmp_path).state == "failed"  # another seed is another stage
 
 
 def test_frozen_parts_neither_learn_nor_drop_out():
-    task = runner._data(spec(), Path()).task
+    task = build_data(spec(), Path()).task
     method = TwoStages(task)
     first, second = method.stages
     method.begin(first)

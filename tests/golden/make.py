@@ -14,7 +14,7 @@ from sweeps import NO_DATA, specs
 
 from mmbench.bench.leaderboard import leaderboard, render
 from mmbench.bench.record import Run
-from mmbench.bench.runner import run
+from mmbench.bench.run.run import run
 
 HERE = Path(__file__).parent
 

@@ -117,7 +117,7 @@ def _pool(gpu: str | None, threads: int) -> ProcessPoolExecutor:
     # CUDA and OpenMP do not survive a fork once they run. Workers with a GPU are therefore spawned;
     # without GPUs they are forked off a server that imported everything and ran nothing
     context = multiprocessing.get_context("forkserver" if gpu is None else "spawn")
-    context.set_forkserver_preload(["mmbench.bench.runner"])
+    context.set_forkserver_preload(["mmbench.bench.run.run"])
     return ProcessPoolExecutor(
         max_workers=1,
         mp_context=context,
@@ -139,7 +139,7 @@ def _warm_up(gpu: str | None, threads: int, environment: dict[str, str]) -> None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    import mmbench.bench.runner  # noqa: F401 - imported once a worker, not once a run
+    import mmbench.bench.run.run  # noqa: F401 - imported once a worker, not once a run
 
     torch.set_num_threads(threads)
     # half a million objects of the imports need not be visited again after every run
@@ -172,6 +172,6 @@ def _end_with_parent() -> None:
 
 
 def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool) -> Outcome:
-    from mmbench.bench.runner import run
+    from mmbench.bench.run.run import run
 
     return run(spec, runs, root, overwrite=overwrite)

@@ -12,18 +12,13 @@ from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 
 from mmbench.bench.record import find, read_metrics, read_predictions
-from mmbench.bench.runner import (
-    DivergedError,
-    KeepBest,
-    LeakError,
-    _data,
-    _require_no_leak,
-    check,
-    classify,
-    evaluate,
-    run,
-    seed_everything,
-)
+from mmbench.bench.run.build import build_data, check
+from mmbench.bench.run.evaluation import evaluate
+from mmbench.bench.run.failures import DivergedError, LeakError, classify
+from mmbench.bench.run.run import run
+from mmbench.bench.run.scoring import _require_no_leak
+from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.training import seed_everything
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.method import Method
@@ -72,7 +67,7 @@ def test_stored_scores_are_those_of_the_stored_predictions(finished):
 
 def test_kept_weights_give_the_kept_predictions(finished):
     spec, runs = finished
-    data = _data(spec, NO_DATA)
+    data = build_data(spec, NO_DATA)
     data.setup()
     method = METHODS.get("zero_fill")(data.task, dim=8)
     method.load_state_dict(load_file(runs / spec.folder / "weights.safetensors"))
@@ -103,7 +98,7 @@ def test_one_pass_over_all_conditions_equals_each_by_itself():
         scenario={**MCAR, "test": {"mechanism": "every_pattern"}},
         data_args={"modalities": ["fou", "kar", "mor"]},
     )
-    data = _data(spec, NO_DATA)
+    data = build_data(spec, NO_DATA)
     data.setup()
     seed_everything(0)
     method = METHODS.get("shaspec")(data.task, dim=8).eval()
@@ -120,7 +115,7 @@ def test_one_pass_over_all_conditions_equals_each_by_itself():
 
 
 def test_outputs_that_are_no_numbers_are_refused_in_evaluation_too():
-    data = _data(specs()[1], NO_DATA)
+    data = build_data(specs()[1], NO_DATA)
     data.setup()
     method = METHODS.get("zero_fill")(data.task, dim=8)
     method.fuse.head[-1].bias.data[0] = float("nan")

@@ -1,0 +1,25 @@
+"""What can go wrong in a run, in the words of its record."""
+
+import torch
+
+from mmbench.data.batch import LeakError
+
+
+class DivergedError(RuntimeError):
+    """The method's outputs are no longer finite."""
+
+
+def classify(error: BaseException) -> str:
+    """One line about a failure, its kind first (out of memory, diverged, leak, input, disk)."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return f"out of memory: {text}"
+    if isinstance(error, DivergedError):
+        return f"diverged: {text}"
+    if isinstance(error, LeakError):
+        return f"leak: {text}"
+    if isinstance(error, ValueError):
+        return f"input: {text}"
+    if isinstance(error, OSError):
+        return f"disk: {text}"
+    return f"error: {type(error).__name__}: {text}"

@@ -1,0 +1,103 @@
+"""Which epoch's weights are kept."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mmbench.bench.run.failures import DivergedError
+from mmbench.datamodule import DataModule
+from mmbench.metrics.metric import higher_is_better, score
+
+
+def require_defined(data: DataModule, metric: str) -> None:
+    """Refuse a selection metric that no prediction of the validation split could give a value.
+
+    Raises:
+        ValueError: If it is empty, holds one class where the metric needs two, has constant
+            targets, and the like.
+    """
+    val, task = data.split("val").samples, data.task
+    probe = np.random.default_rng(0).normal(size=(len(val), task.num_outputs))
+    if not len(val) or math.isnan(score(metric, probe, val.target, task.kind)):
+        alike = len(val) and bool((val.target == val.target[0]).all())
+        reason = "all targets are the same there" if alike else f"it has {len(val)} samples"
+        raise ValueError(
+            f"select.metric {metric!r} is no number on the val split of {type(data).__name__}, "
+            f"whatever is predicted ({reason}); choose another metric or split, or select.on: last"
+        )
+
+
+class KeepBest(Callback):
+    """Keep the weights of the epoch with the best validation score; the earliest on ties.
+
+    Args:
+        data: Its own validation targets are scored against, not those of a batch.
+        metric: Name of the score.
+        on: `val` or `best` for the best epoch, `last` for the last one.
+        patience: Stop after so many epochs without a better score; None = never.
+    """
+
+    def __init__(self, data: DataModule, metric: str, on: str, patience: int | None) -> None:
+        self.data = data
+        self.metric = metric
+        self.sign = 1.0 if higher_is_better(metric) else -1.0
+        self.on = on
+        self.patience = patience
+        self.best: float | None = None
+        self.epoch: int | None = None
+        self._state: dict[str, torch.Tensor] = {}
+        self._outputs: list[torch.Tensor] = []
+        self._rows: list[torch.Tensor] = []  # positions in the validation split
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Collect predictions of the samples that count."""
+        rows = self.data.split("val").rows_of(batch.sample_id)
+        counted = outputs["rows"]
+        if counted is not None:
+            rows = rows[counted.cpu()]
+            outputs = {"output": outputs["output"][counted]}
+        self._outputs.append(outputs["output"])
+        self._rows.append(rows)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the epoch, and copy the weights if it is the best so far.
+
+        Raises:
+            DivergedError: If an output is not finite.
+            ValueError: If the first score is not a number.
+        """
+        output = torch.cat(self._outputs).float().cpu().numpy()
+        target = self.data.split("val").samples.target[torch.cat(self._rows).numpy()]
+        self._outputs, self._rows = [], []
+        if not np.isfinite(output).all():
+            raise DivergedError(
+                f"validation outputs of epoch {trainer.current_epoch} are not finite"
+            )
+        value = math.nan
+        if len(output):
+            output = self.data.in_units(output)
+            value = score(self.metric, output, target, self.data.task.kind)
+        pl_module.log(f"val/{self.metric}", value)
+        if self.best is None and math.isnan(value) and self.on != "last":
+            raise ValueError(
+                f"{self.metric} on the val split is no number after epoch "
+                f"{trainer.current_epoch} ({len(output)} samples were scored), so that no epoch "
+                "can be selected by it; choose another select.metric, or select.on: last"
+            )
+        better = self.best is None or self.sign * value > self.sign * self.best
+        if better or self.on == "last":
+            self.best, self.epoch = value, trainer.current_epoch
+            frozen = {n for n, p in pl_module.named_parameters() if not p.requires_grad}
+            state = pl_module.state_dict()
+            self._state = {k: v.detach().clone() for k, v in state.items() if k not in frozen}
+        elif self.patience is not None and self.epoch is not None:
+            trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
+
+    def restore(self, method: LightningModule) -> None:
+        """Put the kept weights back."""
+        method.load_state_dict(self._state, strict=False)

@@ -1,0 +1,143 @@
+"""Scales of what goes in and of what is predicted, from the training split alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmbench.data.samples import Samples
+from mmbench.data.task import Modality, Task
+
+CHUNK_BYTES = 2**26  # of float64 values that statistics hold at a time
+ROUNDING = 8  # units in the last place that a constant may seem to vary by
+WIDE = (torch.float64, torch.int64, torch.int32)  # types that hold more than float32 does
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Shift and factor of one modality; per feature, or per channel of images and volumes.
+
+    Args:
+        mean: Of the entries that training shows; broadcasts over the axes of the modality.
+        inverse_std: One over their standard deviation; 0 for a constant, which so becomes zero.
+    """
+
+    mean: Float[Tensor, "..."]
+    inverse_std: Float[Tensor, "..."]
+
+    @classmethod
+    def fit(
+        cls, modality: Modality, samples: Samples, shown: Bool[np.ndarray, " sample"]
+    ) -> "Scale | None":
+        """Standardise by the entries that training shows; None for token ids."""
+        if modality.kind == "tokens":
+            return None
+        values = samples.inputs[modality.name]
+        channels = modality.kind in ("image", "volume")
+        width = values.shape[1] if channels else values.shape[-1]
+        lengths = samples.lengths[modality.name] if modality.has_lengths else None
+        parts = _rows(values, np.flatnonzero(shown), lengths, channels)
+        moments = _Moments.of(parts, width, values.dtype)
+        shape = (-1, *[1] * (values.ndim - 2)) if channels else (-1,)
+        inverse = np.divide(1.0, moments.std, out=np.zeros(width), where=~moments.constant)
+        return cls(
+            torch.from_numpy(moments.mean).reshape(shape),
+            torch.from_numpy(inverse).reshape(shape),
+        )
+
+    def apply(self, x: Tensor) -> Float[Tensor, "..."]:
+        """Standardised float32 values; offsets are taken off before what float32 cannot hold."""
+        if x.dtype in WIDE:
+            return ((x.double() - self.mean) * self.inverse_std).float()
+        return (x.float() - self.mean.float()) * self.inverse_std.float()
+
+
+@dataclass(frozen=True, slots=True)
+class TargetScale:
+    """Shift and factor of the outcomes of a regression.
+
+    Args:
+        mean: Of the training targets, in units, (output,).
+        std: Their standard deviation; 1 where they are constant.
+    """
+
+    mean: Float[np.ndarray, " output"]
+    std: Float[np.ndarray, " output"]
+
+    @classmethod
+    def fit(cls, task: Task, target: NDArray[Any]) -> "TargetScale | None":
+        """Standardise by the training targets; None where the task is no regression."""
+        if task.kind != "regression":
+            return None
+        moments = _Moments.of(iter([target]), target.shape[1], target.dtype)
+        return cls(moments.mean, np.where(moments.constant, 1.0, moments.std))
+
+    def apply(self, target: NDArray[Any]) -> Float[np.ndarray, "sample output"]:
+        """From units to what a method learns."""
+        scaled: NDArray[Any] = (target.astype(np.float64) - self.mean) / self.std
+        return scaled.astype(np.float32)
+
+    def undo(self, output: NDArray[Any]) -> Float[np.ndarray, "sample output"]:
+        """From what a method predicts to units, float64: float32 may not hold the offset."""
+        units: NDArray[Any] = output.astype(np.float64) * self.std + self.mean
+        return units
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Mean and spread of some columns."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    constant: NDArray[np.bool_]  # it varies by no more than rounding, relative to its size
+
+    @classmethod
+    def of(cls, parts: Iterator[NDArray[Any]], width: int, dtype: np.dtype[Any]) -> "_Moments":
+        """Statistics of rows that come in parts (row, width), merged without a second look.
+
+        Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
+        Sample Variances", 1979. Without any row: mean 0, deviation 1.
+        """
+        count = 0
+        mean, square = np.zeros(width), np.zeros(width)
+        low, high = np.full(width, np.inf), np.full(width, -np.inf)
+        for part in parts:
+            if not len(part):
+                continue
+            axes, n = 0, len(part)
+            part_mean = part.mean(axis=axes, dtype=np.float64)
+            part_std = part.std(axis=axes, dtype=np.float64)
+            away = part_mean - mean
+            square += n * part_std**2 + away**2 * (count * n / (count + n))
+            mean += away * (n / (count + n))
+            count += n
+            low = np.minimum(low, part.min(axis=0))
+            high = np.maximum(high, part.max(axis=0))
+        if not count:
+            return cls(np.zeros(width), np.ones(width), np.zeros(width, bool))
+        eps = np.finfo(dtype).eps if np.issubdtype(dtype, np.floating) else 0.0
+        size = np.maximum(np.abs(low), np.abs(high))
+        return cls(mean, np.sqrt(square / count), high - low <= ROUNDING * eps * size)
+
+
+def _rows(
+    values: NDArray[Any],
+    rows: NDArray[np.int_],
+    lengths: NDArray[Any] | None,
+    channels: bool,
+) -> Iterator[NDArray[Any]]:
+    """Values of these samples as rows of features or channels, without padding."""
+    each = max(1, CHUNK_BYTES // max(1, 8 * int(np.prod(values.shape[1:]))))
+    for start in range(0, len(rows), each):
+        index = rows[start : start + each]
+        part = values[index]
+        if lengths is not None:  # padding has no part in it
+            part = part[np.arange(part.shape[1]) < lengths[index][:, None]]
+        if channels:
+            part = np.moveaxis(part, 1, -1)
+        yield part.reshape(-1, part.shape[-1])
