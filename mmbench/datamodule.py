@@ -1,7 +1,7 @@
 """A data set with a scenario laid over it: what is withheld never reaches a loader."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
+from mmbench.data.stored import Inputs, Stored, as_tensor
 from mmbench.data.task import Task
 
 PART = 256  # samples encoded at a time for embeddings that runs share
@@ -155,8 +156,9 @@ class DataModule(LightningDataModule, ABC):
         for split in SPLITS:
             samples = self.samples(split)
             presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))
-            rows = self._limited(samples, split)
-            samples, presence = samples.take(rows), presence[rows]
+            if self.limit is not None and self.limit < len(samples):  # else nothing is copied
+                rows = self._limited(samples, split)
+                samples, presence = samples.take(rows), presence[rows]
             if split == "train":
                 scales = {
                     modality.name: Scale.fit(modality, samples, presence[:, column])
@@ -276,10 +278,12 @@ class _Split(Dataset[Batch]):
         self.task = task
         self.samples = samples
         self.presence = presence
-        self._scales = scales
         self._teach = teach
-        self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
-        self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
+        lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
+        self._stored = {
+            name: Stored(as_tensor(samples.inputs[name]), scales[name], lengths.get(name))
+            for name in task.names
+        }
         self._presence = torch.from_numpy(presence)
         self._natural = torch.from_numpy(samples.presence)
         self._sample_id = torch.from_numpy(samples.sample_id)
@@ -318,7 +322,7 @@ class _Split(Dataset[Batch]):
         return order[torch.searchsorted(known, opaque.cpu())]
 
     def _remember(self, visible: Tensor) -> Remembered:
-        return Remembered(len(self), partial(self._parts, visible))
+        return Remembered(len(self), partial(self._parts, visible), self._stored)
 
     def _parts(self, visible: Tensor, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One modality of the whole split, as much of it as is visible."""
@@ -328,22 +332,19 @@ class _Split(Dataset[Batch]):
     def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
         there = presence[:, self.task.names.index(name)]
-        x = self._inputs[name][index]
-        scale = self._scales[name]
-        x = x.long() if scale is None else scale.apply(x)
-        if name not in self._lengths:
-            return keep(x, there), None
-        steps = self._lengths[name][index]
-        valid = torch.arange(x.shape[1]) < steps[:, None]
-        x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
-        return keep(x, there), keep(steps, there)
+        x, steps = self._stored[name].read(index)
+        return keep(x, there), None if steps is None else keep(steps, there)
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
-        inputs, lengths = {}, {}
-        for name in self.task.names:
-            inputs[name], steps = self._modality(name, index, presence)
-            if steps is not None:
-                lengths[name] = steps
+        def reader(name: str) -> Callable[[], Tensor]:
+            return lambda: self._modality(name, index, presence)[0]
+
+        inputs = Inputs({name: reader(name) for name in self.task.names})
+        lengths = {
+            name: keep(stored.lengths[index], presence[:, column])
+            for column, (name, stored) in enumerate(self._stored.items())
+            if stored.lengths is not None
+        }
         return Batch(
             modalities=self.task.names,
             inputs=inputs,

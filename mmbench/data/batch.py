@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbench.data.embeddings import Parts, is_shared, shared_embeddings
 from mmbench.data.hashing import hashed
+from mmbench.data.stored import Stored, change
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
@@ -86,13 +87,13 @@ class Batch:
             A batch whose hidden inputs and lengths are zero.
         """
         presence = self.presence & ~absent
-        inputs, lengths = {}, {}
-        for column, name in enumerate(self.modalities):
-            there = presence[:, column]
-            inputs[name] = keep(self.inputs[name], there)
-            if name in self.lengths:
-                lengths[name] = keep(self.lengths[name], there)
-        return replace(self, inputs=inputs, lengths=lengths, presence=presence)
+        there = dict(zip(self.modalities, presence.unbind(1), strict=True))
+        return replace(
+            self,
+            inputs=change(self.inputs, lambda name, x: keep(x, there[name])),
+            lengths={name: keep(x, there[name]) for name, x in self.lengths.items()},
+            presence=presence,
+        )
 
     def blind(self) -> "Batch":
         """Take away what an evaluated method must not know: the target, and who the samples are.
@@ -135,7 +136,7 @@ class Batch:
 
         return replace(
             self,
-            inputs={name: move(x) for name, x in self.inputs.items()},
+            inputs=change(self.inputs, lambda _, x: move(x)),
             presence=move(self.presence),
             target=self.target if isinstance(self.target, Withheld) else move(self.target),
             sample_id=move(self.sample_id),
@@ -183,10 +184,18 @@ class Remembered:
         count: Samples of the split.
         parts: Inputs and lengths of a modality, over the whole split in its order and as training
             may see them; None = nothing is shared with other runs.
+        stored: Modality -> where its inputs lie, for banks that refer to them instead of copying;
+            whatever presence withholds is in there, too. None = nowhere.
     """
 
-    def __init__(self, count: int, parts: Callable[[str], Parts] | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        parts: Callable[[str], Parts] | None = None,
+        stored: Mapping[str, Stored] | None = None,
+    ) -> None:
         self.count = count
+        self.stored = stored
         self._parts = parts
         self._kept: dict[tuple[int, str], _Rows] = {}
 
@@ -237,30 +246,30 @@ class FrozenMemo:
     """Embeddings of one training batch by encoders that are frozen; see `Remembered`."""
 
     def __init__(self, remembered: Remembered, source: Batch, rows: Tensor) -> None:
-        self._remembered = remembered
+        self.remembered = remembered
+        self.rows = rows
         self._source = source
-        self._rows = rows
 
     def embed(self, modality: str, encoder: Encode | nn.Module) -> Tensor | None:
         """Return the encoder's output for the source batch; None for one that learns."""
         if not isinstance(encoder, nn.Module) or not is_frozen(encoder):
-            self._remembered.forget(modality, encoder)
+            self.remembered.forget(modality, encoder)
             trunk = getattr(encoder, "trunk", None)
             if not isinstance(trunk, nn.Module) or not is_frozen(trunk):
                 return None
             out: Tensor = encoder.out(self.embed(modality, trunk))  # type: ignore[union-attr]
             return out
-        kept = self._remembered.rows(modality, encoder)
+        kept = self.remembered.rows(modality, encoder)
         device = next(encoder.parameters()).device
-        if kept.values is not None and bool(kept.known[self._rows].all()):
-            return kept.values.index_select(0, self._rows.to(kept.values.device)).to(device)
+        if kept.values is not None and bool(kept.known[self.rows].all()):
+            return kept.values.index_select(0, self.rows.to(kept.values.device)).to(device)
         lengths = self._source.lengths.get(modality)
         with torch.no_grad():
             z: Tensor = encoder(
                 self._source.inputs[modality].to(device),
                 None if lengths is None else lengths.to(device),
             )
-        kept.put(self._rows, z)
+        kept.put(self.rows, z)
         return z
 
 
