@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmbench.data.batch import Batch, Memo
+from mmbench.data.batch import Batch, LeakError, Memo
 from mmbench.data.task import Modality, Task
 from mmbench.method import Method
 
@@ -128,7 +128,7 @@ def _outputs(method: Method, batch: Batch) -> Tensor:
 
 def evaluation_is_ours(cls: type[Method], task: Task) -> None:
     """Validation and test steps are the suite's."""
-    for name in ("validation_step", "test_step", "row_loss", "task_loss"):
+    for name in ("validation_step", "test_step", "decide", "row_loss", "task_loss"):
         assert getattr(cls, name) is getattr(Method, name), f"{name} must not be overridden"
 
 
@@ -189,6 +189,19 @@ def absent_is_absent(cls: type[Method], task: Task) -> None:
                 torch.manual_seed(0)
                 losses.append(sum(begun.loss(batch).values(), torch.zeros(())))
             assert torch.equal(*losses), f"the loss changes when absent entries hold {garbage}"
+
+
+def evaluation_is_blind(cls: type[Method], task: Task) -> None:
+    """Predictions need neither the target nor the sample's id, which evaluation takes away."""
+    method = build(cls, task)
+    batch = make_batch(task, all_patterns(task)).blind()
+    try:
+        output = _outputs(method, batch)
+    except LeakError as error:
+        raise AssertionError(str(error)) from error
+    except (IndexError, RuntimeError) as error:
+        raise AssertionError(f"fails on samples whose ids it never saw: {error}") from error
+    assert output.isfinite().all(), "outputs of samples whose ids it never saw are not finite"
 
 
 def samples_are_independent(cls: type[Method], task: Task) -> None:
@@ -267,7 +280,7 @@ def fits_a_few_samples(cls: type[Method], task: Task) -> None:
 
 
 def _fit(method: Method, batch: Batch, enough: float) -> None:
-    def loader(times: int) -> DataLoader[Batch]:
+    def loader(batch: Batch, times: int) -> DataLoader[Batch]:
         return DataLoader(_Repeat(batch, times), batch_size=None)
 
     with warnings.catch_warnings():
@@ -282,7 +295,7 @@ def _fit(method: Method, batch: Batch, enough: float) -> None:
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(method, loader(STEPS), loader(1))
+        trainer.fit(method, loader(batch, STEPS), loader(batch.blind(), 1))
 
 
 class _Enough(Callback):
@@ -290,6 +303,10 @@ class _Enough(Callback):
 
     def __init__(self, batch: Batch, enough: float) -> None:
         self.batch, self.enough = batch, enough
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        pl_module.decide([(self.batch.blind(), self.batch.target)])
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
@@ -326,6 +343,7 @@ METHOD_CHECKS: dict[str, Check] = {
         loss_is_finite,
         gradients_reach_every_parameter,
         absent_is_absent,
+        evaluation_is_blind,
         samples_are_independent,
         shared_encodings_change_nothing,
         same_seed_same_method,

@@ -321,6 +321,10 @@ class _Split(Dataset[Batch]):
         known, order = opaque_ids(self._sample_id).sort()
         return order[torch.searchsorted(known, opaque.cpu())]
 
+    def target_of(self, opaque: Int[Tensor, " batch"]) -> Tensor:
+        """Targets of such samples, as batches of training have them."""
+        return self._target[self.rows_of(opaque)]
+
     def _remember(self, visible: Tensor) -> Remembered:
         return Remembered(len(self), partial(self._parts, visible), self._stored)
 

@@ -181,6 +181,16 @@ class Method(LightningModule, ABC):
         """Which samples `stage_output` is scored on, the same in every epoch; None = all."""
         return None
 
+    def candidates(self, batch: Batch) -> Float[Tensor, "batch candidate output"] | None:
+        """Predictions among which validation decides, before an epoch is scored; None = only one.
+
+        The batch is as in `stage_output`; a method is told the losses alone, by `choose`.
+        """
+        return None
+
+    def choose(self, losses: Float[Tensor, " candidate"]) -> None:
+        """Take note of the validation losses of `candidates`, sums over samples, in a buffer."""
+
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look once at the training split before fitting: priors, prototypes, memories.
 
@@ -226,6 +236,24 @@ class Method(LightningModule, ABC):
             self.log(f"train/{name}", total / self._steps)
         self._term_sums = {}
         self._steps = 0
+
+    @final
+    @torch.no_grad()
+    def decide(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
+        """Compare the candidates by their loss; the runner calls this in every epoch.
+
+        Args:
+            validation: Blind batches, each with the target that the method does not see.
+        """
+        losses = []
+        for batch, target in validation:
+            output = self.candidates(batch)
+            if output is None:
+                return
+            rows = [self.row_loss(one, target).sum() for one in output.unbind(1)]
+            losses.append(torch.stack(rows))
+        if losses:
+            self.choose(torch.stack(losses).sum(0))
 
     @final
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | None]:

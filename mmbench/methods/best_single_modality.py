@@ -9,7 +9,6 @@ Differences from the paper: none.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -77,8 +76,10 @@ class BestSingleModality(Method):
         output = self.each(batch).unbind(1)
         return torch.stack([self.row_loss(o, batch.target) for o in output], dim=1)
 
-    def on_validation_epoch_start(self) -> None:
-        """Choose the modality by validation loss, gaps included."""
-        batches: Any = self.trainer.val_dataloaders
-        totals = [self._row_losses(batch.to(self.device)).sum(0) for batch in batches]
-        self.best.copy_(torch.stack(totals).sum(0).argmin())
+    def candidates(self, batch: Batch) -> Float[Tensor, "batch modality output"]:
+        """Every modality's own prediction, gaps included."""
+        return self.each(batch)
+
+    def choose(self, losses: Float[Tensor, " modality"]) -> None:
+        """Choose the modality by validation loss."""
+        self.best.copy_(losses.argmin())

@@ -1,13 +1,12 @@
 """One run: what it records, how it fails, and that evaluation is what it claims to be."""
 
 import json
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from arrays import Arrays, alike, fit
 from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 
@@ -19,8 +18,6 @@ from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
 from mmbench.bench.run.selection import KeepBest
 from mmbench.bench.run.training import seed_everything
-from mmbench.data.batch import Batch
-from mmbench.data.task import Modality, Task
 from mmbench.method import Method
 from mmbench.metrics.metric import score
 from mmbench.registry import METHODS
@@ -203,8 +200,9 @@ class Scheduled(Method):
         self.epoch = torch.nn.Parameter(torch.tensor(0.0))
 
     def forward(self, batch):
-        answer = {"wrong": batch.target + 1, "half": torch.zeros_like(batch.target)}
-        output = torch.nn.functional.one_hot(answer[self.says[self.current_epoch]], 3).float()
+        truth = (batch.inputs["x"][:, 0] > 0).long()
+        answer = {"wrong": 1 - truth, "half": torch.zeros_like(truth)}
+        output = torch.nn.functional.one_hot(answer[self.says[self.current_epoch]], 2).float()
         return output + 0 * self.epoch
 
     def on_train_epoch_start(self):
@@ -214,34 +212,19 @@ class Scheduled(Method):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
+def two_classes(n=4):
+    """Their one feature is -1 for class 0 and 1 for class 1, after scaling."""
+    target = np.arange(n) % 2
+    return Arrays(alike({"x": target[:, None].astype(np.float32)}, target))
+
+
 @pytest.mark.parametrize(("on", "epoch", "best"), [("val", 1, 0.5), ("last", 3, 0.0)])
 def test_the_best_epoch_is_kept_the_earliest_on_ties(on, epoch, best):
     """Validation accuracies are 0, 1/2, 1/2, 0."""
-    task = Task("single_label", (Modality("x", "vector", (1,)),), ("a", "b", "c"))
-    batch = Batch(
-        modalities=("x",),
-        inputs={"x": torch.zeros(2, 1)},
-        presence=torch.ones(2, 1, dtype=torch.bool),
-        target=torch.tensor([0, 1]),
-        sample_id=torch.arange(2),
-    )
-    keep = KeepBest(task, "accuracy", on, patience=None)
-    trainer = Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        callbacks=[keep],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    method = Scheduled(task)
-    one = torch.utils.data.DataLoader([batch], batch_size=None, num_workers=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", ".*logging interval.*")
-        trainer.fit(method, one, one)
+    data = two_classes()
+    keep = KeepBest(data, "accuracy", on, patience=None)
+    method = Scheduled(data.task)
+    fit(method, data, keep, 4)
     assert (keep.epoch, keep.best) == (epoch, best)
     keep.restore(method)
     assert method.epoch.item() == epoch

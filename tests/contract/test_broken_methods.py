@@ -74,6 +74,25 @@ class LearnsFromAbsentInputs(Sound):
         return super().loss(batch) | {"raw": raw.square().mean() * self.head.bias.sum()}
 
 
+# --- what evaluation takes away ----------------------------------------------------------------
+
+
+@breaks("evaluation_is_blind", "the target of a validation or test batch was read")
+class ReturnsTheTarget(Sound):
+    def forward(self, batch):
+        return super().forward(batch) + nn.functional.one_hot(batch.target, 3)
+
+
+@breaks("evaluation_is_blind", "fails on samples whose ids it never saw")
+class EmbedsTheId(Sound):
+    def __init__(self, task):
+        super().__init__(task)
+        self.table = nn.Embedding(100, task.num_outputs)
+
+    def forward(self, batch):
+        return super().forward(batch) + self.table(batch.sample_id)
+
+
 # --- other samples of the batch --------------------------------------------------------------
 
 

@@ -43,8 +43,9 @@ def fit(flips, train_rates, val_rates):
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-        ).fit(method, DataLoader([train] * 40, batch_size=None), DataLoader([val], batch_size=None))
-    return method.eval(), val
+        ).fit(method, DataLoader([train] * 40, batch_size=None))
+    method.eval().decide([(val.blind(), val.target)])
+    return method, val
 
 
 @pytest.mark.parametrize("informative", [0, 1, 2])

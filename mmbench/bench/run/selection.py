@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmbench.bench.run.failures import DivergedError
 from mmbench.datamodule import DataModule
+from mmbench.method import Method
 from mmbench.metrics.metric import higher_is_better, score
 
 
@@ -51,6 +52,15 @@ class KeepBest(Callback):
         self._state: dict[str, torch.Tensor] = {}
         self._outputs: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []  # positions in the validation split
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a method with several predictions choose among them."""
+        assert isinstance(pl_module, Method)
+        val, device = self.data.split("val"), pl_module.device
+        batches: Any = trainer.val_dataloaders
+        pl_module.decide(
+            (batch.to(device), val.target_of(batch.sample_id).to(device)) for batch in batches
+        )
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
