@@ -21,7 +21,7 @@ from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import Inputs, Stored, as_tensor
-from mmbench.data.task import Task
+from mmbench.data.task import Pixels, Task
 
 PART = 256  # samples encoded at a time for embeddings that runs share
 
@@ -99,6 +99,7 @@ class DataModule(LightningDataModule, ABC):
             if number is not None and number < 1:
                 raise ValueError(f"{word} must be at least 1, found {number}")
         self._drawn: dict[str, PresenceArray] = {}
+        self._pixels: dict[str, Pixels] = {}
         self._restriction = None if modalities is None else tuple(modalities)
 
     @abstractmethod
@@ -119,10 +120,16 @@ class DataModule(LightningDataModule, ABC):
     def task(self) -> Task:
         """The task, restricted to the modalities that were asked for.
 
+        Once it is set up, images say how their 8-bit pixels were standardised.
+
         Raises:
             ValueError: If one of them is unknown.
         """
         task = self.describe()
+        task = replace(
+            task,
+            modalities=tuple(replace(m, pixels=self._pixels.get(m.name)) for m in task.modalities),
+        )
         if self._restriction is None:
             return task
         by_name = {modality.name: modality for modality in task.modalities}
@@ -163,6 +170,12 @@ class DataModule(LightningDataModule, ABC):
                 scales = {
                     modality.name: Scale.fit(modality, samples, presence[:, column])
                     for column, modality in enumerate(task.modalities)
+                }
+                self._pixels = {
+                    m.name: scale.of_pixels()
+                    for m in task.modalities
+                    if m.kind == "image" and samples.inputs[m.name].dtype == np.uint8
+                    if (scale := scales[m.name])
                 }
                 self.target_scale = TargetScale.fit(task, samples.target)
             teach = split != "test" and self.scenario.regime == "full_access"
