@@ -14,6 +14,7 @@ from mmbench.data.hashing import hashed
 from mmbench.data.stored import Stored, change
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
+CHUNK = 256  # samples at a time
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
 
 
@@ -213,12 +214,30 @@ class Remembered:
         key = (id(encoder), modality)
         if key not in self._kept:
             rows = _Rows(encoder, self.count)
-            if self._parts is not None and is_shared(encoder):
+            trunk = getattr(encoder, "trunk", None)
+            if getattr(trunk, "rests", False):  # it has run already, before the rest was frozen
+                rows.values = self._outside(self.rows(modality, trunk), encoder.out)
+            if rows.values is not None:
+                rows.known[:] = True
+            elif self._parts is not None and is_shared(encoder):
                 parts = partial(self._parts, modality)
                 rows.values = shared_embeddings(encoder, parts, self.count)
                 rows.known[:] = True
             self._kept[key] = rows
         return self._kept[key]
+
+    @torch.no_grad()
+    def _outside(self, trunk: "_Rows", out: nn.Module) -> Tensor | None:
+        """Outputs of an encoder from those of its trunk; None if not all are known, or too many."""
+        if trunk.values is None or not bool(trunk.known.all()):
+            return None
+        device = next(out.parameters(), trunk.values).device
+        parts: list[Tensor] = []
+        for part in trunk.values.split(CHUNK):
+            parts.append(out(part.to(device)))
+            if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
+                return None
+        return torch.cat(parts)
 
     def forget(self, modality: str, encoder: Encode | nn.Module) -> None:
         """Drop what is kept of an encoder that learns again."""

@@ -5,9 +5,10 @@ the modalities that the query has (REDEEM, Eq. 1; the sum shrinks by itself wher
 missing). Search is exact: products in chunks, then the first K in the order (-score, row). A bank
 too large for that may be searched by an index of faiss instead, which may be approximate.
 
-Features are what exists before any training, so they can be kept and cannot hold a label: raw
-values, averaged over steps or cells, standardised over the bank and scaled to length one. They
-are rounded to so few bits that float32 holds every sum of their products without error. Scores
+Features are what exists before any training, so they can be kept and cannot hold a label: vectors
+of the user's choice, or the projections of a CLIP in a local folder; failing these, raw values,
+averaged over steps or cells and standardised over the bank. All are scaled to length one, and
+rounded to so few bits that float32 holds every sum of their products without error. Scores
 are therefore the same numbers in any batch, in any order of summation and on any device, equal
 content ties exactly, and a tie is decided by the row alone.
 
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, FrozenMemo, Remembered, is_frozen, keep
+from mmbench.data.batch import Batch, FrozenMemo, Remembered, is_frozen, keep, opaque_ids
 from mmbench.data.embeddings import is_shared, shared_embeddings
 from mmbench.data.hashing import hashed
 from mmbench.data.scale import Moments, Scale
-from mmbench.data.stored import Inputs, Stored
-from mmbench.data.task import Modality, Task
+from mmbench.data.stored import Inputs, Stored, change
+from mmbench.data.task import Kind, Modality, Task
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
 
@@ -39,6 +41,15 @@ BLOCK = 64  # rows of the bank that are first compared by their best one alone
 SCORES = 1 << 25  # scores held at a time, 128 MiB
 TABLE_BYTES = 4 << 30  # tokens of a modality are kept up to this size, else embedded when needed
 CHUNK = 256  # rows embedded at a time
+
+RAW: Mapping[Kind, str] = {  # what raw features of a kind are
+    "vector": "values",
+    "sequence": "means over steps",
+    "image": "pixel means",
+    "volume": "voxel means",
+    "tokens": "token counts",
+    "bag": "means over instances",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,17 +206,27 @@ class Feature(nn.Module):
     Args:
         modality: What is looked up.
         bits: Entries are multiples of 2^-bits.
+        width: Features; None = those of the kind's raw features.
     """
 
     mean: Tensor
     inverse_std: Tensor
 
-    def __init__(self, modality: Modality, bits: int) -> None:
+    def __init__(self, modality: Modality, bits: int, width: int | None = None) -> None:
         super().__init__()
-        self.raw = KINDS[modality.kind].raw(modality)
+        self.name = modality.name
+        self.what = RAW[modality.kind]
+        self.raw: nn.Module = nn.Identity()
+        if width is None:
+            raw = KINDS[modality.kind].raw(modality)
+            self.raw, width = raw, raw.width
         self.step = 2.0**-bits
-        self.register_buffer("mean", torch.zeros(self.raw.width))
-        self.register_buffer("inverse_std", torch.ones(self.raw.width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("inverse_std", torch.ones(width))
+
+    def of(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Features before scaling, zeros where the modality is absent."""
+        return batch.embed(self.name, self.raw)
 
     def fit(self, raw: Float[Tensor, "row width"]) -> None:
         """Standardise by these samples from now on."""
@@ -222,11 +243,101 @@ class Feature(nn.Module):
         z = nn.functional.normalize((raw - self.mean) * self.inverse_std, dim=1)
         return (z / self.step).round() * self.step
 
-    def forward(
-        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch width"]:
-        """Features of inputs."""
-        return self.scaled(self.raw(x, lengths))
+    def forward(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Features of a batch, zeros where the modality is absent."""
+        return keep(self.scaled(self.of(batch)), batch.has(self.name))
+
+
+class Vectors(Feature):
+    """Vectors of the user's choice from a file, as they are but for their length.
+
+    Args:
+        modality: What is looked up.
+        bits: See `Feature`.
+        file: npz with `id` (n,), sample ids as in the predictions of a run, and for each modality an
+            array of its name, (n, W). Samples of all splits have to be there.
+
+    Raises:
+        ValueError: If it cannot be read, lacks the modality, or holds an id twice.
+    """
+
+    ids: Tensor
+    row: Tensor
+    vectors: Tensor
+
+    def __init__(self, modality: Modality, bits: int, file: Path) -> None:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                ids, vectors = arrays["id"], arrays[modality.name]
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"retrieve_by: {file} is no npz with id (n,) and {modality.name} (n, width): {error}"
+            ) from error
+        if vectors.ndim != 2 or ids.shape != (len(vectors),) or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"retrieve_by: {file} needs whole numbers as id (n,) and {modality.name} "
+                f"(n, width), found {ids.dtype} {ids.shape} and {vectors.shape}"
+            )
+        if len(np.unique(ids)) < len(ids) or not np.isfinite(vectors).all():
+            raise ValueError(f"retrieve_by: {file} holds an id twice, or NaN or infinity")
+        super().__init__(modality, bits, vectors.shape[1])
+        self.what = f"vectors of {file.name}"
+        known = torch.from_numpy(ids.astype(np.int64))
+        both = torch.cat([known, opaque_ids(known)])  # evaluated samples come under the latter
+        order = both.argsort()
+        self.register_buffer("ids", both[order])
+        self.register_buffer("row", order % max(1, len(known)))
+        self.register_buffer("vectors", torch.from_numpy(vectors.astype(np.float32)))
+
+    def fit(self, raw: Float[Tensor, "row width"]) -> None:
+        """Keep them as they are."""
+
+    def of(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Look the samples up.
+
+        Raises:
+            ValueError: If the file does not hold one of them.
+        """
+        at = torch.searchsorted(self.ids, batch.sample_id).clamp_max(len(self.ids) - 1)
+        lost = batch.has(self.name) & (self.ids[at] != batch.sample_id)
+        if bool(lost.any()):
+            raise ValueError(
+                f"retrieve_by: {int(lost.sum())} of {len(lost)} samples have no vector for "
+                f"{self.name!r} in the file; it needs those of all splits"
+            )
+        return keep(self.vectors[self.row[at]], batch.has(self.name))
+
+
+class Projections(Feature):
+    """Projections of a CLIP with published weights, computed once for all runs.
+
+    Args:
+        modality: What is looked up, a text or an image.
+        bits: See `Feature`.
+        folder: Of the model.
+
+    Raises:
+        ValueError: If the model does not read the modality, or the folder does not hold it.
+    """
+
+    def __init__(self, modality: Modality, bits: int, folder: Path) -> None:
+        from mmbench.layers.pretrained_backbones import clip_projection  # slow to import
+
+        raw, width = clip_projection(modality, folder)
+        super().__init__(modality, bits, width)
+        self.raw, self.what = raw, f"projections of the CLIP in {folder.name}"
+
+    def fit(self, raw: Float[Tensor, "row width"]) -> None:
+        """Keep them as they are."""
+
+
+def _feature(modality: Modality, bits: int, retrieve_by: str) -> Feature:
+    if not retrieve_by:
+        return Feature(modality, bits)
+    kind, _, folder = retrieve_by.partition(":")
+    if kind == "clip" and folder:
+        return Projections(modality, bits, Path(folder).expanduser())
+    return Vectors(modality, bits, Path(retrieve_by).expanduser())
 
 
 class Memory(nn.Module):
@@ -245,9 +356,14 @@ class Memory(nn.Module):
         k: K, neighbours of a query, 1..64.
         index: Description of the index of faiss that is searched, see `empty_index`; None =
             exact products.
+        retrieve_by: Features by which samples are alike: a file of vectors (see `Vectors`), or
+            "clip:/folder" (see `Projections`); empty = raw features, pixel means among them.
+
+    Attributes:
+        by: What each modality is looked up by, in words.
 
     Raises:
-        ValueError: If `k` is out of range, or there is no such index.
+        ValueError: If `k` is out of range, there is no such index, or no such features.
     """
 
     constant = True
@@ -261,7 +377,9 @@ class Memory(nn.Module):
     train_rows: Tensor
     train_found: Tensor
 
-    def __init__(self, task: Task, k: int = 5, *, index: str | None = None) -> None:
+    def __init__(
+        self, task: Task, k: int = 5, *, index: str | None = None, retrieve_by: str = ""
+    ) -> None:
         super().__init__()
         if not 1 <= k <= BLOCK:
             raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
@@ -270,7 +388,8 @@ class Memory(nn.Module):
         self.with_lengths = tuple(m.name for m in task.modalities if m.has_lengths)
         # the products of M pairs of vectors sum to less than M + 1, and float32 counts to 2^24
         bits = (24 - math.ceil(math.log2(len(task.modalities) + 1))) // 2
-        features = [Feature(m, bits) for m in task.modalities]
+        features = [_feature(m, bits, retrieve_by) for m in task.modalities]
+        self.by = tuple(part.what for part in features)
         self.features = nn.ModuleList(features)
         width = sum(len(part.mean) for part in features)
         self.register_buffer("sample_id", torch.zeros(0, dtype=torch.long))
@@ -308,7 +427,8 @@ class Memory(nn.Module):
             train: All training batches, looked at one after the other; a teacher's samples are
                 kept in place of its batch's.
         """
-        seen: list[_Seen] = [_Seen.of(batch, self.features, self.names) for batch in train]
+        features: list[Feature] = list(self.features)  # type: ignore[arg-type]
+        seen = [_Seen.of(batch, features) for batch in train]
         sample_id = torch.cat([part.sample_id for part in seen])
         complete = torch.cat([part.complete for part in seen])
         raw = {name: torch.cat([part.raw.pop(name) for part in seen]) for name in self.names}
@@ -323,7 +443,6 @@ class Memory(nn.Module):
         for name in self.with_lengths:
             _, lengths = self.read(name, torch.arange(len(self)), inputs=False)
             setattr(self, f"length_{self.names.index(name)}", lengths)
-        features: list[Feature] = list(self.features)  # type: ignore[arg-type]
         if len(self):
             for name, part in zip(self.names, features, strict=True):
                 part.fit(raw[name][rows])
@@ -390,8 +509,7 @@ class Memory(nn.Module):
 
     def look(self, batch: Batch) -> Float[Tensor, "batch width"]:
         """Features of a batch; zeros where a modality is absent."""
-        pairs = zip(self.names, self.features, strict=True)
-        return torch.cat([batch.embed(name, part) for name, part in pairs], dim=1)
+        return torch.cat([part(batch) for part in self.features], dim=1)
 
     def read(
         self, name: str, rows: Int[Tensor, " row"], *, inputs: bool = True
@@ -614,20 +732,19 @@ class _Seen:
     copies: Mapping[str, tuple[Tensor, Tensor | None]]  # complete samples of no data module
 
     @classmethod
-    def of(cls, batch: Batch, features: Iterable[nn.Module], names: tuple[str, ...]) -> "_Seen":
+    def of(cls, batch: Batch, features: list[Feature]) -> "_Seen":
         shown = batch if batch.teacher is None else batch.teacher
         complete = shown.presence.all(1)
         memo = shown.memo if isinstance(shown.memo, FrozenMemo) else None
         remembered = None if memo is None else memo.remembered
         refer = remembered is not None and remembered.stored is not None
-        copies = {} if refer else {n: _some(shown, n, complete) for n in names}
-        pairs = zip(names, features, strict=True)
+        copies = {} if refer else {n: _some(shown, n, complete) for n in batch.modalities}
         return cls(
             batch.sample_id,
             batch.presence,
             complete,
             shown.target,
-            {name: shown.embed(name, part.raw) for name, part in pairs},  # type: ignore[arg-type]
+            {part.name: part.of(shown) for part in features},
             remembered,
             batch.sample_id if memo is None else memo.rows,
             copies,
@@ -643,7 +760,7 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     """These rows of a batch alone."""
     return replace(
         batch,
-        inputs={name: x[rows] for name, x in batch.inputs.items()},
+        inputs=change(batch.inputs, lambda _, x: x[rows]),
         presence=batch.presence[rows],
         target=batch.target[rows],
         sample_id=batch.sample_id[rows],

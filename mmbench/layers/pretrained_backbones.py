@@ -252,6 +252,69 @@ def clip(task: Task, folder: Path) -> PretrainedBackbone:
     )
 
 
+class ClipProjection(nn.Module):
+    """One tower of CLIP and its projection: what texts and images are compared by.
+
+    Args:
+        tower: The text or the vision model.
+        project: What follows it.
+        scale: From a batch's pixels to the model's; None for texts.
+        side: Pixels of the images that the model reads.
+    """
+
+    def __init__(
+        self, tower: nn.Module, project: nn.Module, scale: "Affine | None", side: int
+    ) -> None:
+        super().__init__()
+        self.tower: Any = tower
+        self.project = project
+        self.scale = scale
+        self.side = side
+
+    def forward(
+        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch width"]:
+        """Project images, or token ids with the lengths of the texts."""
+        if self.scale is None:
+            valid = valid_steps(lengths, x)
+            z = self.tower(torch.where(valid, x, 0).long(), valid.long()).pooler_output
+        else:
+            pixels = self.scale(x.expand(-1, 3, -1, -1))
+            sides = (self.side, self.side)
+            pixels = nn.functional.interpolate(pixels, sides, mode="bicubic", antialias=True)
+            z = self.tower(pixels).pooler_output
+        projected: Tensor = self.project(z)
+        return projected
+
+
+def clip_projection(modality: Modality, folder: Path) -> tuple[ClipProjection, int]:
+    """What CLIP makes of one modality, frozen, and its width; runs share what it gives.
+
+    Source: as `clip`; the retrieval features of RAGPT and REDEEM.
+
+    Args:
+        modality: Of kind tokens or image.
+        folder: Of a `CLIPModel`.
+
+    Raises:
+        ValueError: If it is of another kind, does not fit, or the folder does not hold the model.
+    """
+    if modality.kind not in ("tokens", "image"):
+        raise ValueError(
+            f"CLIP reads texts and images, but modality {modality.name!r} is of kind "
+            f"{modality.kind}; retrieve by a file of vectors"
+        )
+    model = _load(CLIPModel, folder)
+    if modality.kind == "tokens":
+        require_ids(modality, folder)
+        made = ClipProjection(model.text_model, model.text_projection, None, 0)
+    else:
+        scale, side = Affine(scaling_of(modality, folder)), model.config.vision_config.image_size
+        made = ClipProjection(model.vision_model, model.visual_projection, scale, side)
+    rest(made.eval())
+    return made, model.config.projection_dim
+
+
 def blip2(task: Task, folder: Path) -> PretrainedBackbone:
     """BLIP-2: the vision tower, and the Q-Former as a tower for texts; [CLS] of both are read.
 

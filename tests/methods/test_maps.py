@@ -89,7 +89,9 @@ def test_samples_that_differ_in_their_pattern_alone_differ():
         x.copy_(x[:1].expand_as(x))
     zero.inputs["b"].zero_()  # what a dummy stands for
     tokens, keys = with_dummies(method.backbone, zero, "zeros")
-    assert all(torch.equal(x[0], x[1]) for x in (*tokens.values(), *keys.values()))
+    assert all(torch.equal(x[0], x[1]) for x in keys.values())
+    for x in tokens.values():  # a batch of one, as a dummy is made, may round another way
+        torch.testing.assert_close(x[0], x[1], atol=1e-6, rtol=0)
     assert (method(zero)[0] - method(zero)[1]).abs().max() > 1e-3
 
 
@@ -114,7 +116,7 @@ def test_prompts_that_no_token_may_read_leave_the_frozen_backbone():
         x = torch.cat([prompts[:, i, 0], x], dim=1)
         read = torch.nn.functional.pad(read, (4, 0), value=False)
         x = backbone.layer(i, 0, x, read)
-    torch.testing.assert_close(backbone.pool([x]), backbone(batch), atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.pool([x], [read]), backbone(batch), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
