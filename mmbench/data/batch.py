@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmbench.data.embeddings import Parts, is_shared, shared_embeddings
 from mmbench.data.hashing import hashed
-from mmbench.data.stored import AnyInputs, Stored, change
+from mmbench.data.stored import Stored, change
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 CHUNK = 256  # samples at a time
@@ -61,7 +61,7 @@ class Batch:
     """
 
     modalities: tuple[str, ...]
-    inputs: AnyInputs
+    inputs: Mapping[str, Tensor]
     presence: Bool[Tensor, "batch modality"]
     target: Tensor
     sample_id: Int[Tensor, " batch"]

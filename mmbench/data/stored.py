@@ -74,11 +74,9 @@ class Inputs(Mapping[str, Tensor]):
         return dict, (dict(self),)
 
 
-# by name first: whoever checks types at run time would read an entry of a mapping
-AnyInputs = Inputs | Mapping[str, Tensor]
-
-
-def change(inputs: AnyInputs, by: Callable[[str, Tensor], Tensor]) -> AnyInputs:
+def change(
+    inputs: Mapping[str, Tensor], by: Callable[[str, Tensor], Tensor]
+) -> Mapping[str, Tensor]:
     """The same inputs, changed; those that nobody has read yet are changed when they are."""
     if not isinstance(inputs, Inputs):
         return {name: by(name, x) for name, x in inputs.items()}

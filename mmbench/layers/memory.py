@@ -456,9 +456,7 @@ class Memory(nn.Module):
             )
             return torch.cat(list(parts), 1)
 
-        self.keys = torch.cat(
-            [look(part, True) for part in rows.split(CHUNK)] or [self.keys[:0]]
-        )
+        self.keys = torch.cat([look(part, True) for part in rows.split(CHUNK)] or [self.keys[:0]])
         found = [
             self.found(look(part, False), self.row_of(sample_id[part]), sample_id[part])
             for part in torch.arange(len(sample_id)).split(CHUNK)
@@ -768,4 +766,3 @@ def take(batch: Batch, rows: Tensor) -> Batch:
         teacher=None,
         memo=None,
     )
-

@@ -358,10 +358,10 @@ class Pictures(DataModule):
         )
 
 
-def module(regime="full_access"):
+def module(regime="full_access", **settings):
     hide = Incomplete(incomplete_rate=0.5, missing="any")
     scenario = Scenario(name="half", train=hide, val=hide, test=(hide,), regime=regime)
-    data = Pictures(Path(), scenario, batch_size=16)
+    data = Pictures(Path(), scenario, batch_size=16, **settings)
     data.setup()
     return data
 
@@ -395,21 +395,23 @@ def test_a_bank_refers_to_the_pictures_as_they_are_stored(regime):
 
 
 def test_what_is_remembered_is_neither_scaled_nor_read_again(monkeypatch):
-    data, embed = module(), Patches().requires_grad_(False).eval()
-    for _ in range(2):
-        for batch in data.train_dataloader():
-            batch.embed("image", embed)
+    # who checks types while tests run reads the first modality of each batch
+    data, embed = module(modalities=["age", "image"]), Patches().requires_grad_(False).eval()
     read = []
     whole = Stored.read
     monkeypatch.setattr(
-        Stored, "read", lambda self, rows: (read.append(len(rows)), whole(self, rows))[1]
+        Stored, "read", lambda self, rows: (read.append(self.values.dtype), whole(self, rows))[1]
     )
+    for batch in data.train_dataloader():
+        batch.embed("image", embed)
+    assert torch.uint8 in read
+    read.clear()
     for batch in data.train_dataloader():
         moved = batch.hide(~batch.presence).to("cpu")
         moved.embed("image", embed)
-    assert not read
-    assert moved.inputs["age"].shape == (len(moved), 2)
-    assert read
+        assert torch.uint8 not in read
+    assert moved.inputs["image"].shape == (len(moved), 3, 8, 8)
+    assert torch.uint8 in read
 
 
 def test_the_state_holds_pictures_in_8_bits_and_a_fresh_memory_finds_and_lends_the_same():

@@ -290,7 +290,9 @@ def test_a_task_that_does_not_fit_is_refused_in_one_line(folders):
         Task("regression", (vector, TASK.modalities[0]), ("y",)): "take the backbone small",
         with_(replace(words_of, tokenizer="")): "words' are the data set's own, but the model's",
         with_(replace(words_of, tokenizer="0123")): f"vocabulary 0123.*own tokenizer .{NAME}",
-        with_(replace(photo, pixels=None)): "how those of modality 'photo' were scaled is not known",
+        with_(
+            replace(photo, pixels=None)
+        ): "how those of modality 'photo' were scaled is not known",
         with_(two): "images of 3 channels, but modality 'photo' has 2",
     }.items():
         with pytest.raises(ValueError, match=words):

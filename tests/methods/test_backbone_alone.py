@@ -48,6 +48,8 @@ def test_prompts_that_draw_no_attention_change_nothing_but_their_share():
     batch = make_batch(TASK, all_patterns(TASK))
     torch.testing.assert_close(
         ours(batch),
-        theirs.head(theirs.backbone.run(theirs.backbone.tokens(batch), theirs.backbone.keys(batch))),
+        theirs.head(
+            theirs.backbone.run(theirs.backbone.tokens(batch), theirs.backbone.keys(batch))
+        ),
     )
     assert not torch.allclose(ours(batch), theirs(batch), atol=1e-4)

@@ -15,9 +15,7 @@ from mmbench.methods.redeem import Experts, NeighbourAttention, Redeem, Router
 TEXT = Modality("text", "tokens", (9,), vocab_size=30)
 IMAGE = Modality("image", "image", (3, 8, 8))
 TASK = Task("single_label", (TEXT, IMAGE), ("a", "b", "c"))
-PUBLISHED = replace(
-    TASK, modalities=(replace(TEXT, tokenizer=NAME), replace(IMAGE, pixels=PIXELS))
-)
+PUBLISHED = replace(TASK, modalities=(replace(TEXT, tokenizer=NAME), replace(IMAGE, pixels=PIXELS)))
 FOUR = Task("single_label", tuple(Modality(n, "vector", (12,)) for n in "abcd"), ("x", "y"))
 SMALL = {"dim": 16, "depth": 2}
 
