@@ -20,8 +20,9 @@ country under two names), lie in the same part.
 Sanity, accuracy of a logistic regression on val / test (majority .204 / .204): image .581 / .606,
 english .507 / .602, german .475 / .535 (bags of tokens).
 
-With `features: pieces` the names are cut into the word pieces of a frozen MiniLM, for backbones that
-read these (`backbone: packaged`, or `vilt:/folder` with BERT's vocabulary); pictures stay pixels.
+With `features: pieces` the names are cut into the word pieces of a frozen MiniLM, for backbones
+that read these (`backbone: packaged`, or `vilt:/folder` with the same vocabulary); pictures stay
+pixels.
 
 With `features: pretrained` the picture is a vector of 1,280 features of a frozen EfficientNet-Lite0
 and each name one of 384 of a frozen MiniLM, which knows English: of German names it reads pieces

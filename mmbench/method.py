@@ -209,13 +209,16 @@ class Method(LightningModule, ABC):
         `constant`: filled in `prepare` and never written to again, such as a bank of samples.
         """
         constant = [name for name, part in self.named_modules() if getattr(part, "constant", False)]
-        state = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        state: dict[str, Tensor] = {n: p for n, p in self.named_parameters() if p.requires_grad}
         for owner, part in self.named_modules():
             if any(owner == name or owner.startswith(f"{name}.") for name in constant):
                 continue
-            for name, buffer in part.named_buffers(owner, recurse=False):
-                if name.rpartition(".")[2] not in part._non_persistent_buffers_set:
-                    state[name] = buffer
+            not_saved = part._non_persistent_buffers_set
+            state |= {
+                name: buffer
+                for name, buffer in part.named_buffers(owner, recurse=False)
+                if name.rpartition(".")[2] not in not_saved
+            }
         return state
 
     def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:

@@ -214,9 +214,11 @@ class Remembered:
         key = (id(encoder), modality)
         if key not in self._kept:
             rows = _Rows(encoder, self.count)
-            trunk = getattr(encoder, "trunk", None)
-            if getattr(trunk, "rests", False):  # it has run already, before the rest was frozen
-                rows.values = self._outside(self.rows(modality, trunk), encoder.out)
+            trunk, out = getattr(encoder, "trunk", None), getattr(encoder, "out", None)
+            if isinstance(out, nn.Module) and getattr(trunk, "rests", False):
+                # it has run already, before the rest was frozen
+                assert isinstance(trunk, nn.Module)
+                rows.values = self._outside(self.rows(modality, trunk), out)
             if rows.values is not None:
                 rows.known[:] = True
             elif self._parts is not None and is_shared(encoder):
@@ -233,7 +235,7 @@ class Remembered:
             return None
         device = next(out.parameters(), trunk.values).device
         parts: list[Tensor] = []
-        for part in trunk.values.split(CHUNK):
+        for part in torch.split(trunk.values, CHUNK):
             parts.append(out(part.to(device)))
             if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
                 return None

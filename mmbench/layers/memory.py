@@ -231,7 +231,7 @@ class Feature(nn.Module):
     def fit(self, raw: Float[Tensor, "row width"]) -> None:
         """Standardise by these samples from now on."""
         columns = Moments.of(
-            (part.numpy() for part in raw.split(CHUNK)), raw.shape[1], np.dtype(np.float32)
+            (part.numpy() for part in torch.split(raw, CHUNK)), raw.shape[1], np.dtype(np.float32)
         )
         self.mean.copy_(torch.from_numpy(columns.mean))
         # a constant column says nothing; it becomes zero instead of rounding noise
@@ -254,8 +254,8 @@ class Vectors(Feature):
     Args:
         modality: What is looked up.
         bits: See `Feature`.
-        file: npz with `id` (n,), sample ids as in the predictions of a run, and for each modality an
-            array of its name, (n, W). Samples of all splits have to be there.
+        file: npz with `id` (n,), sample ids as in the predictions of a run, and for each modality
+            an array of its name, (n, W). Samples of all splits have to be there.
 
     Raises:
         ValueError: If it cannot be read, lacks the modality, or holds an id twice.
@@ -271,7 +271,8 @@ class Vectors(Feature):
                 ids, vectors = arrays["id"], arrays[modality.name]
         except (OSError, KeyError, ValueError, EOFError) as error:
             raise ValueError(
-                f"retrieve_by: {file} is no npz with id (n,) and {modality.name} (n, width): {error}"
+                f"retrieve_by: {file} is no npz with id (n,) and {modality.name} (n, width): "
+                f"{error}"
             ) from error
         if vectors.ndim != 2 or ids.shape != (len(vectors),) or ids.dtype.kind not in "iu":
             raise ValueError(
@@ -414,7 +415,7 @@ class Memory(nn.Module):
         self._stored: Mapping[str, Stored] = {}
         self._place = self.by_id.clone()
         self._remembered: Remembered | None = None
-        self._tables: dict[str, tuple[object, Tensor | None]] = {}
+        self._tables: dict[str, tuple[object, _Table | Tensor | None]] = {}
 
     def __len__(self) -> int:
         """Number of samples kept."""
@@ -456,10 +457,12 @@ class Memory(nn.Module):
             )
             return torch.cat(list(parts), 1)
 
-        self.keys = torch.cat([look(part, True) for part in rows.split(CHUNK)] or [self.keys[:0]])
+        self.keys = torch.cat(
+            [look(part, True) for part in torch.split(rows, CHUNK)] or [self.keys[:0]]
+        )
         found = [
             self.found(look(part, False), self.row_of(sample_id[part]), sample_id[part])
-            for part in torch.arange(len(sample_id)).split(CHUNK)
+            for part in torch.split(torch.arange(len(sample_id)), CHUNK)
         ]
         self.train_id, order = sample_id.sort()
         self.train_code = presence_code(presence)[order]
@@ -652,19 +655,19 @@ class Memory(nn.Module):
                 return _Table(values, self._place)
             return shared_embeddings(embedder, partial(self._chunks, name), len(self))
         pieces: list[Tensor] = []
-        for rows in torch.arange(len(self)).split(CHUNK):
+        for rows in torch.split(torch.arange(len(self)), CHUNK):
             pieces.append(self._embed(name, rows, embedder))
             if pieces[0][0].numel() * pieces[0].element_size() * len(self) > TABLE_BYTES:
                 return None
         return torch.cat(pieces)
 
     def _chunks(self, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-        return (self.read(name, rows) for rows in torch.arange(len(self)).split(CHUNK))
+        return (self.read(name, rows) for rows in torch.split(torch.arange(len(self)), CHUNK))
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         for m, name in enumerate(self.names):
             stored = self._stored.get(name)
             if stored is None:

@@ -1,7 +1,7 @@
 """Multimodal transformers with published weights, read from a local folder.
 
-A folder holds `config.json`, `.safetensors`, `preprocessor_config.json` and the tokenizer's files as
-`save_pretrained` of transformers writes them; nothing is downloaded and no pickle is read. Each
+A folder holds `config.json`, `.safetensors`, `preprocessor_config.json` and the tokenizer's files
+as `save_pretrained` of transformers writes them; nothing is downloaded and no pickle is read. Each
 model takes one text and one image, as it was trained: token ids are those of its own tokenizer,
 special tokens included (`Modality.tokenizer`), or it refuses; 8-bit pixels, which a data module
 standardises by its training split, are brought back to 0..1 (`Modality.pixels`) and scaled as the
@@ -377,14 +377,14 @@ def packaged(task: Task) -> "PackagedBackbone":
     net: Any = text_network()
     require_vocabulary(text, TEXT_TOKENIZER, "take `features: pieces` of a data set that has it")
     words, heads = net.embeddings, net.config.num_attention_heads
-    layers = nn.ModuleList(BertLayer(block, heads) for block in net.encoder.layer)
+    layers = [BertLayer(block, heads) for block in net.encoder.layer]
     texts = TextTokens(
         text,
         words.word_embeddings,
         words.position_embeddings.weight + words.token_type_embeddings.weight[0],
         norm=words.LayerNorm,
     )
-    for part in (layers, texts):
+    for part in (*layers, texts):
         rest(part)
     return PackagedBackbone(
         task,

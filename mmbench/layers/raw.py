@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mmbench.data.hashing import hashed
 from mmbench.data.task import Modality
 from mmbench.layers.pooling import adaptive_mean, grid_weights, valid_steps
-from mmbench.layers.retrieval import hashed
 
 CELLS = 64  # an image or volume is looked up by means over so many cells, 8 x 8 or 4 x 4 x 4
 BAG = 4096  # larger vocabularies share this many columns

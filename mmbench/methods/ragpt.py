@@ -23,11 +23,11 @@ Differences from the paper:
   validation, which then find themselves and their own label. Only complete samples are in it,
   under `full_access` all.
 - Padding is neither averaged nor read, and made tokens are read where a neighbour has one. In the
-  released code padding counts like any token in both, and only the transformer leaves a sample's own
-  padding out: that is `attend_padding`, which `official` sets.
+  released code padding counts like any token in both, and only the transformer leaves a sample's
+  own padding out: that is `attend_padding`, which `official` sets.
 - Where neighbours differ by modality, the label is that of those found by the image, or by the
   first modality if there is none, as in the released code.
-- The learning rate, weight decay and prompt length are those that the released code is run with; its
+- Learning rate, weight decay and prompt length are those that the released code is run with; its
   configuration file names a decay of 2e-2, which its script replaces.
 - In two towers of different widths, tokens go through a learned Linear before the attention, and
   prompts through another after it.

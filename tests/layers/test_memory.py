@@ -517,7 +517,7 @@ def test_vectors_that_do_not_serve_are_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=words):
             Memory(TASK, K, retrieve_by=str(file))
     np.savez(file, id=np.array([0]), a=np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="is no npz with id .n,. and b"):
+    with pytest.raises(ValueError, match=r"is no npz with id .n,. and b"):
         Memory(TASK, K, retrieve_by=str(file))
     with pytest.raises(ValueError, match="is no npz"):
         Memory(TASK, K, retrieve_by=str(tmp_path / "none.npz"))
