@@ -8,8 +8,11 @@ from torch.nn.functional import pad
 from transformers import ViltForMaskedLM
 
 from mmbench.contract import make_batch
+from mmbench.data import features
 from mmbench.data.task import Modality, Pixels, Task
 from mmbench.layers.backbones import backbone
+from mmbench.layers.memory import Memory
+from mmbench.methods.backbone_alone import BackboneAlone
 
 
 def task(tokens=6, side=(16, 16), vocab=120):
@@ -308,3 +311,122 @@ def test_vilt_loads_from_a_masked_language_model_without_a_pooler(tmp_path):
     ours = backbone(f"vilt:{tmp_path}", TASK)
     close(ours.norms[0].weight, model.vilt.layernorm.weight)
     assert not [name for name, _ in ours.named_parameters() if "mlm" in name]
+
+
+def there():
+    try:
+        features.installed()
+    except ValueError:
+        return False
+    return True
+
+
+needs_packages = pytest.mark.skipif(not there(), reason="the extra `pretrained` is not installed")
+
+
+@pytest.fixture(scope="module")
+def words():
+    return features.text_pieces(["a red car", "an old dog in the snow", "tea"], steps=9)
+
+
+def packaged_task(channels=3, tokenizer=features.TEXT_TOKENIZER):
+    text = Modality("words", "tokens", (9,), features.TEXT_PIECES, tokenizer)
+    pixels = Pixels(PIXELS.mean[:channels], PIXELS.std[:channels])
+    image = Modality("photo", "image", (channels, 20, 20), pixels=pixels)
+    return Task("single_label", (text, image), ("x", "y", "z"))
+
+
+def packaged_batch(words, presence=None):
+    rows, lengths = words
+    presence = torch.ones(3, 2).bool() if presence is None else presence
+    batch = make_batch(packaged_task(), presence, seed=0)
+    batch.inputs["words"].copy_(torch.from_numpy(rows))
+    batch.lengths["words"].copy_(torch.from_numpy(lengths))
+    return batch.hide(~presence)
+
+
+@needs_packages
+@torch.no_grad()
+def test_the_packaged_text_stream_is_minilm_read_by_the_mean_over_its_pieces(words):
+    ours = backbone("packaged", packaged_task()).eval()
+    batch = packaged_batch(words)
+    got = ours(batch)
+    assert ours.streams == (("words",), ("photo",))
+    assert (ours.depth, got.shape) == (6, (3, 768))
+    texts = ["a red car", "an old dog in the snow", "tea"]
+    theirs = torch.from_numpy(features.text_features(texts))
+    close(torch.nn.functional.normalize(got[:, :384], dim=1), theirs)
+
+
+@needs_packages
+@torch.no_grad()
+def test_the_packaged_image_stream_reads_the_map_of_its_network_in_cells(words):
+    ours = backbone("packaged", packaged_task()).eval()
+    batch = packaged_batch(words)
+    x = batch.inputs["photo"]
+    unit = torch.stack([x[:, c] * PIXELS.std[c] + PIXELS.mean[c] for c in range(3)], 1)
+    z = features.image_map(features.image_network(), 255 * unit)
+    cells = torch.nn.functional.adaptive_avg_pool2d(z, 4).flatten(2).transpose(1, 2)
+    embed = ours.embedder("photo")
+    torch.testing.assert_close(embed.trunk(x), cells, atol=1e-4, rtol=1e-4)
+    close(embed(x, None), embed.out(embed.trunk(x)))
+    x = embed(x, None)
+    for layer in ours.layers[0]:  # the layers that the words run through
+        x = layer(x, torch.ones(3, 1, 1, 16).bool(), None)
+    close(ours(batch)[:, 384:], x.mean(1))
+
+
+@needs_packages
+@torch.no_grad()
+def test_a_stream_of_the_packaged_backbone_knows_nothing_of_the_other_one(words):
+    ours = backbone("packaged", packaged_task()).eval()
+    both = ours(packaged_batch(words))
+    one = ours(packaged_batch(words, torch.tensor([[1, 0], [0, 1], [1, 1]]).bool()))
+    close(one[0, :384], both[0, :384])
+    close(one[1, 384:], both[1, 384:])
+    close(one[2], both[2])
+    assert not one[0, 384:].any()
+    assert not one[1, :384].any()
+
+
+@needs_packages
+def test_of_the_packaged_backbone_only_what_is_not_published_learns():
+    method = BackboneAlone(packaged_task(), backbone="packaged").train()
+    warm, prompt = method.stages
+    method.begin(warm)
+    learning = {name for name, p in method.named_parameters() if p.requires_grad}
+    out = {n for n in learning if n.startswith("backbone.embedders.1.out.")}
+    assert learning == out | {"warm_head.weight", "warm_head.bias"}
+    assert out
+    assert not method.backbone.layers[0][0].block.training
+    method.begin(prompt)
+    assert all(n.startswith("head.") for n, p in method.named_parameters() if p.requires_grad)
+
+
+@needs_packages
+def test_texts_of_other_numbers_are_refused_by_the_packaged_backbone():
+    with pytest.raises(ValueError, match=r"the data set's own, but .*take `features: pieces`"):
+        backbone("packaged", packaged_task(tokenizer=""))
+    with pytest.raises(ValueError, match="1 or 3 channels, but modality 'photo' has 2"):
+        backbone("packaged", packaged_task(channels=2))
+
+
+VECTOR = Task("regression", (Modality("v", "vector", (3,)),), ("y",))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["words", "photo"])
+def test_samples_are_alike_by_what_clip_projects_them_to(folders, theirs, name):
+    bank = Memory(TASK, 2, retrieve_by=f"clip:{folders['clip']}")
+    batch = batch_of()
+    bank.fill([batch])
+    model = theirs["clip"]
+    text = model.text_projection(
+        model.text_model(batch.inputs["words"], mask_of(batch)).pooler_output
+    )
+    image = model.visual_projection(model.vision_model(photos(batch)).pooler_output)
+    [part] = [part for part in bank.features if part.name == name]
+    close(part.of(batch), text if name == "words" else image)
+    assert part.what == f"projections of the CLIP in {folders['clip'].name}"
+    with pytest.raises(ValueError, match="CLIP reads texts and images"):
+        Memory(VECTOR, 2, retrieve_by="clip:/x")

@@ -40,8 +40,7 @@ def test_it_predicts_from_the_tokens_that_are_there_one_sample_at_a_time():
 
 
 @torch.no_grad()
-def test_prompts_that_draw_no_attention_change_nothing_but_their_share():
-    """A prompt method without a single prompt token is this one."""
+def test_it_is_a_prompt_method_without_its_prompts():
     ours, theirs = build().eval(), build(MAPs).eval()
     ours.head.load_state_dict(theirs.head.state_dict())
     ours.backbone.load_state_dict(theirs.backbone.state_dict())
