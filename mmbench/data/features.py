@@ -188,7 +188,8 @@ def image_features(pictures: Pictures) -> Float32[np.ndarray, "sample 1280"]:
     net = image_network()
     with torch.inference_mode():
         parts = [
-            image_map(net, part).mean((2, 3)) for part in torch.from_numpy(pictures).split(BATCH)
+            image_map(net, part).mean((2, 3))
+            for part in torch.split(torch.from_numpy(pictures), BATCH)
         ]
     return torch.cat(parts).numpy()
 

@@ -607,7 +607,8 @@ class Redeem(PromptMethod):
             column = self.task.names.index(self.by)
             if self.task.modalities[column].kind == "image":
                 rows = rows[: len(self._pictures)]
-                lent = self.memory.read(self.by, rows.flatten())[0].unflatten(0, rows.shape)
+                lent, _ = self.memory.read(self.by, rows.flatten())
+                lent = lent.view(*rows.shape, *lent.shape[1:])
                 found["retrieved_query_image"] = _as_picture(self._pictures)
                 found["retrieved_train_image"] = _as_picture(lent)
         if self.kind != "none":
