@@ -80,6 +80,7 @@ class BreastTCGA(DataModule):
             content: dict[str, Any] = rdata.read_rda(path)["breast.TCGA"][name]
             subtype = np.asarray(content["subtype"], dtype=str)
             names = [str(x) for x in content["mirna"].coords["dim_0"].values]
+            rows_of_each = {m: content[m].coords["dim_0"].values for m in WIDTHS if m in content}
         except Exception as error:  # a damaged file may fail in any way
             raise ValueError(
                 f"{path} is not laid out as breast.TCGA of mixOmics: no readable {name} with "
@@ -93,6 +94,11 @@ class BreastTCGA(DataModule):
                 f"{path} {name} row {row + 1}: subtype {subtype[row]!r} is none of "
                 f"{', '.join(SUBTYPES)}"
             )
+        for modality, found in rows_of_each.items():
+            if [str(x) for x in found] != names:
+                raise ValueError(
+                    f"{path} {name}: the rows of {modality} are not the tumours of mirna, in order"
+                )
         inputs, present = {}, {}
         for modality, width in WIDTHS.items():
             present[modality] = modality in content

@@ -175,13 +175,15 @@ class CmuMosi(DataModule):
     def _index(self) -> pd.DataFrame:
         """One row a feature row: utterance, text, video, label, part, feature_row, split."""
         path = locate(self.root, "cmu_mosi/transcripts.csv")
-        # keep_default_na: an utterance may well be the word NULL
-        table = read_csv(path, header=None, dtype={0: str, 1: str}, keep_default_na=False)
+        # text stays text: an utterance may well be the word NULL, and a label that is no number
+        # must not turn all others into text
+        table = read_csv(path, header=None, dtype=str, keep_default_na=False)
         if table.shape[1] != 4:
             raise ValueError(f"{path} has {table.shape[1]} columns, but 4 are expected")
         table.columns = pd.Index(["utterance", "text", "video", "label"])
         _refuse(table["utterance"].duplicated(), path, "utterance occurs twice", table["utterance"])
-        _refuse(~table["label"].isin([0, 1]), path, "label is neither 0 nor 1", table["label"])
+        _refuse(table["video"] == "", path, "video is empty", table["video"])
+        _refuse(~table["label"].isin(["0", "1"]), path, "label is neither 0 nor 1", table["label"])
         parts = [self._rows(part, len(table)) for part in ("train", "test")]
         index = table.iloc[np.concatenate([rows["row"] for rows in parts])].reset_index(drop=True)
         index["label"] = index["label"].astype(int)
@@ -220,7 +222,7 @@ class CmuMosi(DataModule):
 
     def _with_labels(self, index: pd.DataFrame) -> pd.DataFrame:
         path = locate(self.root, "cmu_mosi/mosi_labels.csv")
-        table = read_csv(path)
+        table = read_csv(path, dtype=str, keep_default_na=False)
         if missing := [c for c in ("utterance", "split", "score") if c not in table.columns]:
             raise ValueError(f"{path} has no column {missing[0]}; it has {[*table.columns]}")
         _refuse(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float32, Int
 
-from mmbench.data.files import class_numbers, locate, read_csv, read_matrix, same_length
+from mmbench.data.files import class_numbers, locate, read_matrix, same_length
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import rows_of, stratified
@@ -116,6 +116,6 @@ class Rosmap(DataModule):
         paths = {name: locate(self.root, f"rosmap/{k}_{part}.csv") for name, k in OMICS.items()}
         inputs = {name: read_matrix(path, width=WIDTH) for name, path in paths.items()}
         path = locate(self.root, f"rosmap/labels_{part}.csv")
-        labels = read_csv(path, header=None)[0].to_numpy()
+        labels = read_matrix(path, width=1)[:, 0]
         same_length({str(path): len(labels)} | {str(paths[k]): len(x) for k, x in inputs.items()})
         return inputs, class_numbers(labels, classes=2, first=0, what=str(path))

@@ -1,18 +1,29 @@
 """Your own files: CSV, parquet or npz, one a modality, joined by id; no Python needed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.data.files import locate, numbers, read_csv, read_npz
+from mmbench.data.arrays import read_arrays
+from mmbench.data.columns import features
+from mmbench.data.files import locate
+from mmbench.data.frames import (
+    EMPTY_NUMBERS,
+    Frame,
+    likely_cause,
+    read_frame,
+    require_unique,
+    to_numbers,
+)
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
-from mmbench.data.splits import rows_of, stable_hash, stratified
+from mmbench.data.splits import rows_of, stable_hash, stratified, stratified_groups
 from mmbench.data.task import Kind, Modality, Task, TaskKind
 from mmbench.data.words import encode, vocabulary, words
 from mmbench.datamodule import DataModule, Source
@@ -24,42 +35,76 @@ SPLIT_WORDS: dict[str, Split] = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test",
 }  # fmt: skip
+BOOLEANS = {"true": "1", "false": "0"}
 
 
 class Table(DataModule):
     """A data set of the user's, described by arguments alone.
 
-    Format. The labels file has one row a sample: its id, one column (or several) to predict
-    and, if there is one, a column that says train, val or test. Each modality has a file of its
-    own with the same ids, in any order:
+    Files. The labels file has one row a sample: its id, one column (or several) to predict and,
+    if there are any, columns of the split and of groups. Each modality has a file of its own with
+    the same ids, in any order. CSV is separated by comma, semicolon (then decimals may be commas)
+    or tab, `.csv`, `.tsv` or `.txt`, plain or compressed, in UTF-8; parquet needs
+    `pip install pyarrow`; npz holds arrays.
 
-    - CSV or parquet (parquet needs `pip install pyarrow`): an id column; all other columns are
-      numbers, the features of a `vector`. With kind `tokens` there is one other column, a text;
-      its words are numbered by those that occur twice in the training split.
-    - npz: arrays `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
-      bags, `length` (n,) if samples differ in length. Token ids begin at 1; 0 is padding.
+    What a cell means. Ids, labels, words of the split, groups and texts are text, without spaces
+    at the ends: `01` and `1` are two classes, `1.1` and `1.10` too, and `NA`, `None`, `nan` and
+    `null` are words; only a cell with nothing in it is empty. (Whole numbers that parquet or npz
+    hold as floats are `1`, not `1.0`.)
 
-    Missing by nature: a sample whose id does not occur in a modality's file, or whose row there
-    is empty throughout, lacks that modality. A row that is empty in part is an error.
+    Vectors (CSV or parquet). Every column beside the id is a feature, except those that are
+    called like a target, the split or the group, and a first column without a name, which is
+    the ids if there is no other, else left out if it counts the rows, else refused.
 
-    Classes: the sorted values of the target column (numbers by size).
+    - Numbers stay. `NA`, `NaN`, `null` and the like among numbers are empty cells.
+    - `true` and `false` are 1 and 0.
+    - Texts such as M and F are categories, one feature each for those that training shows.
+    - Lists of equally many numbers (parquet) are as many features.
+    - Refused by name, never cast: dates and times, numbers with something around them (`1,200`,
+      `<5`, `12 %`), infinities, text that hardly repeats, numbers mixed with text.
 
-    Split: the column named by `split`, or shares of train, val and test: stratified by class,
-    in the order of a hash of the id, with 5 folds whose test parts do not overlap as long as the
-    test share is at most 1/5. Sample ids are the ids themselves if all of them are whole
-    numbers, else a hash of each (BLAKE2b, 63 bits).
+    Texts (kind `tokens`, CSV or parquet). One column beside the id; its words are numbered by
+    those that occur twice in the training split.
+
+    Arrays (npz). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
+    bags, `length` (n,) if samples differ in length; what lies beyond it is ignored. Token ids
+    begin at 1; 0 is padding. Pictures are (n, channel, height, width), uint8 or float; (n,
+    height, width, channel) is turned if the last axis is 1, 3 or 4 and the first is not, and
+    (n, height, width) is grey. Complex numbers, dates and text are refused.
+
+    Missing by nature: a sample whose id does not occur in a modality's file, whose row there is
+    empty throughout, or whose entry is NaN throughout or of length 0, lacks that modality. Empty
+    cells in part of a vector are filled with the median of the training split (of categories:
+    the most frequent one), and `notes` counts them; NaN in part of anything else is an error.
+
+    Classes: the texts of the target column, by size if all of them are numbers.
+
+    Split: the column named by `split`, which says train, val or test, or numbers folds (0, 1,
+    ... K - 1 or 1 ... K: fold k tests on the k-th, validates on the next and trains on the rest);
+    or shares of train, val and test: stratified by class, in the order of a hash of the id, with
+    5 folds whose test parts do not overlap as long as the test share is at most 1/5. With
+    `group`, all samples of a group (a patient) lie in one split. Sample ids are the ids
+    themselves if all of them are whole numbers, else a hash of each (BLAKE2b, 63 bits).
 
     Args:
         root: Folder that the file names below start from; they may also be absolute.
         scenario: See `DataModule`.
         files: Modality -> file; at least one.
         labels: Labels file, CSV or parquet.
-        id: Name of the id column, in every file.
+        id: Name of the id column, in every file; `Unnamed: 0` for a first column without one.
         target: Column to predict; several for multi_label and regression.
         split: A column of the labels file, or three shares that sum to 1.
+        group: A column of the labels file; samples of a group are never dealt to two splits.
         kinds: Modality -> kind; vector unless said otherwise.
         task: Classes to choose from, 0 / 1 for each column, or numbers.
-        **common: Passed to `DataModule`; fold is 0 with a split column, 0..4 with shares.
+        separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
+            target column. Labels are the words that occur, in the order of classes.
+        unlabelled: Whether rows without a label, and rows of modalities without a row of labels,
+            are refused or left out.
+        indicators: Whether a feature that is empty for some training samples gets another beside
+            it that says so (1 = was empty).
+        **common: Passed to `DataModule`; fold is 0 with a column of train, val and test, below K
+            with a column of folds, 0..4 with shares.
 
     Raises:
         ValueError: If the arguments do not fit together.
@@ -74,26 +119,39 @@ class Table(DataModule):
         root: Path,
         scenario: Scenario,
         *,
-        files: Mapping[str, str],
+        files: Mapping[str | bool, str],
         labels: str,
         id: str = "id",
         target: str | Sequence[str] = "label",
         split: str | Sequence[float] = (0.7, 0.15, 0.15),
-        kinds: Mapping[str, Kind] | None = None,
+        group: str | None = None,
+        kinds: Mapping[str | bool, Kind] | None = None,
         task: TaskKind = "single_label",
+        separator: str | None = None,
+        unlabelled: Literal["refuse", "drop"] = "refuse",
+        indicators: bool = False,
         **common: Any,
     ) -> None:
+        by_column = isinstance(split, str)
+        fold = common.pop("fold", 0) if by_column else 0  # which there are, the column says
         super().__init__(root, scenario, **common)
+        if by_column:
+            self.fold = fold
         if not files:
             raise ValueError("table needs at least one file: files={modality: file}")
-        self.paths = dict(files)
+        self.paths = _names(files, "files")
         self.labels_file = labels
+        self.files = (labels, *self.paths.values())  # type: ignore[misc]  # not of the class
         self.id_column = id
         self.targets = [target] if isinstance(target, str) else list(target)
         self.split_by = split if isinstance(split, str) else tuple(split)
+        self.group_by = group
         self.kinds: dict[str, Kind] = dict.fromkeys(self.paths, VECTOR)
-        self.kinds |= kinds or {}
+        self.kinds |= _names(kinds or {}, "kinds")
         self.task_kind = task
+        self.separator = separator
+        self.unlabelled = unlabelled
+        self.indicators = indicators
         if unknown := [name for name in self.kinds if name not in self.paths]:
             raise ValueError(
                 f"kinds names the modality {unknown[0]!r}, which has no file"
@@ -104,11 +162,13 @@ class Table(DataModule):
                 f"a single_label task has one target column, found {self.targets}; "
                 "for several take task=multi_label or task=regression"
             )
-        if isinstance(self.split_by, str) and self.fold:
+        if separator is not None and (task != "multi_label" or len(self.targets) != 1):
             raise ValueError(
-                f"fold {self.fold} was asked for, but the column {self.split_by!r} describes one "
-                "partition, fold 0"
+                f"separator {separator!r} is for one target column of a multi_label task, found "
+                f"task={task} and target={self.targets}"
             )
+        if separator == "":
+            raise ValueError('separator is empty; say what stands between labels: separator="|"')
         if not isinstance(self.split_by, str) and (
             len(self.split_by) != 3
             or min(self.split_by) < 0
@@ -121,7 +181,7 @@ class Table(DataModule):
             )
 
     def describe(self) -> Task:
-        """Shapes and classes as the files have them; reads all files once."""
+        """Shapes and classes as the files have them; a process reads each file once."""
         return self._content[0]
 
     def load(self, split: Split) -> Samples:
@@ -133,65 +193,120 @@ class Table(DataModule):
         """
         return self._content[1].take(rows_of(self._part, split))
 
-    @cached_property
-    def _table(self) -> pd.DataFrame:
-        """The labels file, indexed by id (text)."""
-        path = locate(self.root, self.labels_file)
-        table = _read(path, self.id_column)
-        by_split = [self.split_by] if isinstance(self.split_by, str) else []
-        for column in [*self.targets, *by_split]:
-            _column(table, column, path)
-        if empty := [c for c in [*self.targets, *by_split] if table[c].isna().any()]:
-            row = int(np.flatnonzero(table[empty[0]].isna())[0])
-            raise ValueError(
-                f"{path} row {_line(path, row)} (id {table.index[row]}): {empty[0]} is empty; "
-                "give it a value or leave the row out"
-            )
-        return table
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, turned or filled in, a line each."""
+        return (*self._labels.notes, *self._content[2])
+
+    # --- labels ---
+
+    @property
+    def _roles(self) -> list[str]:
+        """Columns of the labels file that are read, and that are no features anywhere."""
+        split = [self.split_by] if isinstance(self.split_by, str) else []
+        return list(dict.fromkeys([*self.targets, *split, *filter(None, [self.group_by])]))
 
     @cached_property
-    def _classes(self) -> list[Any]:
-        return sorted(self._table[self.targets[0]].unique())
+    def _labels(self) -> Frame:
+        """The labels file, without rows that have no label if so asked."""
+        frame = read_frame(locate(self.root, self.labels_file), self.id_column, only=self._roles)
+        nothing = EMPTY_NUMBERS if self._of_numbers else ("",)
+        for column in self._roles:
+            empty = frame.text(column).isin(nothing if column in self.targets else ("",))
+            if column in self.targets and self.unlabelled == "drop" and empty.any():
+                frame = replace(
+                    frame.take(np.flatnonzero(~empty)),
+                    notes=(
+                        *frame.notes,
+                        f"{self.labels_file}: {int(empty.sum())} rows without {column} left out",
+                    ),
+                )
+            elif empty.any():
+                row = int(np.flatnonzero(empty)[0])
+                way = (
+                    "give it a value, or leave rows without a label out with unlabelled: drop "
+                    "(samples without a label are not predicted)"
+                    if column in self.targets
+                    else "give it a value, or leave the row out"
+                )
+                raise ValueError(
+                    f"{frame.where(row)}: {column} is empty ({int(empty.sum())} in all); {way}"
+                )
+        if not len(frame.ids):
+            raise ValueError(f"{frame.path} has no row with a label")
+        return frame
 
+    @property
+    def _of_numbers(self) -> bool:
+        return self.task_kind != "single_label" and self.separator is None
+
+    @cached_property
+    def _outputs(self) -> list[str]:
+        """Names of the classes, labels or regressed quantities."""
+        if self._of_numbers:
+            return self.targets
+        text = self._labels.text(self.targets[0])
+        found = set(text) if self.separator is None else {x for one in text for x in self._cut(one)}
+        numbers, bad = to_numbers(pd.Series(sorted(found), dtype=object))
+        if bad.any() or np.isnan(numbers).any():
+            return sorted(found)
+        return [name for _, name in sorted(zip(numbers.tolist(), sorted(found), strict=True))]
+
+    def _cut(self, cell: str) -> list[str]:
+        """Labels of one cell."""
+        return [one.strip() for one in cell.split(self.separator) if one.strip()]
+
+    @cached_property
     def _target(self) -> NDArray[Any]:
-        table, path = self._table, locate(self.root, self.labels_file)
-        if self.task_kind == "single_label":
-            number = {value: k for k, value in enumerate(self._classes)}
-            return table[self.targets[0]].map(number).to_numpy(np.int64)
-        values = numbers(table[self.targets], path)
-        if self.task_kind == "multi_label" and not np.isin(values, (0, 1)).all():
-            row, column = np.argwhere(~np.isin(values, (0, 1)))[0]
-            raise ValueError(
-                f"{path} row {_line(path, int(row))}: {self.targets[column]} is "
-                f"{values[row, column]:g}, but the targets of a multi_label task are 0 or 1"
-            )
-        return values
+        frame = self._labels
+        if not self._of_numbers:
+            place = {name: k for k, name in enumerate(self._outputs)}
+            text = frame.text(self.targets[0])
+            if self.separator is None:
+                return text.map(place).to_numpy(np.int64)
+            found = np.zeros((len(text), len(place)), np.float32)
+            for row, cell in enumerate(text):
+                found[row, [place[one] for one in self._cut(cell)]] = 1.0
+            return found
+        columns = []
+        for name in self.targets:
+            text = frame.text(name)
+            if self.task_kind == "multi_label":
+                text = text.map(lambda one: BOOLEANS.get(one.lower(), one))
+            values, bad = to_numbers(text, comma=frame.commas)
+            if (bad | ~np.isfinite(values)).any():
+                row = int(np.flatnonzero(bad | ~np.isfinite(values))[0])
+                marks = [mark for mark in "|;,/" if mark in text[row]]
+                hint = (
+                    f'; if a cell holds several labels, say separator: "{marks[0]}"'
+                    if self.task_kind == "multi_label" and len(self.targets) == 1 and marks
+                    else ""
+                )
+                raise ValueError(
+                    f"{frame.where(row)}, column {name}: {text[row]!r} is no finite number{hint}"
+                )
+            if self.task_kind == "multi_label" and not np.isin(values, (0, 1)).all():
+                row = int(np.flatnonzero(~np.isin(values, (0, 1)))[0])
+                raise ValueError(
+                    f"{frame.where(row)}: {name} is {values[row]:g}, but the targets of a "
+                    "multi_label task are 0 or 1"
+                )
+            columns.append(values)
+        return np.stack(columns, axis=1)
 
     @cached_property
     def _ids(self) -> NDArray[np.int64]:
-        names = self._table.index
+        names = self._labels.ids
         whole = names.str.fullmatch(r"0|-?[1-9]\d{0,17}").all()  # 18 digits always fit in int64
         return np.array([int(n) if whole else stable_hash(n) for n in names], dtype=np.int64)
+
+    # --- split ---
 
     @cached_property
     def _part(self) -> NDArray[np.int64]:
         """Position in SPLITS of each sample."""
-        if isinstance(self.split_by, str):
-            said = self._table[self.split_by].astype(str).str.strip().str.lower()
-            if (bad := ~said.isin(SPLIT_WORDS)).any():
-                path, row = locate(self.root, self.labels_file), int(np.flatnonzero(bad)[0])
-                raise ValueError(
-                    f"{path} row {_line(path, row)}: {self.split_by} is {said.iloc[row]!r}, "
-                    "but wanted is train, val or test"
-                )
-            part = said.map(lambda word: SPLITS.index(SPLIT_WORDS[word])).to_numpy(np.int64)
-        else:
-            _, val, test = self.split_by
-            single = self.task_kind == "single_label"
-            stratum = self._target() if single else np.zeros(len(self._ids), np.int64)
-            part = stratified(
-                self._ids, stratum, val=val, test=test, fold=self.fold, folds=self.folds
-            )
+        part = self._given if isinstance(self.split_by, str) else self._dealt
+        if self.group_by is not None:
+            self._require_whole_groups(part)
         if empty := [split for split in SPLITS if not len(rows_of(part, split))]:
             raise ValueError(
                 f"the {empty[0]} split of {self.labels_file} is empty; "
@@ -199,166 +314,201 @@ class Table(DataModule):
             )
         return part
 
+    @property
+    def _given(self) -> NDArray[np.int64]:
+        """As the column says: words, or numbers of folds."""
+        assert isinstance(self.split_by, str)
+        frame = self._labels
+        said = frame.text(self.split_by).str.lower()
+        number = said.where(said.str.fullmatch(r"\d{1,4}"), "-1").astype(int).to_numpy()
+        first, count = number.min(), number.max() - number.min() + 1
+        if (
+            first in (0, 1)
+            and count >= len(SPLITS)
+            and set(number) == {*range(first, first + count)}
+        ):
+            self._require_fold(int(count), f"the column {self.split_by!r} has the folds")
+            turn = (number - first - self.fold) % count
+            return np.select([turn == 0, turn == 1], [SPLITS.index("test"), SPLITS.index("val")], 0)
+        if (bad := ~said.isin(SPLIT_WORDS)).any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ValueError(
+                f"{frame.where(row)}: {self.split_by} is {said[row]!r}, but wanted is train, val "
+                "or test, or, in all rows, the number of a fold: 0, 1, 2, ..."
+            )
+        self._require_fold(1, f"the column {self.split_by!r} describes one partition,")
+        return said.map(lambda word: SPLITS.index(SPLIT_WORDS[word])).to_numpy(np.int64)
+
+    def _require_fold(self, folds: int, what: str) -> None:
+        self.folds = folds  # type: ignore[misc]  # known once the column is read
+        if not 0 <= self.fold < folds:
+            which = "fold 0" if folds == 1 else f"0..{folds - 1}"
+            raise ValueError(f"fold {self.fold} was asked for, but {what} {which}")
+
+    @property
+    def _dealt(self) -> NDArray[np.int64]:
+        """By shares."""
+        assert not isinstance(self.split_by, str)
+        _, val, test = self.split_by
+        single = self.task_kind == "single_label"
+        stratum = self._target if single else np.zeros(len(self._ids), np.int64)
+        shares: dict[str, Any] = {"val": val, "test": test, "fold": self.fold, "folds": self.folds}
+        if self.group_by is None:
+            return stratified(self._ids, stratum, **shares)
+        return stratified_groups(self._labels.text(self.group_by).to_numpy(str), stratum, **shares)
+
+    def _require_whole_groups(self, part: NDArray[np.int64]) -> None:
+        assert self.group_by is not None
+        groups = self._labels.text(self.group_by)
+        parts = pd.Series(part).groupby(groups.to_numpy(object)).agg(["min", "max"])
+        cut = parts[parts["min"] != parts["max"]]
+        if len(cut):
+            low, high = (SPLITS[int(k)] for k in cut.iloc[0])
+            raise ValueError(
+                f"{self.labels_file}: {self.group_by} {cut.index[0]} has samples in {low} and in "
+                f"{high} ({len(cut)} such in all), says the column {self.split_by!r}; one split a "
+                f"{self.group_by} is wanted"
+            )
+
+    # --- modalities ---
+
     @cached_property
-    def _content(self) -> tuple[Task, Samples]:
+    def _content(self) -> tuple[Task, Samples, tuple[str, ...]]:
         modalities, inputs, lengths = [], {}, {}
-        presence = np.zeros((len(self._table), len(self.paths)), bool)
+        notes: list[str] = []
+        n = len(self._labels.ids)
+        presence = np.zeros((n, len(self.paths)), bool)
         for column, (name, file) in enumerate(self.paths.items()):
-            path = locate(self.root, file)
-            x, length, rows, vocab_size = self._modality(name, path)
-            full = np.zeros((len(self._table), *x.shape[1:]), x.dtype)
-            full[rows] = x
-            inputs[name] = full
-            presence[rows, column] = True
-            modality = Modality(name, self.kinds[name], x.shape[1:], vocab_size)
+            found = self._modality(name, locate(self.root, file))
+            if not len(found.rows):
+                raise ValueError(
+                    f"{locate(self.root, file)} has no row with a value, so that no sample has "
+                    f"the modality {name}; fill it in, or take it out of files"
+                )
+            inputs[name] = np.zeros((n, *found.x.shape[1:]), found.x.dtype)
+            inputs[name][found.rows] = found.x
+            presence[found.rows, column] = True
+            modality = Modality(name, self.kinds[name], found.x.shape[1:], found.vocab_size)
             modalities.append(modality)
             if modality.has_lengths:
-                lengths[name] = np.zeros(len(full), np.int64)
-                lengths[name][rows] = length
+                lengths[name] = np.zeros(n, np.int64)
+                lengths[name][found.rows] = found.length
+            notes += found.notes
         if not (some := presence.any(axis=1)).all():
             row = int(np.flatnonzero(~some)[0])
-            path = locate(self.root, self.labels_file)
+            frame = self._labels
             raise ValueError(
-                f"{path} row {_line(path, row)}: id {self._table.index[row]} is in no modality's "
-                "file; leave the row out"
+                f"{frame.path} row {frame.lines[row]}: id {frame.ids[row]} is in no modality's "
+                f"file ({int((~some).sum())} such in all); leave the row out"
             )
-        single = self.task_kind == "single_label"
-        outputs = tuple(str(c) for c in self._classes) if single else tuple(self.targets)
         samples = Samples(
             modalities=tuple(self.paths),
             inputs=inputs,
-            target=self._target(),
+            target=self._target,
             sample_id=self._ids,
             presence=presence,
             lengths=lengths,
         )
-        return Task(self.task_kind, tuple(modalities), outputs), samples
+        task = Task(self.task_kind, tuple(modalities), tuple(self._outputs))
+        return task, samples, tuple(notes)
 
-    def _modality(self, name: str, path: Path) -> "_Part":
-        """Values, lengths, positions of their rows in the labels file, vocabulary size."""
-        if _is_npz(path):
-            return self._from_npz(name, path)
-        table = _read(path, self.id_column)
-        table = table[~table.isna().all(axis=1)]
-        rows = self._rows(table.index, path)
-        if self.kinds[name] == "vector":
-            x: NDArray[Any] = numbers(table, path)
-            return x, np.ones(len(x), np.int64), rows, 0
-        if self.kinds[name] != "tokens" or table.shape[1] != 1:
+    def _modality(self, name: str, path: Path) -> "_Found":
+        """What a file holds of the labelled samples."""
+        kind = self.kinds[name]
+        if path.suffix == ".npz":
+            return self._from_npz(kind, path)
+        frame = read_frame(path, self.id_column, text=kind == "tokens").without(self._roles)
+        rows, notes = self._rows(frame.ids, path)
+        frame = frame.take(np.flatnonzero(rows >= 0))
+        rows = rows[rows >= 0]
+        notes = [*frame.notes, *notes]
+        if kind == "vector":
+            return self._vector(frame, rows, notes)
+        if kind != "tokens" or len(frame.names) != 1:
             raise ValueError(
-                f"{path} has the columns {[*table.columns]} beside the id, which makes no "
-                f"{self.kinds[name]}: a CSV or parquet file holds a vector (numbers) or, of kind "
+                f"{path} has the columns {[*frame.names]} beside the id, which makes no "
+                f"{kind}: a CSV or parquet file holds a vector (numbers) or, of kind "
                 "tokens, one column of text; for anything else take an npz file"
             )
-        texts = table.iloc[:, 0].astype(str)
-        ids = vocabulary(texts[self._part[rows] == SPLITS.index("train")])
+        texts = frame.text(frame.names[0])
+        there = (texts != "").to_numpy(bool)
+        texts, rows = texts[there], rows[there]
+        ids = vocabulary(texts[self._trains(rows)])
         steps = max((len(words(text)) for text in texts), default=1)
         x, length = encode(texts.tolist(), ids, steps=max(steps, 1))
-        return x, length, rows, 2 + len(ids)
+        return _Found(x, rows, length, 2 + len(ids), notes)
 
-    def _from_npz(self, name: str, path: Path) -> "_Part":
-        content, kind = read_npz(path), self.kinds[name]
-        for key in ("id", "x"):
-            if key not in content:
-                raise ValueError(f"{path} has no array {key}; it has {', '.join(content)}")
-        x = content["x"]
-        names = content["id"]
-        if names.dtype.kind == "S":  # bytes
-            names = np.char.decode(names, "utf-8")
-        ids = pd.Index([str(one) for one in names.tolist()])
-        if len(ids) != len(x) or len(content.get("length", x)) != len(x):
-            sizes = {key: len(content[key]) for key in ("id", "x", "length") if key in content}
-            raise ValueError(f"{path}: arrays must have one entry a sample, found {sizes}")
-        _unique(ids, path)
-        rows = self._rows(ids, path)
-        if np.issubdtype(x.dtype, np.floating):
-            flat = x.reshape(len(x), -1)
-            there = ~np.isnan(flat).all(axis=1)
-            if not (good := np.isfinite(flat[there]).all(axis=1)).all():
-                raise ValueError(
-                    f"{path} id {ids[there][~good][0]}: x holds NaN or infinity in part; fill it "
-                    "in, or make the entry NaN throughout to mark it absent"
-                )
-        else:
-            there = np.ones(len(x), bool)
-        vocab_size = 0
-        if kind == "tokens":
-            if not np.issubdtype(x.dtype, np.integer) or (len(x) and x.min() < 0):
-                raise ValueError(f"{path}: x of kind tokens needs whole numbers >= 0")
-            vocab_size = int(x.max(initial=0)) + 1
-        elif x.dtype != np.uint8 or kind != "image":
-            x = x.astype(np.float32)
-        steps = x.shape[1] if x.ndim > 1 else 1
-        length = content.get("length", np.full(len(x), steps))
-        if not ((length >= 1) & (length <= steps)).all():
-            wrong = ids[~((length >= 1) & (length <= steps))][0]
-            raise ValueError(f"{path} id {wrong}: length is not in 1..{steps}")
-        return x[there], length[there].astype(np.int64), rows[there], vocab_size
-
-    def _rows(self, ids: "pd.Index[str]", path: Path) -> NDArray[np.int_]:
-        rows = self._table.index.get_indexer(ids)
-        if (rows < 0).any():
-            first = int(np.flatnonzero(rows < 0)[0])
-            raise ValueError(
-                f"{path}: id {ids[first]} ({int((rows < 0).sum())} in all) has no row in "
-                f"{self.labels_file}; add its label or leave it out"
+    def _from_npz(self, kind: Kind, path: Path) -> "_Found":
+        arrays = read_arrays(path, kind)
+        require_unique(arrays.ids, path)
+        rows, notes = self._rows(arrays.ids, path)
+        kept = (rows >= 0) & arrays.present
+        x, length, rows = arrays.x[kept], arrays.length[kept], rows[kept]
+        notes = [*arrays.notes, *notes]
+        if kind == "vector" and (self.indicators or np.isnan(x).any()):
+            names = tuple(str(k) for k in range(x.shape[1]))
+            frame = Frame(
+                path, arrays.ids[kept], names, x.astype(np.float64), {}, np.arange(len(x))
             )
-        return np.asarray(rows)
+            return self._vector(frame, rows, notes)
+        vocab_size = int(arrays.x.max(initial=0)) + 1 if kind == "tokens" else 0
+        return _Found(x, rows, length, vocab_size, notes)
 
+    def _vector(self, frame: Frame, rows: NDArray[np.int_], notes: list[str]) -> "_Found":
+        found = features(frame, self._trains(rows), indicators=self.indicators)
+        rows = rows[found.present]
+        length = np.ones(len(rows), np.int64)
+        return _Found(found.x[found.present], rows, length, 0, [*notes, *found.notes])
 
-_Part = tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int_], int]
+    def _trains(self, rows: NDArray[np.int_]) -> NDArray[np.bool_]:
+        """Which of these rows of the labels file are of the training split."""
+        trains: NDArray[np.bool_] = self._part[rows] == SPLITS.index("train")
+        return trains
 
-
-def _is_npz(path: Path) -> bool:
-    return path.name.endswith(".npz")
-
-
-def _read(path: Path, id_column: str) -> pd.DataFrame:
-    """A CSV or parquet file with its ids, as text, for an index."""
-    if ".parquet" in path.suffixes:
-        try:
-            table = pd.read_parquet(path)
-        except ImportError as error:
+    def _rows(self, ids: "pd.Index[str]", path: Path) -> tuple[NDArray[np.int_], list[str]]:
+        """Position of each id in the labels file, -1 = has none and is left out; and notes."""
+        wanted = self._labels.ids
+        rows = np.asarray(wanted.get_indexer(ids))
+        lost = rows < 0
+        if not lost.any():
+            return rows, []
+        first = ids[int(np.flatnonzero(lost)[0])]
+        if lost.all():
+            why = likely_cause(ids, wanted, (path.name, self.labels_file))
+            raise ValueError(f"{path}: none of its {len(ids)} ids is in {self.labels_file}; {why}")
+        if self.unlabelled == "refuse":
             raise ValueError(
-                f"{path} is a parquet file and the package that reads it is missing; "
-                "pip install pyarrow"
-            ) from error
-        except Exception as error:  # pyarrow raises its own kinds
-            raise ValueError(f"{path} is no readable parquet file: {error}") from error
-        if id_column not in table.columns and table.index.name == id_column:
-            table = table.reset_index()
-    elif ".csv" in path.suffixes:
-        table = read_csv(path, dtype={id_column: str})
-    else:
-        raise ValueError(f"{path} is none of .csv, .parquet and .npz")
-    _column(table, id_column, path)
-    if table[id_column].isna().any():
-        row = int(np.flatnonzero(table[id_column].isna())[0])
-        raise ValueError(f"{path} row {_line(path, row)}: {id_column} is empty")
-    table[id_column] = table[id_column].astype(str).str.strip()
-    _unique(pd.Index(table[id_column]), path)
-    return table.set_index(id_column)
+                f"{path}: id {first} ({int(lost.sum())} in all) has no row in {self.labels_file}; "
+                "add its label, or leave such rows out with unlabelled: drop"
+            )
+        return rows, [f"{path.name}: {int(lost.sum())} rows without a label left out"]
 
 
-def _unique(ids: "pd.Index[str]", path: Path) -> None:
-    repeated = ids.duplicated()
-    if repeated.any():
-        row = int(np.flatnonzero(repeated)[0])
-        raise ValueError(
-            f"{path} row {_line(path, row)}: id {ids[row]} occurs a second time; "
-            "one row a sample is wanted"
-        )
+@dataclass(frozen=True)
+class _Found:
+    """What a file holds of one modality.
+
+    Args:
+        x: Values of the samples that have it.
+        rows: Their positions in the labels file.
+        length: Their lengths; 1 for kinds without.
+        vocab_size: Of tokens, else 0.
+        notes: What was left out or filled in.
+    """
+
+    x: NDArray[Any]
+    rows: NDArray[np.int_]
+    length: NDArray[np.int64]
+    vocab_size: int
+    notes: list[str]
 
 
-def _column(table: pd.DataFrame, column: str, path: Path) -> None:
-    if column not in table.columns:
-        has = [str(c) for c in table.columns]
-        raise ValueError(
-            f"{path} has no column {column!r}{suggest(column, has)}; "
-            f"it has {', '.join(has[:10])}{', ...' if len(has) > 10 else ''}"
-        )
-
-
-def _line(path: Path, row: int) -> int:
-    """The line of a CSV file, counted from 1 with its header; else the row, from 1."""
-    return row + 2 if ".csv" in path.suffixes else row + 1
+def _names(given: Mapping[Any, Any], what: str) -> dict[str, Any]:
+    """A mapping from modalities, whose names YAML left as text."""
+    for name in given:
+        if isinstance(name, bool):
+            raise ValueError(
+                f"{what} has the modality {name}: YAML reads on, off, yes, no, true and false as "
+                'truth values; put the name in quotes, such as "on"'
+            )
+    return dict(given)

@@ -64,7 +64,11 @@ class ThreeSources(DataModule):
             {f"{path} {name}": len(x) for name, x in zip(names, (*views, ind, label), strict=True)}
         )
         target = class_numbers(label, classes=len(TOPICS), first=1, what=f"{path} label")
-        presence = dense(ind, width=len(WIDTHS), what=f"{path} ind") > 0
+        said = dense(ind, width=len(WIDTHS), what=f"{path} ind")
+        if not np.isin(said, (0, 1)).all():
+            row = int(np.argwhere(~np.isin(said, (0, 1)))[0][0])
+            raise ValueError(f"{path} ind row {row + 1} is {said[row].tolist()}, expected 0 or 1")
+        presence = said == 1
         sample_id = np.arange(n, dtype=np.int64)
         part = stratified(sample_id, target, val=0.15, test=0.15, fold=self.fold, folds=self.folds)
         return Samples(

@@ -1,6 +1,8 @@
 """The command line: parses, calls, prints. Heavy imports happen inside the commands."""
 
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -55,6 +57,7 @@ Limit = Annotated[
 
 
 WATCH_S = 2.0  # between two looks at the files
+SHOWN = 20  # unfinished runs that are listed
 
 
 class Form(StrEnum):
@@ -76,13 +79,44 @@ class Things(StrEnum):
     metrics = "metrics"
 
 
+def _show_version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"mmbench {version('mmbench')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Say which version this is.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+) -> None:
+    """Options of all commands; `main` looks for --debug, since errors end what has read it."""
+
+
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2."""
+    """Run the command line; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    debug = sys.argv[1:2] == ["--debug"]
     try:
         app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except ValueError as error:
+        if debug:
+            raise
         _fail(str(error), code=2)
     except OSError as error:
+        if debug:
+            raise
         _fail(
             f"{error.strerror}: {error.filename or 'disk'}; finished runs are kept, and the same "
             "command continues once that is mended",
@@ -102,7 +136,17 @@ def _fail(message: str, *, code: int) -> NoReturn:
 class _Sweep:
     """A suite with its runs and where they lie."""
 
-    def __init__(self, words: Sequence[str] | None, results: Path, limit: int | None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str] | None,
+        results: Path,
+        limit: int | None,
+        data_root: Path,
+        *,
+        look: bool = False,
+    ) -> None:
+        from mmbench.bench.content import Contents
+        from mmbench.bench.home import FILE, board_folder
         from mmbench.bench.plan import plan
         from mmbench.bench.record import find
         from mmbench.bench.spec import load_suite
@@ -110,9 +154,11 @@ class _Sweep:
 
         rest = list(words or [])
         self.where = rest.pop(0) if rest and "=" not in rest[0] else "quickstart"
+        changed = bool(rest)
         if limit is not None:
             rest.append(f"limit={limit}")
-        self.suite = load_suite(self.where, rest)
+        held = Path(self.where) / FILE  # a folder of results, moved or a colleague's
+        self.suite = load_suite(str(held) if held.is_file() else self.where, rest)
         for entry in self.suite.methods:
             METHODS.check(entry.name)
         for entry in self.suite.data:
@@ -120,13 +166,31 @@ class _Sweep:
         # a smoke test must not stand beside real results
         suffix = "" if self.suite.limit is None else f"-limit{self.suite.limit}"
         self.folder = results / f"{self.suite.name}{suffix}"
+        if held.is_file():
+            self.folder, changed = held.parent, bool(rest)
         self.runs_folder = self.folder / "runs"
-        self.specs = plan(self.suite)
+        self.contents = Contents(self.folder, data_root, _examine)
+        if look:  # all others believe what is remembered as long as the data are unchanged
+            self.contents.look(self.suite)
+        self.specs = plan(self.suite, self.contents.of)
+        # the words of one call never replace the table of the suite by one of less
+        self.board_folder = (
+            board_folder(self.folder, self.specs, self.contents.of) if changed else self.folder
+        )
         self._find = find
 
-    def runs(self) -> list[Any]:
-        """Every planned run and what is found of it now."""
-        return [self._find(spec, self.runs_folder) for spec in self.specs]
+    def runs(self, *, read_up_to: int | None = 0) -> list[Any]:
+        """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""
+        return [self._find(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
+
+    def writable(self) -> bool:
+        """Whether tables may be written; says so where the folder is somebody else's."""
+        there = next(p for p in (self.board_folder, *self.board_folder.parents) if p.is_dir())
+        if not os.access(there, os.W_OK):
+            typer.echo(f"nothing is written: {there} is read-only", err=True)
+            return False
+        self.board_folder.mkdir(parents=True, exist_ok=True)
+        return True
 
     def boards(self, runs: list[Any], metric: str, *, paired: bool = True) -> tuple[Any, Any]:
         """Leaderboard and robustness; `paired` reads predictions, if they changed, for p values."""
@@ -135,12 +199,18 @@ class _Sweep:
         from mmbench.bench.record import read_records
 
         records = read_records(runs)
-        kept = Kept(self.runs_folder)
+        kept = Kept(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
         compare = metric if paired else None
         board = leaderboard(runs, compare=compare, records=records, kept=kept)
         robust = robustness(runs, compare=compare, records=records, kept=kept)
         kept.write()
         return board, robust
+
+
+def _examine(entry: Any, root: Path) -> Any:
+    from mmbench.bench.run.build import examine
+
+    return examine(entry, root)
 
 
 @app.command()
@@ -162,13 +232,16 @@ def run(
     """Train and evaluate a suite, then write and print its leaderboard.
 
     Finished runs are kept: the same command again does what is left, failed runs included.
-    Exit code 0: all fine; 1: some runs failed; 2: the input is wrong.
+    Exit code 0: every planned run is finished and in the table; 1: some are not; 2: the input is
+    wrong; 130: stopped by Ctrl-C.
     """
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root, look=True)
     if dry_run:
         _show_plan(sweep)
         return
     from mmbench.bench.executors.local import default_workers
+    from mmbench.bench.home import hold
+    from mmbench.bench.record import SMALL
     from mmbench.bench.run.build import check
 
     first = sweep.specs[0]
@@ -176,8 +249,11 @@ def run(
         if (spec.seed, spec.fold) == (first.seed, first.fold):
             check(spec, data_root)
     _require_writable(sweep.folder)
+    sweep.contents.write()
+    if sweep.board_folder == sweep.folder:
+        hold(sweep.folder, sweep.suite)
     finished = {"skipped"} if overwrite else {"done", "skipped"}
-    found = sweep.runs()
+    found = sweep.runs(read_up_to=SMALL)
     for item in found:
         if item.state == "broken":
             typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
@@ -185,8 +261,7 @@ def run(
     wanted = min(workers or default_workers(), max(1, len(todo)))
     if todo:
         _carry_out(sweep, todo, data_root, wanted, overwrite=overwrite)
-    failed = _show_board(sweep)
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(0 if _show_board(sweep) else 1)
 
 
 def _require_writable(folder: Path) -> None:
@@ -250,6 +325,8 @@ def _carry_out(
                     lines[event.worker] = each.add_task(escape(event.spec.title))
                     continue
                 each.remove_task(lines.pop(event.worker))
+                if event.again:
+                    continue
                 overall.advance(bar)
                 ended += 1
                 failed += outcome.state == "failed"
@@ -259,6 +336,7 @@ def _carry_out(
                     seconds = f" ({outcome.wall_s:.1f} s)" if outcome.wall_s else ""
                     console.print(text + seconds, markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         events.close()
         typer.echo(
             f"\nstopped: {before + ended} of {len(sweep.specs)} runs are finished and kept. "
@@ -270,10 +348,14 @@ def _carry_out(
 
 @app.command("plan")
 def plan_command(
-    words: Words = None, *, limit: Limit = None, results: Results = Path("results")
+    words: Words = None,
+    *,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """Say how many trainings a suite asks for and how many are finished; runs nothing."""
-    _show_plan(_Sweep(words, results, limit))
+    _show_plan(_Sweep(words, results, limit, data_root))
 
 
 def _show_plan(sweep: _Sweep) -> None:
@@ -303,12 +385,25 @@ def _show_plan(sweep: _Sweep) -> None:
 
 
 @app.command()
-def status(words: Words = None, *, limit: Limit = None, results: Results = Path("results")) -> None:
-    """Say what is done, running, failed and waiting; reads files only."""
+def status(
+    words: Words = None,
+    *,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every file back and compare it with its checksum."),
+    ] = False,
+) -> None:
+    """Say what is done, running, failed and waiting; reads files only.
+
+    Exit code 1 if `--verify` finds a damaged run.
+    """
     from mmbench.bench.record import count, read_metrics
 
-    sweep = _Sweep(words, results, limit)
-    runs = sweep.runs()
+    sweep = _Sweep(words, results, limit, data_root)
+    runs = sweep.runs(read_up_to=None if verify else 0)
     states = ", ".join(f"{n} {state}" for state, n in count(runs).items())
     typer.echo(f"suite {sweep.suite.name} in {sweep.folder}: {states}")
     for item in runs:
@@ -326,6 +421,7 @@ def status(words: Words = None, *, limit: Limit = None, results: Results = Path(
         typer.echo(f"  slowest: {slowest}, {seconds[slowest]:.1f} s")
         if left:
             typer.echo(f"  left: about {work:.0f} s of work, divided by the workers")
+    raise typer.Exit(1 if verify and any(item.state == "broken" for item in runs) else 0)
 
 
 @app.command("leaderboard")
@@ -346,16 +442,18 @@ def leaderboard_command(
     paired: Paired = True,
     limit: Limit = None,
     results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """Rebuild the leaderboard from the records, write it and print it; trains nothing."""
     from mmbench.bench.leaderboard import render, write
 
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root)
     shown = metric or sweep.suite.select.metric
     board, robust = sweep.boards(sweep.runs(), shown, paired=paired)
     _require_rows(board, sweep, shown)
     title = sweep.suite.name
-    write(board, sweep.folder, metric=shown, title=title, robust=robust)
+    if sweep.writable():
+        write(board, sweep.board_folder, metric=shown, title=title, robust=robust)
     if against is not None:
         from mmbench.bench.compare import against_reported, render_reported
         from mmbench.resources import folder
@@ -415,11 +513,12 @@ def report(
     paired: Paired = True,
     limit: Limit = None,
     results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
 ) -> None:
     """Write one self-contained HTML page with tables and plots; trains nothing."""
     from mmbench.bench.report import write_plots, write_report
 
-    sweep = _Sweep(words, results, limit)
+    sweep = _Sweep(words, results, limit, data_root)
     shown = metric or sweep.suite.select.metric
     if watch:
         _watch(sweep, shown, paired=paired)
@@ -427,8 +526,10 @@ def report(
     runs = sweep.runs()
     board, robust = sweep.boards(runs, shown, paired=paired)
     _require_rows(board, sweep, shown)
-    path = write_report(sweep.suite.name, runs, board, sweep.folder, metric=shown, robust=robust)
-    typer.echo(f"wrote {path}")
+    if sweep.writable():
+        where = sweep.board_folder
+        path = write_report(sweep.suite.name, runs, board, where, metric=shown, robust=robust)
+        typer.echo(f"wrote {path}")
     for path in write_plots(board, plots, metric=shown) if plots is not None else ():
         typer.echo(f"wrote {path}")
 
@@ -445,7 +546,7 @@ def _watch(sweep: _Sweep, metric: str, *, paired: bool) -> None:
         if not board.empty:
             _require_rows(board, sweep, metric)
         return write_report(
-            sweep.suite.name, runs, board, sweep.folder, metric=metric, robust=robust,
+            sweep.suite.name, runs, board, sweep.board_folder, metric=metric, robust=robust,
             watched=watched,
         )  # fmt: skip
 
@@ -468,8 +569,8 @@ def _watch(sweep: _Sweep, metric: str, *, paired: bool) -> None:
         typer.echo("")
 
 
-def _show_board(sweep: _Sweep) -> int:
-    """Write and print the leaderboard; returns how many runs failed."""
+def _show_board(sweep: _Sweep) -> bool:
+    """Write and print the leaderboard; returns whether every planned run is on it."""
     from rich.console import Console
     from rich.markdown import Markdown
 
@@ -477,31 +578,48 @@ def _show_board(sweep: _Sweep) -> int:
     from mmbench.bench.report import write_report
 
     runs = sweep.runs()
-    failed = [item for item in runs if item.state == "failed"]
     metric = sweep.suite.select.metric
     board, robust = sweep.boards(runs, metric)
     console = Console()
     if board.empty:
         console.print("no run finished, so there is no leaderboard")
-        return len(failed)
-    path = write(board, sweep.folder, metric=metric, title=sweep.suite.name, robust=robust)
+        return _show_unfinished(sweep, runs)
+    where = sweep.board_folder
+    where.mkdir(exist_ok=True)
+    path = write(board, where, metric=metric, title=sweep.suite.name, robust=robust)
     text = render(board, "md", metric=metric, title=sweep.suite.name)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
         sys.stdout.write(text)
-    if failed:
-        console.print(f"{len(failed)} runs failed; `mmbench status` says why", style="bold")
+    finished = _show_unfinished(sweep, runs)
     typer.echo(f"every metric and condition: {path}")
     try:
-        page = write_report(
-            sweep.suite.name, runs, board, sweep.folder, metric=metric, robust=robust
-        )
+        page = write_report(sweep.suite.name, runs, board, where, metric=metric, robust=robust)
     except ValueError as error:  # its libraries are an extra
         typer.echo(f"no page with plots: {error}")
     else:
         typer.echo(f"a page with plots: {page}")
-    return len(failed)
+    if where != sweep.folder:
+        typer.echo(f"the suite's own table, of more runs, stays in {sweep.folder}")
+    return finished
+
+
+def _show_unfinished(sweep: _Sweep, runs: Sequence[Any]) -> bool:
+    """Say which planned runs are not finished, a line each; returns whether there are none."""
+    left = [item for item in runs if item.state not in ("done", "skipped")]
+    for item in left[:SHOWN]:
+        state = "held elsewhere" if item.state == "running" else item.state
+        log = item.folder / "log.txt"
+        why = f": {item.why}" if item.why else ""
+        more = f" ({log})" if log.is_file() else ""
+        typer.echo(f"{state}: {item.spec.title}{why}{more}")
+    if left:
+        typer.echo(
+            f"{len(left)} of {len(runs)} runs are not finished; the same command tries them "
+            f"again, and `mmbench status {sweep.where}` lists them"
+        )
+    return not left
 
 
 @app.command("list")

@@ -13,8 +13,8 @@ data_app = typer.Typer(
     rich_markup_mode="markdown",
 )
 masks_app = typer.Typer(
-    help="Presence tables: write down what a run withholds, check such a file, or take over the "
-    "table of a paper's released code.",
+    help="Presence tables: write down what a run withholds, check such a file, or take over a "
+    "table of yours or of a paper's released code.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -32,8 +32,9 @@ class SplitName(StrEnum):
 
 
 class Format(StrEnum):
-    """Files of authors' released code that can be read."""
+    """Files that can be read: a user's own, and those of authors' released code."""
 
+    own = "own"
     missing_aware_prompts = "missing_aware_prompts"
     redeem = "redeem"
 
@@ -130,6 +131,8 @@ def describe_data(
 ) -> None:
     """Show task, modalities, sizes, classes, natural gaps and terms of a data set.
 
+    Without the arguments that a data set cannot do without (`table`), its rules alone.
+
     Example: `mmbench data describe tabler modalities=[outline,tags]`
     """
     import inspect
@@ -138,6 +141,12 @@ def describe_data(
     from mmbench.data.missingness import realised
     from mmbench.data.samples import SPLITS
 
+    if not words and (needed := _needed(name)):
+        cls = _class(name)
+        typer.echo(f"{inspect.getdoc(cls)}\n")
+        _print_source(cls)
+        typer.echo(f"needs    {', '.join(f'{one}=...' for one in needed)}")
+        return
     data = _module(name, words, data_root, fold)
     about = re.split(r"\n(?:Args|Raises|Returns):\n", inspect.getdoc(type(data)) or "")[0]
     typer.echo(f"{about.strip()}\n")
@@ -172,6 +181,8 @@ def describe_data(
     )
     _print_patterns({split: gap.patterns for split, gap in gaps.items()})
     _print_target(task, splits)
+    for note in data.notes():
+        typer.echo(f"note     {note}")
 
 
 def _print_source(data: Any) -> None:
@@ -391,7 +402,7 @@ def verify_masks(
 
 @masks_app.command("import")
 def import_masks(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of the authors.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your file or the authors'.")],
     words: Words = None,
     *,
     form: Annotated[Format, typer.Option("--format", help="Whose file it is.")],
@@ -399,7 +410,7 @@ def import_masks(
     out: Annotated[Path, typer.Option(help="File to write.")],
     split: Annotated[
         SplitName | None,
-        typer.Option(help="Split of the file; for redeem, the rows to keep, by default all."),
+        typer.Option(help="Split of the file; for own and redeem, rows to keep, by default all."),
     ] = None,
     incomplete_rate: Annotated[
         float | None,
@@ -411,11 +422,17 @@ def import_masks(
     fold: Fold = 0,
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Turn a table that a paper's released code saved into a presence table.
+    """Turn a table of yours, or one that a paper's released code saved, into a presence table.
 
-    Nothing in the file is run: a tensor is read without code, and a pickle is refused with the
-    way to convert it. Such files hold no sample ids, so the data set must list its samples in
-    the authors' order, and its modalities must be called text and image.
+    A table of yours (`own`) is a CSV or parquet file with a column of ids as in your data and one
+    of 0 / 1 for each modality, named like it; it may hold all splits.
+
+    Files of released code hold no sample ids, so the data set must list its samples in the
+    authors' order, and its modalities must be called text and image. Nothing in them is run: a
+    tensor is read without code, and a pickle is refused with the way to convert it.
+
+    Example: `mmbench masks import mine.csv --format own
+    --data table files.a=a.csv files.b=b.csv labels=labels.csv --out masks.csv`
 
     Example: `mmbench masks import missing_0.70.csv --format redeem --incomplete-rate 0.7
     --missing both --data table files.text=text.csv files.image=image.npz labels=labels.csv
@@ -428,11 +445,12 @@ def import_masks(
     from mmbench.data.masks import (
         PresenceTable,
         missing_aware_prompts_legacy,
+        own_table,
         redeem_file_legacy,
     )
     from mmbench.data.samples import SPLITS
 
-    redeem = form is Format.redeem
+    own, redeem = form is Format.own, form is Format.redeem
     if redeem and (incomplete_rate is None or missing is None):
         raise ValueError(
             "a file of redeem has a column a rate and does not say what is missing; add "
@@ -442,23 +460,26 @@ def import_masks(
         raise ValueError(
             "--incomplete-rate and --missing belong to --format redeem; leave them out"
         )
-    if not redeem and split is None:
+    if form is Format.missing_aware_prompts and split is None:
         raise ValueError("a file of missing_aware_prompts holds one split; add --split test, say")
     data = _module(name, words, data_root, fold)
     chosen = list(SPLITS) if split is None else [split.value]
-    in_file = list(SPLITS) if redeem else chosen
+    in_file = list(SPLITS) if own or redeem else chosen
     sample_id = np.concatenate([data.samples(one).sample_id for one in in_file])
-    if redeem:
+    if own:
+        id_column = str(_arguments(words).get("id", "id"))
+        table = own_table(file, data.task.names, sample_id, id_column=id_column)
+    elif redeem:
         assert incomplete_rate is not None
         assert missing is not None
         table = redeem_file_legacy(file, sample_id, incomplete_rate, missing.value)
     else:
         table = missing_aware_prompts_legacy(file, sample_id)
-    kept = np.isin(sample_id, np.concatenate([data.samples(one).sample_id for one in chosen]))
+    kept = np.isin(table.sample_id, np.concatenate([data.samples(one).sample_id for one in chosen]))
     drawn = {**table.drawn, "data": name, "data_args": _arguments(words), "fold": fold}
     if split is not None:
         drawn["split"] = split.value
-    table = PresenceTable(table.modalities, sample_id[kept], table.presence[kept], drawn)
+    table = PresenceTable(table.modalities, table.sample_id[kept], table.presence[kept], drawn)
     shown = {one: _over(table, data.samples(one), file, f"{name} {one}") for one in chosen}
     # the columns in the order of the data, as an export has them
     names = data.task.names
@@ -466,7 +487,8 @@ def import_masks(
     table = replace(table, modalities=names, presence=table.presence[:, columns])
     _save(table, out)
     for one, presence in shown.items():
-        typer.echo(f"{name} / {one}: {len(presence)} samples, in the order of the data set")
+        order = "by their ids" if own else "in the order of the data set"
+        typer.echo(f"{name} / {one}: {len(presence)} samples, {order}")
         _print_rates(presence, data.samples(one), None)
     _print_use(table, out, chosen)
 
@@ -568,19 +590,40 @@ def _save(table: Any, path: Path) -> None:
 # --- both -----------------------------------------------------------------------------------
 
 
+def _class(name: str) -> Any:
+    """Class of a data set."""
+    from mmbench.registry import DATASETS
+
+    DATASETS.check(name)  # before anything heavy
+    return DATASETS.get(name)
+
+
+def _needed(name: str) -> list[str]:
+    """Arguments that a data set cannot do without."""
+    import inspect
+
+    from mmbench.bench.run.build import GIVEN_TO_DATA
+
+    parameters = inspect.signature(_class(name)).parameters.values()
+    return [
+        one.name
+        for one in parameters
+        if one.default is one.empty
+        and one.kind is not one.VAR_KEYWORD
+        and one.name not in GIVEN_TO_DATA
+    ]
+
+
 def _module(
     name: str, words: Sequence[str] | None, root: Path, fold: int, scenario: Any = None
 ) -> Any:
     """A data module with a scenario, by default nothing but natural gaps."""
-    from mmbench.registry import DATASETS
-
-    DATASETS.check(name)  # before anything heavy
+    cls = _class(name)
     from mmbench.bench.run.build import GIVEN_TO_DATA
     from mmbench.bench.spec import bind
     from mmbench.data.missingness import natural
     from mmbench.data.scenario import Scenario
 
-    cls = DATASETS.get(name)
     laid = scenario or Scenario("natural", natural(), natural(), (natural(),))
     return cls(
         root=root, scenario=laid, fold=fold, **bind(cls, _arguments(words), given=GIVEN_TO_DATA)

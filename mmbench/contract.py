@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmbench.data.batch import Batch, LeakError, Memo
-from mmbench.data.task import Modality, Task
+from mmbench.data.batch import Batch, FrozenMemo, LeakError, Memo
+from mmbench.data.task import Modality, Task, with_encoders
+from mmbench.layers.encoders import KINDS, Encoder, StepTokens, encoder
 from mmbench.method import Method
 
 Check = Callable[[type[Method], Task], None]
@@ -128,7 +129,7 @@ def _outputs(method: Method, batch: Batch) -> Tensor:
 
 def evaluation_is_ours(cls: type[Method], task: Task) -> None:
     """Validation and test steps are the suite's."""
-    for name in ("validation_step", "test_step", "decide", "row_loss", "task_loss"):
+    for name in ("validation_step", "test_step", "compare_candidates", "row_loss", "task_loss"):
         assert getattr(cls, name) is getattr(Method, name), f"{name} must not be overridden"
 
 
@@ -237,6 +238,56 @@ def shared_encodings_change_nothing(cls: type[Method], task: Task) -> None:
         )
 
 
+class _Seen(FrozenMemo):
+    """Remembers nothing, and notes what with weights reads which modality."""
+
+    def __init__(self) -> None:
+        self.readers: dict[str, set[object]] = {}
+
+    def embed(self, modality: str, encoder: object) -> None:
+        if not isinstance(encoder, nn.Module) or list(encoder.parameters()):
+            self.readers.setdefault(modality, set()).add(encoder)
+
+
+def encoders_are_those_of_the_suite(cls: type[Method], task: Task) -> None:
+    """Every modality is read by what the suite reads it with, at the method's width."""
+    if cls.own_encoders or not cls.applies.trains:
+        return
+    task = with_encoders(task, {"vector": {"layers": 2}, "dropout": 0.2})
+    seen = _Seen()
+    batch = make_batch(task, torch.ones_like(all_patterns(task)))
+    _outputs(build(cls, task), replace(batch, memo=seen))
+    for modality in task.modalities:
+        readers = seen.readers.get(modality.name, set())
+        assert readers or cls.applies.one_of, (
+            f"{modality.name} is read past Batch.embed; encode it by ModalityEncoders, or say in "
+            "own_encoders why the paper does otherwise"
+        )
+        for reader in readers:
+            found, expected = _as_the_suite(reader, modality)
+            assert found == expected, (
+                f"{modality.name} is read by other layers than those of the suite "
+                f"({found} instead of {expected}); take mmbench.layers.encoders, or say in "
+                "own_encoders why the paper does otherwise"
+            )
+
+
+def _as_the_suite(reader: object, modality: Modality) -> tuple[object, object]:
+    """Shapes of the weights of an encoder, and what they are in the suite's at its width."""
+    for part in reader.modules() if isinstance(reader, nn.Module) else ():
+        if isinstance(part, Encoder):
+            return shapes_of(part), shapes_of(encoder(modality, part.dim, tokens=part.tokens))
+        if isinstance(part, StepTokens):
+            width = next(part.parameters()).shape[-1 if modality.kind == "tokens" else 0]
+            return shapes_of(part), shapes_of(KINDS[modality.kind].parts(modality, width)[0])
+    return type(reader).__name__, "an encoder of mmbench.layers.encoders"
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of everything that a module learns."""
+    return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+
 def same_seed_same_method(cls: type[Method], task: Task) -> None:
     """Building twice gives equal weights, and evaluating twice equal outputs."""
     first, second = build(cls, task, seed=5), build(cls, task, seed=5)
@@ -306,7 +357,7 @@ class _Enough(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Method)
-        pl_module.decide([(self.batch.blind(), self.batch.target)])
+        pl_module.compare_candidates([(self.batch.blind(), self.batch.target)])
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
@@ -346,6 +397,7 @@ METHOD_CHECKS: dict[str, Check] = {
         evaluation_is_blind,
         samples_are_independent,
         shared_encodings_change_nothing,
+        encoders_are_those_of_the_suite,
         same_seed_same_method,
         weights_are_the_whole_method,
         fits_a_few_samples,

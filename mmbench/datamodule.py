@@ -1,5 +1,6 @@
 """A data set with a scenario laid over it: what is withheld never reaches a loader."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,15 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from mmbench.data.batch import Batch, LeakError, Remembered, keep, opaque_ids
+from mmbench.data.digest import digest
+from mmbench.data.files import content_of, locate
 from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import Inputs, Stored, as_tensor
 from mmbench.data.task import Pixels, Task
+from mmbench.sources import distributions, sources
 
 PART = 256  # samples encoded at a time for embeddings that runs share
 
@@ -89,18 +93,37 @@ class DataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.order_seed = order_seed
         self.limit = limit
-        self.loaded: dict[Split, Samples] = {}  # may be shared by the runs of one worker
+        self.loaded: dict[Split, Samples] = {}  # shared with all that `under` gives
         if not 0 <= fold < self.folds:
             raise ValueError(
                 f"fold {fold} was asked for, but {type(self).__name__} has the folds "
                 f"0..{self.folds - 1}"
             )
-        for word, number in (("batch_size", batch_size), ("limit", limit)):
-            if number is not None and number < 1:
-                raise ValueError(f"{word} must be at least 1, found {number}")
+        _require_positive(batch_size=batch_size, limit=limit)
         self._drawn: dict[str, PresenceArray] = {}
         self._pixels: dict[str, Pixels] = {}
         self._restriction = None if modalities is None else tuple(modalities)
+
+    def under(
+        self, scenario: Scenario, *, batch_size: int, order_seed: int, limit: int | None
+    ) -> "DataModule":
+        """The same data under another scenario; what this one has read is not read again.
+
+        Args:
+            scenario: See the class, as all that follow.
+            batch_size: Samples a batch.
+            order_seed: Decides the order of training samples.
+            limit: At most this many samples a split.
+
+        Raises:
+            ValueError: If a size is below 1.
+        """
+        assert not hasattr(self, "conditions"), "its masks are drawn already"
+        _require_positive(batch_size=batch_size, limit=limit)
+        other = copy.copy(self)
+        other.scenario, other._drawn = scenario, {}
+        other.batch_size, other.order_seed, other.limit = batch_size, order_seed, limit
+        return other
 
     @abstractmethod
     def describe(self) -> Task:
@@ -109,6 +132,32 @@ class DataModule(LightningDataModule, ABC):
     @abstractmethod
     def load(self, split: Split) -> Samples:
         """Read one split with its natural presence; values raw, images may be uint8."""
+
+    def ingredients(self) -> dict[str, dict[str, str]]:
+        """What its samples are made of, for the key of a run: hashes of files and of code.
+
+        Returns:
+            `files`: the user's, by the names in `files`; `code`: the modules of the data set's own
+            package, which name the checksums of what is shipped; `distributions`: a plugin's
+            version.
+
+        Raises:
+            ValueError: If a file is not there.
+        """
+        code = sources(type(self))
+        return {
+            "files": {name: content_of(locate(self.root, name)) for name in self.files},
+            "code": {name: one for name, one in code.items() if not name.startswith("mmbench")},
+            "distributions": distributions(type(self).__module__),
+        }
+
+    def content(self) -> str:
+        """Hash of `ingredients`."""
+        return digest(self.ingredients())
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table should know of the data, a line each; read after loading."""
+        return ()
 
     def bayes_posterior(
         self, samples: Samples, presence: PresenceArray, missingness: Missingness
@@ -208,6 +257,12 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
+    def raw_target(self, split: Split) -> NDArray[Any]:
+        """Targets of a split as its file has them, in order of sample; no mask is drawn."""
+        samples = self.samples(split)
+        target: NDArray[Any] = samples.target[self._limited(samples, split)]
+        return target
+
     def split(self, split: Split) -> "_Split":
         """One split as the scenario shows it (test: as nature left it)."""
         self.setup()
@@ -222,12 +277,20 @@ class DataModule(LightningDataModule, ABC):
     def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
         # one index list a batch: a batch is gathered at once, never sample by sample
         batches = BatchSampler(sampler, self.batch_size, drop_last=False)
-        blind = None if split == "train" else Batch.blind
-        return DataLoader(self.split(split), sampler=batches, batch_size=None, collate_fn=blind)
+        blind: Any = None if split == "train" else Batch.blind
+        # a loader draws a number when it begins: one of its own, so that a training that goes on
+        # from a checkpoint finds the global generator where it was
+        own = torch.Generator()
+        data = self.split(split)
+        return DataLoader(data, sampler=batches, batch_size=None, collate_fn=blind, generator=own)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Training batches in an order that depends on `order_seed` alone."""
-        order = torch.Generator().manual_seed(self.order_seed)
+    def train_dataloader(self, order: torch.Generator | None = None) -> DataLoader[Batch]:
+        """Training batches in an order that depends on `order_seed` alone.
+
+        Args:
+            order: A generator that began with that seed, to go on with; None = a new one.
+        """
+        order = order or torch.Generator().manual_seed(self.order_seed)
         return self._loader("train", RandomSampler(self.split("train"), generator=order))
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -237,6 +300,12 @@ class DataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test batches as nature left them, in order of sample, without their targets."""
         return self._loader("test", SequentialSampler(self.split("test")))
+
+
+def _require_positive(**numbers: int | None) -> None:
+    for word, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{word} must be at least 1, found {number}")
 
 
 class Fitting(LightningDataModule):
@@ -249,8 +318,24 @@ class Fitting(LightningDataModule):
 
     def __init__(self, data: DataModule) -> None:
         super().__init__()
-        self.train_dataloader = data.train_dataloader
-        self.val_dataloader = data.val_dataloader
+        self._order = torch.Generator().manual_seed(data.order_seed)
+        self._train, self._val = data.train_dataloader, data.val_dataloader
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """See `DataModule`; the order goes on where a checkpoint says."""
+        return self._train(self._order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """See `DataModule`."""
+        return self._val()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Place in the order of training samples, for a checkpoint."""
+        return {"order": self._order.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on from there."""
+        self._order.set_state(state_dict["order"])
 
     def test_dataloader(self) -> NoReturn:
         """Refuse.

@@ -104,7 +104,9 @@ class Method(LightningModule, ABC):
     """A method for multimodal data in which modalities are missing.
 
     A subclass says what it predicts (`forward`) and, if that is not the task's own loss, what
-    it minimises (`loss`). Training may be changed further by any hook of Lightning; evaluation
+    it minimises (`loss`). Steps, optimisers and hooks around them may be changed as in any
+    LightningModule; the loaders are the data module's, so `train_dataloader` and the like are
+    never called on a method; evaluation
     may not: it only collects the outputs of `forward`.
 
     Args:
@@ -115,6 +117,7 @@ class Method(LightningModule, ABC):
 
     paper: ClassVar[Paper]
     applies: ClassVar[Applies] = Applies()
+    own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
     def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
         super().__init__()
@@ -260,7 +263,7 @@ class Method(LightningModule, ABC):
 
     @final
     @torch.no_grad()
-    def decide(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
+    def compare_candidates(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
         """Compare the candidates by their loss; the runner calls this in every epoch.
 
         Args:

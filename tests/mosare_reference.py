@@ -3,14 +3,16 @@
 One forward pass for each loss, and one more by which prototypes move; heads, experts, pairs and
 modalities one after the other; every expert on every token, though all but one are then multiplied
 by zero; all gene tokens at once.
-The weights are those of the method under test.
+The weights are those of the method under test. What the released code computes otherwise
+(`official`) is written from its text: the norm with the unbiased standard deviation, and the
+network that reads a vector.
 """
 
 import torch
 import torch.nn.functional as F
 
 from mmbench.layers.mixture import DiagonalMixture
-from mmbench.methods.mosare import GeneTokens, GroupTokens
+from mmbench.methods.mosare import GeneTokens
 
 
 def step(method, batch):
@@ -68,8 +70,6 @@ def view(method, m, batch):
         local = own.local(component_means(own.mixture, x, lengths) if known is None else known)
     elif isinstance(own.local, GeneTokens):
         local = gene_tokens(own.local, x)
-    elif isinstance(own.local, GroupTokens):
-        local = group_tokens(own.local, x)
     else:
         local = own.local(x, lengths)
     return own.whole(local.mean(1)) if own.of_mean else own.whole(x, lengths), local
@@ -83,16 +83,6 @@ def component_means(mixture: DiagonalMixture, x, lengths):
         top = r.T @ bag + 0.01 * mixture.mean
         bags.append(top / (r.sum(0) + 0.01)[:, None])
     return torch.stack(bags)
-
-
-def group_tokens(net, x):
-    x = F.pad(x, (0, net.padding))
-    tokens = []
-    for group in range(len(net.w1)):
-        part = x[:, group * net.size : (group + 1) * net.size]
-        hidden = net.drop(F.selu(part @ net.w1[group] + net.b1[group]))
-        tokens.append(hidden @ net.w2[group] + net.b2[group])
-    return torch.stack(tokens, 1)
 
 
 def gene_tokens(net, x):
@@ -134,7 +124,7 @@ def top_k(logits, k):
 def all_experts(bank, x, which):
     answers = []
     for e in which:
-        hidden = F.gelu(F.linear(x, bank.w1[e], bank.b1[e]))
+        hidden = torch.relu(F.linear(x, bank.w1[e], bank.b1[e]))
         answers.append(hidden @ bank.w2[e] + bank.b2[e])
     return torch.stack(answers, 2)
 
@@ -153,18 +143,26 @@ def block(method, level, m, a, x, y):
         score = q[..., own] @ k[..., own].transpose(1, 2) / size**0.5
         heads.append((score.sigmoid() if net.gate else score.softmax(2)) @ v[..., own])
     read = torch.cat(heads, 2) @ net.out[pair] + net.out_bias[pair]
+    norm = released_norm if method.official else layer_norm
     x = norm(x + net.drop(read), net.norm1[pair], net.norm1_bias[pair])
     hidden = net.drop(torch.relu(x @ net.w1[pair] + net.b1[pair]))
     answer = net.drop(hidden @ net.w2[pair] + net.b2[pair])
     return norm(x + answer, net.norm2[pair], net.norm2_bias[pair])
 
 
-def norm(x, weight, bias):
+def layer_norm(x, weight, bias):
     return F.layer_norm(x, x.shape[-1:]) * weight + bias
 
 
+def released_norm(x, weight, bias):
+    """a (x - mean) / (std + 1e-6) + b, std with n - 1."""
+    centred = x - x.mean(-1, keepdim=True)
+    std = (centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
+    return weight * centred / (std + 1e-6) + bias
+
+
 def decoded(net, m, x):
-    return F.gelu(x @ net.w1[m] + net.b1[m]) @ net.w2[m] + net.b2[m]
+    return torch.relu(x @ net.w1[m] + net.b1[m]) @ net.w2[m] + net.b2[m]
 
 
 def supervised(method, batch, passed):

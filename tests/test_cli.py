@@ -2,15 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 from sweeps import suite
 
+from mmbench import cli, store
+from mmbench.bench import home
 from mmbench.bench.plan import plan
 from mmbench.bench.record import finish
 from mmbench.bench.spec import load_suite
@@ -41,6 +47,7 @@ def call(*words, monkeypatch):
         (["tiny.yaml", "methods=[shapsec]"], "no method named 'shapsec'; did you mean 'shaspec'?"),
         (["tiny.yaml", "data=[mfeet]"], "no data set named 'mfeet'; did you mean 'mfeat'?"),
         (["tiny.yaml", "seeds=[]"], "seeds is empty"),
+        (["tiny.yaml", "name=${oc.env:HOME}"], "would write a value of your environment"),
         (["tiny.yaml", "seedz=3"], "unknown key 'seedz'; did you mean 'seeds'?"),
         (["tiny.yaml", "methods=[{name: zero_fill, args: {dimm: 3}}]"], "did you mean 'dim'?"),
         (["tiny.yaml", "trainer.max_epoch=3"], "did you mean 'max_epochs'?"),
@@ -125,6 +132,42 @@ def test_a_sweep_runs_continues_repairs_and_reports(here, monkeypatch, capsys):
     assert call("run", *sweep, monkeypatch=monkeypatch) == 0
     assert "runs on" not in capsys.readouterr().out
 
+    # so it has where the folder was moved to and is somebody else's
+    moved = here / "moved"
+    shutil.copytree(folder, moved)
+    for item in [moved, *moved.rglob("*")]:
+        item.chmod(0o555 if item.is_dir() else 0o444)
+    monkeypatch.setattr(os, "access", lambda path, mode: "moved" not in Path(path).parts)
+    shown = (moved / "leaderboard.csv").read_text()
+    assert call("leaderboard", "moved", "--format", "csv", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr()
+    assert out.out == shown
+    assert "nothing is written: " in out.err
+    assert call("status", "moved", "--verify", monkeypatch=monkeypatch) == 0
+    assert "2 done" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+
+    # words that drop a method do not replace the suite's table
+    less = [*sweep, "methods=[majority]"]
+    assert call("run", *less, monkeypatch=monkeypatch) == 0
+    assert "the suite's own table, of more runs, stays in" in capsys.readouterr().out
+    assert (folder / "leaderboard.csv").read_text() == shown
+    [part] = folder.glob("part-*")
+    assert set(pd.read_csv(part / "leaderboard.csv")["method"]) == {"majority"}
+    assert call("leaderboard", *less, monkeypatch=monkeypatch) == 0
+    assert (folder / "leaderboard.csv").read_text() == shown
+    capsys.readouterr()
+
+    # other bytes of the same number are found by reading
+    [arrays] = folder.glob("runs/mfeat/mcar30/zero_fill/*/predictions/complete.npz")
+    kept = arrays.read_bytes()
+    arrays.write_bytes(bytes(len(kept)))
+    assert call("status", *sweep, monkeypatch=monkeypatch) == 0
+    assert call("status", *sweep, "--verify", monkeypatch=monkeypatch) == 1
+    assert "complete.npz holds other bytes" in " ".join(capsys.readouterr().out.split())
+    arrays.write_bytes(kept)
+
     # a damaged run is named and, in the plan, to be done again
     [metrics] = folder.glob("runs/mfeat/mcar30/zero_fill/*/metrics.json")
     metrics.write_text("{}")
@@ -198,12 +241,65 @@ def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatc
     assert call("run", *sweep, "--workers", "1", monkeypatch=monkeypatch) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "failed: diverged: " in out
-    assert "1 runs failed; `mmbench status` says why" in out
+    assert "failed: zero_fill / mfeat / mcar30 seed 0: diverged: " in out
+    assert "log.txt)" in out
+    assert "1 of 2 runs are not finished" in out
     board = pd.read_csv(here / "results" / "tiny-limit64" / "leaderboard.csv")
     holes = board[board["method"] == "zero_fill"]
     assert len(holes)
     assert holes["mean"].isna().all()
     assert holes["note"].str.startswith("failed: diverged").all()
+
+
+def test_a_run_that_somebody_else_is_at_is_no_finished_run(here, monkeypatch, capsys):
+    """The claim is that of a process that lives: this one."""
+    monkeypatch.setattr("mmbench.bench.executors.local.execute", lambda *_, **__: iter(()))
+    words = ["run", "tiny.yaml", "methods=[majority]", "--limit", "64"]
+    sweep = cli._Sweep(words[1:3], here / "results", 64, here, look=True)
+    target = sweep.runs_folder / sweep.specs[0].folder
+    with store.claim(target):
+        assert call(*words, monkeypatch=monkeypatch) == 1
+    out = capsys.readouterr().out
+    assert "held elsewhere: majority / mfeat / mcar30 seed 0" in out
+    assert "1 of 1 runs are not finished" in out
+    assert call(*words, monkeypatch=monkeypatch) == 1
+    assert "waiting: majority / mfeat / mcar30 seed 0" in capsys.readouterr().out
+
+
+def test_a_suite_that_a_folder_holds_plans_the_same_runs(here):
+    suite = load_suite("tiny.yaml", ["scenarios=[mcar]", "trainer.patience=2"])
+    home.hold(here, suite)
+    assert plan(load_suite(str(here / "suite.json"))) == plan(suite)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_130_without_a_traceback_however_often(here):
+    words = ["-m", "mmbench", "run", "tiny.yaml", "trainer.max_epochs=100000", "--workers", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-u", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as sweep:
+        for line in sweep.stdout:
+            if "majority" in line:
+                break
+        for _ in range(5):
+            sweep.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        out, error = sweep.communicate(timeout=300)
+    assert sweep.returncode == 130
+    assert "stopped: 1 of 2 runs are finished and kept" in out
+    assert "Traceback" not in error
+
+
+def test_the_version_and_on_demand_the_traceback(monkeypatch, capsys):
+    assert call("--version", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out == f"mmbench {version('mmbench')}\n"
+    monkeypatch.setattr(sys, "argv", ["mmbench", "--debug", "plan", "nothing.yaml"])
+    with pytest.raises(ValueError, match=r"nothing\.yaml"):
+        main()
 
 
 @pytest.mark.parametrize("what", ["methods", "data", "scenarios", "suites", "metrics"])

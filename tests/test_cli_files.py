@@ -16,6 +16,7 @@ from mmbench.cli import main
 from mmbench.data.masks import PresenceTable
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
+from mmbench.data.splits import stable_hash
 from mmbench.registry import DATASETS
 
 TWO = "modalities=[fou,kar]"
@@ -200,6 +201,32 @@ def test_a_description_takes_arguments(mmbench):
     refused(mmbench("data", "describe", "tabler", "tags"), "'tags' is no argument; write key=value")
     refused(mmbench("data", "describe", "tablr"), "no data set named 'tablr'; did you mean")
     refused(mmbench("data", "describe", "mfeat", "--fold", 1), "fold 1 was asked for")
+
+
+def test_a_data_set_that_needs_arguments_is_described_by_its_rules(mmbench):
+    code, out, _ = mmbench("data", "describe", "table")
+    assert code == 0
+    assert "What a cell means." in out
+    assert "unlabelled: Whether rows without a label" in out
+    assert "needs    files=..., labels=..." in out
+
+
+def test_a_description_says_what_was_filled_in(mmbench, here):
+    split = ["train", "val", "test"] * 3
+    pd.DataFrame({"id": range(9), "label": list("ab" * 4 + "a"), "split": split}).to_csv(
+        "l.csv", index=False
+    )
+    pd.DataFrame({"id": range(9), "x": [1.5, None, *range(7)], "y": 1}).to_csv("x.csv", index=False)
+    words = ["files.lab=x.csv", "labels=l.csv", "split=split", "--data-root", here]
+    code, out, _ = mmbench("data", "describe", "table", *words)
+    assert code == 0
+    assert "of training; cells: 1, rows: 1\n" in out
+    code, out, _ = mmbench("data", "check", "table", *words)
+    assert code == 0
+    assert f"found    {here / 'x.csv'}" in out
+    code, out, _ = mmbench("data", "check", "table", *words, "files.more=no.csv")
+    assert code == 2
+    assert f"missing  {here / 'no.csv'}" in out
 
 
 def test_many_classes_are_summed_up_labels_counted_and_numbers_averaged(mmbench, here):
@@ -472,6 +499,77 @@ def test_a_table_of_redeem_covers_all_splits_or_the_one_that_is_asked_for(mmbenc
     found = PresenceTable.load(here / "v.csv")
     assert found.sample_id.tolist() == [8, 2]
     assert found.presence.tolist() == [[True, False], [False, True]]
+
+
+@pytest.fixture
+def visits(here):
+    """A data set whose ids are names, as arguments; returns them and the names in file order."""
+    names = ["p1", "01", "NA", "p2", "p3", "p4"]
+    split = ["train"] * 2 + ["val"] * 2 + ["test"] * 2
+    pd.DataFrame({"patient": names, "label": list("xyxyxy"), "split": split}).to_csv(
+        "l.csv", index=False
+    )
+    for name in "ab":
+        pd.DataFrame({"patient": names, "x": range(6)}).to_csv(f"{name}.csv", index=False)
+    words = ["files.a=a.csv", "files.b=b.csv", "labels=l.csv", "split=split", "id=patient"]
+    return ["--data", "table", *words, "--data-root", "."], names
+
+
+def test_a_table_of_ones_own_ids_becomes_a_presence_table(mmbench, here, visits):
+    words, names = visits
+    shown = {"p3": (1, 0), "NA": (0, 1), "p1": (1, 1), "01": (1, 0), "p2": (0, 1), "p4": (1, 1)}
+    rows = "".join(f"{name};{b};{a}\n" for name, (a, b) in shown.items())
+    (here / "mine.csv").write_text("patient;b;a\n" + rows)
+    refused(mmbench("masks", "verify", "mine.csv"), "masks import mine.csv --format own")
+    words = ["masks", "import", "mine.csv", "--format", "own", *words]
+    code, out, _ = mmbench(*words, "--out", "m.csv")
+    assert code == 0
+    assert "table / test: 2 samples, by their ids" in out
+    found = PresenceTable.load(here / "m.csv")
+    assert found.modalities == ("a", "b")
+    by_id = dict(zip(found.sample_id.tolist(), found.presence.astype(int).tolist(), strict=True))
+    assert by_id == {stable_hash(name): list(shown[name]) for name in names}
+    assert mmbench(*words, "--split", "test", "--out", "t.csv")[0] == 0
+    assert len(PresenceTable.load(here / "t.csv").sample_id) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("p9,1,1", "mine.csv row 8 (id p9): no sample of the data has this id (1 such in all)"),
+        ("p1,1,1", "mine.csv row 8: id p1 occurs a second time"),
+        ("p1,2,1", "mine.csv row 2 (id p1): a is '2', but wanted is 0 or 1"),
+        ("p1,,1", "mine.csv row 2 (id p1): a is '', but wanted is 0 or 1"),
+        ("p1,0,0", "mine.csv row 2 (id p1) shows no modality at all"),
+        ("", "is not in the presence table"),
+    ],
+)
+def test_a_table_of_ones_own_that_does_not_fit_is_refused(mmbench, here, visits, rows, message):
+    words, names = visits
+    body = [f"{name},1,true" for name in names]
+    body = [*body, rows] if "row 8" in message else [rows, *body[1:]]
+    (here / "mine.csv").write_text("\n".join(["patient,a,b", *filter(None, body)]) + "\n")
+    words = ["masks", "import", "mine.csv", "--format", "own", *words, "--out", "m.csv"]
+    refused(mmbench(*words), message)
+    assert not (here / "m.csv").exists()
+
+
+def test_a_table_of_ones_own_without_a_modality_is_refused(mmbench, here, visits):
+    words, names = visits
+    (here / "mine.csv").write_text("patient,a\n" + "".join(f"{name},1\n" for name in names))
+    words = ["masks", "import", "mine.csv", "--format", "own", *words, "--out", "m.csv"]
+    refused(mmbench(*words), "mine.csv has no column 'b'; it has patient, a")
+
+
+def test_whole_numbers_in_a_table_of_ones_own_are_the_ids(mmbench, here, memes):
+    words, ids = memes
+    body = "".join(f"{one},{one % 2},1\n" for one in ids)
+    (here / "mine.csv").write_text("id,text,image\n" + body)
+    code, _, _ = mmbench("masks", "import", "mine.csv", "--format", "own", *words, "--out", "m.csv")
+    assert code == 0
+    found = PresenceTable.load(here / "m.csv")
+    assert found.sample_id.tolist() == ids.tolist()
+    assert found.presence.tolist() == [[True, bool(one % 2)] for one in ids]
 
 
 def test_a_pickle_is_refused_with_the_way_to_convert_it(mmbench, here, memes):

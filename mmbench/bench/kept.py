@@ -1,11 +1,13 @@
 """Numbers that take long to compute from predictions, kept until a run below them changes."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbench.bench.record import Run, fingerprint, write_json
+from mmbench.bench.record import Run, fingerprint
+from mmbench.store import write_json
 
 FILE = "computed.json"  # beside the runs; may be deleted at any time
 
@@ -48,8 +50,7 @@ class Kept:
         if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == mark):
             entry = self._found[key] = [mark, make()]
             self._new = True
-        numbers: list[float] = entry[1]
-        return numbers
+        return [math.nan if number is None else number for number in entry[1]]
 
     def _mark(self, runs: Sequence[Run]) -> str:
         same = tuple((run.folder, run.state) for run in runs)

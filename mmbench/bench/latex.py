@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmbench.bench.leaderboard import BEST
+from mmbench.bench.leaderboard import BEST, RANKED_VARIANT, is_mixed, is_rising, repeats
 from mmbench.bench.record import IPW
 from mmbench.metrics.metric import higher_is_better
 from mmbench.registry import suggest
@@ -34,12 +34,12 @@ def escape(text: str) -> str:
 def latex(board: pd.DataFrame, *, metric: str, level: float = 0.05) -> str:
     r"""One booktabs table for each (data, scenario): methods down, conditions across.
 
-    A cell is mean ± standard deviation over seeds. Bold is the best method of a column and every
-    ranked one that is not told apart from it (`p_vs_best` > `level`; where there is no p, an equal
-    mean); underlined is the best of the others. A hole is neither: it shows how many of the planned
-    seeds finished, `(2/3)`. Variants of methods are never compared, so each has its own part of
-    a table with its own marks. Where the ceiling is known, the last row has it with its standard
-    error.
+    A cell is mean ± standard deviation over folds and seeds. Bold is the best method of a column
+    and every ranked one that is not told apart from it (`p_vs_best` > `level`; where there is no p,
+    an equal mean); underlined is the best of the others. A hole is neither: it shows how many of
+    the planned runs finished, `(2/3)`. Variants of methods are other programs: each has its own
+    part of a table, without marks. A dagger marks cells that mix sources or machines. Where the
+    ceiling is known, the last row has it with its standard error.
 
     Args:
         board: From `leaderboard`, with p values if it was made with `compare=metric`.
@@ -102,6 +102,7 @@ def _table(part: pd.DataFrame, title: str, metric: str, level: float, label: str
 
 def _column(column: pd.DataFrame, level: float) -> dict[Any, str]:
     """Cells of one condition and variant by method."""
+    column = column.assign(rank=column["rank"].where(column["variant"] == RANKED_VARIANT))
     bold = (column["rank"] == 1) | (column["rank"].notna() & (column["p_vs_best"] > level))
     rest = column["rank"].where(~bold)
     second = rest.notna() & (rest == rest.min())
@@ -119,7 +120,8 @@ def _cell(row: Any, mark: str) -> str:
     if pd.isna(row.mean):
         return hole
     number = f"{mark}{{{row.mean:.3f}}}" if mark else f"{row.mean:.3f}"
-    text = f"${number}{_spread(row.std_seeds)}$"
+    signs = (r"\uparrow" if is_rising(row) else "") + (r"\dagger" if is_mixed(row) else "")
+    text = f"${number}{_spread(row.std_seeds)}{f'^{{{signs}}}' if signs else ''}$"
     return text if row.n_seeds == row.n_seeds_planned else f"{text} ({hole})"
 
 
@@ -133,6 +135,8 @@ def _row(head: str, cells: list[str]) -> str:
 
 def _caption(part: pd.DataFrame, title: str, metric: str, level: float) -> str:
     """What is shown and what the marks mean."""
+    mixed = any(is_mixed(row) for row in part.itertuples())
+    rising = any(is_rising(row) for row in part.itertuples())
     way = "higher" if higher_is_better(metric.removesuffix(IPW)) else "lower"
     alike = (
         rf" and every method not told apart from it ($p > {level:g}$, paired bootstrap, Holm)"
@@ -141,8 +145,10 @@ def _caption(part: pd.DataFrame, title: str, metric: str, level: float) -> str:
     )
     return (
         rf"{escape(title)}: {escape(metric)} ({way} is better), mean $\pm$ standard deviation over "
-        rf"seeds. Bold: the best{alike}; underlined: the next; ($n/m$): only $n$ of $m$ "
-        r"seeds finished, not ranked."
+        rf"{escape(repeats(part))}. Bold: the best{alike}; underlined: the next; ($n/m$): only $n$ "
+        r"of $m$ runs finished, not ranked."
+        + (r" $\uparrow$: still rose when training ended, not ranked." if rising else "")
+        + (r" $\dagger$: runs made by different sources or machines." if mixed else "")
     )
 
 

@@ -9,36 +9,50 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
 from mmbench.bench.kept import Kept
 from mmbench.bench.record import IPW, Run, read_metrics, read_predictions, read_records
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
-from mmbench.bench.statistics import best, bootstrap, holm, mean_ranks, paired_p
+from mmbench.bench.statistics import (
+    best,
+    bootstrap,
+    holm,
+    interval_over_samples,
+    interval_over_seeds,
+    mean_ranks,
+    paired_p,
+)
 from mmbench.metrics.metric import Better, higher_is_better
+from mmbench.store import write_text
 
 CELL = ["data", "scenario", "condition", "method", "variant", "metric"]
 COLUMNS = (
     "data", "scenario", "condition", "mechanism", "missing_rate_nominal", "missing_rate_realised",
     "incomplete_rate_realised", "method", "variant", "metric", "mean", "std_seeds", "ci_low",
-    "ci_high", "n_seeds", "n_seeds_planned", "rank", "rank_borda", "p_vs_best",
+    "ci_high", "sample_ci_low", "sample_ci_high", "n_seeds", "n_seeds_planned", "rank",
+    "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
-    "infer_ms_std", "energy_j", "note",
+    "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
+    "rising",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
     "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "rank", "regret_to_bayes", "bayes", "note",
+    "n_folds", "mixed", "rising",
 )  # fmt: skip
 CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
-    "bayes_se", "infer_ms_std", "energy_j",
+    "bayes_se", "infer_ms_std", "energy_j", "rising",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
+RISING = "\N{UPWARDS ARROW}"  # most trainings of a cell ended while validation still rose
+MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources or machines
+RANKED_VARIANT = "paper"  # methods of which the best is marked
 
 
 def leaderboard(
@@ -52,30 +66,42 @@ def leaderboard(
 
     `mean`, `std_seeds` and the interval (Student's t over runs, 95 %) are over folds and seeds.
     A cell with fewer finished runs than planned is a hole: its numbers are those of the runs
-    that finished, `n_seeds` says how many, and it has no rank. `rank` is within the cell's table
-    and among the methods of the same variant (1 = best, ties share the better rank);
-    `rank_borda` is the mean rank over all tables and conditions of a metric, among the methods
-    that have no hole in any of them.
+    that finished, `n_seeds` says how many, and it has no rank. Nor has one of which most trainings
+    ended while their validation score still rose (`rising`, the share of them). `rank` is within
+    the cell's table and among the methods of the same variant (1 = best, ties share the better
+    rank); `rank_borda` is the mean rank over all tables and conditions of a metric, among the
+    methods that have no hole in any of them.
 
-    `p_vs_best` is a paired bootstrap over the test samples of each table and condition, adjusted
-    by Holm for the number of methods; it reads predictions, so it is made for one metric only.
+    Chance over seeds and chance over samples are two things. `ci_low` and `ci_high` say where the
+    mean of other trainings would lie, `sample_ci_low` and `sample_ci_high` where the mean of these
+    trainings would on other test samples (percentiles of the bootstrap, 95 %). `p_vs_best` is a
+    paired bootstrap over the test samples of each table and condition, adjusted by Holm for the
+    number of methods. What rests on samples reads predictions, so it is made for one metric only.
 
     Args:
         runs: Every planned run, finished or not.
-        compare: Metric that gets `p_vs_best`; None = none.
+        compare: Metric that gets `p_vs_best` and intervals over samples; None = none.
         records: From `read_records(runs)`, if they are read already.
         kept: Where p lies that was computed before.
 
     Returns:
-        Columns as in `COLUMNS`, in order of the plan; `note` names what is missing and why.
+        Columns as in `COLUMNS`, in order of the plan; `n_seeds` counts trainings, of the `n_folds`
+        planned folds together; `note` names what is missing and why; `mixed` says whether the runs
+        of a cell were made by different `sources` or on different `machines`.
+
+    Raises:
+        ValueError: If runs of one table, condition and fold hold other samples, targets or masks.
     """
-    cells = _cells(runs, read_records(runs) if records is None else records)
+    records = read_records(runs) if records is None else records
+    _require_comparable(records)
+    cells = _cells(runs, records)
     if cells.empty:
         return pd.DataFrame(columns=list(COLUMNS))
-    full = _whole(cells)
+    full = ranked(cells)
     cells["rank"] = _ranks(cells, full)
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
-    cells["p_vs_best"] = np.nan
+    over_samples = ["p_vs_best", "sample_ci_low", "sample_ci_high"]
+    cells[over_samples] = np.nan
     if compare is not None and compare.endswith(IPW):
         compare = None  # the bootstrap would have to draw the weights anew as well
     whole = cells[full & (cells["metric"] == compare)]
@@ -84,7 +110,7 @@ def leaderboard(
         if run.state == "done":
             done.setdefault((run.spec.data_label, run.spec.scenario_name), []).append(run)
     for key, part in whole.groupby(["data", "scenario", "condition", "variant"], sort=False):
-        cells.loc[part.index, "p_vs_best"] = _p_values(done, key, part, str(compare), kept)
+        cells.loc[part.index, over_samples] = _over_samples(done, key, part, str(compare), kept)
     return cells[list(COLUMNS)]
 
 
@@ -118,12 +144,16 @@ def robustness(
         measured = pd.concat([measured, more]) if len(more) else measured
         place = measured["mechanism"].map(MEASURES.index)
         measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
+    if len(found):
+        training = ["data", "scenario", "method", "variant", "fold", "seed"]
+        rising = found.drop_duplicates(training)[[*training, "rising"]]
+        measured = measured.merge(rising, how="left", on=training)
     cells = _cells(runs, measured)
     if cells.empty:
         return pd.DataFrame(columns=list(ROBUSTNESS))
-    ranked = cells["mechanism"].isin(RANKED)
-    cells["rank"] = _ranks(cells, _whole(cells) & ranked)
-    cells["regret_to_bayes"] = cells["regret_to_bayes"].where(ranked)
+    is_score = cells["mechanism"].isin(RANKED)
+    cells["rank"] = _ranks(cells, ranked(cells) & is_score)
+    cells["regret_to_bayes"] = cells["regret_to_bayes"].where(is_score)
     cells["measure"] = cells["mechanism"]
     cells["over"] = [
         condition.removeprefix(f"{measure} ")
@@ -132,9 +162,32 @@ def robustness(
     return cells[list(ROBUSTNESS)]
 
 
-def _whole(cells: pd.DataFrame) -> "pd.Series[bool]":
-    """Cells without a hole."""
-    return (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
+def _require_comparable(records: pd.DataFrame) -> None:
+    if records.empty:
+        return
+    same = ["data", "scenario", "fold", "condition"]
+    one = records.drop_duplicates([*same, "method", "seed", "samples"])
+    for key, part in one.groupby(same, sort=False):
+        if part["samples"].nunique() == 1:
+            continue
+        data, scenario, fold, condition = key
+        groups = [
+            ", ".join(f"{m} seed {s}" for m, s in zip(own["method"], own["seed"], strict=True))
+            for _, own in part.groupby("samples", sort=False)
+        ]
+        raise ValueError(
+            f"runs of {data}, {scenario}, fold {fold} cannot be compared: under {condition} "
+            f"{' | '.join(groups)} hold different samples, targets or masks; "
+            "repeat those of the old data with --overwrite"
+        )
+
+
+def ranked(cells: pd.DataFrame) -> "pd.Series[bool]":
+    """Cells that take part in ranks: without a hole, and trained to the end of their rise."""
+    whole = (cells["n_seeds"] == cells["n_seeds_planned"]) & cells["mean"].notna()
+    if "rising" not in cells:
+        return whole  # a leaderboard of before that column
+    return whole & ~(cells["rising"] > 0.5)
 
 
 def _ranks(cells: pd.DataFrame, among: "pd.Series[bool]") -> "pd.Series[float]":
@@ -146,28 +199,28 @@ def _ranks(cells: pd.DataFrame, among: "pd.Series[bool]") -> "pd.Series[float]":
     )
 
 
-def _p_values(
+def _over_samples(
     done: Mapping[tuple[str, str], Sequence[Run]],
     key: Any,
     part: pd.DataFrame,
     metric: str,
     kept: Kept | None,
-) -> Float[np.ndarray, " method"]:
-    """Adjusted p of each method of one table against its best; NaN for the best itself."""
+) -> Float[np.ndarray, "method 3"]:
+    """Each method of one table: adjusted p against its best (NaN for it), ends of its interval."""
     data, scenario, condition, variant = key
     methods = set(part["method"])
     here = [run for run in done[data, scenario] if run.spec.method_label in methods]
 
     def make() -> list[float]:
-        return [float(p) for p in _compared(here, condition, part, metric)]
+        return [float(x) for x in _compared(here, condition, part, metric).ravel()]
 
-    name = ["p_vs_best", metric, data, scenario, condition, variant]
-    return np.array(make() if kept is None else kept(name, here, make))
+    name = ["over_samples", metric, data, scenario, condition, variant]
+    return np.reshape(make() if kept is None else kept(name, here, make), (-1, 3))
 
 
 def _compared(
     here: Sequence[Run], condition: str, part: pd.DataFrame, metric: str
-) -> Float[np.ndarray, " method"]:
+) -> Float[np.ndarray, "method 3"]:
     kind = read_metrics(here[0])["task"]["kind"]
     resampled = []
     for fold in sorted({run.spec.fold for run in here}):
@@ -183,9 +236,11 @@ def _compared(
         resampled.append(bootstrap(metric, logits, target, kind, seed=fold))
     scores = part["mean"].to_numpy(float)
     leader = best(scores, _better(metric))
-    p = paired_p(scores, np.mean(resampled, axis=0), leader)
+    over_folds = np.mean(resampled, axis=0)
+    p = paired_p(scores, over_folds, leader)
     p[leader] = np.nan
-    return holm(p)
+    low, high = interval_over_samples(over_folds, LEVEL)
+    return np.stack([holm(p), low, high], axis=1)
 
 
 def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
@@ -211,16 +266,19 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
     # what older records do not have, and what measures over conditions cannot have
-    asked = [*CONSTANT, *AVERAGED, "protocol", "code"]
+    asked = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
     records = records.assign(**{name: np.nan for name in asked if name not in records})
     grouped = records.groupby(CELL, sort=False, dropna=False)
     cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
     # one undefined score makes the cell a hole; pandas would average the others
     undefined = cells["n_seeds"].to_numpy() < grouped.size().to_numpy()
     cells.loc[undefined, ["mean", "std_seeds"]] = np.nan
-    half = stats.t.ppf(0.5 + LEVEL / 2, cells["n_seeds"] - 1) * cells["std_seeds"]
-    half = half / np.sqrt(cells["n_seeds"])
-    cells["ci_low"], cells["ci_high"] = cells["mean"] - half, cells["mean"] + half
+    cells["ci_low"], cells["ci_high"] = interval_over_seeds(
+        cells["mean"].to_numpy(float),
+        cells["std_seeds"].to_numpy(float),
+        cells["n_seeds"].to_numpy(),
+        LEVEL,
+    )
     for name in CONSTANT:
         cells[name] = grouped[name].first().to_numpy()
     for name in AVERAGED:
@@ -232,10 +290,17 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     for cell in np.flatnonzero(grouped["code"].nunique().to_numpy() > 1):
         codes = grouped["code"].get_group(tuple(cells.loc[cell, CELL]))
         cells.loc[cell, "code"] = " ".join(sorted(set(codes)))
+    mixed = {name: grouped[name].nunique().to_numpy() > 1 for name in ("sources", "machine")}
+    cells["mixed"] = [
+        " ".join(word for word, is_so in (("sources", a), ("machines", b)) if is_so)
+        for a, b in zip(mixed["sources"], mixed["machine"], strict=True)
+    ]
     cells = _with_empty_cells(cells, runs)
+    cells["mixed"] = cells["mixed"].fillna("")
     planned, notes = _plan_by_cell(runs)
     key = list(zip(cells["data"], cells["scenario"], cells["method"], strict=True))
-    cells["n_seeds_planned"] = [planned[k] for k in key]
+    cells["n_seeds_planned"] = [len(planned[k]) for k in key]
+    cells["n_folds"] = [len({fold for fold, _ in planned[k]}) for k in key]
     cells["n_seeds"] = cells["n_seeds"].fillna(0).astype(int)
     cells["note"] = [notes[k] for k in key]
     position = cells["method"].map(order)
@@ -270,13 +335,13 @@ def _with_empty_cells(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
 
 def _plan_by_cell(
     runs: Sequence[Run],
-) -> tuple[dict[tuple[str, str, str], int], dict[tuple[str, str, str], str]]:
-    """How many runs each (data, scenario, method) should have, and why some are missing."""
-    planned: dict[tuple[str, str, str], int] = {}
+) -> tuple[dict[tuple[str, str, str], list[tuple[int, int]]], dict[tuple[str, str, str], str]]:
+    """Folds and seeds that each (data, scenario, method) should have, and why some are missing."""
+    planned: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     whys: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         key = (run.spec.data_label, run.spec.scenario_name, run.spec.method_label)
-        planned[key] = planned.get(key, 0) + 1
+        planned.setdefault(key, []).append((run.spec.fold, run.spec.seed))
         words = whys.setdefault(key, [])
         if run.state != "done":
             words.append(f"{run.state}: {run.why}" if run.why else run.state)
@@ -312,9 +377,10 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         metric: Which metric to show.
 
     Returns:
-        Cells such as `0.812 ± 0.010`, `3/5 seeds`, `failed: ...`, or a dash where the method does
-        not apply. Where the ceiling is known, a last row has it with its standard error on this
-        very test split.
+        Cells such as `0.812 ± 0.010`, `3/5 runs`, `failed: ...`, or a dash where the method does
+        not apply. Bold is the best method; a variant such as `official` is another program and
+        never bold. A dagger marks cells whose runs differ in sources or machine. Where the ceiling
+        is known, a last row has it with its standard error on this very test split.
     """
     shown = board[board["metric"] == metric]
     found = {}
@@ -341,10 +407,49 @@ def _cell(row: object) -> str:
         return DASH
     if n == 0:
         return str(note.split(":")[0] if note.startswith("waiting") else note)[:40] or DASH
-    number = _number(mean, spread)
+    number = _number(mean, spread) + marks(row)
     if n < planned:
-        return f"{number} ({n}/{planned} seeds)"
-    return f"**{number}**" if row.rank == 1 else number  # type: ignore[attr-defined]
+        return f"{number} ({n}/{planned} runs)"
+    return f"**{number}**" if is_best(row) else number
+
+
+def is_best(row: Any) -> bool:
+    """Whether a cell is marked as the best of its column; variants never are."""
+    return bool(row.rank == 1 and row.variant == RANKED_VARIANT)
+
+
+def marks(row: Any) -> str:
+    """Signs behind a number that say what is not as usual with it."""
+    return (RISING if is_rising(row) else "") + (MIXED if is_mixed(row) else "")
+
+
+def is_rising(row: Any) -> bool:
+    """Whether most trainings of a cell ended while their validation score still rose."""
+    return bool(getattr(row, "rising", 0.0) > 0.5)
+
+
+def is_mixed(row: Any) -> bool:
+    """Whether the runs of a cell were made by different sources or on different machines."""
+    mixed = getattr(row, "mixed", "")  # a leaderboard of before that column has none
+    return isinstance(mixed, str) and mixed != ""
+
+
+def repeats(board: pd.DataFrame) -> str:
+    """What means are taken over: `3 seeds`, `5 folds x 2 seeds`; by data set where they differ.
+
+    Args:
+        board: From `leaderboard`, or read back from its CSV file.
+    """
+    if "n_folds" not in board:
+        return "runs"  # a leaderboard of before that column
+    said: dict[str, list[str]] = {}
+    for data, part in board.groupby("data", sort=False):
+        runs, folds = int(part["n_seeds_planned"].max()), int(part["n_folds"].max())
+        seeds = f"{runs // folds} seed{'s' * (runs // folds > 1)}"
+        said.setdefault(f"{folds} folds x {seeds}" if folds > 1 else seeds, []).append(str(data))
+    if len(said) == 1:
+        return next(iter(said))
+    return ", ".join(f"{text} ({', '.join(names)})" for text, names in said.items())
 
 
 def _number(mean: float, spread: float) -> str:
@@ -389,7 +494,17 @@ def render(
     shown = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
     shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
-    about = f"Metric: {metric}, mean ± standard deviation over seeds; **best** of a column."
+    about = (
+        f"Metric: {metric}, mean ± standard deviation over {repeats(board)}; **best** of a column."
+    )
+    of_metric = board[board["metric"] == metric]
+    if (of_metric["rising"] > 0.5).any():
+        about += (
+            f" {RISING}: validation still rose when most of its trainings ended, so it is not "
+            "ranked; raise trainer.max_epochs or trainer.min_steps."
+        )
+    if (of_metric["mixed"] != "").any():
+        about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
         return _html(title or "leaderboard", about, shown)
     parts = [f"# {title}", ""] if title else []
@@ -463,7 +578,5 @@ def write(
     if robust is not None and len(robust):
         texts["robustness.csv"] = render(robust, "csv", metric=metric)
     for name, text in texts.items():
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)
+        write_text(folder / name, text)
     return folder / "leaderboard.csv"

@@ -1,37 +1,47 @@
 """From a suite to its runs: pure and ordered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
-from mmbench.bench.spec import RunSpec, Suite, labels
+from mmbench.bench.spec import DataEntry, RunSpec, Suite, labels
 from mmbench.data.scenario import load_scenario
 
 
-def plan(suite: Suite) -> list[RunSpec]:
+def _unknown(entry: DataEntry) -> str:
+    return ""
+
+
+def plan(suite: Suite, content: Callable[[DataEntry], str] = _unknown) -> list[RunSpec]:
     """List the trainings of a suite.
 
     One training serves all test conditions of its scenario. Runs on the same data stand
     together, so that a warm worker loads a data set once; seeds are the slowest loop within a
     data set, so that an interrupted sweep holds whole tables of few seeds.
 
+    Args:
+        suite: The question.
+        content: Says what the files and the code of a data set hold; see `DataModule.content`.
+
     Returns:
         Runs without duplicates, in the same order every time.
     """
     data = [
-        (entry, label, fold)
+        (entry, label, held, fold)
         for entry, label in zip(suite.data, labels(suite.data), strict=True)
+        for held in [content(entry)]
         for fold in entry.folds or suite.folds
     ]
     methods = list(zip(suite.methods, labels(suite.methods), strict=True))
     scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
     _require_different([str(scenario["name"]) for scenario in scenarios])
     runs = {}
-    for (d, d_label, fold), seed, scenario, (m, m_label) in product(
+    for (d, d_label, held, fold), seed, scenario, (m, m_label) in product(
         data, suite.seeds, scenarios, methods
     ):
         spec = RunSpec(
             method=m.name,
             data=d.name,
+            content=held,
             scenario=scenario,
             fold=fold,
             seed=seed,

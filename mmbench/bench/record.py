@@ -1,21 +1,21 @@
-"""What a run leaves on disk: files are the only state, and the last one says how it ended.
+"""What a run leaves on disk: files are the only state, published whole by `mmbench.store`.
 
 runs/<data>/<scenario>/<method>/<key>/
     spec.json      what was asked, written first
     env.json       versions, commit, machine
     log.txt        everything the run printed
     metrics.csv    training curve
-    predictions/   <condition>.npz: logits (float32), target, presence, sample_id
+    predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
+                   target, presence, sample_id
     diagnostics.npz  what the method wants to show, if anything
-    metrics.json   scores, realised rates, costs
+    metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
-    done | failed.json | skipped.json    written last, by rename
+    done | failed.json | skipped.json    how it ended, with the checksum of every file
 """
 
 import hashlib
 import json
-import os
-import shutil
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,59 +23,55 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mmbench.bench.spec import JSON, RunSpec
 from mmbench.metrics.metric import metrics_for, score
+from mmbench.store import (
+    attempt,
+    checksums,
+    damage,
+    identity,
+    is_claimed,
+    publish,
+    write_json,
+)
 
 State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
-ENDS = ("done", "failed.json", "skipped.json")
-LOCK = ".lock"
+STATES: dict[str, State] = {"done": "done", "failed.json": "failed", "skipped.json": "skipped"}
+ENDS = tuple(STATES)  # names of the files that say how a run ended
+SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
-def write_json(path: Path, words: JSON) -> None:
-    """Write by rename, so that a reader finds the whole file or none."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(words, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by rename; read them with `numpy.load(path, allow_pickle=False)`."""
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    np.savez(part, allow_pickle=False, **arrays)
-    part.replace(path)
-
-
 def finish(folder: Path, end: str, words: Mapping[str, JSON] | None = None) -> None:
-    """Mark how a run ended, with the size of every file so that a later loss is noticed."""
-    sizes = {
-        str(file.relative_to(folder)): file.stat().st_size
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.startswith(".")
-    }
-    write_json(folder / end, {"files": sizes, **(words or {})})
+    """Mark how a run ended, with the checksum of every file so that a later loss is noticed."""
+    write_json(folder / end, {"files": checksums(folder), **(words or {})})
 
 
-def clear(folder: Path, keep: Sequence[str] = ()) -> None:
-    """Remove what an earlier attempt left, keeping the lock that the caller holds.
+def killed(number: int) -> str:
+    """Why a run ended that a signal ended."""
+    try:
+        return f"killed: by signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"killed: by signal {number}"
 
-    Args:
-        folder: Of the run.
-        keep: Names of what stays, too, such as the stages that an attempt finished.
+
+def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
+    """Record that a run was ended from outside, with what its attempt left, its log above all.
+
+    A run that is finished by now stays as it is.
     """
-    # the end mark goes first: a folder half removed must not look finished
-    for name in ENDS:
-        (folder / name).unlink(missing_ok=True)
-    for item in folder.iterdir() if folder.is_dir() else ():
-        if item.name in (LOCK, *keep):
-            continue
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+    target = runs / spec.folder
+    before = find(spec, runs)
+    if before.state in ("done", "skipped"):
+        return
+    replaced = identity(target)
+    with attempt(target, go_on=True) as part:
+        if not (part / "spec.json").is_file():
+            write_json(part / "spec.json", spec.to_json())
+        finish(part, "failed.json", {"why": why})
+        publish(part, target, instead_of=replaced)
 
 
 @dataclass(frozen=True)
@@ -85,8 +81,8 @@ class Run:
     Args:
         spec: What was asked.
         folder: Where it lies.
-        state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody holds
-            its lock), `broken` (files are missing or damaged: it will run again) or `waiting`.
+        state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody
+            claims it), `broken` (files are missing or damaged: it will run again) or `waiting`.
         why: For failed, skipped and broken ones.
     """
 
@@ -101,65 +97,37 @@ class Outcome:
     """How a run ended, as a worker reports it.
 
     Args:
-        state: `done`, `failed`, `skipped`, or `elsewhere` if another process holds its lock.
+        state: `done`, `failed`, `skipped`, or `elsewhere` if another process claims it.
         why: One line for anything but `done`.
         wall_s: Seconds in `run`.
         work_s: Seconds of them in fitting and evaluation; the rest is fixed cost.
     """
 
-    state: Literal["done", "failed", "skipped", "elsewhere"]
+    state: State | Literal["elsewhere"]
     why: str = ""
     wall_s: float = 0.0
     work_s: float = 0.0
 
 
-def find(spec: RunSpec, runs: Path) -> Run:
-    """Look up one run; reads file names and sizes, not contents."""
+def find(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
+    """Look up one run.
+
+    Args:
+        spec: What was asked.
+        runs: Folder of all runs of the suite.
+        read_up_to: Files of at most so many bytes are read and compared with their checksums, all
+            if None; of others the size has to do.
+    """
     folder = runs / spec.folder
     if not folder.is_dir():
-        return Run(spec, folder, "waiting")
+        return Run(spec, folder, "running" if is_claimed(folder) else "waiting")
     for end in ENDS:
         if (folder / end).is_file():
-            problem = _damage(folder, folder / end)
-            if problem:
+            if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
-            if end == "done":
-                return Run(spec, folder, "done")
             words = json.loads((folder / end).read_text(encoding="utf-8"))
-            state: State = "failed" if end == "failed.json" else "skipped"
-            return Run(spec, folder, state, str(words["why"]))
-    if _is_locked(folder):
-        return Run(spec, folder, "running")
-    if any(item.name != LOCK for item in folder.iterdir()):
-        return Run(spec, folder, "broken", "it was cut off before it ended")
-    return Run(spec, folder, "waiting")
-
-
-def _damage(folder: Path, end: Path) -> str:
-    """What is wrong with a finished folder; empty if nothing."""
-    try:
-        sizes = json.loads(end.read_text(encoding="utf-8"))["files"]
-        for name, size in sizes.items():
-            file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{end.name} is damaged"
-    return ""
-
-
-def _is_locked(folder: Path) -> bool:
-    if not (folder / LOCK).is_file():
-        return False
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+            return Run(spec, folder, STATES[end], str(words.get("why", "")))
+    return Run(spec, folder, "broken", "it does not say how it ended")
 
 
 def read_metrics(run: Run) -> dict[str, Any]:
@@ -189,6 +157,15 @@ def read_predictions(
         return {name: kept[name] for name in only or kept.files}
 
 
+def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:
+    """Name of what a condition asked: runs whose names differ have nothing to compare."""
+    found = hashlib.sha256()
+    for array, dtype in ((sample_id, np.int64), (target, np.float64), (presence, np.bool_)):
+        found.update(f"{array.shape}".encode())
+        found.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    return found.hexdigest()[:16]
+
+
 def read_records(runs: Iterable[Run]) -> pd.DataFrame:
     """Tidy table: one row for each finished run, test condition and metric.
 
@@ -201,7 +178,8 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
         of the data (`audio+text`), and per metric its `value` (NaN where undefined), the samples
         that it rests on (`effective_n`), and the best possible value with its standard error,
         `bayes` and `bayes_se` (NaN where unknown). Operations are those of the row's own pattern
-        where they were counted for each.
+        where they were counted for each. `sources` and `machine` name what made the run;
+        `samples` names the test samples, targets and masks of the condition.
     """
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -221,7 +199,10 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "seed": spec.seed,
             "protocol": spec.protocol,
             "code": words["code"],
+            "sources": _sources(words),
+            "machine": words.get("machine", ""),
             "modalities": names,
+            "rising": bool(words.get("selected", {}).get("rising", False)),
             **cost,
         }
         for name, condition in words["conditions"].items():
@@ -231,6 +212,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 "missing_rate_nominal": condition["missing_rate_nominal"],
                 "missing_rate_realised": condition["realised"]["missing_rate"],
                 "incomplete_rate_realised": condition["realised"]["incomplete_rate"],
+                "samples": condition.get("samples") or _samples(run, name),
             }
             pattern = names if name == "complete" else name
             if condition["mechanism"] == "pattern" or name == "complete":
@@ -241,7 +223,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                     **common,
                     **own,
                     "metric": metric,
-                    "value": value,
+                    "value": float("nan") if value is None else value,
                     "effective_n": condition["effective_n" if metric.endswith(IPW) else "n"],
                     "bayes": condition["bayes"].get(metric),
                     "bayes_se": condition["bayes_se"].get(metric),
@@ -249,6 +231,19 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 for metric, value in scores.items()
             )
     return pd.DataFrame(rows)
+
+
+def _sources(words: Mapping[str, Any]) -> str:
+    """Short name of the sources and plugins that made a run; empty if it does not say."""
+    made = {name: words[name] for name in ("sources", "distributions") if words.get(name)}
+    text = json.dumps(made, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if made else ""
+
+
+def _samples(run: Run, condition: str) -> str:
+    """Of a run that does not say yet what it was asked."""
+    kept = read_predictions(run, condition, only=("sample_id", "target", "presence"))
+    return samples_digest(**kept)
 
 
 def _newer_scores(run: Run, condition: str, words: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.robustness import patterns, rate_families
 from mmbench.bench.spec import JSON
-from mmbench.bench.statistics import friedman
+from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
+from mmbench.store import write_text
 
 TABLES = 24  # (data, scenario) pairs that get plots and a table of their own
 FIRST = 6  # of them that also get scores by class, and operations by pattern
@@ -43,8 +44,9 @@ TABLE = (
     "rank", "rank_borda", "p_vs_best", "regret_to_bayes", "seeds", "missing_rate_realised",
     "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
-    "note",
+    "note", "mixed",
 )  # fmt: skip
+WORDS = ("data", "scenario", "condition", "name", "metric", "seeds", "note", "mixed")
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 
@@ -117,10 +119,8 @@ def write_report(
     page = _page(suite_name, runs, board, metric, robust, watched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     # a file name that is no Unicode becomes readable, not an error
-    part.write_text(page, encoding="utf-8", errors="replace")
-    part.replace(path)
+    write_text(path, page, errors="replace")
     return path
 
 
@@ -170,9 +170,7 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
     add("ranks", _across(shown, styles, metric)[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
-        path = folder / f".{name}.part"
-        path.write_text(plots.standalone(svg), encoding="utf-8", errors="replace")
-        path.replace(folder / f"{name}.svg")
+        write_text(folder / f"{name}.svg", plots.standalone(svg), errors="replace")
     return [folder / f"{name}.svg" for name in drawn]
 
 
@@ -343,7 +341,8 @@ def _curves(
         f"{rates[-1]:g}, a line a method. At {rates[-1]:g}, best first: "
         + ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     )
-    bands = " Bands: 95 % t interval over seeds." if low.notna().any(axis=None) else ""
+    over = repeats(part)
+    bands = f" Bands: 95 % t interval over {over}." if low.notna().any(axis=None) else ""
     holes = (
         " A fraction after a name: trainings finished of those planned."
         if any(notes.values())
@@ -402,7 +401,7 @@ def _fill_table(
             if pd.notna(row.mean) and row.n_seeds == row.n_seeds_planned:
                 place = (row.mean - worst) / (best - worst) if best != worst else 0.5
                 shade = 0 if row.Index in plain else round(100 * min(1.0, max(0.0, place)))
-            cells.append((*_cell(row), shade, bool(row.rank == 1)))
+            cells.append((*_cell(row), shade, is_best(row)))
         card.rows.append((str(name), cells))
     bayes = part.groupby("condition")["bayes"].first().reindex(card.columns)
     if bayes.notna().any():
@@ -421,7 +420,7 @@ def _shades(means: "pd.Series[float]", higher: bool) -> tuple[float, float]:
 
 
 def _cell(row: Any) -> tuple[str, str]:
-    """`0.812` and `± 0.010`, `3/5` where seeds are missing; what is wrong where all are."""
+    """`0.812` and `± 0.010`, `3/5` where runs are missing; what is wrong where all are."""
     note = row.note if isinstance(row.note, str) else ""
     if note.startswith("skipped"):
         return DASH, ""
@@ -430,6 +429,7 @@ def _cell(row: Any) -> tuple[str, str]:
     spread = "" if pd.isna(row.std_seeds) else f"± {row.std_seeds:.3f}"
     hole = f"{row.n_seeds:.0f}/{row.n_seeds_planned:.0f}"
     score = f"{round(row.mean, 3) + 0.0:.3f}"  # no "-0.000"
+    score += marks(row)
     return score, spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
 
 
@@ -584,7 +584,7 @@ def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tupl
     same = shown[shown["metric"] == metric]
     for (scenario, variant), part in same.groupby(["scenario", "variant"], sort=False):
         means = (
-            part.assign(value=part["mean"].where(part["n_seeds"] == part["n_seeds_planned"]))
+            part.assign(value=part["mean"].where(ranked(part)))
             .groupby(["data", "name"], sort=False)["value"]
             .agg(lambda x: x.mean(skipna=False))
             .unstack("name")
@@ -611,6 +611,7 @@ def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tupl
             f"{len(means)} data sets of {metric}, averaged over test conditions. Friedman "
             f"p = {found.p:.3g}: the methods {verdict}. Methods joined by a bar do not differ "
             "(Nemenyi, 5 %)."
+            + _stability(part, higher)
             + (" Rough below about 10 data sets." if len(means) < 10 else "")
             + (f" Left out for their holes: {', '.join(left_out)}." if left_out else "")
         )
@@ -622,6 +623,22 @@ def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tupl
         f"sets that share a scenario and {metric}."
     )
     return drawn, "" if drawn else why
+
+
+def _stability(part: pd.DataFrame, higher: bool) -> str:
+    """How alike the order of the methods is under the first and the last test condition."""
+    found = []
+    for _, table in part.assign(value=part["mean"].where(ranked(part))).groupby("data", sort=False):
+        wide = table.pivot_table("value", "condition", "name", sort=False, dropna=False)
+        tau = rank_stability(wide.to_numpy(float), "higher" if higher else "lower")[0, -1]
+        if len(wide) > 1 and not math.isnan(tau):
+            found.append(tau)
+    if not found:
+        return ""
+    return (
+        " Order under the first and the last test condition: Kendall's tau "
+        f"{np.mean(found):.2f} (mean over data sets; 1 = the same)."
+    )
 
 
 def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
@@ -1004,14 +1021,13 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
         if name not in table:
             continue  # a leaderboard of before that column
         column = table[name]
-        numeric = name not in ("data", "scenario", "condition", "name", "metric", "seeds", "note")
-        if numeric:
+        if name not in WORDS:
             numbers = pd.to_numeric(column).to_numpy(float)
             if np.isfinite(numbers).any():
                 columns[name] = [_round(v, 5) if math.isfinite(v) else None for v in numbers]
         elif len(table):
             codes, values = pd.factorize(column.astype(str))
-            if name != "note" or any(values):
+            if name not in ("note", "mixed") or any(values):
                 columns[name] = {"codes": codes.tolist(), "values": [str(v) for v in values]}
     lower = [m for m in metrics if not _better(m)]
     words = {"n": len(table), "columns": columns, "metric": metric, "lower": lower}

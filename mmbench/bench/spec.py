@@ -13,14 +13,20 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from mmbench.registry import suggest
 from mmbench.resources import folder
 
 M = TypeVar("M", bound=BaseModel)
 JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
+MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
+Fold = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 1  # raised when the same words come to mean another run
-PLACEMENT = ("accelerator",)  # trainer settings that say where, not what; no part of the key
+# trainer settings that say where and how safely, not what; no part of the key
+PLACEMENT = ("accelerator", "checkpoint_minutes")
 
 
 class _Strict(BaseModel):
@@ -60,7 +66,7 @@ class DataEntry(Entry):
         folds: How many (0, 1, ...) or which of its partitions; by default those of the suite.
     """
 
-    folds: Annotated[list[int], Field(min_length=1)] | None = None
+    folds: Annotated[list[Fold], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -74,16 +80,25 @@ class TrainerSpec(BaseModel):
     Args:
         max_epochs: Passes over the training split, >= 1.
         batch_size: Samples a batch, >= 1.
+        min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
+            added until they are taken. None = epochs alone decide.
         patience: Stop after so many epochs without a better validation score; None = never.
+        checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
+            cut off goes on; no part of the key.
+        threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
+            they belong to the question; how many runs go side by side does not.
 
     Any other key goes to `lightning.pytorch.Trainer` as it is.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    max_epochs: Annotated[int, Field(ge=1)] = 30
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    patience: Annotated[int, Field(ge=1)] | None = None
+    max_epochs: Count = 30
+    batch_size: Count = 64
+    min_steps: Count | None = None
+    patience: Count | None = None
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 class Select(_Strict):
@@ -129,12 +144,12 @@ class Suite(_Strict):
     data: Annotated[list[DataEntry], Field(min_length=1)]
     methods: Annotated[list[Entry], Field(min_length=1)]
     scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)]
-    folds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    folds: Annotated[list[Fold], Field(min_length=1)] = [0]
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Count | None = None
     keep_weights: bool = False
 
     @model_validator(mode="before")
@@ -152,6 +167,13 @@ def _counted(words: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A number under a key, written out as the numbers below it."""
     count = words.get(key)
     if isinstance(count, int) and not isinstance(count, bool):
+        if count > MOST:
+            raise PydanticCustomError(
+                "count",
+                "{key}: N asks for the {key} 0 to N - 1, and this N is above {most}; for the one "
+                "of that number write {key}=[N], for more than {most} write them all out",
+                {"most": MOST, "key": key},
+            )
         return {**words, key: list(range(count))}
     return dict(words)
 
@@ -163,6 +185,7 @@ class RunSpec:
     Args:
         method: Registered name or class path.
         data: Registered name or class path.
+        content: Hash of what the data are made of, `DataModule.content`; empty if nobody looked.
         scenario: The scenario, written out.
         fold: Which partition of the data.
         seed: Initial weights and order of samples.
@@ -181,6 +204,7 @@ class RunSpec:
     method: str
     data: str
     scenario: Mapping[str, JSON]
+    content: str = ""
     fold: int = 0
     seed: int = 0
     method_args: Mapping[str, JSON] = field(default_factory=dict)
@@ -294,6 +318,7 @@ def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
         if not OmegaConf.is_dict(written):
             raise ValueError(f"{path} is no suite: it must be a mapping with name, data, ...")
         merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        _require_no_secret(OmegaConf.to_container(merged), path)
         words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -303,6 +328,16 @@ def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
     except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     return parse(Suite, words, str(path))
+
+
+def _require_no_secret(words: Any, path: Path) -> None:
+    """Refuse what would copy a reader's environment into records that others see."""
+    found = re.search(r"\$\{\s*oc\.[^}]*\}", json.dumps(words, default=str))
+    if found is not None:
+        raise ValueError(
+            f"{path}: {found[0]} would write a value of your environment into the records; "
+            "write the value itself"
+        )
 
 
 def parse(model: type[M], words: Any, where: str) -> M:
@@ -327,6 +362,8 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
         return f"the key {path!r} is missing"
     if problem["type"] == "too_short":
         return f"{path} is empty; give at least one"
+    if problem["type"] == "count":
+        return f"{path}.{problem['msg']}" if path else problem["msg"]
     found = repr(problem["input"])
     found = found if len(found) < 60 else found[:57] + "..."
     return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"

@@ -2,8 +2,8 @@
 
 Two sources of chance are kept apart. Over samples: would another test split of this size tell
 the methods apart (`bootstrap`, `interval_over_samples`, `paired_p`)? Over seeds: would another
-training (`interval_over_seeds`, `probability_of_improvement`)? Over data sets, where each gives
-one number a method: `wilcoxon`, `friedman`, `nemenyi`, `mean_ranks`, `borda`.
+training (`interval_over_seeds`)? Over data sets, where each gives one number a method: `friedman`,
+`mean_ranks`; over test conditions: `rank_stability`.
 
 Holes: NaN stands for a score that does not exist. It is never ranked and never averaged over: a
 cell, pair or method with a hole gets NaN, and the others get what they would get without it.
@@ -166,67 +166,27 @@ def holm(p: Float[Array, " test"]) -> Float[Array, " test"]:
 
 
 def interval_over_seeds(
-    scores: Float[Array, "*cell seed"], level: float = 0.95
+    mean: Float[Array, "*cell"],
+    std: Float[Array, "*cell"],
+    n: Num[np.ndarray, "*cell"],
+    level: float = 0.95,
 ) -> tuple[Float[Array, "*cell"], Float[Array, "*cell"]]:
     """Student's t interval of the mean over trainings.
 
     Args:
-        scores: One for each training.
+        mean: Over the trainings of a cell.
+        std: Their standard deviation, with n - 1.
+        n: How many trainings.
         level: Confidence, in (0, 1).
 
     Returns:
         Lower and upper ends; NaN for fewer than two trainings or a hole among them.
     """
-    n = scores.shape[-1]
-    if n < 2:
-        hole = np.full(scores.shape[:-1], np.nan)
-        return hole, hole.copy()
-    mean = scores.mean(axis=-1)
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * scores.std(axis=-1, ddof=1) / math.sqrt(n)
+    half = stats.t.ppf(0.5 + level / 2, np.where(n > 1, n - 1, np.nan)) * std / np.sqrt(n)
     return np.asarray(mean - half), np.asarray(mean + half)
 
 
-def probability_of_improvement(
-    scores: Float[Array, "data seed"], others: Float[Array, "data other_seed"], better: Better
-) -> float:
-    """Chance that a training of one method beats one of another, mean over data sets.
-
-    Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-    Precipice", NeurIPS 2021, section 4.3; ties count half.
-
-    Args:
-        scores: Trainings of the first method.
-        others: Trainings of the second, on the same data sets; seeds need not match.
-        better: Which direction is better.
-
-    Returns:
-        In [0, 1], 0.5 for equals; NaN if there is a hole or nothing to compare.
-    """
-    gap = _upward(scores, better)[:, :, None] - _upward(others, better)[:, None, :]
-    if not gap.size or np.isnan(gap).any():
-        return float("nan")
-    return float((0.5 + np.sign(gap) / 2).mean())
-
-
 # --- over data sets ---------------------------------------------------------------------------
-
-
-def wilcoxon(scores: Float[Array, " data"], others: Float[Array, " data"]) -> float:
-    """Compare two methods over data sets by Wilcoxon's signed ranks; a two-sided p.
-
-    Ties of the methods are split evenly between the signs, as in Demšar, "Statistical
-    Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006, section 3.1.3. With fewer
-    than 6 data sets p cannot fall below 0.05.
-
-    Returns:
-        In (0, 1], 1 for equals; NaN if there is a hole or no data set.
-    """
-    gap = scores - others
-    if not len(gap) or np.isnan(gap).any():
-        return float("nan")
-    if not gap.any():
-        return 1.0
-    return float(stats.wilcoxon(gap, zero_method="zsplit").pvalue)
 
 
 def ranks(scores: Float[Array, "*row method"], better: Better) -> Float[Array, "*row method"]:
@@ -250,16 +210,6 @@ def mean_ranks(scores: Float[Array, "data method"], better: Better) -> Float[Arr
     if len(scores) and whole.any():
         found[whole] = ranks(scores[:, whole], better).mean(axis=0)
     return found
-
-
-def borda(scores: Float[Array, "data method"], better: Better) -> Float[Array, " method"]:
-    """Borda points: how many others a method beats, summed over data sets; a tie counts half.
-
-    Methods with a hole get NaN and beat nobody. In reverse order this ranks as `mean_ranks`.
-    """
-    others = _whole(scores).sum()
-    points: Array = len(scores) * (others - mean_ranks(scores, better))
-    return points
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,24 +254,6 @@ def friedman(scores: Float[Array, "data method"], better: Better, level: float =
         statistic, p = (float(x) for x in stats.friedmanchisquare(*compared.T))
     critical = stats.studentized_range.ppf(level, k, np.inf) * _rank_error(n, k)
     return Friedman(statistic, p, means, float(critical))
-
-
-def nemenyi(scores: Float[Array, "data method"], better: Better) -> Float[Array, "method method"]:
-    """Compare all pairs of methods by their mean ranks; p adjusted for the number of pairs.
-
-    Source: Demšar, JMLR 7, 2006, section 3.2.2. To be read only where `friedman` finds a
-    difference.
-
-    Returns:
-        Symmetric, 1 on the diagonal; NaN for methods with a hole, and for all if fewer than 2
-        data sets or methods are left.
-    """
-    means = mean_ranks(scores, better)
-    n, k = len(scores), int(_whole(scores).sum())
-    if n < 2 or k < 2:
-        return np.full((len(means), len(means)), np.nan)
-    apart = np.abs(means[:, None] - means) / _rank_error(n, k)
-    return np.asarray(stats.studentized_range.sf(apart, k, np.inf), np.float64)
 
 
 def rank_stability(

@@ -36,7 +36,7 @@ class Withheld(Tensor):
             "the target of a validation or test batch was read; predict from inputs and presence"
         )
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # torch's has no types
         """Its name, so that a batch can be printed."""
         return "withheld"
 
@@ -273,12 +273,14 @@ class FrozenMemo:
 
     def embed(self, modality: str, encoder: Encode | nn.Module) -> Tensor | None:
         """Return the encoder's output for the source batch; None for one that learns."""
-        if not isinstance(encoder, nn.Module) or not is_frozen(encoder):
+        if not isinstance(encoder, nn.Module):
+            return None
+        if not is_frozen(encoder):
             self.remembered.forget(modality, encoder)
             trunk = getattr(encoder, "trunk", None)
             if not isinstance(trunk, nn.Module) or not is_frozen(trunk):
                 return None
-            out: Tensor = encoder.out(self.embed(modality, trunk))  # type: ignore[union-attr]
+            out: Tensor = encoder.get_submodule("out")(self.embed(modality, trunk))
             return out
         kept = self.remembered.rows(modality, encoder)
         device = next(encoder.parameters()).device

@@ -1,19 +1,24 @@
 """What is costly and depends on nothing but its description: made once, then read by all.
 
-A folder a description, named by its hash. One process builds, others wait; a folder without
-its end mark does not exist to readers, so a crash half-way costs the piece in flight.
+A folder a description, named by its hash, published whole by `mmbench.store`. One process builds
+and others wait, as a rule; where claims do not work, several build and one is kept.
 """
 
 import hashlib
-import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
+
+from mmbench.data.digest import digest
+from mmbench.store import attempt, checksums, claim, damage, identity, publish, write_json
+
+MARK = "files.json"  # checksums of what a folder held when it was published
 
 
 def cache_folder() -> Path:
@@ -21,12 +26,6 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("MMBENCH_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
-
-
-def digest(words: Mapping[str, Any]) -> str:
-    """Name of a description: equal words in any order, equal name."""
-    text = json.dumps(words, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def content(tensors: Iterable[Tensor]) -> str:
@@ -42,27 +41,45 @@ def cached(
 ) -> Path:
     """Folder whose content depends on `words` alone; built by the first that asks for it.
 
+    What lies there is read back before it is used, once a process: a damaged folder is named in
+    the log, moved aside and built again.
+
     Args:
         words: What decides the content, in JSON's types: data and their revision, encoder,
-            settings. Kept beside the content as `words.json`.
-        build: Writes the content into the folder that it is given. If an earlier attempt was
-            cut off, the folder holds what that left, so a long build writes pieces by rename
-            and goes on after the last one.
+            settings, sources. Kept beside the content as `words.json`.
+        build: Writes the content into the private folder that it is given. If an earlier attempt
+            was cut off, the folder may hold what that left, so a long build writes pieces by
+            rename and goes on after the last one.
         home: Where the folders lie; None = `cache_folder()`.
 
     Returns:
         The folder, complete. Read arrays in it with `numpy.load(path, mmap_mode="r")`.
     """
-    home = home or cache_folder()
-    folder = home / digest(words)
-    if folder.is_dir():
+    folder = (home or cache_folder()) / digest(words)
+    if not _problem(folder):
         return folder
-    home.mkdir(parents=True, exist_ok=True)
-    part = folder.with_suffix(".part")
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():  # nobody finished it while we waited
-            part.mkdir(exist_ok=True)
-            build(part)
-            (part / "words.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
-            part.rename(folder)
+    with claim(folder, until=lambda: not _problem(folder)):
+        while problem := _problem(folder):  # nobody finished it while we waited
+            damaged = identity(folder)
+            if damaged is not None:
+                logging.getLogger(__name__).warning(
+                    "%s is damaged and is made again: %s", folder, problem
+                )
+            with attempt(folder, go_on=True) as part:
+                build(part)
+                write_json(part / "words.json", words)
+                write_json(part / MARK, {"files": checksums(part)})
+                publish(part, folder, instead_of=damaged)
     return folder
+
+
+def _problem(folder: Path) -> str:
+    """Why a folder cannot be used; empty if it can."""
+    found = identity(folder)
+    return "it is not there" if found is None else _damage(folder, found)
+
+
+@lru_cache(maxsize=1024)
+def _damage(folder: Path, found: tuple[int, int]) -> str:
+    """Read all of a published folder back; `found` tells it from a later one of its name."""
+    return damage(folder, MARK, read_up_to=None)

@@ -2,13 +2,10 @@
 
 Such are encoders with published weights, and those of a backbone that methods train in common.
 Files are named by the content of what was encoded, after scaling and withholding, by that of the
-weights, and by the code: other data, other masks, other weights or other code make another file.
+weights, and by the sources of the encoder: if any of them is another, so is the file.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached, content
+from mmbench.sources import HOMES, distributions, sources
 
 Parts = Iterable[tuple[Tensor, Tensor | None]]  # inputs (part, ...) and lengths (part,)
 
@@ -51,7 +49,7 @@ def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         "what": "embeddings",
         "encoder": type(encoder).__qualname__,
         "structure": repr(encoder),
-        "code": _code(),
+        "code": _made_of(encoder),
         "shapes": {name: list(x.shape) for name, x in weights.items()},
         "weights": content(weights.values()),
         "inputs": content(x for part in parts() for x in part if x is not None),
@@ -80,10 +78,12 @@ def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
     return torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
 
 
-@cache
-def _code() -> str:
-    """Name of the code that encoders are made of."""
-    found = hashlib.sha256(torch.__version__.encode())
-    for file in sorted(Path(str(files("mmbench.layers"))).glob("*.py")):
-        found.update(file.read_bytes())
-    return found.hexdigest()
+def _made_of(encoder: nn.Module) -> dict[str, dict[str, str]]:
+    """Files of ours or of a plugin that an encoder is made of, and versions of all libraries."""
+    classes = {type(module) for module in encoder.modules()}
+    followed = {*HOMES, type(encoder).__module__.partition(".")[0]} - {"torch"}
+    own = [cls for cls in classes if cls.__module__.partition(".")[0] in followed]
+    return {
+        "sources": sources(*own),
+        "distributions": distributions(*sorted({"torch", *(cls.__module__ for cls in classes)})),
+    }

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmbench.data.cache import cached
 from mmbench.data.pieces import cut, tokenizer_of, vocabulary_name
+from mmbench.sources import hash_of
 
 IMAGE_WIDTH = 1280
 TEXT_WIDTH = 384
@@ -163,6 +164,7 @@ def frozen_features(
 
     words = {
         "what": "frozen features",
+        "code": hash_of(__name__),
         "data": data,
         "pictures": sorted(pictures or {}),
         "texts": sorted(texts or {}),

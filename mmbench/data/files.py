@@ -1,6 +1,8 @@
 """Reads the files a user brings; what is wrong with one is said in a line that names it."""
 
+import hashlib
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,23 @@ def locate(root: Path, name: str) -> Path:
         f"{what}; it is wanted as {path} (or compressed: .xz, .gz, .bz2), "
         "datamodules/README.md says where to get it"
     )
+
+
+def stamp(path: Path) -> list[int]:
+    """Size, time of change and inode: as long as they stay, so does the content."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def content_of(path: Path) -> str:
+    """Hash of a file, read once a process as long as its stamp stays."""
+    return _content_of(path, tuple(stamp(path)))
+
+
+@lru_cache(maxsize=1024)
+def _content_of(path: Path, stamped: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_csv(path: Path, **options: Any) -> pd.DataFrame:
@@ -83,9 +102,10 @@ def numbers(table: pd.DataFrame, path: Path) -> Float32[np.ndarray, "row column"
         path: Where from.
 
     Raises:
-        ValueError: If an entry is empty, infinite, or no number.
+        ValueError: If an entry is empty, infinite, or no number, `True` among them.
     """
-    parsed = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    parsed = table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64, copy=True)
+    parsed[:, [pd.api.types.is_bool_dtype(dtype) for dtype in table.dtypes]] = np.nan
     with np.errstate(over="ignore"):  # too large becomes infinity, which is refused below
         values: NDArray[np.float32] = parsed.astype(np.float32)
     if (bad := ~np.isfinite(values)).any():
@@ -95,6 +115,17 @@ def numbers(table: pd.DataFrame, path: Path) -> Float32[np.ndarray, "row column"
             f"{str(table.iat[row, column])!r} is no finite number"
         )
     return values
+
+
+def exact(values: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
+    """Narrow to float32 where that changes no value; else the values as they are.
+
+    Seconds since 1970 differ by less than what float32 keeps of them: scales take offsets off
+    before anything is rounded.
+    """
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    return single if np.array_equal(single, values, equal_nan=True) else values
 
 
 def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
@@ -122,11 +153,12 @@ def dense(matrix: Any, *, width: int, what: str) -> Float32[np.ndarray, "row col
     """Turn a matrix, sparse or not, into float32.
 
     Raises:
-        ValueError: If it has another width, or NaN or infinity in it.
+        ValueError: If it has another width, holds no real numbers, or NaN or infinity.
     """
     values: NDArray[Any] = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
     if values.ndim != 2 or values.shape[1] != width:
         raise ValueError(f"{what} has the shape {values.shape}, but {width} columns are expected")
+    _require_real(values, what)
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise ValueError(f"{what} row {row + 1} holds NaN or infinity")
@@ -139,9 +171,12 @@ def class_numbers(
     """Turn labels first .. first + classes - 1 into 0 .. classes - 1.
 
     Raises:
-        ValueError: If one is NaN, no whole number or out of range; the message names the row.
+        ValueError: If one is text, NaN, no whole number or out of range; the message names the
+            row.
     """
-    values = np.asarray(labels, dtype=np.float64).reshape(-1)
+    found = np.asarray(labels)
+    _require_real(found, what)
+    values = found.astype(np.float64).reshape(-1)
     good = np.isfinite(values) & (values == np.round(values))
     good &= (values >= first) & (values < first + classes)
     if not good.all():
@@ -150,6 +185,11 @@ def class_numbers(
             f"{what} row {row + 1}: label {values[row]:g} is none of {first}..{first + classes - 1}"
         )
     return values.astype(np.int64) - first
+
+
+def _require_real(values: NDArray[Any], what: str) -> None:
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{what} holds {values.dtype}, but real numbers are expected")
 
 
 def same_length(rows: dict[str, int]) -> int:

@@ -19,7 +19,8 @@ a split are not the nominal ones.
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,7 @@ from mmbench.data.missingness import (
     pattern_index,
 )
 from mmbench.data.samples import PresenceArray, Samples
+from mmbench.data.splits import stable_hash
 
 JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
 TITLE = "# mmbench presence table, version 1"
@@ -112,7 +114,10 @@ class PresenceTable:
             or not lines[2].startswith("# sha256: ")
             or not lines[3].startswith("sample_id,")
         ):
-            raise ValueError(f"{path} is no presence table: it must begin with {TITLE!r}")
+            raise ValueError(
+                f"{path} is no presence table: it must begin with {TITLE!r}; a table of your own "
+                f"becomes one by `mmbench masks import {path} --format own`"
+            )
         said = lines[2].removeprefix("# sha256: ")
         found = hashlib.sha256("\n".join([*lines[:2], *lines[3:]]).encode()).hexdigest()
         if said != found:
@@ -231,10 +236,55 @@ class Table:
         return probability
 
 
-# --- authors' own tables ----------------------------------------------------------------------
+# --- tables of users and of authors -------------------------------------------------------------
 
 TEXT_IMAGE = ("text", "image")
 IdArray = Int[np.ndarray, " sample"]
+
+
+def own_table(
+    path: Path, modalities: Sequence[str], sample_id: IdArray, *, id_column: str = "id"
+) -> PresenceTable:
+    """Read a user's table: a column of ids as in the data, and one of 0 / 1 for each modality.
+
+    Args:
+        path: CSV or parquet; other columns are not read.
+        modalities: Names of the columns; 1 or true = shown.
+        sample_id: Of all samples of the data set. Its ids stand in the file as they are, or as
+            the names that `stable_hash` turned into them.
+        id_column: Name of the column of ids.
+
+    Raises:
+        ValueError: If a column is not there, an id is none of the data or repeats, or a value is
+            neither 0 nor 1; the message names the row.
+    """
+    from mmbench.data.frames import read_frame  # pandas, which nothing else about masks needs
+
+    frame = read_frame(path, id_column, only=modalities)
+    numbers = [int(one) if re.fullmatch(r"0|-?[1-9]\d{0,17}", one) else None for one in frame.ids]
+    hashes = [stable_hash(one) for one in frame.ids]
+    known = set(sample_id.tolist())
+    ids = [
+        number if number is not None and number in known else hashed
+        for number, hashed in zip(numbers, hashes, strict=True)
+    ]
+    if lost := [row for row, one in enumerate(ids) if one not in known]:
+        raise ValueError(
+            f"{frame.where(lost[0])}: no sample of the data has this id ({len(lost)} such in all)"
+        )
+    said = {"0": False, "1": True, "false": False, "true": True}
+    presence = np.zeros((len(ids), len(modalities)), bool)
+    for column, name in enumerate(modalities):
+        for row, cell in enumerate(frame.text(name)):
+            if cell.lower() not in said:
+                raise ValueError(f"{frame.where(row)}: {name} is {cell!r}, but wanted is 0 or 1")
+            presence[row, column] = said[cell.lower()]
+    if not (some := presence.any(axis=1)).all():
+        row = int(np.flatnonzero(~some)[0])
+        raise ValueError(f"{frame.where(row)} shows no modality at all; one must stay")
+    return PresenceTable(
+        tuple(modalities), np.array(ids, dtype=np.int64), presence, {"own": path.name}
+    )
 
 
 def missing_aware_prompts_legacy(path: Path, sample_id: IdArray) -> PresenceTable:
@@ -280,7 +330,7 @@ def redeem_file_legacy(
     _refuse_pickle(path)
     column = f"missing_mask_{int(eta * 10)}"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from mmbench.data.constant import is_constant
 from mmbench.data.samples import PresenceArray, Samples, Split
 from mmbench.registry import suggest
 
@@ -565,7 +566,8 @@ def _standardise(
     known = fitted[~np.isnan(fitted)]
     centre, spread = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
     # a constant tells nothing; its z is 0, not rounding noise
-    factor = 1.0 / spread if spread > 1e-9 * max(1.0, abs(centre)) else 0.0
+    varies = spread > 0 and not is_constant(known.min(), known.max(), known.dtype)
+    factor = 1.0 / spread if varies else 0.0
     return partial(_scaled, centre=float(centre), factor=float(factor))
 
 

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
+from mmbench.data.constant import is_constant
 from mmbench.data.samples import PresenceArray, Samples
 
 
@@ -181,7 +182,8 @@ class CovariatePropensity(Propensity):
         """
         patterns, which, shares = _count(presence)
         mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-        inverse_std = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6)
+        varies = ~is_constant(x.min(axis=0), x.max(axis=0), x.dtype) & (std > 0)
+        inverse_std = np.divide(1.0, std, out=np.zeros_like(std), where=varies)
         z = np.concatenate([(x - mean) * inverse_std, np.ones((len(x), 1))], axis=1)
         hit = np.eye(len(patterns))[which]
 

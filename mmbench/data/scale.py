@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench.data.constant import is_constant
 from mmbench.data.samples import Samples
 from mmbench.data.task import Modality, Pixels, Task
 
 CHUNK_BYTES = 2**26  # of float64 values that statistics hold at a time
-ROUNDING = 8  # units in the last place that a constant may seem to vary by
 WIDE = (torch.float64, torch.int64, torch.int32)  # types that hold more than float32 does
 
 
@@ -116,9 +116,9 @@ class Moments:
         for part in parts:
             if not len(part):
                 continue
-            axes, n = 0, len(part)
-            part_mean = part.mean(axis=axes, dtype=np.float64)
-            part_std = part.std(axis=axes, dtype=np.float64)
+            n = len(part)
+            part_mean = part.mean(axis=0, dtype=np.float64)
+            part_std = part.std(axis=0, dtype=np.float64)
             away = part_mean - mean
             square += n * part_std**2 + away**2 * (count * n / (count + n))
             mean += away * (n / (count + n))
@@ -127,9 +127,8 @@ class Moments:
             high = np.maximum(high, part.max(axis=0))
         if not count:
             return cls(np.zeros(width), np.ones(width), np.zeros(width, bool))
-        eps = np.finfo(dtype).eps if np.issubdtype(dtype, np.floating) else 0.0
-        size = np.maximum(np.abs(low), np.abs(high))
-        return cls(mean, np.sqrt(square / count), high - low <= ROUNDING * eps * size)
+        std = np.sqrt(square / count)
+        return cls(mean, std, is_constant(low, high, dtype) | (std == 0))
 
 
 def _rows(

@@ -66,10 +66,7 @@ def stratified(
     Raises:
         ValueError: If the shares leave nothing for train or are negative.
     """
-    if min(val, test) < 0 or val + test >= 1:
-        raise ValueError(
-            f"val {val} and test {test} were asked for, but shares are >= 0 and leave some train"
-        )
+    _require_shares(val, test)
     assert 0 <= fold < folds, f"fold {fold} of {folds}"
     part = np.zeros(len(sample_id), dtype=np.int64)
     for number, value in enumerate(np.unique(stratum)):
@@ -89,6 +86,65 @@ def _cut(turns: float, size: int, offset: float) -> int:
     """Whole number of places on a circle of `size` places that `turns` of it amount to."""
     whole = int(turns + 1e-9)  # 0.8 + 0.2 must be one turn
     return whole * size + int(max(turns - whole, 0.0) * size + offset)
+
+
+def stratified_groups(
+    group: Shaped[np.ndarray, " sample"],
+    stratum: Shaped[np.ndarray, " sample"],
+    *,
+    val: float,
+    test: float,
+    fold: int = 0,
+    folds: int = 1,
+) -> Int[np.ndarray, " sample"]:
+    """Deal whole groups (patients, speakers) into train, val and test as `stratified` does samples.
+
+    A group counts for the stratum that most of its samples have. The groups of a stratum stand on
+    the circle in the hash order of their names, each as long as it has samples, and a group
+    belongs to the part in which one point of it lies. So a group is never cut, the test parts of
+    the folds do not overlap as long as `test` <= 1 / `folds`, and a stratum is off its share by
+    less than its largest group.
+
+    Args:
+        group: Group of each sample; anything with a stable `str`. Names alone decide the order.
+        stratum: See `stratified`.
+        val: See `stratified`.
+        test: See `stratified`.
+        fold: See `stratified`.
+        folds: See `stratified`.
+
+    Returns:
+        Position in `SPLITS` for each sample.
+
+    Raises:
+        ValueError: If the shares leave nothing for train or are negative.
+    """
+    _require_shares(val, test)
+    assert 0 <= fold < folds, f"fold {fold} of {folds}"
+    names, member = np.unique(group, return_inverse=True)
+    values, label = np.unique(stratum, return_inverse=True)
+    counts = np.zeros((len(names), len(values)), dtype=np.int64)
+    np.add.at(counts, (member, label), 1)
+    size, common = counts.sum(axis=1), counts.argmax(axis=1)
+    part = np.zeros(len(names), dtype=np.int64)
+    for number in range(len(values)):
+        rows = np.flatnonzero(common == number)
+        order = rows[_shuffled(names[rows], "stratified")]
+        offset = 1 - (number + 1) * _GOLDEN % 1  # as in `stratified`: strata round differently
+        before = np.cumsum(size[order]) - size[order]
+        point = (before + offset * size[order]) / max(size[order].sum(), 1)
+        turned = (point - fold / folds) % 1
+        part[order[turned < test + val]] = SPLITS.index("val")
+        part[order[turned < test]] = SPLITS.index("test")
+    dealt: NDArray[np.int64] = part[member]
+    return dealt
+
+
+def _require_shares(val: float, test: float) -> None:
+    if min(val, test) < 0 or val + test >= 1:
+        raise ValueError(
+            f"val {val} and test {test} were asked for, but shares are >= 0 and leave some train"
+        )
 
 
 def grouped(

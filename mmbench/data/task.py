@@ -213,7 +213,8 @@ def with_encoders(task: Task, encoders: Mapping[str, Any]) -> Task:
         if name not in known:
             raise ValueError(
                 f"encoders.{name} is neither a modality of the data set nor a kind"
-                f"{suggest(name, known)}; modalities are {', '.join(task.names)}"
+                f"{suggest(name, known)}; modalities are {', '.join(task.names)}; where data sets "
+                "of a suite differ, name a kind"
             )
     given = {name: _fields(name, value) for name, value in encoders.items() if name != "dropout"}
     common = {"dropout": encoders["dropout"]} if "dropout" in encoders else {}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.embeddings import share
-from mmbench.data.task import Kind, Modality, Task
+from mmbench.data.task import EncoderSpec, Kind, Modality, Task
 from mmbench.layers.attention import GatedAttentionPool, TransformerStack
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.pooling import adaptive_mean, grid_weights, valid_steps, window_weights
@@ -303,15 +303,22 @@ class MapTrunk(nn.Module):
     Args:
         network: Images or volumes -> map.
         tokens: P; None = one mean over all of it.
+        frozen: Whether the network keeps its weights: no stage of a method trains it, and runs
+            share what it gives.
     """
 
     means: Tensor
+    rests: bool
 
-    def __init__(self, network: Trunk, tokens: int | None) -> None:
+    def __init__(self, network: Trunk, tokens: int | None, *, frozen: bool) -> None:
         super().__init__()
         self.network = network
         self.tokens = tokens
+        self.rests = frozen
         self.register_buffer("means", grid_weights(network.cells, tokens or 1), persistent=False)
+        if frozen:
+            network.requires_grad_(False)
+            share(self)
 
     def forward(
         self, x: Float[Tensor, "batch channel *side"], lengths: None = None
@@ -391,15 +398,15 @@ def _vector(m: Modality, dim: int, tokens: int | None) -> Parts:
 
 
 def _sequence(m: Modality, dim: int, tokens: int | None) -> Parts:
-    spec = m.encoder
-    shape = {"layers": spec.layers, "dropout": spec.dropout, "tokens": tokens}
-    return SequenceTrunk(m.shape[1], dim, **shape), _projection(dim, dim, spec.dropout)
+    layers, dropout = m.encoder.layers, m.encoder.dropout
+    trunk = SequenceTrunk(m.shape[1], dim, layers=layers, dropout=dropout, tokens=tokens)
+    return trunk, _projection(dim, dim, dropout)
 
 
 def _text(m: Modality, dim: int, tokens: int | None) -> Parts:
-    spec = m.encoder
-    shape = {"layers": spec.layers, "dropout": spec.dropout, "tokens": tokens}
-    return TextTrunk(m.vocab_size, m.shape[0], dim, **shape), _projection(dim, dim, spec.dropout)
+    layers, dropout = m.encoder.layers, m.encoder.dropout
+    trunk = TextTrunk(m.vocab_size, m.shape[0], dim, layers=layers, dropout=dropout, tokens=tokens)
+    return trunk, _projection(dim, dim, dropout)
 
 
 def _bag(m: Modality, dim: int, tokens: int | None) -> Parts:
@@ -408,24 +415,18 @@ def _bag(m: Modality, dim: int, tokens: int | None) -> Parts:
 
 
 def _map(m: Modality, dim: int, tokens: int | None) -> Parts:
-    spec = m.encoder
-    trunk = MapTrunk(
-        network(spec.backbone, m.shape) if spec.backbone else SmallCNN(m.shape), tokens
-    )
-    if spec.frozen:
-        rest(trunk)
-    width = trunk.network.channels
+    return _map_of(_network(m), m.encoder, dim, tokens)
+
+
+def _map_of(made: Trunk, spec: EncoderSpec, dim: int, tokens: int | None) -> Parts:
+    trunk = MapTrunk(made, tokens, frozen=spec.frozen)
     # features of published weights that have width D are read as they are
-    if spec.backbone and width == dim:
-        return trunk, nn.Identity()
-    return trunk, _projection(width, dim, spec.dropout)
+    as_it_is = spec.backbone and made.channels == dim
+    return trunk, nn.Identity() if as_it_is else _projection(made.channels, dim, spec.dropout)
 
 
-def rest(trunk: nn.Module) -> None:
-    """Freeze a trunk for good: no stage of a method trains it, and runs share what it gives."""
-    trunk.rests = True
-    trunk.requires_grad_(False)
-    share(trunk)
+def _network(m: Modality) -> Trunk:
+    return network(m.encoder.backbone, m.shape) if m.encoder.backbone else SmallCNN(m.shape)
 
 
 def _projection(width: int, dim: int, dropout: float) -> nn.Module:
@@ -442,10 +443,9 @@ def _bag_parts(m: Modality, dim: int) -> Tokens:
 
 
 def _map_parts(m: Modality, dim: int) -> Tokens:
-    made = encoder(m, dim, tokens=1)
-    assert isinstance(made.trunk, MapTrunk)
-    cells = math.prod(made.trunk.network.cells)
-    return encoder(m, dim, tokens=cells), cells
+    made = _network(m)
+    cells = math.prod(made.cells)
+    return Encoder(m, *_map_of(made, m.encoder, dim, cells), dim, cells), cells
 
 
 def _step_parts(m: Modality, dim: int) -> Tokens:

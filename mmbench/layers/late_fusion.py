@@ -1,5 +1,7 @@
 """Late fusion: encode each modality by itself, put the vectors side by side, classify."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ class LateFusion(nn.Module):
     Args:
         task: What goes in and what is predicted.
         dim: D, width of an embedding and of the head's hidden layer.
-        dropout: In encoders and head, in [0, 1).
+        dropout: In the head, in [0, 1).
     """
 
     def __init__(self, task: Task, dim: int, dropout: float) -> None:
@@ -43,10 +45,18 @@ class StackedMLP(nn.Module):
         count: M, how many networks.
         dim: D, input and output width.
         hidden: Width between them.
+        activation: Of the hidden units.
     """
 
-    def __init__(self, count: int, dim: int, hidden: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        hidden: int,
+        activation: Callable[[Tensor], Tensor] = nn.functional.gelu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         # as nn.Linear starts: uniform within one over the root of the inputs
         self.w1 = nn.Parameter(torch.empty(count, dim, hidden).uniform_(-(dim**-0.5), dim**-0.5))
         self.b1 = nn.Parameter(torch.zeros(count, 1, hidden))
@@ -58,5 +68,5 @@ class StackedMLP(nn.Module):
         self, x: Float[Tensor, "batch modality dim"]
     ) -> Float[Tensor, "batch modality dim"]:
         """Apply network m to column m."""
-        h = nn.functional.gelu(torch.baddbmm(self.b1, x.transpose(0, 1), self.w1))  # (M, B, H)
+        h = self.activation(torch.baddbmm(self.b1, x.transpose(0, 1), self.w1))  # (M, B, H)
         return torch.baddbmm(self.b2, h, self.w2).transpose(0, 1)

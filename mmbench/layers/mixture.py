@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmbench.data.cache import cached, content
 from mmbench.layers.pooling import valid_steps
+from mmbench.sources import hash_of
 
 LEAST_VARIANCE = 1e-3  # of inputs whose scale is one
 PRIOR_INSTANCES = 1e-2  # how many instances a component's own mean counts for in a token
@@ -26,7 +27,6 @@ CHUNK_ROWS = 8_192
 WORTH_KEEPING = 2**23  # numbers; a smaller fit takes a few seconds and is not cached
 LEAST_MASS = 1e-6  # rows, below which a component stays where it was
 LAST_ROUND = "last_round.npz"
-VERSION = 1  # raised when the same rows would give another mixture
 
 
 class DiagonalMixture(nn.Module):
@@ -106,7 +106,7 @@ class DiagonalMixture(nn.Module):
         else:
             words = {
                 "what": "mixture of diagonal Gaussians",
-                "version": VERSION,
+                "code": hash_of(__name__),
                 "components": components,
                 "rows": [count, features],
                 "content": content(rows),

@@ -8,6 +8,7 @@ Notation: x (N, D) tokens; E experts, K chosen for a token, H hidden width; gate
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -216,7 +217,7 @@ class NoisyTopKGate(nn.Module):
 
 
 class Experts(nn.Module):
-    """E two-layer networks, D -> H -> D with GELU, mixed by gates.
+    """E two-layer networks, D -> H -> D, mixed by gates.
 
     Args:
         count: E, >= 1.
@@ -224,6 +225,7 @@ class Experts(nn.Module):
         hidden: H.
         out: Width of what comes out; None = D.
         dropout: Of the hidden units, in [0, 1).
+        activation: Of the hidden units.
     """
 
     def __init__(
@@ -234,9 +236,11 @@ class Experts(nn.Module):
         *,
         out: int | None = None,
         dropout: float = 0.0,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ) -> None:
         super().__init__()
         out = out or dim
+        self.activation = activation
         # as nn.Linear starts: uniform within one over the root of the inputs
         first, second = dim**-0.5, hidden**-0.5
         self.w1 = nn.Parameter(torch.empty(count, hidden, dim).uniform_(-first, first))
@@ -257,7 +261,7 @@ class Experts(nn.Module):
         """Every expert sees every token: two large products of static shape."""
         count, hidden, _ = self.w1.shape
         h = F.linear(x, self.w1.flatten(0, 1), self.b1.flatten()).view(-1, count, hidden)
-        h = self.drop(F.gelu(h)) * gates[:, :, None]
+        h = self.drop(self.activation(h)) * gates[:, :, None]
         y: Tensor = h.flatten(1) @ self.w2.flatten(0, 1) + gates @ self.b2
         return y
 
@@ -274,7 +278,7 @@ class Experts(nn.Module):
             [F.linear(part, *into) for part, *into in zip(asked, self.w1, self.b1, strict=True)]
         )
         # in one piece: oneDNN keeps a compiled GELU for each size that it meets, without need
-        h = self.drop(F.gelu(h))
+        h = self.drop(self.activation(h))
         answers = [part @ out for part, out in zip(torch.split(h, counts), self.w2, strict=True)]
         # gates weigh the answers: most often these are narrower than the hidden units
         return (gates @ self.b2).index_add(0, token, torch.cat(answers) * weight[:, None])

@@ -48,6 +48,7 @@ class ABMIL(SingleModality):
         "https://arxiv.org/abs/1802.04712",
     )
     applies = Applies(one_of=("bag", "sequence"))
+    own_encoders = "attention over the instances is the method"
 
     def __init__(
         self,

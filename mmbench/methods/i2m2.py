@@ -61,7 +61,7 @@ class I2M2(Method):
     Args:
         task: What goes in and what is predicted.
         dim: D, width of embeddings and hidden layers.
-        dropout: In encoders and heads, in [0, 1).
+        dropout: In heads, in [0, 1).
         variant: `intra`: the unimodal models alone; `inter`: the joint model alone.
         pretrain: Whether each part first learns by itself.
         joint_when_incomplete: Whether the joint model takes part in predictions of samples that

@@ -19,8 +19,12 @@ Differences from the paper:
   and cosines, unbounded for uniqueness, and for synergy the same as for redundancy. They therefore
   weigh 0.01, the most that its scripts take, in place of 0.5.
 - No sparse experts within the fusion networks, which the released code has as an option.
-- The suite's encoders, four tokens each, a width of 128 and one layer (the paper: 4 to 16 tokens,
-  128 or 256 and 1 or 2, by data set), and AdamW for Adam.
+- Tokens are those of the suite's encoders: of a vector, cut from layers that see all of it. In the
+  released code a vector is cut first, and one Linear embeds its patches; `official` does so, too.
+- Heads, and the network that weighs the experts, average the tokens of each modality, as released:
+  what an expert says of a modality is one vector.
+- Four tokens, a width of 128 and one layer (the paper: 4 to 16 tokens, 128 or 256 and 1 or 2, by
+  data set), and AdamW for Adam.
 """
 
 from typing import Literal
@@ -172,11 +176,12 @@ class I2MoE(Method):
         tokens: P, for each modality.
         layers: Of each expert, >= 1.
         heads: Has to divide `dim`.
-        dropout: In encoders and experts, in [0, 1).
+        dropout: In experts, in [0, 1).
         interaction: Weight of the mean of all M + 2 interaction losses, >= 0; None = 0.5, for
             regression 0.01.
         temperature: Of the softmax over the experts, > 0.
-        variant: `official` loses the input of each fusion layer, as the released code does.
+        variant: `official` loses the input of each fusion layer and cuts vectors into patches, as
+            the released code does.
         lr: Learning rate of AdamW.
 
     Raises:
@@ -211,7 +216,7 @@ class I2MoE(Method):
         modalities = len(task.modalities)
         self.interaction = WEIGHTS[task.kind] if interaction is None else interaction
         self.temperature = temperature
-        self.encode = ModalityEncoders(task, dim, tokens=tokens)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens, patches=variant == "official")
         self.missing = nn.Parameter(0.02 * torch.randn(modalities, tokens, dim))
         # uniqueness of each modality, synergy, redundancy: at first they are all the same
         self.experts = Copies(

@@ -21,8 +21,12 @@ Differences from the paper:
 - The released code also demands that the sample that is filled has the modality, so it has no
   neighbour at all and all gaps get one and the same vector; `variant="official"` does both.
 - Every modality is filled and compared; in the released notebook, the two text modalities.
-- Fusion layers are pre-norm, with a learned embedding for each modality and no other position.
-  Embeddings are the suite's; the task is learned with AdamW.
+- Fusion layers are pre-norm with GELU inside, with a learned embedding for each modality and no
+  other position. Dropout is where the released code has it: 0.5 of the branches of the fusion
+  layers and of the head's hidden units, 0.1 of attention weights and of hidden units inside the
+  layers. Embeddings, and the dropout in them, are the suite's.
+- AdamW at 3e-4 without clipping of gradients; the released code takes Adam at 1e-4 with a weight
+  decay of 1e-4 and norms of gradients clipped at 20, for 100 epochs of batches of 512.
 """
 
 from collections.abc import Iterable
@@ -35,6 +39,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
@@ -47,6 +52,7 @@ Features = Float[Tensor, "view batch dim"]  # 2M views: learned and plain, of ea
 BANDWIDTHS = (1.0, 2.0, 4.0)  # in units of half the mean squared distance
 LEAST_DEGREE = 1e-6  # a row without neighbours stays empty
 LEAST_BANDWIDTH = 1e-3  # below it, all embeddings are the same
+INSIDE = 0.1  # dropout of attention weights and hidden units of the fusion layers
 MOMENTUM = 0.1  # of what is remembered for evaluation, as in torch's BatchNorm
 
 
@@ -61,7 +67,8 @@ class M3Care(Method):
         threshold: Logit of the similarity that makes neighbours, where it starts; 0 = 0.5.
         stabiliser: Weight of the loss that keeps the size of embeddings in the kernels, >= 0.
         anchors: Training samples kept as neighbours in evaluation, >= 1.
-        dropout: In [0, 1).
+        dropout: Of the branches of the fusion layers and in the head, in [0, 1); inside the
+            layers 0.1, or this if it is less.
         lr: Learning rate of AdamW.
     """
 
@@ -97,8 +104,7 @@ class M3Care(Method):
         self.weigh_own = nn.Linear(dim, 1)
         self.kind = nn.Parameter(0.02 * torch.randn(modalities, dim))
         self.fuse = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), PreNormBlock(dim, heads=h, dropout=dropout))
-            for h in (heads, 1)
+            nn.Sequential(nn.Linear(dim, dim), fusion_block(dim, h, dropout)) for h in (heads, 1)
         )
         self.head = nn.Sequential(
             nn.Linear(modalities * dim, 2 * dim),
@@ -155,6 +161,13 @@ class M3Care(Method):
             u = layer(u).relu()
         output: Tensor = self.head(u.flatten(1))
         return output
+
+
+def fusion_block(dim: int, heads: int, dropout: float) -> PreNormBlock:
+    """A transformer layer with one dropout for both branches and a smaller one inside them."""
+    block = PreNormBlock(dim, heads=heads, dropout=min(INSIDE, dropout))
+    block.drop = Dropout(dropout)
+    return block
 
 
 def norm(x: Embeddings) -> Float[Tensor, " modality"]:

@@ -10,7 +10,8 @@ factors (B, 1 + M, D); Q(z_y | x_1..M), Q(z_m | x_m) encoders; Phi surrogate; G 
 F_m decoder of x_m; D predictor (here `head`); visible = what the surrogate sees (B, M).
 Differences from the paper:
 - The suite's own encoders and one hidden layer take the place of LSTMs and of the memory fusion
-  network; codes and factors share one width.
+  network; codes and factors share one width. Hidden units are GELU, those of factors without
+  dropout (the released code: ReLU and dropout).
 - Q(z_y | ..) and the surrogate are one network that reads zeros where there are gaps, for every
   set of modalities at once. In each step every sample stands twice: as it is, and with a random
   subset of what it has, from which the rest is to be rebuilt and the target predicted.
@@ -47,7 +48,7 @@ class MFM(Method):
         dim: D, width of embeddings, codes and factors.
         reconstruct: Weight of rebuilding each modality, >= 0.
         discrepancy: Weight of the distance of codes from a standard Gaussian, >= 0.
-        dropout: In encoders and predictor, in [0, 1).
+        dropout: In the predictor, in [0, 1).
         lr: Learning rate of AdamW.
     """
 

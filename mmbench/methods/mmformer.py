@@ -9,10 +9,15 @@ Notation: presence (B, M); z = encoder tokens (B, M, P, D); own = after the intr
 transformer; kept = own with zeros where absent; both = after the inter-modal transformer.
 Differences from the paper:
 - The paper segments volumes. This is its classification form: the suite's own encoders give the
-  tokens, and the decoder is a head on each modality's mean token.
+  tokens, and every decoder is a head. As a decoder keeps the place of each voxel, heads read all
+  tokens side by side and average none.
+- The released code cuts what comes out of the inter-modal transformer so that neighbouring tokens
+  of one modality stand in for the modalities of one place; here every token keeps its own.
 - As in the paper, zeroed tokens are attended to; `key_mask` leaves them out instead.
 - Auxiliary heads use plain cross-entropy (the paper: weighted cross-entropy and Dice).
 - Training hides a uniformly drawn subset of what a sample has, so that natural gaps are allowed.
+- Four heads of width 32 and MLPs of 4D (the released code: eight of 64, and 8D); AdamW without a
+  schedule, as every method of the suite, for Adam with a polynomial decay.
 """
 
 import torch
@@ -83,17 +88,18 @@ class MMFormer(Method):
                 PreNormBlock(dim, heads=heads, dropout=dropout) for _ in range(depth)
             )
 
-        self.within = nn.ModuleList(nn.Sequential(*layers()) for _ in range(modalities))
+        self.within = nn.ModuleList(layers() for _ in range(modalities))
         self.across = layers()
         self.head = nn.Sequential(
-            nn.Linear(modalities * dim, dim),
+            nn.Linear(modalities * tokens * dim, dim),
             nn.GELU(),
             nn.Dropout(dropout),
             nn.Linear(dim, outputs),
         )
-        self.unimodal = nn.Linear(dim, outputs) if unimodal else None  # shared by all modalities
+        # shared by all modalities
+        self.unimodal = nn.Linear(tokens * dim, outputs) if unimodal else None
         self.progressive = nn.ModuleList(
-            nn.Linear(modalities * dim, outputs) for _ in range((depth + 1) * progressive)
+            nn.Linear(modalities * tokens * dim, outputs) for _ in range((depth + 1) * progressive)
         )
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
@@ -102,27 +108,33 @@ class MMFormer(Method):
         return self.classify(steps, batch)
 
     def fuse(self, z: Tokens, batch: Batch) -> list[Tokens]:
-        """Tokens that enter the inter-modal transformer, then those after each of its layers."""
-        z = z + self.position
-        own = torch.stack([within(z[:, m]) for m, within in enumerate(self.within)], dim=1)
-        kept = torch.where(batch.presence[:, :, None, None], own, 0.0)
+        """Tokens that enter the inter-modal transformer, then those after each of its layers.
+
+        Positions are added before every layer of both transformers, as released.
+        """
+        own = []
+        for m, within in enumerate(self.within):
+            x = z[:, m]
+            assert isinstance(within, nn.ModuleList)
+            for layer in within:
+                x = layer(x + self.position[m])
+            own.append(x)
+        steps = [torch.where(batch.presence[:, :, None, None], torch.stack(own, dim=1), 0.0)]
         shown = batch.presence.repeat_interleave(z.shape[2], dim=1) if self.key_mask else None
-        both = (kept + self.position).flatten(1, 2)  # (B, M P, D)
-        steps = [kept]
         for layer in self.across:
-            both = layer(both, shown)
-            steps.append(both.view_as(kept))
+            both = (steps[-1] + self.position).flatten(1, 2)  # (B, M P, D)
+            steps.append(layer(both, shown).view_as(z))
         return steps
 
     def classify(self, steps: list[Tokens], batch: Batch) -> Float[Tensor, "batch output"]:
-        """Head on each modality's mean token, side by side."""
+        """Head on all tokens, side by side."""
         output: Tensor = self.head(self._side_by_side(steps[-1], batch))
         return output
 
     def _side_by_side(self, x: Tokens, batch: Batch) -> Float[Tensor, "batch features"]:
         if self.key_mask:  # what comes out at an absent token has no meaning
             x = torch.where(batch.presence[:, :, None, None], x, 0.0)
-        return x.mean(2).flatten(1)
+        return x.flatten(1)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss under a random subset, plus the auxiliary heads, all of weight one."""
@@ -132,7 +144,7 @@ class MMFormer(Method):
         terms = {"task": self.task_loss(self.classify(steps, seen), batch.target)}
         if self.unimodal is not None:
             # before the random hiding: each modality that a sample has must be useful alone
-            alone = self.unimodal(z.mean(2)).unbind(1)
+            alone = self.unimodal(z.flatten(2)).unbind(1)
             rows = torch.stack([self.row_loss(o, batch.target) for o in alone], dim=1)
             terms["unimodal"] = masked_mean(rows, batch.presence, dim=0).sum()
         for step, (head, x) in enumerate(zip(self.progressive, steps, strict=False)):

@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
+from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.attention import SelfAttention
 from mmbench.layers.dropout import Dropout
@@ -54,7 +55,7 @@ from mmbench.layers.moe import (
     Routing,
     SparseBlock,
 )
-from mmbench.layers.retrieval import Draw, SupportBank, candidates, hashed, queries
+from mmbench.layers.retrieval import Draw, SupportBank, candidates, queries
 from mmbench.method import Applies, Method, Paper
 
 Tokens = Float[Tensor, "batch modality token dim"]

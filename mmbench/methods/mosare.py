@@ -10,34 +10,46 @@ Notation: presence = c (B, M); g (B, M, D) global vectors; t (B, M, C, D) local 
 after cross-attention, x = X_agg = Σ_m z_m, d = d_m decoded, full = c z + (1 - c) d, each at two
 levels L = 2 (global, local); h (B, D) what is classified; P ordered pairs of modalities; E experts,
 K asked.
+What stands on what: only a summary of the paper and its released code could be read. The summary
+gives the parts (global and local views, 16 components, 5 experts of which 2 answer, decoding from
+the sum, both contrastive losses after a warm-up of 10 epochs, one summed loss). All else, such as
+blocks, activations, the weights of the losses and the prototypes' moves, is the release's.
 Differences from the paper:
-- Any modalities take the place of slides, genes and reports. Global vector: gated attention for
-  bags, a three-layer MLP for vectors, the suite's encoder for sequences. Local tokens of bags and
-  sequences: one mixture for all training samples, fitted in `prepare`; a sample's tokens are the
-  posterior-weighted means of its own instances (see `DiagonalMixture`; the paper fits each slide
-  anew). Of vectors: C groups of features in their order, one small self-normalising network each,
-  or every feature a token of a shared network, pooled by C heads (`vector_tokens: genes`, the
-  released code; it loses which gene is which). Of images, volumes and tokens: those of the suite's
-  encoder, whose mean gives the global vector.
-- The paper's expert layer leaves one token of C, the one with the largest score, but no gradient
-  reaches that score. Here the score learns, straight through the choice. Only the token left is
-  computed; the zeros are alike, and one of them stands for all, with one dropout mask for all.
+- Any modalities take the place of slides, genes and reports. Global vectors are those of the
+  suite's encoders: gated attention for bags, layers that see the whole for vectors (the release:
+  three layers as wide as the vector). Local tokens of bags and sequences: one mixture for all
+  training samples, fitted in `prepare`; a sample's tokens are the posterior-weighted means of its
+  own instances (see `DiagonalMixture`; the paper fits each slide anew). Of vectors, images, volumes
+  and texts: those of the suite's encoder, whose mean gives the global vector; a vector of F < C
+  features has F different ones. The summary names mixtures for vectors, too, but a vector is one
+  instance. `vector_tokens: genes`, the released code's, makes every feature a token of a shared
+  network, pooled by C heads; it loses which gene is which.
+- All C tokens pass the local experts. The released code, whose comment says three, leaves one, that
+  with the largest score, but no gradient reaches that score. With `active_k` below C the score
+  learns here, straight through the choice; only tokens left are computed; the zeros are alike, and
+  one of them stands for all, with one dropout mask for all.
+- Local tokens are added up before they are decoded and classified, as released: components of a
+  mixture have no order by which a head could read them side by side.
+- Of an absent modality the local experts see zeros and answer with a constant, as released, which
+  the other modalities read.
 - Contrastive losses leave absent modalities out; the released code has them as rows of zeros.
 - Prototypes move with a momentum of 0.9 instead of 0.999, from the first samples instead of
   random vectors, and take all samples of a class; the prototype loss has the true label as target.
 - Attention over a single vector, at the global level, is a sigmoid gate, as released.
 - The warm-up before the contrastive losses is 10 epochs, or half of a run of fewer than 20.
-- Dropout has one rate, and none is inside the gates of attention pooling. Experts and decoders
-  have GELU; norms have the biased variance, as everywhere in the suite.
+- Dropout has one rate, and none is inside the gates of attention pooling. Norms have the biased
+  variance, as everywhere in the suite.
 - Several labels: each is a class whose members are its positives, with binary cross-entropy. A
   regression has no classes, and so no prototypes.
 - AdamW without a schedule, as every method of the suite.
-`official` puts back what the released code computes: gene tokens; three steps of AdamW for each
-batch (supervised, symmetric, prototypes), each from a forward pass of its own; warm-up of the
-learning rate and cosine; a local score that never learns; zero rows among the negatives; momentum
-0.999 from random unit vectors, with correctly classified samples alone; and the class of largest
-posterior as target of the prototype loss. Its draws of patches and masks belong to data and
-scenario.
+`official` puts back what the released code computes: its encoders of bags and vectors, gene tokens,
+one local token, norms by the unbiased standard deviation (with copied weights, logits are the
+released module's to 1e-5); three steps of AdamW for each batch (supervised, symmetric, prototypes),
+each from a forward pass of its own; warm-up of the learning rate and cosine; a local score that
+never learns; zero rows among the negatives; momentum 0.999 from random unit vectors, with correctly
+classified samples alone; and the class of largest posterior as target of the prototype loss. Its
+encoder of a vector is as wide as the vector, but no wider than 5,000. Its draws of patches and
+masks, and its scaling of every row to mean 0 and variance 1, belong to data and scenario.
 """
 
 import math
@@ -55,6 +67,7 @@ from torch.utils.checkpoint import checkpoint
 from mmbench.data.batch import Batch, keep
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import encoder
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import StackedMLP
@@ -70,6 +83,7 @@ QUEUE = 50  # samples that each prototype remembers
 MOST_NEW = 20  # of them from one batch
 SINKHORN_ROUNDS, SINKHORN_EPSILON = 3, 0.05
 VARIANCE_FLOOR = 0.01
+WIDEST = 5_000  # hidden units of a vector; the released data have 4,999 genes
 CHUNK = 256  # gene tokens held at a time
 
 Goal = Literal["supervised", "symmetric", "prototype"]
@@ -77,15 +91,17 @@ Levels = Float[Tensor, "level batch modality dim"]
 
 
 class VectorMLP(nn.Module):
-    """Three layers, as wide as the input or the output, whichever is more."""
+    """Three layers, as wide as the input, as released; at most as wide as the released data.
+
+    Its weights grow with the square of the width: 20,530 features would take 840 million.
+    """
 
     def __init__(self, features: int, dim: int, dropout: float) -> None:
         super().__init__()
-        hidden = max(features, dim)
+        hidden = min(features, WIDEST)
 
         def block(width: int) -> list[nn.Module]:
-            norm = nn.LayerNorm(hidden)
-            return [nn.Linear(width, hidden), norm, nn.ReLU(), nn.Dropout(dropout)]
+            return [nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.ReLU(), Dropout(dropout)]
 
         self.layers = nn.Sequential(*block(features), *block(hidden), nn.Linear(hidden, dim))
 
@@ -104,7 +120,7 @@ class BagVector(nn.Module):
         super().__init__()
 
         def block(width: int) -> list[nn.Module]:
-            return [nn.Linear(width, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(dropout)]
+            return [nn.Linear(width, dim), nn.LayerNorm(dim), nn.GELU(), Dropout(dropout)]
 
         self.instance = nn.Sequential(*block(features), *block(dim))
         self.pool = GatedAttentionPool(dim, hidden=max(1, dim // 4))
@@ -116,35 +132,6 @@ class BagVector(nn.Module):
         there = valid_steps(lengths, x)
         z: Tensor = self.pool(self.instance(torch.where(there[:, :, None], x, 0.0)), there)
         return z.squeeze(1)
-
-
-class GroupTokens(nn.Module):
-    """One small self-normalising network for each of C groups of features.
-
-    Source: the pathway tokens of Jaume et al., "Modeling Dense Multimodal Interactions Between
-    Biological Pathways and Histology for Survival Prediction", CVPR 2024; groups of equal size, in
-    the order of the features, as no pathways are known here.
-    """
-
-    def __init__(self, features: int, dim: int, tokens: int, dropout: float) -> None:
-        super().__init__()
-        self.size = math.ceil(features / tokens)
-        self.padding = tokens * self.size - features
-        hidden = max(1, dim // 2)
-        # LeCun's normal, which keeps SELU at variance one
-        self.w1 = nn.Parameter(torch.randn(tokens, self.size, hidden) * self.size**-0.5)
-        self.b1 = nn.Parameter(torch.zeros(tokens, 1, hidden))
-        self.w2 = nn.Parameter(torch.randn(tokens, hidden, dim) * hidden**-0.5)
-        self.b2 = nn.Parameter(torch.zeros(tokens, 1, dim))
-        self.drop = nn.AlphaDropout(dropout)
-
-    def forward(
-        self, x: Float[Tensor, "batch feature"], lengths: None = None
-    ) -> Float[Tensor, "batch token dim"]:
-        """Encode; there are no lengths."""
-        groups = F.pad(x, (0, self.padding)).view(len(x), -1, self.size).transpose(0, 1)
-        hidden = self.drop(F.selu(torch.baddbmm(self.b1, groups, self.w1)))
-        return torch.baddbmm(self.b2, hidden, self.w2).transpose(0, 1)
 
 
 class GeneTokens(nn.Module):
@@ -162,7 +149,7 @@ class GeneTokens(nn.Module):
         wide = tokens * self.hidden
 
         def block(width: int, out: int) -> list[nn.Module]:
-            return [nn.Linear(width, out), nn.LayerNorm(out), nn.GELU(), nn.Dropout(dropout)]
+            return [nn.Linear(width, out), nn.LayerNorm(out), nn.GELU(), Dropout(dropout)]
 
         self.embed = nn.Sequential(
             *block(1, self.hidden), *block(self.hidden, self.hidden), *block(self.hidden, wide)
@@ -211,36 +198,31 @@ class Views(nn.Module):
         modality: Modality,
         dim: int,
         tokens: int,
-        vector_tokens: Literal["groups", "genes"],
+        vector_tokens: Literal["encoder", "genes"],
         dropout: float,
+        *,
+        official: bool,
     ) -> None:
         super().__init__()
         self.name = modality.name
         self.mixture: DiagonalMixture | None = None
-        self.whole: nn.Module
+        self.whole: nn.Module = encoder(modality, dim)
         self.local: nn.Module
         self.of_mean = False
         features = modality.shape[-1]
-        match modality.kind:
-            case "vector":
+        if modality.kind in ("bag", "sequence"):
+            if official and modality.kind == "bag":
+                self.whole = BagVector(features, dim, dropout)
+            self.mixture = DiagonalMixture(tokens, features)
+            self.local = nn.Linear(features, dim)
+        elif modality.kind == "vector" and vector_tokens == "genes":
+            if official:
                 self.whole = VectorMLP(features, dim, dropout)
-                self.local = (
-                    GroupTokens(features, dim, tokens, dropout)
-                    if vector_tokens == "groups"
-                    else GeneTokens(dim, tokens, dropout)
-                )
-            case "bag" | "sequence":
-                self.whole = (
-                    BagVector(features, dim, dropout)
-                    if modality.kind == "bag"
-                    else encoder(modality, dim)
-                )
-                self.mixture = DiagonalMixture(tokens, features)
-                self.local = nn.Linear(features, dim)
-            case _:
-                self.local = encoder(modality, dim, tokens=tokens)
-                self.whole = nn.Linear(dim, dim)
-                self.of_mean = True
+            self.local = GeneTokens(dim, tokens, dropout)
+        else:
+            self.local = encoder(modality, dim, tokens=tokens)
+            self.whole = nn.Linear(dim, dim)
+            self.of_mean = True
 
     def forward(
         self, batch: Batch
@@ -269,6 +251,7 @@ class CrossAttention(nn.Module):
         heads: Has to divide `dim`.
         dropout: Of both branches and the hidden units, in [0, 1).
         gate: Whether scores go through a sigmoid, each by itself, instead of a softmax.
+        official: Whether LN divides by the unbiased standard deviation plus 1e-6, as released.
 
     Raises:
         ValueError: If `heads` does not divide `dim`.
@@ -278,12 +261,19 @@ class CrossAttention(nn.Module):
     source: Tensor
 
     def __init__(
-        self, modalities: int, dim: int, *, heads: int, dropout: float, gate: bool
+        self,
+        modalities: int,
+        dim: int,
+        *,
+        heads: int,
+        dropout: float,
+        gate: bool,
+        official: bool,
     ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"{heads} heads cannot share a width of {dim}")
-        self.heads, self.gate = heads, gate
+        self.heads, self.gate, self.official = heads, gate, official
         every = [(m, a) for m in range(modalities) for a in range(modalities) if m != a]
         reader, source = torch.tensor(every).T
         self.register_buffer("reader", reader, persistent=False)
@@ -307,7 +297,7 @@ class CrossAttention(nn.Module):
         self.w1, self.b1 = weight(dim, 2 * dim), constant(0.0, 2 * dim)
         self.w2, self.b2 = weight(2 * dim, dim), constant(0.0, dim)
         self.norm2, self.norm2_bias = constant(1.0, dim), constant(0.0, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self,
@@ -346,13 +336,16 @@ class CrossAttention(nn.Module):
         mean = y.view(modalities, -1, batch, tokens, dim).mean(1)
         return mean.transpose(0, 1)
 
-    @staticmethod
-    def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:]) * weight + bias
+    def _norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self.official:
+            x = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6)
+        else:
+            x = F.layer_norm(x, x.shape[-1:])
+        return x * weight + bias
 
 
 class LocalExperts(nn.Module):
-    """Of each modality's C tokens only the best pass, through K of its E experts.
+    """Of each modality's C tokens the best pass, through K of its E experts.
 
     Args:
         modalities: M.
@@ -385,14 +378,17 @@ class LocalExperts(nn.Module):
             score = torch.empty(modalities, dim).uniform_(-bound, bound)
             self.score = nn.Parameter(score, requires_grad=learn)
         # one bank for all: on the CPU an expert sees only the tokens that ask it
-        self.experts = Experts(modalities * experts, dim, dim)
+        self.experts = Experts(modalities * experts, dim, dim, activation=F.relu)
 
     def forward(
         self, t: Float[Tensor, "batch modality token dim"]
-    ) -> tuple[Float[Tensor, "batch modality left dim"], Float[Tensor, " left"]]:
-        """What the experts make of the tokens that pass, then one zero for all others; counts."""
+    ) -> tuple[Float[Tensor, "batch modality left dim"], Float[Tensor, " left"] | None]:
+        """What the experts make of the tokens that pass, then one zero for all others; counts.
+
+        Counts say how many tokens each one stands for; None = all tokens pass.
+        """
         if self.score is None:
-            return self.ask(t), torch.ones(t.shape[2], device=t.device)
+            return self.ask(t), None
         score = (t * self.score[:, None]).sum(3)
         chosen = score.topk(self.active, dim=2).indices  # (B, M, active)
         y = self.ask(t.gather(2, chosen[..., None].expand(-1, -1, -1, t.shape[3])))
@@ -427,7 +423,7 @@ class FinalExperts(nn.Module):
         super().__init__()
         self.k = k
         self.gate = nn.Linear(dim, experts)
-        self.experts = Experts(experts, dim, dim)
+        self.experts = Experts(experts, dim, dim, activation=F.relu)
 
     def forward(self, x: Float[Tensor, "batch vector dim"]) -> Float[Tensor, "batch vector dim"]:
         """Mix the answers."""
@@ -612,12 +608,12 @@ class MoSARe(Method):
         variant: The paper's equations, or what its released code computes.
         dim: D, width of vectors and tokens.
         components: C, local tokens of a modality, >= 1; the paper leaves 4 to 64 open.
-        vector_tokens: How a flat vector becomes tokens: a network for each of C groups of
-            features, or heads that attend to every feature; None = groups, official: genes.
+        vector_tokens: How a flat vector becomes tokens: by the suite's encoder, or by heads that
+            attend to every feature; None = encoder, official: genes.
         heads: Attention heads; has to divide `dim`.
         experts: E, of each modality and of the final layer; 0 = no experts: all tokens pass.
         top_k: K experts for each token, 1 to E.
-        active_k: Local tokens that pass, >= 1; C or more = all.
+        active_k: Local tokens that pass, >= 1; C or more = all; None = all, official: one.
         reconstruction: Whether what is missing is decoded; otherwise it stays zero.
         lambda_sym: Weight of the symmetric contrastive loss, >= 0.
         lambda_mcl: Weight of the multi-prototype contrastive loss, >= 0.
@@ -645,11 +641,11 @@ class MoSARe(Method):
         variant: Literal["paper", "official"] = "paper",
         dim: int = 128,
         components: int = 16,
-        vector_tokens: Literal["groups", "genes"] | None = None,
+        vector_tokens: Literal["encoder", "genes"] | None = None,
         heads: int = 4,
         experts: int = 5,
         top_k: int = 2,
-        active_k: int = 1,
+        active_k: int | None = None,
         reconstruction: bool = True,
         lambda_sym: float = 0.5,
         lambda_mcl: float = 0.5,
@@ -657,23 +653,29 @@ class MoSARe(Method):
         lr: float = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr)
+        self.official = variant == "official"
+        if active_k is None:
+            active_k = 1 if self.official else components
         for name, number in (("components", components), ("active_k", active_k)):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, found {number}")
         if experts and not 1 <= top_k <= experts:
             raise ValueError(f"asked for {top_k} of {experts} experts; take 1 to {experts}")
-        modalities, self.official = len(task.modalities), variant == "official"
+        modalities = len(task.modalities)
         # several optimiser steps a batch, which Lightning leaves to `training_step`
         self.automatic_optimization = not self.official
         self.lambda_sym, self.lambda_mcl = lambda_sym, lambda_mcl
         self.goals: tuple[Goal, ...] = ("supervised",)  # what the loss is made of now
         if vector_tokens is None:
-            vector_tokens = "genes" if self.official else "groups"
+            vector_tokens = "genes" if self.official else "encoder"
         self.views = nn.ModuleList(
-            Views(modality, dim, components, vector_tokens, dropout) for modality in task.modalities
+            Views(modality, dim, components, vector_tokens, dropout, official=self.official)
+            for modality in task.modalities
         )
         self.attend = nn.ModuleList(
-            CrossAttention(modalities, dim, heads=heads, dropout=dropout, gate=gate)
+            CrossAttention(
+                modalities, dim, heads=heads, dropout=dropout, gate=gate, official=self.official
+            )
             for gate in (True, False)
         )
         self.pick = (
@@ -691,7 +693,7 @@ class MoSARe(Method):
         )
         self.final = FinalExperts(dim, experts=experts, k=top_k) if experts else None
         self.decode = nn.ModuleList(
-            StackedMLP(modalities, dim, dim) for _ in range(2 * reconstruction)
+            StackedMLP(modalities, dim, dim, F.relu) for _ in range(2 * reconstruction)
         )
         self.head = nn.Linear(dim, task.num_outputs)
         self.auxiliary = nn.ModuleList(nn.Linear(dim, task.num_outputs) for _ in range(2))

@@ -10,11 +10,17 @@ s = s_m specific (B, M, D); f = f_m fused (B, M, D).
 Differences from the paper:
 - The paper segments volumes. This is its classification form: the suite's own encoders are the
   stems, shared and specific encoders are two-layer MLPs on their vectors, the decoder is a
-  two-layer head.
+  two-layer head, as in the paper's own experiments on classification.
 - Both auxiliary losses leave missing entries out, as the paper says; its released code computes
   them on zero images, too.
 - The mean over all available shared features fills a gap, as in Eq. 3; the released code takes
   one random available modality.
+- Training hides modalities at random, as the second, longer run of the released script does (mode
+  `random`): of what a sample has, a number is kept, each number equally likely, and of that number
+  any. The released code draws once a batch, of one sample, and after a first run in which all
+  modalities are seen; here every sample has its own draw, from the start. What is hidden takes no
+  part in the auxiliary losses either.
+- Alignment takes all pairs of modalities, as in the paper; the released code a ring of them.
 - AdamW instead of SGD or Adam with a schedule, as for every method of the suite.
 """
 
@@ -26,7 +32,7 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
-from mmbench.layers.fusion import masked_mean
+from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.method import Applies, Method, Paper
 
@@ -39,6 +45,7 @@ class ShaSpec(Method):
         dim: D, width of features.
         alpha: Weight of distribution alignment (pulls shared features together), >= 0.
         beta: Weight of domain classification (keeps specific features apart), >= 0.
+        hide: Whether training hides random modalities of each sample, as released.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
     """
@@ -58,12 +65,13 @@ class ShaSpec(Method):
         dim: int = 128,
         alpha: float = 0.1,
         beta: float = 0.02,
+        hide: bool = True,
         dropout: float = 0.1,
         lr: float = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
-        self.alpha, self.beta = alpha, beta
+        self.alpha, self.beta, self.hide = alpha, beta, hide
         self.stems = ModalityEncoders(task, dim)
         self.shared = StackedMLP(1, dim, dim)
         self.specific = StackedMLP(modalities, dim, dim)
@@ -104,6 +112,8 @@ class ShaSpec(Method):
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, distribution alignment and domain classification (Eq. 5)."""
+        if self.hide:
+            batch = batch.hide(~random_part(batch.presence))
         r, s = self.features(batch)
         return {
             "task": self.task_loss(self.decode(r, s, batch.presence), batch.target),
@@ -119,6 +129,12 @@ class ShaSpec(Method):
         label = torch.arange(s.shape[1], device=s.device).expand(len(s), -1)
         entropy = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none")
         return masked_mean(entropy, presence.flatten(), dim=0)
+
+
+def random_part(presence: Bool[Tensor, "batch modality"]) -> Bool[Tensor, "batch modality"]:
+    """Keep 1 to n of the n modalities that a sample has, each number equally likely."""
+    n = presence.sum(1)
+    return random_subset(presence, 1 + (torch.rand(len(n), device=n.device) * n).long())
 
 
 def alignment(

@@ -42,6 +42,7 @@ class SNN(SingleModality):
         "Self-Normalizing Neural Networks", "NeurIPS", 2017, "https://arxiv.org/abs/1706.02515"
     )
     applies = Applies(one_of=("vector",))
+    own_encoders = "the network on the vector is the method"
 
     def __init__(
         self,

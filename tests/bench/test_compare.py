@@ -29,6 +29,8 @@ def row(method, mean, low=NAN, high=NAN, *, n=3, **words):
         "metric": "accuracy",
         "n_seeds": n,
         "n_seeds_planned": 3,
+        "n_folds": 1,
+        "mixed": "",
         "protocol": 1,
         "note": "",
         "method": method,

@@ -1,6 +1,7 @@
 """From records to a table: numbers by hand, and holes that stay holes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,14 +9,26 @@ import pytest
 from sweeps import specs
 
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
-from mmbench.bench.record import Run, finish, write_arrays, write_json
+from mmbench.bench.record import Run, finish
 from mmbench.metrics.metric import metrics_for
+from mmbench.store import write_arrays, write_json
 
 ALL_REGRESSION = dict.fromkeys(metrics_for("regression"), 0.0)
 PLANNED = specs(seeds=3)  # majority and zero_fill, seeds 0 to 2
 
 
-def record(spec, runs, values, *, bayes=0.9, code="0.1-abc"):
+def record(
+    spec,
+    runs,
+    values,
+    *,
+    bayes=0.9,
+    code="0.1-abc",
+    samples="same",
+    sources=None,
+    machine="one",
+    rising=False,
+):
     """Write a finished run whose accuracy under each condition is given."""
     folder = runs / spec.folder
     folder.mkdir(parents=True)
@@ -33,6 +46,7 @@ def record(spec, runs, values, *, bayes=0.9, code="0.1-abc"):
                     "bayes_se": {"accuracy": 0.01},
                     "effective_n": None,
                     "n": 10,
+                    "samples": samples,
                 }
                 for (name, rate), value in zip(
                     (("complete", 0.0), ("mcar_0.3", 0.3)), values, strict=True
@@ -47,6 +61,9 @@ def record(spec, runs, values, *, bayes=0.9, code="0.1-abc"):
                 "peak_mib": 100.0,
             },
             "code": code,
+            "selected": {"rising": rising},
+            "sources": sources or {"mmbench.method": "a"},
+            "machine": machine,
         },
     )
     finish(folder, "done")
@@ -108,7 +125,7 @@ def test_a_hole_is_shown_and_neither_ranked_nor_averaged_away(runs):
     assert row["note"] == "failed: out of memory: x"
     assert cell(board, "majority", "complete")["rank"] == 1
     table = tables(board, "accuracy")["mfeat", "mcar30"]
-    assert "(2/3 seeds)" in table.loc["zero_fill", "complete"]
+    assert "(2/3 runs)" in table.loc["zero_fill", "complete"]
 
 
 def test_a_method_without_any_run_keeps_its_row(runs):
@@ -184,3 +201,97 @@ def test_p_values_come_from_paired_predictions(runs):
     assert cell(board, "majority", "complete")["p_vs_best"] < 0.01
     assert np.isnan(cell(board, "zero_fill", "complete")["p_vs_best"])
     assert board.loc[board["metric"] != "accuracy", "p_vs_best"].isna().all()
+    for method in ("majority", "zero_fill"):
+        row = cell(board, method, "complete")
+        assert row["sample_ci_low"] <= row["mean"] <= row["sample_ci_high"]
+    assert board.loc[board["metric"] != "accuracy", "sample_ci_low"].isna().all()
+
+
+def test_runs_that_were_asked_other_things_are_refused_by_name(runs, tmp_path):
+    other = record(PLANNED[1], tmp_path / "other", (0.8, 0.5), samples="edited")
+    assert PLANNED[1].method == "zero_fill"
+    with pytest.raises(ValueError, match="cannot be compared") as error:
+        leaderboard([runs[0], other, *runs[2:]])
+    assert "mfeat, mcar30, fold 0" in str(error.value)
+    assert "| zero_fill seed 0 hold" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_folds_may_hold_other_samples(tmp_path):
+    planned = specs(data=[{"name": "mfeat", "folds": 2}], seeds=2)
+    assert {spec.fold for spec in planned} == {0, 1}
+    found = [record(s, tmp_path, (0.1, 0.1), samples=f"fold {s.fold}") for s in planned]
+    board = leaderboard(found)
+    row = cell(board, "zero_fill", "complete")
+    assert (row["n_folds"], row["n_seeds"], row["n_seeds_planned"]) == (2, 4, 4)
+    text = render(board, "md", metric="accuracy")
+    assert "mean ± standard deviation over 2 folds x 2 seeds" in text
+
+
+def test_a_run_that_does_not_say_what_it_was_asked_is_asked_itself(tmp_path):
+    arrays = {
+        "sample_id": np.arange(10),
+        "target": np.zeros(10),
+        "presence": np.ones((10, 2), dtype=bool),
+    }
+    found = []
+    for spec, shift in zip(PLANNED[:2], (0, 1), strict=True):
+        run = record(spec, tmp_path, (0.5, 0.5), samples="")
+        (run.folder / "predictions").mkdir()
+        for name in ("complete", "mcar_0.3"):
+            write_arrays(
+                run.folder / "predictions" / f"{name}.npz",
+                arrays | {"target": arrays["target"] + shift},
+            )
+        found.append(run)
+    leaderboard(found[:1])
+    with pytest.raises(ValueError, match=r"majority seed 0 \| zero_fill seed 0 hold different"):
+        leaderboard(found)
+
+
+def test_a_cell_that_mixes_sources_or_machines_says_so(runs, tmp_path):
+    other = record(
+        PLANNED[1], tmp_path / "a", (0.8, 0.5), sources={"mmbench.method": "b"}, machine="two"
+    )
+    plain = leaderboard(runs)
+    assert set(plain["mixed"]) == {""}
+    assert "†" not in render(plain, "md", metric="accuracy")
+    board = leaderboard([runs[0], other, *runs[2:]])
+    assert cell(board, "zero_fill", "complete")["mixed"] == "sources machines"
+    assert cell(board, "majority", "complete")["mixed"] == ""
+    text = render(board, "md", metric="accuracy")
+    assert "0.700 ± 0.100†" in text
+    assert "†: its runs were made by different sources or on different machines" in text
+
+
+def test_a_variant_is_ranked_among_its_own_and_never_bold(tmp_path):
+    methods = ["majority", {"name": "zero_fill", "args": {"dim": 8}, "label": "released"}]
+    planned = [
+        replace(s, method_args={**s.method_args, "variant": "official"})
+        if s.method_label == "released"
+        else s
+        for s in specs(methods=methods, seeds=2)
+    ]
+    board = leaderboard([record(s, tmp_path, (0.5, 0.5)) for s in planned])
+    assert cell(board, "released", "complete")["rank"] == 1
+    table = tables(board, "accuracy")["mfeat", "mcar30"]
+    assert table.loc["majority", "complete"].startswith("**")
+    assert "**" not in table.loc["released", "complete"]
+
+
+def test_a_method_whose_curve_still_rises_is_shown_with_a_mark_and_not_ranked(tmp_path):
+    runs = []
+    for spec in PLANNED:
+        better = spec.method == "zero_fill"
+        rising = better and spec.seed < 2  # two of three
+        runs.append(record(spec, tmp_path, [0.9, 0.8] if better else [0.5, 0.4], rising=rising))
+    board = leaderboard(runs)
+    shown = board[board["metric"] == "accuracy"].set_index("method")
+    assert shown.loc["zero_fill", "rank"].isna().all()
+    assert (shown.loc["majority", "rank"] == 1).all()
+    assert shown.loc["zero_fill", "rising"].tolist() == pytest.approx([2 / 3] * 2)
+    text = render(board, "md", metric="accuracy")
+    assert "0.900 ± 0.000\N{UPWARDS ARROW}" in text
+    assert "still rose" in text
+    calm = leaderboard([record(s, tmp_path / "b", [0.9, 0.8]) for s in PLANNED])
+    assert "still rose" not in render(calm, "md", metric="accuracy")

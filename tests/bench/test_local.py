@@ -1,5 +1,6 @@
 """Worker processes: their GPUs, and that one death costs one run."""
 
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -9,11 +10,13 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import pytest
 from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
-from mmbench.bench.record import find
+from mmbench.bench.record import find, read_predictions
+from mmbench.store import claim
 
 
 def test_made_up_gpu_ids_are_dealt_out_to_the_workers(monkeypatch):
@@ -31,10 +34,10 @@ def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
         1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=local._warm_up,
-        initargs=("made-up-5", 3, dict(os.environ)),
+        initargs=("made-up-5", {**os.environ, "OMP_NUM_THREADS": "7"}),
     )
     with pool:
-        assert pool.submit(visible).result() == ("made-up-5", "3")
+        assert pool.submit(visible).result() == ("made-up-5", "7")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the allocator of glibc")
@@ -57,6 +60,14 @@ print((getrusage(RUSAGE_SELF).ru_minflt - before) * getpagesize() / (1 << 27))
     assert faulted < 0.1 if kept else faulted > 0.9
 
 
+def await_beginning(target):
+    """Until a run has begun to write: into a private folder beside its own."""
+    deadline = time.monotonic() + 120
+    while not list(target.parent.glob(f".{target.name}.*/env.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
     planned = specs(seeds=2, trainer={"max_epochs": 100})[1::2] + specs()[:1]
@@ -68,13 +79,100 @@ def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
         elif event.spec is planned[0]:
             # kill the worker once the run is under way
             [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
-            while not (tmp_path / planned[0].folder / "env.json").exists():
-                pass
+            await_beginning(tmp_path / planned[0].folder)
             os.kill(child.pid, signal.SIGKILL)
     assert [ended[spec.key].state for spec in planned] == ["failed", "done", "done"]
-    assert ended[planned[0].key].why.startswith("killed")
+    assert ended[planned[0].key].why == "killed: by signal 9 (SIGKILL)"
     assert find(planned[0], tmp_path).state == "failed"
+    assert (tmp_path / planned[0].folder / "log.txt").is_file()  # what it had written is kept
     assert find(planned[1], tmp_path).state == "done"
+
+
+ENDS = """
+import os, signal, sys
+from mmbench.method import Method, Paper
+
+
+class Ends(Method):
+    '''A constant that ends its process in one of many ways.'''
+
+    paper = Paper("ends")
+
+    def __init__(self, task, how="none"):
+        super().__init__(task)
+        {"exit": lambda: sys.exit(3), "hard": lambda: os._exit(7),
+         "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+         "base": self.base, "none": lambda: None}[how]()
+
+    def base(self):
+        class Odd(BaseException):
+            pass
+        raise Odd("no Exception")
+
+    def forward(self, batch):
+        raise AssertionError
+"""
+
+
+@pytest.mark.slow
+def test_whatever_ends_a_method_or_its_process_costs_that_run_alone(tmp_path, monkeypatch):
+    (tmp_path / "ends_of_processes.py").write_text(ENDS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ends = ("exit", "hard", "term", "base")
+    planned = specs(
+        methods=[
+            *(
+                {"name": "ends_of_processes.Ends", "args": {"how": how}, "label": how}
+                for how in ends
+            ),
+            "majority",
+        ],
+        trainer={"max_epochs": 1, "accelerator": "cpu"},
+    )
+    ended = {}
+    for event in local.execute(planned, tmp_path / "runs", NO_DATA, workers=1):
+        if event.outcome is not None:
+            ended[event.spec.method_label] = event.outcome
+    assert {name: ended[name].state for name in ends} == dict.fromkeys(ends, "failed")
+    assert ended["exit"].why == "exit: the method ended the process by sys.exit(3)"
+    assert ended["hard"].why == "killed: the worker process ended with exit code 7"
+    assert ended["term"].why == "killed: by signal 15 (SIGTERM)"
+    assert ended["base"].why == "error: Odd: no Exception"
+    assert ended["majority"].state == "done"
+    for spec in planned:
+        found = find(spec, tmp_path / "runs", read_up_to=None)
+        assert (found.state, found.why) == (
+            ended[spec.method_label].state,
+            ended[spec.method_label].why,
+        )
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_between_two_runs_is_replaced(tmp_path):
+    planned = specs(methods=["majority"], seeds=3)
+    states = []
+    for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
+        if event.outcome is None or event.again:
+            continue
+        states.append(event.outcome.state)
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+    assert states == ["done"] * 3
+
+
+@pytest.mark.slow
+def test_a_run_that_somebody_is_at_is_tried_again_at_the_end(tmp_path):
+    planned = specs(methods=["majority"], seeds=2)
+    answers = []
+    with contextlib.ExitStack() as held:
+        assert held.enter_context(claim(tmp_path / planned[0].folder))
+        for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
+            if event.outcome is not None:
+                answers.append((event.spec.seed, event.outcome.state, event.again))
+            if len(answers) == 2:
+                held.close()
+    assert answers == [(0, "elsewhere", True), (1, "done", False), (0, "done", False)]
 
 
 @pytest.mark.slow
@@ -82,12 +180,43 @@ def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path)
     planned = specs(trainer={"max_epochs": 10_000})[1:]
     events = local.execute(planned, tmp_path, NO_DATA, workers=1)
     next(events)
-    while not (tmp_path / planned[0].folder / "env.json").exists():
-        pass
+    await_beginning(tmp_path / planned[0].folder)
     events.close()
     # the pool's own thread reaps its worker, too, so that joining it here would be a race
     deadline = time.monotonic() + 20
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
-    assert find(planned[0], tmp_path).state == "broken"
+    assert find(planned[0], tmp_path).state == "waiting"
+
+
+@pytest.mark.slow
+def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of_runs(
+    tmp_path, monkeypatch
+):
+    """Bytes of every prediction file: one worker, two workers, and two in another order."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    planned = specs(
+        methods=["zero_fill", "mean_fusion", "shaspec", "moe_retriever"],
+        seeds=2,
+        trainer={"max_epochs": 2},
+        limit=256,
+    )
+    orders = {
+        "one": (planned, 1),
+        "two": (planned, 2),
+        "shuffled": ([planned[i] for i in np.random.default_rng(0).permutation(len(planned))], 2),
+    }
+    found = {}
+    for name, (order, workers) in orders.items():
+        for event in local.execute(order, tmp_path / name, NO_DATA, workers=workers):
+            assert event.outcome is None or event.outcome.state == "done", event.outcome
+        found[name] = {
+            (spec.key, condition): read_predictions(find(spec, tmp_path / name), condition)
+            for spec in planned
+            for condition in ("complete", "mcar_0.3")
+        }
+    for other in ("two", "shuffled"):
+        for key, arrays in found["one"].items():
+            for name, array in arrays.items():
+                assert array.tobytes() == found[other][key][name].tobytes(), (other, key, name)

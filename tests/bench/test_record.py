@@ -1,24 +1,22 @@
 """The state of a run is what its files say."""
 
-import json
 import os
+import signal
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from sweeps import specs
 
 from mmbench.bench.record import (
-    LOCK,
-    clear,
+    SMALL,
     count,
     find,
     finish,
     read_metrics,
     read_records,
-    write_arrays,
-    write_json,
+    record_failure,
 )
+from mmbench.store import attempt, claim, write_arrays, write_json
 
 
 @pytest.fixture
@@ -48,6 +46,7 @@ def folder(spec, tmp_path):
                     "bayes_se": {"accuracy": 0.1},
                     "effective_n": None,
                     "n": 3,
+                    "samples": "same",
                 }
             },
             "cost": {"params_total": 7},
@@ -66,10 +65,30 @@ def test_a_run_that_never_began_is_waiting(spec, tmp_path):
     assert find(spec, tmp_path).state == "waiting"
 
 
-def test_a_run_cut_off_is_broken(spec, folder, tmp_path):
+def test_a_folder_that_does_not_say_how_it_ended_is_broken(spec, folder, tmp_path):
     (folder / "done").unlink()
     found = find(spec, tmp_path)
-    assert (found.state, found.why) == ("broken", "it was cut off before it ended")
+    assert (found.state, found.why) == ("broken", "it does not say how it ended")
+
+
+def test_what_an_attempt_left_is_no_run(spec, tmp_path):
+    with attempt(tmp_path / spec.folder) as part:
+        finish(part, "done")
+        assert find(spec, tmp_path).state == "waiting"
+    assert find(spec, tmp_path).state == "waiting"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions/complete.npz"])
+def test_other_bytes_of_the_same_number_are_noticed_when_they_are_read(
+    spec, folder, tmp_path, name
+):
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert find(spec, tmp_path).state == "done"  # sizes and names alone
+    found = find(spec, tmp_path, read_up_to=SMALL)
+    assert (found.state, found.why) == ("broken", f"{name} holds other bytes than were written")
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "predictions/complete.npz"])
@@ -87,22 +106,40 @@ def test_a_damaged_end_mark_is_noticed(spec, folder, tmp_path):
     assert (find(spec, tmp_path).state, find(spec, tmp_path).why) == ("broken", "done is damaged")
 
 
-def test_a_locked_run_is_running(spec, tmp_path):
+def test_a_claimed_run_is_running_until_its_process_ends(spec, tmp_path):
     path = tmp_path / spec.folder
-    path.mkdir(parents=True)
     child = os.fork()
-    if child == 0:  # another process holds the lock until it is told to end
-        with FileLock(path / LOCK):
-            (path / "held").touch()
-            while not (path / "release").exists():
-                pass
-        os._exit(0)
-    while not (path / "held").exists():
+    if child == 0:  # another process holds the claim until it is killed
+        with claim(path):
+            (tmp_path / "held").touch()
+            signal.pause()
+    while not (tmp_path / "held").exists():
         pass
     assert find(spec, tmp_path).state == "running"
-    (path / "release").touch()
+    os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert find(spec, tmp_path).state == "broken"
+    assert find(spec, tmp_path).state == "waiting"
+    with claim(path) as ours:
+        assert ours
+
+
+def test_a_run_that_was_killed_is_recorded_with_what_it_had_written(spec, tmp_path):
+    child = os.fork()
+    if child == 0:
+        with attempt(tmp_path / spec.folder) as part:
+            (part / "log.txt").write_text("so far")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    record_failure(spec, tmp_path, "killed: by signal 9 (SIGKILL)")
+    found = find(spec, tmp_path)
+    assert (found.state, found.why) == ("failed", "killed: by signal 9 (SIGKILL)")
+    assert (found.folder / "log.txt").read_text() == "so far"
+    assert [item.name for item in found.folder.parent.iterdir()] == [spec.key]
+
+
+def test_a_failure_from_outside_does_not_replace_a_run_that_finished(spec, folder, tmp_path):
+    record_failure(spec, tmp_path, "killed")
+    assert find(spec, tmp_path).state == "done"
 
 
 def test_a_failure_keeps_its_reason(spec, tmp_path):
@@ -112,12 +149,6 @@ def test_a_failure_keeps_its_reason(spec, tmp_path):
     assert find(spec, tmp_path).state == "failed"
     assert find(spec, tmp_path).why == "out of memory: 3 GiB"
     assert count([find(spec, tmp_path)]) == {"failed": 1}
-
-
-def test_clearing_removes_all_but_the_lock(spec, folder):
-    (folder / LOCK).touch()
-    clear(folder)
-    assert [file.name for file in folder.iterdir()] == [LOCK]
 
 
 def test_a_metric_newer_than_the_run_is_scored_from_its_predictions(spec, folder, tmp_path):
@@ -135,10 +166,3 @@ def test_damaged_metrics_are_one_line(spec, folder, tmp_path):
     with pytest.raises(ValueError, match=r"metrics\.json is damaged") as error:
         read_metrics(find(spec, tmp_path))
     assert "\n" not in str(error.value)
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    write_json(tmp_path / "a.json", {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"a": object()})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}

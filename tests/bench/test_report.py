@@ -18,10 +18,11 @@ import pytest
 from mmbench.bench import plots, report
 from mmbench.bench.compare import read_board
 from mmbench.bench.leaderboard import leaderboard, robustness
-from mmbench.bench.record import Run, write_arrays, write_json
+from mmbench.bench.record import Run
 from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.metrics.metric import metrics_for
+from mmbench.store import write_arrays, write_json
 
 HOSTILE = "<script>alert(1)</script>"
 CLOSING = "$x$ </script><!-- \" ' & ]]>"
@@ -64,6 +65,7 @@ def finished(spec, runs, loss, *, bayes=None, undefined=()):
             "bayes_se": {} if bayes is None else {"mse": 0.01},
             "effective_n": None,
             "n": 10,
+            "samples": "same",
         }
     write_json(
         folder / "metrics.json",

@@ -10,7 +10,7 @@ from sweeps import specs
 
 from mmbench.bench.kept import FILE, Kept
 from mmbench.bench.leaderboard import ROBUSTNESS, render, robustness, robustness_tables, write
-from mmbench.bench.record import Run, finish, write_arrays, write_json
+from mmbench.bench.record import Run, finish
 from mmbench.bench.robustness import degraded, patterns, rate_families
 from mmbench.metrics.degradation import (
     area_under_rate_curve,
@@ -22,6 +22,7 @@ from mmbench.metrics.degradation import (
     worst_pattern,
 )
 from mmbench.metrics.metric import metrics_for, score
+from mmbench.store import write_arrays, write_json
 
 NAMES = ("a", "t", "v")
 PATTERNS = ["+".join(p) for n in (1, 2) for p in itertools.combinations(NAMES, n)]
@@ -50,6 +51,7 @@ def made(spec, runs, rng, *, without=(), state="done"):
             "bayes_se": {"accuracy": 0.01},
             "effective_n": None,
             "n": 40,
+            "samples": "same",
         }
     write_json(
         folder / "metrics.json",

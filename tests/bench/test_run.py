@@ -1,7 +1,14 @@
 """One run: what it records, how it fails, and that evaluation is what it claims to be."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -9,14 +16,17 @@ import torch
 from arrays import Arrays, alike, fit
 from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
+from threadpoolctl import threadpool_info
 
-from mmbench.bench.record import find, read_metrics, read_predictions
+from mmbench.bench.record import find, read_metrics, read_predictions, samples_digest
+from mmbench.bench.run import provenance
 from mmbench.bench.run.build import build_data, check
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
-from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.selection import KeepBest, still_rising
+from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
 from mmbench.method import Method
 from mmbench.metrics.metric import score
@@ -31,6 +41,21 @@ def finished(tmp_path_factory):
     outcome = run(spec, runs, NO_DATA)
     assert outcome.state == "done", outcome.why
     return spec, runs
+
+
+def test_a_suite_s_encoders_reach_the_method_and_are_part_of_the_key(tmp_path):
+    spec = specs()[1]
+    deep = replace(spec, encoders={"vector": {"layers": 3}}, keep_weights=True)
+    assert deep.key != spec.key
+    assert run(deep, tmp_path, NO_DATA).state == "done"
+    names = load_file(tmp_path / deep.folder / "weights.safetensors")
+    assert any("trunk.layers.2" in name for name in names)
+
+
+def test_encoders_that_do_not_fit_are_refused_before_anything_runs():
+    wrong = replace(specs()[1], encoders={"vektor": {"layers": 3}})
+    with pytest.raises(ValueError, match=r"encoders.vektor is neither .*did you mean 'vector'"):
+        check(wrong, NO_DATA)
 
 
 def test_a_run_leaves_the_files_that_are_promised(finished):
@@ -177,6 +202,18 @@ def test_failures_are_told_apart(error, kind):
             {"trainer_args": {"max_epochs": 1, "batch_size": 8, "gpu": 1}},
             "unknown key 'trainer.gpu",
         ),
+        *(
+            ({"trainer_args": {"max_epochs": 1, "batch_size": 8, name: value}}, message)
+            for name, value, message in (
+                ("callbacks", [], "trainer.callbacks cannot be set: one of ours selects"),
+                ("logger", False, "trainer.logger cannot be set: the training curve"),
+                ("enable_checkpointing", True, "trainer.enable_checkpointing cannot be set"),
+                ("fast_dev_run", True, "give --limit; leave it out"),
+                ("num_sanity_val_steps", 2, "selected before training"),
+                ("limit_val_batches", 0, "leaves nothing to select an epoch by"),
+                ("limit_val_batches", 0.0, "leaves nothing to select an epoch by"),
+            )
+        ),
         (
             {"scenario": {**MCAR, "train": {"mechanism": "mcar", "missing_rate": 0.7}}},
             r"0\.7 cannot be reached with 2 modalities",
@@ -264,3 +301,159 @@ def test_natural_gaps_bring_weighted_scores(tmp_path):
     assert condition["realised"]["natural_missing_rate"] > 0.2
     assert condition["realised"]["simulated_missing_rate"] == 0
     assert condition["dependence"]["label"] > 0.01  # who has a filled picture depends on the class
+
+
+def test_a_run_has_its_own_number_of_threads_and_gives_back_what_was_before(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    with threads(3):
+        assert torch.get_num_threads() == 3
+        assert {pool["num_threads"] for pool in threadpool_info()} == {3}
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("3", "3")
+    assert torch.get_num_threads() == before
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_the_threads_of_a_run_are_part_of_its_key():
+    one, two = (specs(trainer={"max_epochs": 1, "threads": n})[1] for n in (1, 2))
+    assert one.key != two.key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "1"},
+    ],
+)
+def test_a_run_inside_a_task_of_a_slurm_job_is_a_run_by_itself(tmp_path, job):
+    """In a process of its own: Lightning reads the rank when it is imported."""
+    script = """
+import sys
+from pathlib import Path
+from sweeps import NO_DATA, specs
+from mmbench.bench.run.run import run
+spec = specs()[1]
+outcome = run(spec, Path(sys.argv[1]), NO_DATA)
+print(outcome, (Path(sys.argv[1]) / spec.folder / "metrics.csv").is_file())
+"""
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "sweep", "SLURM_LOCALID": "0"}
+    paths = os.pathsep.join(p for p in sys.path if p)
+    shown = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, **slurm, "SLURM_NODEID": "0", **job, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert "state='done'" in shown.stdout, shown.stdout + shown.stderr
+    assert shown.stdout.rstrip().endswith("True"), "the training curve is lost"
+
+
+def test_a_record_says_what_made_it_and_what_it_was_asked(finished):
+    spec, runs = finished
+    words = read_metrics(find(spec, runs))
+    assert words["sources"].keys() >= {
+        "mmbench.methods.zero_fill",
+        "mmbench.layers.encoders",
+        "mmbench.method",
+        "mmbench.bench.run.training",
+        "datamodules.mfeat",
+    }
+    assert words["distributions"] == {}
+    env = json.loads((runs / spec.folder / "env.json").read_text())
+    assert env["instructions"] in words["machine"]
+    for name, condition in words["conditions"].items():
+        kept = read_predictions(find(spec, runs), name, only=("sample_id", "target", "presence"))
+        assert condition["samples"] == samples_digest(**kept)
+        hidden = kept["presence"].copy()
+        hidden[3, 1] ^= True
+        assert condition["samples"] != samples_digest(**kept | {"presence": hidden})
+        assert condition["samples"] != samples_digest(**kept | {"target": kept["target"][::-1]})
+
+
+def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._commit() == version("mmbench")
+
+
+def test_the_processor_is_named_by_its_model(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
+    assert provenance._processor(file) == "A Processor @ 2 GHz"
+    assert provenance._processor(tmp_path / "none")  # another system says at least its kind
+
+
+def test_a_training_that_was_never_validated_is_no_run(tmp_path):
+    [spec] = specs(methods=["zero_fill"], trainer={"max_epochs": 1, "check_val_every_n_epoch": 2})
+    assert "ended without a validation" in run(spec, tmp_path, NO_DATA).why
+
+
+def test_the_last_seed_that_a_suite_may_name_runs(tmp_path):
+    [spec] = specs(methods=["zero_fill"], seeds=[2**32 - 1])
+    assert run(spec, tmp_path, NO_DATA).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("curve", "rises"),
+    [
+        ([0.1 * epoch for epoch in range(20)], True),
+        ([1 - 0.5**epoch for epoch in range(20)], False),
+        ([0.9, 0.91, 0.9, 0.92, 0.9, 0.91, 0.92, 0.9, 0.91, 0.9], False),
+        ([0.0, 1.0, 0.0, 1.0, 0.1, 1.0, 0.2, 1.0], False),  # climbs, but not beyond chance
+        ([0.1, 0.2, 0.3], False),  # too short to say
+        ([0.1, float("nan")] + [0.1 * epoch for epoch in range(20)], False),
+    ],
+)
+def test_a_curve_rises_if_its_second_half_climbs_beyond_chance(curve, rises):
+    assert still_rising(curve, 1.0) is rises
+    assert still_rising([-value for value in curve], -1.0) is rises
+
+
+def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
+    # 64 samples in batches of 20 are 4 steps an epoch
+    few = {"max_epochs": 1, "batch_size": 20}
+    epochs = {}
+    for steps in (None, 4, 9):
+        asked = few if steps is None else few | {"min_steps": steps}
+        spec = specs(trainer=asked)[1]
+        assert run(spec, tmp_path, NO_DATA).state == "done"
+        epochs[steps] = read_metrics(find(spec, tmp_path))["selected"]["epochs"]
+    assert epochs == {None: 1, 4: 1, 9: 3}
+
+
+@pytest.mark.slow
+def test_processes_at_the_same_run_and_stage_leave_one_whole_run_without_any_lock(
+    tmp_path, monkeypatch
+):
+    """Three at one staged run with claims that do nothing, two of them killed on their way."""
+
+    @contextlib.contextmanager
+    def no_claim(target, *, until=None):
+        yield True
+
+    monkeypatch.setattr("mmbench.bench.run.run.claim", no_claim)
+    monkeypatch.setattr("mmbench.data.cache.claim", no_claim)
+    [spec] = specs(methods=[{"name": "momke", "args": {"dim": 8}}], trainer={"max_epochs": 2})
+    assert run(spec, tmp_path / "alone", NO_DATA).state == "done"
+    runs = tmp_path / "together"
+    children = []
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if run(spec, runs, NO_DATA).state == "done" else 1)
+        children.append(child)
+    for number, child in enumerate(children[:2]):
+        time.sleep(0.5 + number)
+        os.kill(child, signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes[2:] == [0, 0, 0]
+    found = find(spec, runs, read_up_to=None)
+    assert (found.state, found.why) == ("done", "")
+    assert run(spec, runs, NO_DATA).state == "done"
+    first, second = (
+        read_predictions(find(spec, r), "complete") for r in (tmp_path / "alone", runs)
+    )
+    np.testing.assert_array_equal(first["logits"], second["logits"])

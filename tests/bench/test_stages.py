@@ -41,7 +41,7 @@ class TwoStages(Method):
     def __init__(self, task, *, shared: str = "", before: bool = False) -> None:
         super().__init__(task)
         self.shared = shared
-        self.encode = ModalityEncoders(task, 8, dropout=0.5)
+        self.encode = ModalityEncoders(task, 8)
         for number, encoder in enumerate(self.encode.in_order):
             self.encode.in_order[number] = Counted(encoder)
         self.first = nn.Linear(8 * len(task.modalities), task.num_outputs)

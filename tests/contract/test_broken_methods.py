@@ -1,12 +1,14 @@
 """Methods that break one promise each are caught by the check of that promise."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from mmbench.contract import METHOD_CHECKS, TASKS, sample_tasks
+from mmbench.data.task import EncoderSpec
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.method import Applies, Method, Paper
@@ -72,6 +74,38 @@ class LearnsFromAbsentInputs(Sound):
     def loss(self, batch):
         raw = batch.inputs["vector"].nan_to_num()
         return super().loss(batch) | {"raw": raw.square().mean() * self.head.bias.sum()}
+
+
+# --- what surrounds the idea -----------------------------------------------------------------
+
+
+@breaks("encoders_are_those_of_the_suite", "vector is read by other layers than those of the suite")
+class BringsAnEncoderOfItsOwn(Sound):
+    def __init__(self, task):
+        super().__init__(task)
+        self.own = nn.Linear(*task.modalities[0].shape, 16)
+
+    def fused(self, batch):
+        z = self.encode(batch)
+        better = batch.embed("vector", lambda x, _: self.own(x))
+        return masked_mean(torch.cat([better[:, None], z[:, 1:]], 1), batch.presence)
+
+
+@breaks("encoders_are_those_of_the_suite", "vector is read by other layers than those of the suite")
+class IgnoresWhatTheSuiteSays(Sound):
+    def __init__(self, task):
+        super().__init__(task)
+        plain = [replace(modality, encoder=EncoderSpec()) for modality in task.modalities]
+        self.encode = ModalityEncoders(replace(task, modalities=tuple(plain)), 16)
+
+
+@breaks("encoders_are_those_of_the_suite", "vector is read past Batch.embed")
+class ReadsPastTheBatch(Sound):
+    def fused(self, batch):
+        z = [
+            part(batch.inputs[n], batch.lengths.get(n)) for n, part in self.encode.encoders.items()
+        ]
+        return masked_mean(torch.stack(z, 1), batch.presence)
 
 
 # --- what evaluation takes away ----------------------------------------------------------------

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from mmbench.data import cache
 from mmbench.data.cache import cache_folder, cached, digest
 
 
@@ -77,3 +78,26 @@ def test_the_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.delenv("MMBENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "mmbench"
+
+
+@pytest.mark.parametrize("fault", ["zeros", "cut", "gone", "mark"])
+def test_a_damaged_folder_is_named_and_built_again(tmp_path, fault, caplog):
+    def build(folder):
+        np.save(folder / "x.npy", np.arange(300))
+
+    folder = cached({"x": 1}, build, home=tmp_path)
+    file = folder / "x.npy"
+    size = file.stat().st_size
+    if fault == "zeros":
+        file.write_bytes(bytes(size))
+    elif fault == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif fault == "gone":
+        file.unlink()
+    else:
+        (folder / "files.json").write_text("{")
+    cache._damage.cache_clear()  # another process asks
+    assert cached({"x": 1}, build, home=tmp_path) == folder
+    assert np.load(file).tolist() == list(range(300))
+    assert "is damaged and is made again" in caplog.text
+    assert [item.name for item in tmp_path.iterdir()] == [folder.name]

@@ -1,5 +1,6 @@
 import multiprocessing
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_other_weights_or_inputs_make_another_file(tmp_path):
 
 def test_other_code_makes_another_file(monkeypatch):
     shared_embeddings(Encoder(), parts, 10)
-    monkeypatch.setattr(embeddings, "_code", lambda: "tomorrow's")
+    monkeypatch.setattr(embeddings, "_made_of", lambda encoder: {"sources": "tomorrow's"})
     encoder = Encoder()
     shared_embeddings(encoder, parts, 10)
     assert encoder.runs == 3
@@ -85,7 +86,7 @@ def test_a_build_that_was_cut_off_is_made_again(tmp_path):
     dies.__class__.__qualname__ = Encoder.__qualname__
     with pytest.raises(KeyboardInterrupt):
         shared_embeddings(dies, parts, 10)
-    assert not [f for f in (tmp_path / "cache").iterdir() if f.is_dir() and f.suffix != ".part"]
+    assert not list((tmp_path / "cache").glob("[!.]*"))
     encoder = Encoder()
     made = shared_embeddings(encoder, parts, 10)
     torch.testing.assert_close(made[:, 0], encoder.linear(X))
@@ -128,3 +129,10 @@ def test_a_split_serves_them_to_all_runs():
     learns.linear.requires_grad_(True)
     replace(part, memo=remembered.memo(part, rows)).embed("a", learns)
     assert learns.runs == 1
+
+
+def test_an_encoder_is_named_by_its_own_sources_and_the_libraries_versions():
+    made = embeddings._made_of(Encoder())
+    assert made["sources"].keys() >= {Encoder.__module__, "mmbench.data.embeddings"}
+    assert not any(name.startswith("torch") for name in made["sources"])
+    assert made["distributions"]["torch"] == version("torch")

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.data.samples import SPLITS
-from mmbench.data.splits import grouped, rows_of, stable_hash, stable_ids, stratified
+from mmbench.data.splits import (
+    grouped,
+    rows_of,
+    stable_hash,
+    stable_ids,
+    stratified,
+    stratified_groups,
+)
 
 few = settings(derandomize=True, deadline=None, max_examples=40)
 
@@ -101,3 +108,47 @@ def test_groups_are_chosen_whole_and_near_the_share(groups, share):
 def test_one_group_cannot_be_divided():
     with pytest.raises(ValueError, match="at least two groups"):
         grouped(np.arange(3), np.array(["a"] * 3), share=0.5)
+
+
+@few
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6)), min_size=1, max_size=60),
+    st.integers(2, 5),
+)
+def test_groups_are_dealt_whole_and_tested_once(groups, folds):
+    name = np.repeat([f"g{k}" for k in range(len(groups))], [size for _, size in groups])
+    label = np.repeat([label for label, _ in groups], [size for _, size in groups])
+    tested = np.zeros(len(name), int)
+    for fold in range(folds):
+        part = stratified_groups(name, label, val=0.1, test=1 / folds, fold=fold, folds=folds)
+        for one in set(name):
+            assert len(set(part[name == one])) == 1
+        tested += part == SPLITS.index("test")
+        for value in set(label):
+            largest = max(size for other, size in groups if other == value)
+            wanted = (label == value).sum() / folds
+            found = ((part == SPLITS.index("test")) & (label == value)).sum()
+            assert abs(found - wanted) < largest + 1e-9
+    assert (tested == 1).all()
+
+
+def test_a_group_counts_for_the_label_that_most_of_it_has():
+    name = np.repeat(np.arange(40), 3)
+    label = np.tile([1, 0, 1], 40) * (name % 2)  # odd groups are mostly 1, even ones are 0
+    part = stratified_groups(name, label, val=0.0, test=0.2)
+    tested = np.unique(name[part == SPLITS.index("test")])
+    assert [(tested % 2 == k).sum() for k in (0, 1)] == [4, 4]
+
+
+def test_groups_of_one_sample_are_dealt_in_the_shares_of_samples():
+    ids = np.arange(300)
+    part = stratified_groups(ids, ids % 3, val=0.15, test=0.15)
+    assert np.bincount(part).tolist() == [210, 45, 45]
+
+
+def test_groups_do_not_depend_on_the_order_of_samples():
+    name, label = np.repeat(np.arange(30), 2), np.repeat(np.arange(30) % 2, 2)
+    order = np.random.default_rng(0).permutation(60)
+    part = stratified_groups(name, label, val=0.2, test=0.2)
+    mixed = stratified_groups(name[order], label[order], val=0.2, test=0.2)
+    np.testing.assert_array_equal(mixed, part[order])

@@ -79,8 +79,10 @@ def test_rows_are_joined_by_id_and_absent_rows_are_missing(root):
         if k != 3:
             assert samples.inputs["lab"][row].tolist() == [k, 2.5]
         if k != 5:
-            assert samples.inputs["ecg"][row].astype(int).tolist() == [[k, k]] * 6
-            assert samples.lengths["ecg"][row] == 1 + k % 6
+            steps = 1 + k % 6
+            assert samples.lengths["ecg"][row] == steps
+            wanted = [[k, k]] * steps + [[0, 0]] * (6 - steps)  # what lies beyond is ignored
+            assert samples.inputs["ecg"][row].astype(int).tolist() == wanted
 
 
 def test_text_becomes_words_of_the_training_split(root):
@@ -134,7 +136,7 @@ def test_regression_and_multi_label_targets(root):
     assert samples.target[by_id(samples)[stable_hash("p39")]].tolist() == [19.5]
     data = table(root, task="multi_label", target=["cough", "fever"], split="split")
     assert data.load("train").target.shape == (24, 2)
-    with pytest.raises(ValueError, match=r"labels.csv row 3: age is 0.5, but .* 0 or 1"):
+    with pytest.raises(ValueError, match=r"labels.csv row 3 \(id p1\): age is 0.5, but .* 0 or 1"):
         table(root, task="multi_label", target=["fever", "age"]).load("train")
     with pytest.raises(ValueError, match="a single_label task has one target column"):
         table(root, target=["cough", "fever"])
@@ -195,15 +197,14 @@ def put(column, row, value):
         ("labels.csv", put("label", 4, None), r"labels.csv row 6 \(id p4\): label is empty"),
         ("labels.csv", put("id", 4, None), r"labels.csv row 6: id is empty"),
         ("labels.csv", put("id", 4, "p1"), r"labels.csv row 6: id p1 occurs a second time"),
-        ("labels.csv", put("split", 4, "later"), r"labels.csv row 6: split is 'later', but wanted"),
-        ("labels.csv", lambda f: f.drop(columns="label"), r"no column 'label'; it has split, age"),
+        ("labels.csv", put("split", 4, "later"), r"labels.csv row 6 .*: split is 'later', but"),
+        ("labels.csv", lambda f: f.drop(columns="label"), r"no column 'label'; it has id, split"),
         ("labels.csv", lambda f: f.rename(columns={"label": "lable"}), "did you mean 'lable'"),
         ("labels.csv", lambda f: f[f["split"] != "val"], r"id p\d+ \(8 in all\) has no row in"),
         ("labels.csv", lambda f: f.assign(split="train"), "the val split of labels.csv is empty"),
         ("lab.csv", put("id", 4, "q9"), r"lab.csv: id q9 \(1 in all\) has no row in labels.csv"),
-        ("lab.csv", put("y", 4, "high"), r"lab.csv row p\d+, column y: 'high' is no finite number"),
-        ("lab.csv", put("y", 4, None), r"lab.csv row p\d+, column y: 'nan' is no finite number"),
-        ("lab.csv", put("y", 4, 1e60), r"lab.csv row p\d+, column y: '1e\+60' is no finite number"),
+        ("lab.csv", put("y", 4, "high"), r"lab.csv row 6 \(id p\d+\), column y: 'high' is no"),
+        ("lab.csv", put("y", 4, 1e60), r"lab.csv row 6 \(id p\d+\), column y: '1e\+60' is"),
         ("notes.csv", lambda f: f.assign(more="x"), r"notes.csv has the columns .* no tokens"),
     ],
 )  # fmt: skip
@@ -247,7 +248,6 @@ def test_a_sample_without_any_modality_is_named(root):
         ({"kinds": {"labs": "vector"}}, "kinds names the modality 'labs'.*did you mean 'lab'"),
         ({"split": [0.5, 0.5]}, "three shares of train, val and test that sum to 1"),
         ({"split": [0.5, 0.1, 0.1]}, "three shares of train, val and test that sum to 1"),
-        ({"split": "split", "fold": 1}, "fold 1 was asked for, but the column 'split'"),
         ({"fold": 5}, r"has the folds 0\.\.4"),
     ],
 )
@@ -256,9 +256,14 @@ def test_arguments_that_do_not_fit_are_refused_at_once(root, arguments, message)
         table(root, **arguments)
 
 
+def test_a_column_of_train_val_and_test_is_one_partition(root):
+    with pytest.raises(ValueError, match="fold 1 was asked for, but the column 'split' describes"):
+        table(root, split="split", fold=1).describe()
+
+
 def test_an_unknown_ending_is_refused(root):
     (root / "lab.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"lab.xlsx is none of .csv, .parquet and .npz"):
+    with pytest.raises(ValueError, match=r"lab.xlsx is none of .csv, .tsv, .parquet and .npz"):
         table(root, files={"lab": "lab.xlsx"}, kinds={}).load("train")
 
 

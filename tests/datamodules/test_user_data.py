@@ -150,6 +150,38 @@ def test_damaged_matlab_files_are_named(name, spoiled):
         load(name, root)
 
 
+@pytest.mark.parametrize("name", ["three_sources", "hundred_leaves", "bbc4view"])
+def test_text_and_complex_numbers_in_matlab_files_are_refused(name, spoiled):
+    root = spoiled(name)
+    path = root / DATASETS.get(name).files[0]
+    content = {k: v for k, v in io.loadmat(path).items() if not k.startswith("__")}
+    label = "label" if "label" in content else "Y"
+    words = np.array([f"class {k}" for k in range(len(content[label]))])
+    io.savemat(path, content | {label: words})
+    with pytest.raises(ValueError, match=f"{path.name} {label} holds .* real numbers are expected"):
+        load(name, root)
+    key = "V1" if "V1" in content else "X"
+    if key == "V1":
+        spoilt = content[key] * 1j
+    else:
+        spoilt = content[key].copy()
+        spoilt.flat[0] = spoilt.flat[0] * 1j
+    io.savemat(path, content | {key: spoilt})
+    with pytest.raises(ValueError, match=r"holds complex128, but real numbers are expected"):
+        load(name, root)
+
+
+def test_three_sources_refuses_a_presence_that_is_neither_0_nor_1(spoiled):
+    root = spoiled("three_sources")
+    path = root / "three_sources" / "Data_3Sources.mat"
+    content = {k: v for k, v in io.loadmat(path).items() if not k.startswith("__")}
+    content["ind"] = content["ind"].astype(float)
+    content["ind"][3, 1] = 0.5
+    io.savemat(path, content)
+    with pytest.raises(ValueError, match=r"ind row 4 is .*0\.5.*, expected 0 or 1"):
+        load("three_sources", root)
+
+
 def test_three_sources_takes_its_gaps_from_the_file(twins):
     content = io.loadmat(twins / "three_sources" / "Data_3Sources.mat")
     for samples in load("three_sources", twins).values():
@@ -186,6 +218,7 @@ def test_rosmap_folds_test_every_row_once_and_the_given_split_has_no_folds(twins
         ("1_tr.csv", "0.5," * 198 + "oops,1", r"1_tr.csv row 3, column 199: 'oops' is no finite"),
         ("1_tr.csv", "0.5," * 199, r"1_tr.csv row 3, column 200: 'nan' is no finite"),
         ("labels_tr.csv", "2", r"labels_tr.csv row 3: label 2 is none of 0\.\.1"),
+        ("labels_tr.csv", "ill", r"labels_tr.csv row 3, column 1: 'ill' is no finite number"),
         ("labels_te.csv", "0\n1", r"as many rows are expected in each"),
     ],
 )
@@ -196,6 +229,24 @@ def test_rosmap_names_the_row_that_is_wrong(spoiled, file, line, message):
     lines[2] = line
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=message):
+        load("rosmap", root)
+
+
+def test_a_column_of_truth_values_is_no_column_of_numbers(spoiled):
+    root = spoiled("rosmap")
+    path = root / "rosmap" / "1_tr.csv"
+    table = pd.read_csv(path, header=None)
+    table[4] = table[4] > 0
+    table.to_csv(path, header=False, index=False)
+    with pytest.raises(ValueError, match=r"1_tr.csv row 1, column 5: '(True|False)' is no finite"):
+        load("rosmap", root)
+
+
+def test_labels_of_more_than_one_column_are_refused(spoiled):
+    root = spoiled("rosmap")
+    path = root / "rosmap" / "labels_tr.csv"
+    path.write_text("".join(f"{line},1\n" for line in path.read_text().split()))
+    with pytest.raises(ValueError, match=r"labels_tr.csv has 2 columns, but 1 are expected"):
         load("rosmap", root)
 
 
@@ -235,6 +286,24 @@ def test_without_rdata_the_message_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="pip install rdata") as caught:
         load("breast_tcga", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@needs_rdata
+def test_tumours_in_another_order_are_refused(tmp_path, monkeypatch):
+    import rdata
+
+    WRITE["breast_tcga"](tmp_path, np.random.default_rng(0))
+    read = rdata.read_rda
+
+    def turned(path):
+        content = read(path)
+        block = content["breast.TCGA"]["data.train"]
+        block["mrna"] = block["mrna"][::-1]
+        return content
+
+    monkeypatch.setattr(rdata, "read_rda", turned)
+    with pytest.raises(ValueError, match="the rows of mrna are not the tumours of mirna, in order"):
+        load("breast_tcga", tmp_path)
 
 
 @needs_rdata
@@ -329,8 +398,11 @@ def edit(path, row, text):
         ("rows_train.csv", 4, "9999", r"rows_train.csv row 4: transcript_row is not in 0\.\."),
         ("rows_train.csv", 1, "row", r"rows_train.csv has no single column transcript_row"),
         ("transcripts.csv", 2, '"a","b","1","7"', r"transcripts.csv row 2: label is neither 0 nor"),
+        ("transcripts.csv", 2, '"a","b","1","x"', r"transcripts.csv row 2: .* found 'x'"),
+        ("transcripts.csv", 2, '"a","b","","1"', r"transcripts.csv row 2: video is empty"),
         ("transcripts.csv", 1, '"a","b"', r"transcripts.csv"),
         ("mosi_labels.csv", 3, "x_1,x,train,9", r"mosi_labels.csv row 3: score is not in"),
+        ("mosi_labels.csv", 3, "x_1,x,train,NA", r"mosi_labels.csv row 3: score is not in"),
         ("mosi_labels.csv", 3, "x_1,x,dev,1", r"mosi_labels.csv row 3: split is none of train"),
         ("mosi_labels.csv", 3, "x_1,x,train,1", r"mosi_labels.csv has no utterance vid"),
         (

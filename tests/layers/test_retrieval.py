@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.contract import TASKS, all_patterns, make_batch
+from mmbench.data.hashing import hashed
 from mmbench.data.task import Modality, Task
 from mmbench.layers.fusion import presence_code
-from mmbench.layers.retrieval import SupportBank, distinct_ranks, hashed, queries
+from mmbench.layers.retrieval import SupportBank, distinct_ranks, queries
 
 M = 4
 TASK = Task("single_label", tuple(Modality(n, "vector", (3,)) for n in "abcd"), ("x", "y"))

@@ -44,7 +44,7 @@ def fit(flips, train_rates, val_rates):
             enable_model_summary=False,
             num_sanity_val_steps=0,
         ).fit(method, DataLoader([train] * 40, batch_size=None))
-    method.eval().decide([(val.blind(), val.target)])
+    method.eval().compare_candidates([(val.blind(), val.target)])
     return method, val
 
 

@@ -155,3 +155,12 @@ def test_the_batch_may_be_a_single_sample_even_in_training():
     method = build().train()
     terms = method.loss(make_batch(TASK, torch.tensor([[True, False, True]])))
     assert all(term.isfinite() for term in terms.values())
+
+
+def test_fusion_layers_have_the_released_dropout_and_encoders_the_suites():
+    method = M3Care(TASK, dim=8, dropout=0.5)
+    for _, block in method.fuse:
+        assert block.drop.p == 0.5
+        assert [block.attend.drop.p, block.mlp[2].p] == [0.1, 0.1]
+    rates = {p.p for p in method.encode.modules() if isinstance(p, torch.nn.Dropout)}
+    assert rates == {0.1}

@@ -40,22 +40,19 @@ def one_by_one(method, batch):
         there = [m for m in range(3) if batch.presence[i, m]]
         for m, name in enumerate(TASK.names):
             if m in there:
-                z = method.encode.encoders[name](batch.inputs[name][i : i + 1], None)
-                own = method.within[m](z + method.position[m])
-                parts.append(own + method.position[m])
+                own = method.encode.encoders[name](batch.inputs[name][i : i + 1], None)
+                for layer in method.within[m]:
+                    own = layer(own + method.position[m])
+                parts.append(own)
             elif not method.key_mask:
-                parts.append(method.position[m][None])  # a zero token still has its position
+                parts.append(torch.zeros(1, P, D))  # a zero token still has its position
+        shown = there if method.key_mask else list(range(3))
         x = torch.cat(parts, dim=1)
-        for layer in method.across:
-            x = layer(x)
-        means = dict(
-            zip(
-                there if method.key_mask else range(3),
-                x.unflatten(1, (-1, P)).mean(2)[0],
-                strict=True,
-            )
-        )
-        rows.append(method.head(torch.cat([means.get(m, torch.zeros(D)) for m in range(3)])))
+        for layer in method.across:  # positions are added before every layer
+            x = layer(x + method.position[shown].flatten(0, 1))
+        places = dict(zip(shown, x[0].unflatten(0, (-1, P)), strict=True))
+        side_by_side = [places.get(m, torch.zeros(P, D)).flatten() for m in range(3)]
+        rows.append(method.head(torch.cat(side_by_side)))
     return torch.stack(rows)
 
 
@@ -91,7 +88,9 @@ def test_the_unimodal_loss_is_summed_over_modalities_of_the_mean_of_who_has_it()
         for i in range(len(batch)):
             if batch.presence[i, m]:
                 z = method.encode.encoders[name](batch.inputs[name][i : i + 1], None)
-                losses.append(F.cross_entropy(method.unimodal(z.mean(1)), batch.target[i : i + 1]))
+                losses.append(
+                    F.cross_entropy(method.unimodal(z.flatten(1)), batch.target[i : i + 1])
+                )
         wanted += sum(losses) / len(losses)
     torch.testing.assert_close(method.loss(batch)["unimodal"], wanted, atol=1e-5, rtol=1e-5)
 
@@ -108,7 +107,7 @@ def test_the_unimodal_loss_reaches_encoders_of_seen_modalities_and_nothing_behin
     assert not reached(method.across)
 
 
-def test_a_progressive_head_reads_the_mean_tokens_of_each_step():
+def test_a_progressive_head_reads_the_tokens_of_each_step_side_by_side():
     method, batch = build(depth=2), batch_of(torch.ones(5, 3, dtype=torch.bool))
     torch.manual_seed(3)
     terms = method.loss(batch)
@@ -118,7 +117,7 @@ def test_a_progressive_head_reads_the_mean_tokens_of_each_step():
         f"progressive{k}" for k in range(3)
     ]
     for k, step in enumerate(steps):
-        flat = torch.cat([step[:, m].mean(1) for m in range(3)], dim=1)
+        flat = torch.cat([step[:, m, p] for m in range(3) for p in range(P)], dim=1)
         wanted = F.cross_entropy(method.progressive[k](flat), batch.target)
         torch.testing.assert_close(terms[f"progressive{k}"], wanted)
 
@@ -149,3 +148,10 @@ def test_evaluation_hides_nothing():
     method, batch = build(), batch_of(all_patterns(TASK))
     method(batch)
     assert torch.equal(method.seen, batch.presence)
+
+
+def test_a_head_tells_the_places_of_tokens_apart():
+    method, batch = build(), batch_of([[True, True, True]])
+    steps = method.fuse(method.encode(batch), batch)
+    swapped = [step.flip(2) for step in steps]
+    assert not torch.allclose(method.classify(steps, batch), method.classify(swapped, batch))

@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 from datamodules.synthetic import Synthetic
 from mmbench.contract import MODALITIES, all_patterns, make_batch
 from mmbench.data.scenario import Scenario
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.methods import mosare
 from mmbench.methods.mosare import (
     PROTOTYPES,
@@ -27,7 +27,7 @@ from mmbench.methods.mosare import (
 )
 
 KINDS = (MODALITIES["vector"], MODALITIES["bag"], MODALITIES["image"], MODALITIES["sequence"])
-TASK = Task("single_label", KINDS[:3], ("x", "y", "z"))
+TASK = with_encoders(Task("single_label", KINDS[:3], ("x", "y", "z")), {"dropout": 0.0})
 M, D, C = 3, 8, 6
 SMALL = {"dim": D, "components": C, "heads": 2, "dropout": 0.0}
 
@@ -48,7 +48,7 @@ def gradients(method):
     return {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("tokens", ["groups", "genes"])
+@pytest.mark.parametrize("tokens", ["encoder", "genes"])
 @pytest.mark.parametrize("active", [1, 3, C])
 def test_losses_and_gradients_are_those_of_the_slow_form(monkeypatch, tokens, active):
     monkeypatch.setattr(mosare, "CHUNK", 40)  # genes are read in several chunks
@@ -67,8 +67,48 @@ def test_losses_and_gradients_are_those_of_the_slow_form(monkeypatch, tokens, ac
         torch.testing.assert_close(fast[name], slow[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
+def test_official_logits_are_those_of_the_slow_form():
+    # held, with copied weights, against the released module itself: 1e-6
+    method, batch = build(variant="official"), batch_of()
+    *_, h = mosare_reference.forward(method, batch)
+    torch.testing.assert_close(method(batch), method.head(h), atol=1e-5, rtol=1e-4)
+    plain = build(variant="official")
+    for attend in plain.attend:
+        attend.official = False  # a norm that the slow form notices
+    assert (plain(batch) - method(batch)).abs().max() > 1e-3
+
+
+def test_all_tokens_pass_in_the_paper_and_one_in_the_release():
+    batch = batch_of()
+    for variant, passing in (("paper", C), ("official", 1)):
+        method, seen = build(variant=variant), []
+        method.pick.experts.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args))
+        method(batch)
+        ((x, _),) = seen
+        assert x.shape == (len(batch) * M * passing, D)
+
+
+def test_a_vector_of_few_features_has_no_token_that_nothing_is_in():
+    few = Task("single_label", (Modality("v", "vector", (2,)), *KINDS[1:3]), ("x", "y"))
+    method = build(few)
+    batch = batch_of(torch.ones(5, M, dtype=torch.bool), few)
+    _, local = method.views[0](batch)
+    assert local.shape == (5, C, D)
+    torch.testing.assert_close(local[:, 2:4], local[:, :2])  # two tokens, in turn
+    assert (local[:, 0] - local[:, 1]).abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize(("variant", "most"), [("paper", 30e6), ("official", 150e6)])
+def test_weights_do_not_grow_with_the_square_of_the_features(variant, most):
+    genes = Modality("rna", "vector", (20_530,))
+    task = Task("single_label", (genes, Modality("v", "vector", (4,))), ("x", "y"))
+    with torch.device("meta"):
+        method = MoSARe(task, variant=variant, dim=512, components=4)
+    assert sum(p.numel() for p in method.views[0].parameters()) < most
+
+
 def test_only_tokens_that_pass_are_computed():
-    method, batch = build(), batch_of()
+    method, batch = build(active_k=1), batch_of()
     seen = []
     method.pick.experts.register_forward_pre_hook(lambda _, args: seen.append(args))
     method(batch)
@@ -325,8 +365,8 @@ def test_gene_tokens_do_not_depend_on_the_chunks(monkeypatch):
     torch.testing.assert_close(net(x), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_gene_tokens_know_no_order_of_genes_and_groups_do():
-    for tokens, blind in (("genes", True), ("groups", False)):
+def test_gene_tokens_know_no_order_of_genes_and_the_encoder_does():
+    for tokens, blind in (("genes", True), ("encoder", False)):
         method = build(vector_tokens=tokens)
         x = batch_of().inputs["vector"]
         local = method.views[0].local
@@ -360,7 +400,7 @@ def test_ablations_leave_out_what_they_say():
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_other_tasks_have_prototypes_of_labels_or_none(kind):
-    task = Task(kind, KINDS[2:], ("x", "y"))
+    task = with_encoders(Task(kind, KINDS[2:], ("x", "y")), {"dropout": 0.0})
     method = build(task).train()
     method.align()
     batch = batch_of(task=task)
@@ -372,7 +412,7 @@ def test_other_tasks_have_prototypes_of_labels_or_none(kind):
 def test_a_token_is_chosen_by_a_score_that_learns_only_in_the_paper():
     batch = batch_of()
     for variant in ("paper", "official"):
-        method = build(variant=variant)
+        method = build(variant=variant, active_k=1)
         method.loss(batch)["task"].backward()
         learns = method.pick.score.grad is not None and bool(method.pick.score.grad.any())
         assert learns == (variant == "paper")

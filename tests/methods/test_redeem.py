@@ -458,7 +458,6 @@ def test_diagnostics_show_neighbours_and_recovered_tokens():
         made, _ = method.complete(batch, method.retrieve(batch))
         truth = method.backbone.tokens(batch.teacher)
     shown = method.diagnostics()
-    n = len(ask)
     assert shown["retrieved_query_id"].tolist() == ask.sample_id[:8].tolist()
     assert (shown["retrieved_train_id"] == method.memory.sample_id[rows[:8]].numpy()).all()
     assert len(shown["retrieved_train_id"]) == min(n, 8)

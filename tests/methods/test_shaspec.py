@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.methods.shaspec import ShaSpec, alignment
+from mmbench.methods.shaspec import ShaSpec, alignment, random_part
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
 D = 8
@@ -144,7 +144,7 @@ def test_domain_loss_is_the_cross_entropy_of_available_features_alone():
 
 
 def test_alignment_trains_no_specific_encoder_and_domain_loss_not_the_shared_one():
-    method, batch = build(), batch_of(torch.ones(6, 3, dtype=torch.bool))
+    method, batch = build(hide=False), batch_of(torch.ones(6, 3, dtype=torch.bool))
     for term, untouched, touched in (
         ("alignment", method.specific, method.shared),
         ("domain", method.shared, method.specific),
@@ -160,7 +160,7 @@ def test_alignment_trains_no_specific_encoder_and_domain_loss_not_the_shared_one
 
 def test_the_loss_weighs_its_terms_with_alpha_and_beta():
     batch = batch_of(all_patterns(TASK))
-    small, large = build(alpha=0.1, beta=0.02), build(alpha=1.0, beta=1.0)
+    small, large = (build(alpha=a, beta=b, hide=False) for a, b in ((0.1, 0.02), (1.0, 1.0)))
     found, whole = small.loss(batch), large.loss(batch)
     assert list(found) == ["task", "alignment", "domain"]
     torch.testing.assert_close(found["alignment"], 0.1 * whole["alignment"])
@@ -169,3 +169,30 @@ def test_the_loss_weighs_its_terms_with_alpha_and_beta():
     torch.testing.assert_close(found["task"], F.cross_entropy(logits, batch.target))
     assert build().alpha == 0.1
     assert build().beta == 0.02
+
+
+def test_as_many_of_a_samples_modalities_are_kept_as_any_other_number_and_any_of_them():
+    presence = torch.ones(9000, 3, dtype=torch.bool)
+    presence[:3000, 1] = False
+    kept = random_part(presence)
+    assert not (kept & ~presence).any()
+    for rows, n in ((kept[:3000], 2), (kept[3000:], 3)):
+        counts = torch.bincount(rows.sum(1), minlength=n + 1)
+        assert counts[0] == 0
+        torch.testing.assert_close(
+            counts[1:] / len(rows), torch.full((n,), 1 / n), atol=0.03, rtol=0
+        )
+    one = kept[3000:][kept[3000:].sum(1) == 1].float().mean(0)
+    torch.testing.assert_close(one, torch.full((3,), 1 / 3), atol=0.05, rtol=0)
+
+
+def test_training_hides_modalities_from_every_loss_and_evaluation_hides_none(monkeypatch):
+    first = torch.tensor([[True, False, False]])
+    monkeypatch.setattr("mmbench.methods.shaspec.random_part", lambda presence: presence & first)
+    batch = batch_of(torch.ones(6, 3, dtype=torch.bool))
+    hiding, open_eyed = build(), build(hide=False)
+    found, alone = hiding.loss(batch), open_eyed.loss(batch.hide(~first.expand(6, 3)))
+    for name in found:
+        torch.testing.assert_close(found[name], alone[name])
+    assert found["alignment"] == 0
+    assert torch.equal(hiding(batch), open_eyed(batch))

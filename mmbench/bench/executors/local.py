@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,17 +21,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbench.bench.record import Outcome, finish
+from mmbench.bench.record import Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
+from mmbench.store import leftovers
+
+ATTEMPTS = 3  # to start a worker, and to have it begin a run
 
 
 @dataclass(frozen=True)
 class Event:
-    """A run began (`outcome` is None) or ended on a worker."""
+    """A run began (`outcome` is None) or ended on a worker.
+
+    Args:
+        worker: Number of the worker.
+        spec: Which run.
+        outcome: How it ended.
+        again: Whether it is tried once more: somebody else was at it, or the worker died before.
+    """
 
     worker: int
     spec: RunSpec
     outcome: Outcome | None = None
+    again: bool = False
 
 
 def gpus() -> list[str]:
@@ -72,19 +83,30 @@ def execute(
         overwrite: Whether finished runs are repeated.
     """
     ids = gpus()
-    threads = max(1, cores() // workers)
-    waiting = deque(specs)
-    pools: dict[int, ProcessPoolExecutor] = {}
-    flying: dict[Future[Any], tuple[int, RunSpec]] = {}
+    waiting = deque((spec, False) for spec in specs)
+    pools: dict[int, _Worker] = {}
+    flying: dict[Future[Any], tuple[int, RunSpec, bool]] = {}
+    lost: Counter[str] = Counter()  # times that a worker died, by key of the run it was given
 
     def start(worker: int) -> Iterator[Event]:
         if not waiting:
             return
-        spec = waiting.popleft()
-        if worker not in pools:
-            gpu = ids[worker % len(ids)] if ids else None
-            pools[worker] = _pool(gpu, threads)
-        flying[pools[worker].submit(_work, spec, runs, root, overwrite)] = (worker, spec)
+        spec, patient = waiting.popleft()
+        gpu = ids[worker % len(ids)] if ids else None
+        for _ in range(ATTEMPTS):
+            if worker not in pools:
+                pools[worker] = _Worker(gpu)
+            try:
+                future = pools[worker].submit(_work, spec, runs, root, overwrite, patient)
+                break
+            except (BrokenProcessPool, OSError):  # it, or the server that forks, died between runs
+                pools.pop(worker).end()
+        else:
+            yield Event(worker, spec)
+            yield Event(worker, spec, Outcome("failed", "no worker process could be started"))
+            yield from start(worker)
+            return
+        flying[future] = (worker, spec, patient)
         yield Event(worker, spec)
 
     try:
@@ -93,27 +115,78 @@ def execute(
         while flying:
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
-                worker, spec = flying.pop(future)
+                worker, spec, patient = flying.pop(future)
                 try:
                     outcome = future.result()
                 except BrokenProcessPool:
-                    pools.pop(worker).shutdown(wait=False)
-                    outcome = Outcome("failed", "killed: the worker process ended; out of memory?")
-                    with contextlib.suppress(OSError):  # without it the run counts as broken
-                        (runs / spec.folder).mkdir(parents=True, exist_ok=True)
-                        finish(runs / spec.folder, "failed.json", {"why": outcome.why})
+                    outcome = Outcome("failed", pools.pop(worker).end())
+                    lost[spec.key] += 1
+                    if lost[spec.key] < ATTEMPTS and not leftovers(runs / spec.folder):
+                        waiting.appendleft((spec, patient))  # it died before it began this run
+                        yield Event(worker, spec, outcome, again=True)
+                        yield from start(worker)
+                        continue
+                    with contextlib.suppress(OSError):  # without it the run is still waiting
+                        record_failure(spec, runs, outcome.why)
                 except OSError as error:  # the disk is too full even for a record of the failure
                     outcome = Outcome("failed", f"disk: {error}")
-                yield Event(worker, spec, outcome)
+                again = outcome.state == "elsewhere" and not patient
+                if again:  # at the end, when there is nothing else to do
+                    waiting.append((spec, True))
+                yield Event(worker, spec, outcome, again)
                 yield from start(worker)
     finally:
         for pool in pools.values():
-            for process in list((pool._processes or {}).values()):
-                process.kill()  # a polite SIGTERM is held back by lightning until the fit ends
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.kill()
 
 
-def _pool(gpu: str | None, threads: int) -> ProcessPoolExecutor:
+class _Worker:
+    """A process pool of one."""
+
+    def __init__(self, gpu: str | None) -> None:
+        self._pool = _pool(gpu)
+        self._process: Any = None
+        self._out_of_memory = 0
+
+    def submit(self, *work: Any) -> Future[Any]:
+        """Hand in a run.
+
+        Raises:
+            BrokenProcessPool: If the process has died.
+        """
+        self._out_of_memory = _oom_kills()
+        future = self._pool.submit(*work)
+        [self._process] = (self._pool._processes or {}).values()
+        return future
+
+    def end(self) -> str:
+        """Clear away a process that died; returns by what, as far as one can know."""
+        self._pool.shutdown(wait=True, cancel_futures=True)  # then its exit code is known
+        code = None if self._process is None else self._process.exitcode
+        if code is None or code >= 0:
+            return f"killed: the worker process ended with exit code {code}"
+        memory = "; memory ran out" if _oom_kills() > self._out_of_memory else ""
+        return killed(-code) + memory
+
+    def kill(self) -> None:
+        """End it at once; a polite SIGTERM is held back by lightning until the fit ends."""
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory, here and in this container."""
+    count = 0
+    for file in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):
+        with contextlib.suppress(OSError):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                name, _, value = line.partition(" ")
+                count += int(value) if name == "oom_kill" else 0
+    return count
+
+
+def _pool(gpu: str | None) -> ProcessPoolExecutor:
     # CUDA and OpenMP do not survive a fork once they run. Workers with a GPU are therefore spawned;
     # without GPUs they are forked off a server that imported everything and ran nothing
     context = multiprocessing.get_context("forkserver" if gpu is None else "spawn")
@@ -122,26 +195,21 @@ def _pool(gpu: str | None, threads: int) -> ProcessPoolExecutor:
         max_workers=1,
         mp_context=context,
         initializer=_warm_up,
-        initargs=(gpu, threads, dict(os.environ)),
+        initargs=(gpu, dict(os.environ)),
     )
 
 
-def _warm_up(gpu: str | None, threads: int, environment: dict[str, str]) -> None:
-    """Prepare a worker: its environment, its GPU before CUDA starts, threads, then the imports."""
+def _warm_up(gpu: str | None, environment: dict[str, str]) -> None:
+    """Prepare a worker: its environment, its GPU before CUDA starts, then the imports."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ.clear()  # a worker of a server begins with what that one was started with
     os.environ.update(environment)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
     import mmbench.bench.run.run  # noqa: F401 - imported once a worker, not once a run
 
-    torch.set_num_threads(threads)
     # half a million objects of the imports need not be visited again after every run
     gc.collect()
     gc.freeze()
@@ -171,7 +239,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool) -> Outcome:
+def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool, wait: bool) -> Outcome:
     from mmbench.bench.run.run import run
 
-    return run(spec, runs, root, overwrite=overwrite)
+    return run(spec, runs, root, overwrite=overwrite, wait=wait)

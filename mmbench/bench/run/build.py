@@ -1,21 +1,42 @@
 """Method and data of a run, built from its words; a user's mistakes are found here."""
 
 import inspect
+import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mmbench.bench.spec import RunSpec, bind
-from mmbench.data.samples import Samples, Split
+from mmbench.bench.run.selection import require_defined
+from mmbench.bench.spec import DataEntry, RunSpec, bind
+from mmbench.data.missingness import Natural
 from mmbench.data.scenario import Scenario
+from mmbench.data.task import Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
 
-OURS = ("max_epochs", "batch_size", "patience")  # trainer settings that Lightning does not get
+OURS = (
+    "max_epochs",
+    "batch_size",
+    "checkpoint_minutes",
+    "min_steps",
+    "patience",
+    "threads",
+)  # trainer settings that Lightning does not get
+# arguments of Lightning's trainer that would take away what every run rests on
+REFUSED = {
+    "barebones": "it switches off the selection of the epoch and the training curve",
+    "callbacks": "one of ours selects the epoch, and a suite cannot name others",
+    "default_root_dir": "a run writes into its own folder",
+    "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
+    "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
+    "logger": "the training curve is part of the record",
+    "num_sanity_val_steps": "an epoch would be selected before training",
+}
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
@@ -24,12 +45,14 @@ def check(spec: RunSpec, root: Path) -> None:
 
     Raises:
         ValueError: If the method or data set does not exist or import, an argument is wrong,
-            the scenario cannot be laid over the data, or the selection metric does not fit.
+            the scenario cannot be laid over the data, or encoders or the selection metric do not
+            fit.
     """
-    bound_method(spec)
+    method, _ = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.scenario.check(task.names)
+    encoded_task(spec, data)
     metric = spec.select["metric"]
     if metric not in metrics_for(task.kind):
         raise ValueError(
@@ -37,13 +60,26 @@ def check(spec: RunSpec, root: Path) -> None:
             f"{suggest(metric, metrics_for(task.kind))}; "
             f"choose from {', '.join(metrics_for(task.kind))}"
         )
+    if method.applies.trains and spec.select["on"] == "val":
+        require_defined(data, metric)
+    _check_trainer(spec.trainer_args)
+
+
+def _check_trainer(settings: Mapping[str, Any]) -> None:
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for name in spec.trainer_args:
+    for name, value in settings.items():
         if name not in OURS and name not in known:
             raise ValueError(
                 f"unknown key 'trainer.{name}'{suggest(name, [*OURS, *sorted(known)])}; "
-                "known are max_epochs, batch_size, patience and the arguments of "
+                f"known are {', '.join(OURS)} and the arguments of "
                 "lightning.pytorch.Trainer"
+            )
+        if name in REFUSED:
+            raise ValueError(f"trainer.{name} cannot be set: {REFUSED[name]}; leave it out")
+        if name == "limit_val_batches" and not value:
+            raise ValueError(
+                f"trainer.limit_val_batches: {value} leaves nothing to select an epoch by; leave "
+                "it out, or take the last epoch by select.on: last"
             )
 
 
@@ -54,19 +90,52 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:
-    """Data module of a run; splits that this worker has read already are not read again."""
-    cls = DATASETS.get(spec.data)
-    data: DataModule = cls(
-        root=root,
-        scenario=Scenario.parse(spec.scenario),
-        fold=spec.fold,
+    """Data module of a run; what this process has read already is not read again."""
+    args = json.dumps(spec.data_args, sort_keys=True)
+    return _read(spec.data, args, spec.fold, root, spec.content).under(
+        Scenario.parse(spec.scenario),
         batch_size=spec.trainer_args["batch_size"],
         order_seed=spec.seed,
         limit=spec.limit,
-        **bind(cls, spec.data_args, given=GIVEN_TO_DATA),
     )
-    data.loaded = _loaded(spec.data, repr(sorted(spec.data_args.items())), spec.fold, root)
+
+
+@lru_cache(maxsize=2)  # the plan keeps runs on the same data together
+def _read(name: str, args: str, fold: int, root: Path, content: str) -> DataModule:
+    """Data under no scenario yet, with their files read as far as the task needs them."""
+    data = _bound_data(name, json.loads(args), root, fold)
+    data.describe()
     return data
+
+
+def encoded_task(spec: RunSpec, data: DataModule) -> Task:
+    """The task of a run's data, its modalities encoded as the suite says.
+
+    Raises:
+        ValueError: If the suite's encoders do not fit the data.
+    """
+    try:
+        return with_encoders(data.task, spec.encoders)
+    except ValueError as error:
+        raise ValueError(f"{spec.data_label}: {error}") from error
+
+
+def _bound_data(name: str, args: Mapping[str, Any], root: Path, fold: int = 0) -> DataModule:
+    cls = DATASETS.get(name)
+    nothing = Scenario("nothing", Natural(), Natural(), (Natural(),))
+    data: DataModule = cls(
+        root=root, scenario=nothing, fold=fold, **bind(cls, args, given=GIVEN_TO_DATA)
+    )
+    return data
+
+
+def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
+    """What a data set of a suite is made of.
+
+    Raises:
+        ValueError: If an argument is wrong or a file is not there.
+    """
+    return _bound_data(entry.name, entry.args, root).ingredients()
 
 
 def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
@@ -76,9 +145,3 @@ def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
     if method.applies.complete_rows and not data.split("train").presence.all(axis=1).any():
         return "needs complete training samples, and the scenario leaves none"
     return None
-
-
-@lru_cache(maxsize=2)
-def _loaded(data: str, args: str, fold: int, root: Path) -> dict[Split, Samples]:
-    """Splits already read by this worker; the plan keeps runs on the same data together."""
-    return {}

@@ -49,8 +49,8 @@ def label_agreement(
         theirs: The same of each query's neighbours, (query, neighbour) or with labels.
     """
     if target.ndim == 1:
-        return (theirs == target[:, None]).astype(np.float32)
+        return np.asarray(theirs == target[:, None], np.float32)
     both = np.minimum(theirs, target[:, None]).sum(2)
     either = np.maximum(theirs, target[:, None]).sum(2)
-    share: NDArray[Any] = np.divide(both, either, out=np.ones(both.shape), where=either > 0)
-    return share.astype(np.float32)
+    share = np.divide(both, either, out=np.ones(both.shape), where=either > 0)
+    return np.asarray(share, np.float32)

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
-from mmbench.bench.record import write_arrays
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.batch import Memo
 from mmbench.datamodule import DataModule
+from mmbench.store import write_arrays
 
 
 @torch.no_grad()

@@ -1,7 +1,11 @@
 """What can go wrong in a run, in the words of its record."""
 
-import torch
+import signal
 
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mmbench.bench.record import killed
 from mmbench.data.batch import LeakError
 
 
@@ -18,6 +22,10 @@ def classify(error: BaseException) -> str:
         return f"diverged: {text}"
     if isinstance(error, LeakError):
         return f"leak: {text}"
+    if isinstance(error, SIGTERMException):  # lightning holds the signal back until a step ends
+        return killed(signal.SIGTERM)
+    if isinstance(error, SystemExit):
+        return f"exit: the method ended the process by sys.exit({error.code!r})"
     if isinstance(error, ValueError):
         return f"input: {text}"
     if isinstance(error, OSError):

@@ -12,7 +12,9 @@ def log_to(path: Path) -> Iterator[None]:
     """Send everything that is printed, logged or warned of into one file."""
     with path.open("w", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
-        loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+        loggers = [
+            logging.getLogger(n) for n in ("mmbench", "lightning.pytorch", "lightning.fabric")
+        ]
         past: Mapping[logging.Logger, list[logging.Handler]] = {
             logger: logger.handlers[:] for logger in loggers
         }

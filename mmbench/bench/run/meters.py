@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,7 +59,7 @@ def flops_by_pattern(
     found: dict[str, float | None] = {}
     for row in patterns:
         name = "+".join(n for n, shown in zip(names, row, strict=True) if shown)
-        rows = (test.presence & row).any(axis=1).nonzero()[0][: data.batch_size].tolist()
+        rows = np.flatnonzero((test.presence & row).any(axis=1))[: data.batch_size].tolist()
         if not rows:
             found[name] = None
             continue

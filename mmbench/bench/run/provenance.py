@@ -1,7 +1,8 @@
-"""What made a run: versions, commit and machine."""
+"""What made a run: sources, versions and machine."""
 
 import os
 import platform
+import shutil
 import subprocess
 from functools import lru_cache
 from importlib.metadata import version
@@ -9,6 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from mmbench.datamodule import DataModule
+from mmbench.method import Method
+from mmbench.sources import distributions, sources
+
+HERE = "mmbench.bench.run"
+STEPS = tuple(f"{HERE}.{step}" for step in ("training", "selection", "evaluation", "threads"))
+
+
+def provenance(method: type[Method], data: DataModule, device: torch.device) -> dict[str, Any]:
+    """What the record says of a run's making.
+
+    Args:
+        method: Class of the method.
+        data: Its data.
+        device: Where it was trained.
+
+    Returns:
+        `code` (version, and commit where git knows it), `sources` (module -> hash, of all that
+        method, data set and the steps of a run are made of), `distributions` (plugin -> version)
+        and `machine` (what computed: numbers differ in their last bits from one to another).
+    """
+    return {
+        "code": environment()["code"],
+        **made_by(method, data),
+        "machine": _machine(device),
+    }
+
+
+def made_by(method: type, data: DataModule) -> dict[str, Any]:
+    """`sources` and `distributions` of a run, by which its numbers and weights are known."""
+    return {
+        "sources": sources(method, type(data), *STEPS),
+        "distributions": distributions(method.__module__, type(data).__module__),
+    }
 
 
 @lru_cache(maxsize=1)
@@ -21,23 +57,47 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "system": platform.system(),
-        "processor": platform.machine(),
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "gpu": gpu,
+        "driver": None if gpu is None else _driver(),
     }
 
 
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    here = environment()
+    return f"{here['processor']}, {here['instructions']}"
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Model of the processor; its kind alone where the system does not say more."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _driver(file: Path = Path("/sys/module/nvidia/version")) -> str | None:
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
 def _commit() -> str:
-    """Version, and the commit if this is a checkout; `+` = with uncommitted changes."""
+    """Version, and the commit where git knows one; `+` = with uncommitted changes."""
     release = version("mmbench")
     here = Path(__file__).parents[3]
-    if not (here / ".git").exists():
+    if not (here / ".git").exists() or shutil.which("git") is None:
         return release
 
-    def git(*words: str) -> str:
+    def git(*words: str) -> str | None:
         done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
-        return done.stdout.strip()
+        return done.stdout.strip() if done.returncode == 0 else None
 
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return f"{release}-{git('rev-parse', '--short=10', 'HEAD')}{changed}"
+    head = git("rev-parse", "--short=10", "HEAD")
+    if head is None:  # a checkout of somebody else, for instance
+        return release
+    return f"{release}-{head}{'+' if git('status', '--porcelain', '-uno') else ''}"

@@ -7,81 +7,120 @@ import gc
 import shutil
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
-from mmbench.bench.record import LOCK, Outcome, clear, find, finish, write_arrays, write_json
-from mmbench.bench.run.build import bound_method, build_data, reason_to_skip
+from mmbench.bench.record import SMALL, STATES, Outcome, find, finish
+from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import told
 from mmbench.bench.run.evaluation import evaluate, write_predictions
 from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
-from mmbench.bench.run.provenance import environment
+from mmbench.bench.run.notes import notes
+from mmbench.bench.run.provenance import environment, provenance
 from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.selection import require_defined
-from mmbench.bench.run.training import CURVES, STAGES, join_curves, seed_everything, train
+from mmbench.bench.run.threads import threads
+from mmbench.bench.run.training import STAGES, seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness import realised
 from mmbench.method import Method
+from mmbench.store import (
+    attempt,
+    claim,
+    heartbeat,
+    identity,
+    publish,
+    write_arrays,
+    write_json,
+)
 
 
-def run(spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False) -> Outcome:
+def run(
+    spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False, wait: bool = False
+) -> Outcome:
     """Train, evaluate and record; whatever goes wrong ends in the record, not in the caller.
+
+    All is written into a private folder, which is published whole, whatever the end.
 
     Args:
         spec: What to run.
         runs: Folder of all runs of the suite.
         root: Folder of the user's data.
         overwrite: Whether a run that is already done is repeated.
+        wait: Whether somebody else's claim is waited for until it shows whether it is alive.
 
     Returns:
         How it ended.
     """
     began = time.perf_counter()
-    folder = runs / spec.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        # a second: `status` holds the lock for a moment when it looks whether somebody else does
-        held = FileLock(folder / LOCK).acquire(timeout=1)
-    except Timeout:
-        return Outcome("elsewhere", "another process is at it")
-    with held:
-        if not overwrite and find(spec, runs).state in ("done", "skipped"):
+    target = runs / spec.folder
+    replaced, beat = identity(target), heartbeat(target)
+
+    def is_done() -> bool:
+        changed = not overwrite or identity(target) != replaced
+        return changed and find(spec, runs, read_up_to=SMALL).state in ("done", "skipped")
+
+    def is_decided() -> bool:
+        return is_done() or heartbeat(target) != beat
+
+    with claim(target, until=is_decided if wait else None) as ours:
+        if is_done():
             return Outcome("done")
-        clear(folder, keep=() if overwrite else (STAGES, CURVES))
-        write_json(folder / "spec.json", spec.to_json())
-        write_json(folder / "env.json", environment())
-        with log_to(folder / "log.txt"):
-            try:
-                skipped, work_s = _train_and_evaluate(spec, folder, root)
-            except Exception as error:
-                traceback.print_exc()
-                why = classify(error)
-                finish(folder, "failed.json", {"why": why, "traceback": traceback.format_exc()})
-                return Outcome("failed", why, time.perf_counter() - began)
-            finally:
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-        if skipped:
-            finish(folder, "skipped.json", {"why": skipped})
-            return Outcome("skipped", skipped, time.perf_counter() - began)
-        finish(folder, "done")
-    return Outcome("done", "", time.perf_counter() - began, work_s)
+        if not ours:
+            return Outcome("elsewhere", "another process is at it")
+        replaced = identity(target)  # failed or damaged, or to be repeated
+        stages = target.parents[len(spec.folder.parts) - 1] / STAGES / spec.key
+        if overwrite:
+            shutil.rmtree(stages, ignore_errors=True)
+        with attempt(target) as folder:
+            end, outcome = _carry_out(spec, folder, root, began)
+            if end is None or not publish(folder, target, instead_of=replaced):
+                return replace(outcome, state=find(spec, runs).state)  # another was quicker
+        if outcome.state == "done":
+            shutil.rmtree(stages, ignore_errors=True)
+    return outcome
 
 
-def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | None, float]:
-    """Returns why the method does not apply, if so, and the seconds of fit and evaluation."""
+def _carry_out(spec: RunSpec, folder: Path, root: Path, began: float) -> tuple[str | None, Outcome]:
+    """Fill a private folder; returns the name of its end mark, if it has one, and the outcome."""
+    write_json(folder / "spec.json", spec.to_json())
+    write_json(folder / "env.json", environment())
+    end: str | None
+    with log_to(folder / "log.txt"), threads(spec.trainer_args.get("threads", 1)):
+        try:
+            end, why, work_s = _train_and_evaluate(spec, folder, root)
+            more = {"why": why} if why else {}
+        except KeyboardInterrupt:
+            raise  # the user ends the sweep
+        except BaseException as error:  # a plugin may raise anything, and call sys.exit
+            traceback.print_exc()
+            end, why, work_s = "failed.json", classify(error), 0.0
+            more = {"why": why, "traceback": traceback.format_exc()}
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    if end is not None:
+        finish(folder, end, more)
+    return end, Outcome(STATES[end or "done"], why, time.perf_counter() - began, work_s)
+
+
+def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | None, str, float]:
+    """Returns the end mark, why the method does not apply, and seconds of fit and evaluation.
+
+    There is no end mark in a process that only helped another one to train.
+    """
     cls, args = bound_method(spec)
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, data):
-        return reason, 0.0
-    task, train_split = data.task, data.split("train")
+        return "skipped.json", reason, 0.0
+    task, train_split = encoded_task(spec, data), data.split("train")
+    noted = notes(data)
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
 
@@ -90,7 +129,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     method.prepare(data.batches("train"))
     training = train(spec, folder, data, method)
     if not training.writes_record:
-        return None, 0.0
+        return None, "", 0.0
 
     began = time.perf_counter()
     ms_per_sample: list[float] = []
@@ -116,11 +155,10 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
             "train": asdict(
                 realised(train_split.presence, train_split.samples.presence, task.names)
             ),
+            "notes": noted,
             "conditions": conditions,
             "cost": cost(method, data, training, eval_s, ms_per_sample),
-            "code": environment()["code"],
+            **provenance(cls, data, training.device),
         },
     )
-    join_curves(folder, [stage["stage"] for stage in training.stages])
-    shutil.rmtree(folder / STAGES, ignore_errors=True)
-    return None, training.seconds + eval_s
+    return "done", "", training.seconds + eval_s

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from mmbench.bench.record import samples_digest
 from mmbench.bench.run.build import build_data
 from mmbench.bench.spec import RunSpec
 from mmbench.data.batch import LeakError
@@ -52,6 +53,7 @@ def score_conditions(
             "realised": asdict(realised(presence, test.presence, task.names)),
             "dependence": asdict(dependence(presence, test)),
             "n": len(test),
+            "samples": samples_digest(test.sample_id, test.target, presence),
             "effective_n": None if weights is None else effective_sample_size(weights),
             "scores": _scores(task, output, test.target) | weighted,
             "bayes": {} if best is None else best.scores,

@@ -1,16 +1,21 @@
 """Which epoch's weights are kept."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from scipy.stats import linregress
 
 from mmbench.bench.run.failures import DivergedError
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import higher_is_better, score
+
+RISING_P, RISING_SHARE = 0.01, 0.05  # see `still_rising`
+FEWEST_EPOCHS = 4  # of half a curve; a shorter one says nothing
 
 
 def require_defined(data: DataModule, metric: str) -> None:
@@ -20,15 +25,34 @@ def require_defined(data: DataModule, metric: str) -> None:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
             targets, and the like.
     """
-    val, task = data.split("val").samples, data.task
-    probe = np.random.default_rng(0).normal(size=(len(val), task.num_outputs))
-    if not len(val) or math.isnan(score(metric, probe, val.target, task.kind)):
-        alike = len(val) and bool((val.target == val.target[0]).all())
-        reason = "all targets are the same there" if alike else f"it has {len(val)} samples"
+    target, task = data.raw_target("val"), data.task
+    probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
+    if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
+        alike = len(target) and bool((target == target[0]).all())
+        reason = "all targets are the same there" if alike else f"it has {len(target)} samples"
         raise ValueError(
             f"select.metric {metric!r} is no number on the val split of {type(data).__name__}, "
             f"whatever is predicted ({reason}); choose another metric or split, or select.on: last"
         )
+
+
+def still_rising(curve: Sequence[float], sign: float) -> bool:
+    """Whether a validation curve still climbs where training ends, so that more would help.
+
+    It does if the least-squares line through its second half climbs beyond chance (one-sided p
+    below `RISING_P`) and by more than `RISING_SHARE` of what training brought in all.
+
+    Args:
+        curve: Score after each epoch.
+        sign: 1 where more is better, -1 where less is.
+    """
+    scores = sign * np.asarray(curve, dtype=float)
+    half = scores[len(scores) // 2 :]
+    if len(half) < FEWEST_EPOCHS or not np.isfinite(scores).all():
+        return False
+    line = linregress(np.arange(len(half)), half, alternative="greater")
+    climbs = float(line.slope) * (len(half) - 1)
+    return bool(line.pvalue < RISING_P and climbs > RISING_SHARE * float(np.ptp(scores)))
 
 
 class KeepBest(Callback):
@@ -49,6 +73,7 @@ class KeepBest(Callback):
         self.patience = patience
         self.best: float | None = None
         self.epoch: int | None = None
+        self.curve: list[float] = []  # score after each epoch
         self._state: dict[str, torch.Tensor] = {}
         self._outputs: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []  # positions in the validation split
@@ -58,7 +83,7 @@ class KeepBest(Callback):
         assert isinstance(pl_module, Method)
         val, device = self.data.split("val"), pl_module.device
         batches: Any = trainer.val_dataloaders
-        pl_module.decide(
+        pl_module.compare_candidates(
             (batch.to(device), val.target_of(batch.sample_id).to(device)) for batch in batches
         )
 
@@ -93,6 +118,7 @@ class KeepBest(Callback):
             output = self.data.in_units(output)
             value = score(self.metric, output, target, self.data.task.kind)
         pl_module.log(f"val/{self.metric}", value)
+        self.curve.append(value)
         if self.best is None and math.isnan(value) and self.on != "last":
             raise ValueError(
                 f"{self.metric} on the val split is no number after epoch "
@@ -108,6 +134,24 @@ class KeepBest(Callback):
         elif self.patience is not None and self.epoch is not None:
             trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on from a checkpoint has to know of the epochs before."""
+        return {"best": self.best, "epoch": self.epoch, "curve": self.curve, "state": self._state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.curve, self._state = list(state_dict["curve"]), state_dict["state"]
+
     def restore(self, method: LightningModule) -> None:
-        """Put the kept weights back."""
+        """Put the kept weights back.
+
+        Raises:
+            ValueError: If no epoch was validated.
+        """
+        if self.epoch is None:
+            raise ValueError(
+                "training ended without a validation, so no epoch can be selected; look at "
+                "trainer.check_val_every_n_epoch, max_steps and max_time"
+            )
         method.load_state_dict(self._state, strict=False)

@@ -1,8 +1,9 @@
 """Train a method, stage by stage; a stage that was trained before is loaded."""
 
 import json
+import math
 import shutil
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
-from mmbench.bench.record import write_json
 from mmbench.bench.run.build import OURS
+from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
-from mmbench.bench.run.provenance import environment
-from mmbench.bench.run.selection import KeepBest
+from mmbench.bench.run.provenance import made_by
+from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
+from mmbench.data.digest import digest
 from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
+from mmbench.store import write_json, write_text
 
-STAGES = "stages"  # finished stages of a run in flight, each in a folder of its own
-CURVES = "curves"  # training curves by stage, of methods with several
+STAGES = ".stages"  # beside the runs: finished stages of each run in flight
+SHARED = ".shared"  # beside the runs: stages that several methods have in common
+CURVE = "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,14 @@ class Training:
     def selected(self) -> dict[str, Any]:
         """Epoch and score of the last stage."""
         if not self.stages:
-            return {"epoch": None, "score": None}
+            return {"epoch": None, "score": None, "epochs": 0, "rising": False}
         return dict(self.stages[-1]["selected"])
 
 
 def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Training:
     """Train all stages of a method; it ends with the weights that the last one selected."""
     stages: list[dict[str, Any]] = []
+    curves: list[Path] = []
     device = torch.device("cpu")
     if not method.applies.trains:
         return Training(stages, device)
@@ -68,11 +74,14 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Trai
         if number:
             # the same draws whether the stage before was trained, loaded or resumed
             seed_everything(spec.seed + 1_000_003 * number)
-        words, trainer = _train_stage(spec, folder, data, method, stage)
+        words, trainer, curve = _train_stage(spec, folder, data, method, stage)
         stages.append(words)
+        curves.append(curve)
         device = trainer.strategy.root_device
         if trainer.world_size > 1 and not trainer.is_global_zero:
             return Training(stages, device, writes_record=False)
+    if len(stages) > 1:
+        _join_curves(folder / CURVE, [words["stage"] for words in stages], curves)
     after_j = metered("joules", energy_j)
     spent_j = None if before_j is None or after_j is None else after_j - before_j
     return Training(stages, device, spent_j)
@@ -80,11 +89,11 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Trai
 
 def _train_stage(
     spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage
-) -> tuple[dict[str, Any], Trainer]:
+) -> tuple[dict[str, Any], Trainer, Path]:
     """Train one stage, or load what an earlier attempt or another method made of it.
 
     Returns:
-        What the record says of the stage, and the trainer, which knows the device.
+        What the record says of the stage, the trainer, which knows the device, and the curve.
     """
     method.begin(stage)
     method.train()
@@ -95,20 +104,35 @@ def _train_stage(
         spec.trainer_args.get("patience"),
     )
     alone = len(method.stages) == 1
-    curves = folder if alone else folder / CURVES / stage.name
-    trainer = _trainer(spec, curves, keep, stage.epochs)
+    logs = folder if alone else folder / f".{stage.name}"
+    identity, home = _identity(spec, folder, data, method, stage)
+    minutes = spec.trainer_args.get("checkpoint_minutes", 1.0)
+    checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
+    steps_an_epoch = len(data.train_dataloader())
+    trainer = _trainer(spec, logs, [keep, checkpoints], stage.epochs, steps_an_epoch)
 
     def fit() -> dict[str, Any]:
-        began = time.perf_counter()
-        trainer.fit(method, datamodule=Fitting(data))
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        train_s = time.perf_counter() - began
+        if stage.shared:
+            seed_everything(spec.seed)  # whoever trains it comes from elsewhere
+        going_on = checkpoints.newest
+        try:
+            trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
+                raise KeyboardInterrupt from error
+            raise
+        train_s = checkpoints.seconds
+        checkpoints.finish()
         flops = None if alone else metered("operations", lambda: flops_of_loss(method, data))
         keep.restore(method)
         return {
             "stage": stage.name,
-            "selected": {"epoch": keep.epoch, "score": keep.best},
+            "selected": {
+                "epoch": keep.epoch,
+                "score": keep.best,
+                "epochs": len(keep.curve),
+                "rising": still_rising(keep.curve, keep.sign),
+            },
             "train_s": train_s,
             "params_trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
             "flops_per_sample": flops,
@@ -116,64 +140,89 @@ def _train_stage(
         }
 
     if alone or trainer.world_size > 1:  # with several processes, none may wait for the others
-        return fit(), trainer
+        return fit(), trainer, logs / CURVE
 
     def build(part: Path) -> None:
-        words = fit()
+        record = fit()
         kept = {
             name: value.detach().cpu().clone()
             for name, value in method.learned_state().items()
             if stage.covers(name) or not stage.shared
         }
         save_file(kept, part / "weights.safetensors")
-        write_json(part / "stage.json", words)
+        write_json(part / "stage.json", record)
+        shutil.move(logs / CURVE, part / CURVE)
+        logs.rmdir()
 
-    # another commit's weights are another method's
-    words: dict[str, Any] = {"stage": asdict(stage), "code": environment()["code"]}
-    home = folder / STAGES
-    if stage.shared:
-        home = folder.parents[len(spec.folder.parts) - 1] / ".shared"
-        same = replace(spec, method="", method_args={}, method_label="", data_label="")
-        words |= same.to_json()
-        seed_everything(spec.seed)  # whoever trains it comes from elsewhere
-    made = cached(words, build, home=home)
+    made = cached(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
-    return dict(json.loads((made / "stage.json").read_text(encoding="utf-8"))), trainer
+    record = dict(json.loads((made / "stage.json").read_text(encoding="utf-8")))
+    return record, trainer, made / CURVE
 
 
-def _trainer(spec: RunSpec, folder: Path, keep: KeepBest, epochs: int | None) -> Trainer:
+def _identity(
+    spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage
+) -> tuple[dict[str, Any], Path]:
+    """What decides the outcome of a stage, and where that and its checkpoints lie.
+
+    Weights of other sources are another method's.
+    """
+    words: dict[str, Any] = {"stage": asdict(stage)}
+    beside = folder.parents[len(spec.folder.parts) - 1]
+    if not stage.shared:
+        return words | made_by(type(method), data), beside / STAGES / spec.key
+    same = replace(spec, method="", method_args={}, method_label="", data_label="")
+    # all that derive from the class that says what the stages are may share them
+    definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
+    return words | same.to_json() | made_by(definer, data), beside / SHARED
+
+
+def _trainer(
+    spec: RunSpec,
+    folder: Path,
+    callbacks: list[Callback],
+    epochs: int | None,
+    steps_an_epoch: int,
+) -> Trainer:
+    least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
-        "max_epochs": epochs or spec.trainer_args["max_epochs"],
+        "max_epochs": max(epochs or spec.trainer_args["max_epochs"], least),
         "devices": 1,
+        "plugins": [_alone()],
         "accelerator": "auto",
         "logger": CSVLogger(folder, name="", version=""),
-        "callbacks": [keep],
+        "callbacks": callbacks,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10**9,  # methods log once an epoch
     }
-    settings |= {k: v for k, v in spec.trainer_args.items() if k not in OURS}
-    return Trainer(**settings)
+    asked = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
+    if asked.get("devices", 1) not in (1, "1") or asked.keys() & {"num_nodes", "strategy"}:
+        del settings["plugins"]  # several processes: Lightning finds out who starts them
+    return Trainer(**settings | asked)
+
+
+def _alone() -> LightningEnvironment:
+    """A process by itself, whatever a cluster's variables say of the job that it is part of."""
+    environment = LightningEnvironment()
+    environment.set_global_rank(0)  # of a task of a Slurm job, Lightning takes the rank at import
+    return environment
 
 
 def seed_everything(seed: int) -> None:
     """Seed torch, and numpy's global generator for libraries that use it."""
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - not for us, for third-party code in a plugin
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - not for us, for third-party code in a plugin
 
 
-def join_curves(folder: Path, stages: list[str]) -> None:
-    """One curve of all stages, epochs counted on; a stage that was loaded has none."""
+def _join_curves(joined: Path, stages: Sequence[str], curves: Sequence[Path]) -> None:
+    """Write one curve of all stages, epochs counted on."""
     parts, epochs = [], 0
-    for stage in stages:
-        file = folder / CURVES / stage / "metrics.csv"
-        if file.is_file():
-            part = pd.read_csv(file)
-            part["epoch"] += epochs
-            epochs = int(part["epoch"].max()) + 1
-            parts.append(part.assign(stage=stage))
-    if parts:
-        pd.concat(parts).to_csv(folder / "metrics.csv", index=False)
-    shutil.rmtree(folder / CURVES, ignore_errors=True)
+    for stage, file in zip(stages, curves, strict=True):
+        part = pd.read_csv(file)
+        part["epoch"] += epochs
+        epochs = int(part["epoch"].max()) + 1
+        parts.append(part.assign(stage=stage))
+    write_text(joined, pd.concat(parts).to_csv(index=False))

@@ -1,0 +1,92 @@
+"""What the data of a suite were when they were read, so that a key can name it.
+
+`results/<suite>/content.json` remembers, for each data set and its arguments, the hashes that
+`DataModule.ingredients` gave and a stamp of each file. Where stamps and code are as remembered,
+nothing is read again, and a table can be made where the data are not.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmbench.bench.spec import DataEntry, Suite
+from mmbench.data.digest import digest
+from mmbench.data.files import locate, stamp
+from mmbench.sources import hash_of
+from mmbench.store import write_json
+
+FILE = "content.json"
+Ingredients = Mapping[str, Mapping[str, str]]
+Examine = Callable[[DataEntry, Path], Ingredients]
+
+
+class Contents:
+    """Content of the data sets of one suite's results.
+
+    Args:
+        folder: Of the suite's results.
+        root: Folder of the user's data.
+        examine: Gives the ingredients of a data set, by reading its files; slow, and it imports
+            what data sets are made of.
+    """
+
+    def __init__(self, folder: Path, root: Path, examine: Examine) -> None:
+        self.path = folder / FILE
+        self.root = root
+        self.examine = examine
+        self._known: dict[str, Any] = {}
+        if self.path.is_file():
+            self._known = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def of(self, entry: DataEntry) -> str:
+        """Content of a data set as it is now, or as it was remembered where it is not here.
+
+        Empty where there is neither, since then there are no runs either.
+        """
+        known = self._known.get(_key(entry))
+        if known is None:
+            return ""
+        if not self._changed(known):
+            return digest(known["made_of"])
+        try:
+            return digest(self.examine(entry, self.root))
+        except (ValueError, OSError, ImportError):  # the data, or what reads them, are elsewhere
+            return digest(known["made_of"])
+
+    def look(self, suite: Suite) -> None:
+        """Examine what is unknown or has changed, and remember it.
+
+        Raises:
+            ValueError: If a file of the user's is not there.
+        """
+        for entry in suite.data:
+            known = self._known.get(_key(entry))
+            if known is None or self._changed(known):
+                made_of = self.examine(entry, self.root)
+                self._known[_key(entry)] = {
+                    "data": entry.name,
+                    "args": entry.args,
+                    "made_of": made_of,
+                    "stamps": {name: stamp(locate(self.root, name)) for name in made_of["files"]},
+                }
+
+    def write(self) -> None:
+        """Leave what is known for those who come later."""
+        write_json(self.path, self._known)
+
+    def _changed(self, known: Mapping[str, Any]) -> bool:
+        made_of = known["made_of"]
+        try:
+            return bool(
+                any(stamp(locate(self.root, n)) != s for n, s in known["stamps"].items())
+                or any(hash_of(module) != h for module, h in made_of["code"].items())
+                or any(version(name) != v for name, v in made_of["distributions"].items())
+            )
+        except (ValueError, OSError, PackageNotFoundError):  # something of it is not here
+            return True
+
+
+def _key(entry: DataEntry) -> str:
+    return digest({"data": entry.name, "args": entry.args})

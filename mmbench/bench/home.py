@@ -1,0 +1,37 @@
+"""The folder of a suite's results: which suite it holds, and where a table of it may be written."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmbench.bench.plan import plan
+from mmbench.bench.spec import DataEntry, RunSpec, Suite, load_suite
+from mmbench.data.digest import digest
+from mmbench.data.scenario import load_scenario
+from mmbench.store import write_json
+
+FILE = "suite.json"
+
+
+def hold(folder: Path, suite: Suite) -> None:
+    """Leave the resolved suite for whoever opens the folder, wherever it lies by then."""
+    scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
+    write_json(folder / FILE, suite.model_copy(update={"scenarios": scenarios}).model_dump())
+
+
+def board_folder(
+    folder: Path, specs: Sequence[RunSpec], content: Callable[[DataEntry], str]
+) -> Path:
+    """Where tables of some runs go: beside the suite's own if they drop some of its runs.
+
+    Args:
+        folder: Of the suite's results.
+        specs: The runs of the table.
+        content: As for `plan`.
+    """
+    if not (folder / FILE).is_file():
+        return folder
+    held = {spec.folder for spec in plan(load_suite(str(folder / FILE)), content)}
+    asked = {spec.folder for spec in specs}
+    if held <= asked:
+        return folder
+    return folder / f"part-{digest({'runs': sorted(map(str, asked))})[:8]}"

@@ -1,0 +1,346 @@
+"""Everything that is written: made in private, flushed, and published by one rename.
+
+No lock, lease or clock has to work for what lies on disk to be whole. Whatever is published is
+never changed again; who comes second throws its own away. A claim says that somebody is at it, so
+that others take something else; where claims fail, work is done twice and thrown away once.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import SoftFileLease, Timeout
+from numpy.typing import NDArray
+
+LEASE_S = 90.0  # of silence on a contender's own clock, after which it takes a claim over
+HEARTBEAT_S = 30.0
+LOOK_S = 0.2  # between two looks while waiting
+CHUNK = 1 << 20  # bytes read at a time
+LEFT = "left"  # in the place of a process: an attempt that its maker gave up
+OLD = "-old"  # after a process: what was moved aside, and is gone the next moment
+
+Files = dict[str, dict[str, Any]]  # path inside a folder -> size and checksum
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write a file, so that a reader finds the whole of it or what was there before."""
+    write_file(path, lambda part: part.write_text(text, encoding="utf-8", errors=errors))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON: what is not a number becomes null.
+
+    Raises:
+        TypeError: If JSON has no such value.
+    """
+    text = json.dumps(_strict(value), indent=1, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays; read them with `numpy.load(path, allow_pickle=False)`."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # numpy would add a suffix to the name
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_file(path, write)
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file by any means, so that a reader finds the whole of it or what was there before.
+
+    Args:
+        path: Its final name.
+        write: Writes the file that it is given, of another name.
+    """
+    part = private(path)
+    try:
+        write(part)
+        _flush(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return value
+
+
+# --- folders ----------------------------------------------------------------------------------
+
+
+def private(path: Path, mark: str = "") -> Path:
+    """A name beside `path` that no other process, on no other machine, ever takes."""
+    maker = LEFT if mark == LEFT else f"{os.getpid()}{mark}"
+    return path.with_name(f".{path.name}.{_here()}.{maker}.{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
+    """A private folder in which the content of `target` is made; what is left of it is removed.
+
+    Args:
+        target: Where it is to be published, by `publish`.
+        go_on: Whether an attempt that was cut off on this machine is gone on with, and whether
+            this one is left for others if it ends by an exception.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = private(target)
+    if not (go_on and any(_rename(past, part) for past in leftovers(target))):
+        part.mkdir()
+    for past in [*leftovers(target), *leftovers(target, OLD)]:
+        _remove(past, target)
+    try:
+        yield part
+    except BaseException:
+        if go_on:
+            _rename(part, private(target, LEFT))
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def leftovers(target: Path, mark: str = "") -> list[Path]:
+    """Attempts of processes of this machine that are no more, the newest first.
+
+    Those of other machines, or from before a restart, may be at work or half on disk: not listed.
+
+    Args:
+        target: What was attempted.
+        mark: `OLD` for what they had moved aside instead.
+    """
+    found = []
+    for part in target.parent.glob(f".{target.name}.{_here()}.*.*"):
+        maker = part.name.split(".")[-2]
+        if maker.endswith(OLD) != (mark == OLD) or not part.is_dir():
+            continue
+        if maker == LEFT or not _is_alive(int(maker.removesuffix(OLD))):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((part.stat().st_mtime_ns, part))
+    return [part for _, part in sorted(found, reverse=True)]
+
+
+def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = None) -> bool:
+    """Give a finished private folder its final name.
+
+    Args:
+        part: Made by `attempt`.
+        target: Its final name.
+        instead_of: `identity` of the published folder that may be replaced; None = none may.
+
+    Returns:
+        Whether it was published; otherwise another was quicker and `part` is removed.
+    """
+    for file in part.rglob("*"):
+        _flush(file)
+    _flush(part)
+    aside: Path | None = None
+    try:
+        while not _rename(part, target):
+            if instead_of is None or identity(target) not in (instead_of, None):
+                shutil.rmtree(part)
+                return False
+            aside = private(target, OLD)
+            if not _rename(target, aside):
+                aside = None
+            elif identity(aside) != instead_of:  # another was quicker: what is theirs goes back
+                if not _rename(aside, target):
+                    shutil.rmtree(aside, ignore_errors=True)
+                aside = None
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+    _flush(target.parent)
+    return True
+
+
+def _remove(folder: Path, target: Path) -> None:
+    """Remove a leftover of `target`, unless another takes it up at this moment."""
+    mine = private(target, OLD)
+    if _rename(folder, mine):
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a published folder from another of its name; None if there is none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _rename(old: Path, new: Path) -> bool:
+    """Rename a folder; False if the new name is taken or the old one is gone."""
+    try:
+        old.rename(new)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Have a file's or folder's content on the disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@lru_cache(maxsize=1)
+def _here() -> str:
+    """This machine since it started and this space of process numbers, as part of a file name.
+
+    Containers may share a host's name and number their processes alike.
+    """
+    words = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        words.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError):
+        words.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
+
+
+# --- checksums --------------------------------------------------------------------------------
+
+
+def checksums(folder: Path) -> Files:
+    """Size and SHA-256 of every file in a folder; hidden ones are not content."""
+    return {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.startswith(".")
+    }
+
+
+def damage(folder: Path, mark: str, *, read_up_to: int | None = 0) -> str:
+    """What is wrong with a folder; empty if nothing.
+
+    Args:
+        folder: A published folder.
+        mark: Name of the JSON file in it that has its `checksums` under `files`.
+        read_up_to: Files of at most so many bytes are read back, all if None; of others the size
+            has to do.
+    """
+    try:
+        files = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
+        known_by_name = {name: (known["bytes"], known["sha256"]) for name, known in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{mark} is damaged"
+    for name, (known_size, known_sum) in known_by_name.items():
+        file = folder / name
+        try:
+            size = file.stat().st_size
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if size != known_size:
+            return f"{name} has {size} bytes instead of {known_size}"
+        if (read_up_to is None or size <= read_up_to) and _sha256(file) != known_sum:
+            return f"{name} holds other bytes than were written"
+    return ""
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+# --- claims -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[bool]:
+    """Say that somebody makes `target`, so that others do something else.
+
+    Args:
+        target: What is made; the claim lies beside it.
+        until: If given, somebody else's claim is waited for until this is true, or until it has
+            been silent for `LEASE_S` and is taken over. Otherwise the answer comes at once.
+
+    Yields:
+        Whether the claim is ours. Where claims cannot be written at all, everybody's is.
+    """
+    file = _claim_file(target)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lease = SoftFileLease(file, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S)
+    ours, held = False, False
+    while not ours:
+        try:
+            lease.acquire(timeout=0 if until is None else LOOK_S)
+            ours = held = True
+        except Timeout:
+            if until is None or until():
+                break
+        except OSError:  # a file system without what leases need
+            ours = True
+    try:
+        yield ours
+    finally:
+        if held:
+            with contextlib.suppress(OSError):
+                lease.release()
+
+
+def is_claimed(target: Path) -> bool:
+    """Whether somebody seems to make `target`: for people to read, no result rests on it."""
+    file = _claim_file(target)
+    try:
+        silent_s = time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    lease = SoftFileLease(file, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S)
+    owner = lease.owner
+    if owner is not None and owner.hostname == socket.gethostname() and owner.pid is not None:
+        return _is_alive(owner.pid)
+    return silent_s < 2 * LEASE_S
+
+
+def heartbeat(target: Path) -> int | None:
+    """A number that changes while the one who claimed `target` lives; None if nobody did."""
+    try:
+        return _claim_file(target).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _claim_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.claim")

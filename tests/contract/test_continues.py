@@ -1,0 +1,110 @@
+"""Every method that is cut off, twice, ends with the bits of one that never was."""
+
+import inspect
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from safetensors.torch import load_file
+from sweeps import NO_DATA, specs
+
+from mmbench.bench.record import find, read_predictions
+from mmbench.bench.run import training
+from mmbench.bench.run.run import run
+from mmbench.registry import METHODS
+
+TRAINED = [name for name in METHODS.names() if METHODS.get(name).applies.trains]
+VIEWS = [{"name": "mfeat", "args": {"modalities": ["fou", "kar"]}}]
+SOUND = [{"name": "synthetic", "args": {"kinds": ["sequence", "vector"], "unique": [1, 1]}}]
+
+
+class Cut(Callback):
+    """Ends everything at the beginning of a batch, and counts batches."""
+
+    def __init__(self, at=None):
+        self.at = at
+        self.batches = 0
+
+    def on_train_batch_start(self, *_):
+        if self.batches == self.at:
+            raise KeyboardInterrupt
+        self.batches += 1
+
+
+def spec_of(name):
+    parameters = inspect.signature(METHODS.get(name).__init__).parameters
+    small = {"warm_epochs": 2, "dim": 16}
+    args = {key: value for key, value in small.items() if key in parameters}
+    reads_steps = set(METHODS.get(name).applies.one_of) & {"bag", "sequence"}
+    [spec] = specs(
+        data=SOUND if reads_steps else VIEWS,
+        methods=[{"name": name, "args": args}],
+        trainer={"max_epochs": 3, "batch_size": 16, "checkpoint_minutes": 0},
+        keep_weights=True,
+        limit=48,
+    )
+    return spec
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Give every trainer a callback that may end it."""
+    plain = training._trainer
+
+    def use(callback):
+        def made(spec, folder, callbacks, *rest):
+            return plain(spec, folder, [*callbacks, callback], *rest)
+
+        monkeypatch.setattr(training, "_trainer", made)
+        return callback
+
+    return use
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_that_is_cut_off_twice_ends_with_the_same_bits(name, cut, tmp_path):
+    spec = spec_of(name)
+    counter = cut(Cut())
+    assert run(spec, tmp_path / "whole", NO_DATA).state == "done"
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    for _ in range(2):
+        cut(Cut(at=int(rng.integers(1, counter.batches // 2))))
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, tmp_path / "cut", NO_DATA)
+    cut(Cut())
+    assert run(spec, tmp_path / "cut", NO_DATA).state == "done"
+    whole, gone_on = (
+        load_file(tmp_path / r / spec.folder / "weights.safetensors") for r in ("whole", "cut")
+    )
+    assert whole.keys() == gone_on.keys()
+    assert [key for key in whole if not torch.equal(whole[key], gone_on[key])] == []
+    for condition in ("complete", "mcar_0.3"):
+        ends = [read_predictions(find(spec, tmp_path / r), condition) for r in ("whole", "cut")]
+        np.testing.assert_array_equal(ends[0]["logits"], ends[1]["logits"])
+    curves = [(tmp_path / r / spec.folder / "metrics.csv").read_text() for r in ("whole", "cut")]
+    assert curves[0] == curves[1]
+    assert not list((tmp_path / "cut").rglob("*.ckpt"))
+
+
+def test_a_training_that_is_cut_off_goes_on_and_does_not_begin_anew(cut, tmp_path):
+    spec = spec_of("zero_fill")
+    cut(Cut(at=7))  # three batches an epoch: the third has begun
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path, NO_DATA)
+    rest = cut(Cut())
+    assert run(spec, tmp_path, NO_DATA).state == "done"
+    assert rest.batches == 3
+
+
+def test_a_short_training_writes_no_checkpoint(cut, tmp_path):
+    spec = spec_of("zero_fill")
+    spec = replace(spec, trainer_args={**spec.trainer_args, "checkpoint_minutes": 1.0})
+    cut(Cut(at=7))
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, tmp_path, NO_DATA)
+    rest = cut(Cut())
+    assert run(spec, tmp_path, NO_DATA).state == "done"
+    assert rest.batches == 9
