@@ -3,9 +3,10 @@
 Paper: none; retrieval methods have the same neighbours, and their labels, at hand.
 Idea: nothing is trained. Neighbours are those of REDEEM: complete training samples (all of them
 under the regime `full_access`), by the sum of the cosines of raw features over the modalities that
-a sample has (`mmbench.layers.memory`). Each of them has one vote, and the training prior one more:
-it breaks ties, keeps shares away from 0, and is all that a sample without any neighbour gets.
-Notation: Y (B, K, C) targets of the neighbours; prior (C,) shares in the training split.
+a sample has (`mmbench.layers.memory`). Each of them has one vote; classes with as many votes come in
+the order of their neighbours. The training prior has a vote too small to change that order, which
+keeps shares away from 0 and is all that a sample without any neighbour gets.
+Notation: Y (B, K, C) targets of the neighbours; prior (C,) shares in the training split; K <= 64.
 Differences from the paper: none.
 """
 
@@ -23,6 +24,8 @@ from mmbench.data.task import Task
 from mmbench.layers.memory import Memory
 from mmbench.layers.prior import output_prior
 from mmbench.method import Applies, Method, Paper
+
+TIE = 1e-4  # what a vote is worth less than that of the next nearer neighbour, and the prior's
 
 
 class NeighbourVote(Method):
@@ -70,12 +73,14 @@ class NeighbourVote(Method):
         target = self.memory.target[near.rows]
         if self.task.kind == "single_label":
             target = F.one_hot(target, self.task.num_outputs)
-        found = near.found.sum(1, keepdim=True)
-        total = (target * near.found[:, :, None]).sum(1).float()
         if self.task.kind == "regression":
+            found = near.found.sum(1, keepdim=True)
+            total = (target * near.found[:, :, None]).sum(1)
             return torch.where(found > 0, total / found.clamp_min(1), self.prior)
+        vote = (1 - TIE * torch.arange(self.memory.k, device=target.device)) * near.found
+        votes = (target * vote[:, :, None]).sum(1)
         prior = self.prior.exp() if self.task.kind == "single_label" else self.prior.sigmoid()
-        share = (total + prior) / (found + 1)
+        share = (votes + TIE * prior) / (vote.sum(1, keepdim=True) + TIE)
         return share.log() if self.task.kind == "single_label" else share.logit()
 
     def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
