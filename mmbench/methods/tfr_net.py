@@ -129,7 +129,8 @@ class Extractor(nn.Module):
             # the other modality stays as it came in; a modality reads itself as it now is
             read = block(read, torch.where(own, read, other))
         pairs = self.norm(read).unflatten(0, (count, count))
-        return pairs.permute(0, 2, 3, 1, 4).flatten(3)
+        h: Tensor = pairs.permute(0, 2, 3, 1, 4).flatten(3)
+        return h
 
 
 class Gate(nn.Module):
@@ -147,7 +148,8 @@ class Gate(nn.Module):
         context, _ = self.gru(h)
         gate = self.gate(context.transpose(1, 2)).sigmoid().transpose(1, 2)  # (B, P, 1)
         y = self.out(torch.cat([h, context.tanh() * gate], dim=2)).tanh()
-        return self.drop(y.amax(1))
+        summary: Tensor = self.drop(y.amax(1))
+        return summary
 
 
 class Generator(nn.Module):
@@ -289,6 +291,7 @@ class TFRNet(Method):
         hidden = truth.presence & ~seen.presence
         errors = []
         for m, (name, generate) in enumerate(zip(self.task.names, self.generators, strict=True)):
+            assert isinstance(generate, Generator)
             x = keep(truth.inputs[name], truth.has(name))
             target = generate.target(x, truth.lengths.get(name))
             errors.append(reconstruction(generate(h[m]), target, hidden[:, m]))
