@@ -63,7 +63,7 @@ class DrFuse(Method):
         "Missing Modality and Modal Inconsistency",
         "AAAI",
         2024,
-        "https://arxiv.org/abs/2403.06197",
+        "https://github.com/dorothy-yao/drfuse",
     )
     applies = Applies(min_modalities=2)
 

@@ -196,3 +196,10 @@ def test_there_has_to_be_memory_and_a_second_modality():
         build(memory=0)
     task = replace(TASK, modalities=VIEWS[:1])
     assert ActionMAE.applies.reason_not(task) == "needs 2 modalities, found 1"
+
+
+def test_nothing_waits_for_an_accelerator():
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method, batch = build().train().to("meta"), batch_of(all_patterns(TASK)).to("meta")
+    assert method(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())

@@ -202,3 +202,12 @@ def test_it_needs_classes_and_two_modalities():
     assert CorrKD.applies.reason_not(task) == "needs 2 modalities, found 1"
     values = Task("regression", VIEWS, ("score",))
     assert "not regression" in CorrKD.applies.reason_not(values)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_nothing_waits_for_an_accelerator(stage):
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method, batch = build(stage=stage), batch_of(all_patterns(TASK)).to("meta")
+    method.train().to("meta")
+    assert method.stage_output(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())

@@ -220,3 +220,10 @@ def test_attention_is_ranked_by_each_labels_own_error_and_trains_no_predictor_of
 def test_it_needs_two_modalities():
     task = replace(TASK, modalities=VIEWS[:1])
     assert DrFuse.applies.reason_not(task) == "needs 2 modalities, found 1"
+
+
+def test_nothing_waits_for_an_accelerator():
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method, batch = build().train().to("meta"), batch_of(all_patterns(TASK)).to("meta")
+    assert method(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())

@@ -218,3 +218,12 @@ def test_parameters_are_those_of_the_stated_parts():
 def test_it_needs_two_modalities():
     task = replace(TASK, modalities=TASK.modalities[:1])
     assert IFMMIN.applies.reason_not(task) == "needs 2 modalities, found 1"
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_nothing_waits_for_an_accelerator(stage):
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method, batch = build(stage=stage), batch_of(all_patterns(TASK)).to("meta")
+    method.train().to("meta")
+    assert method.stage_output(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())

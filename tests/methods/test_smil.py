@@ -79,8 +79,9 @@ def test_what_is_imputed_lies_within_the_hull_of_the_centres():
     method = build()
     f, z = torch.randn(5, M, D), torch.randn(K, M, D)
     found = method.guide.impute(f, z)
-    assert (found <= z.amax(0)).all()
-    assert (found >= z.amin(0)).all()
+    assert (found <= z.amax(0) + 1e-5).all()
+    assert (found >= z.amin(0) - 1e-5).all()
+    assert found.std(0).amin() > 0  # each sample weighs them by itself
     same = z[:1].expand(K, M, D)
     torch.testing.assert_close(method.guide.impute(f, same), same[:1].expand(5, M, D))
 
@@ -252,3 +253,10 @@ def test_there_has_to_be_a_centre_and_a_second_modality():
         SMIL(TASK, centres=0)
     task = replace(TASK, modalities=VIEWS[:1])
     assert SMIL.applies.reason_not(task) == "needs 2 modalities, found 1"
+
+
+def test_nothing_waits_for_an_accelerator():
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method, batch = build().train().to("meta"), batch_of(all_patterns(TASK)).to("meta")
+    assert method(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())

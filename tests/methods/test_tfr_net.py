@@ -228,3 +228,10 @@ def test_heads_have_to_share_the_width():
 def test_it_needs_two_modalities():
     task = replace(TASK, modalities=MODALITIES[:1])
     assert TFRNet.applies.reason_not(task) == "needs 2 modalities, found 1"
+
+
+def test_nothing_waits_for_an_accelerator():
+    # tensors on "meta" have no values: whatever the host would have to read raises
+    method, batch = build().train().to("meta"), batch_of(all_patterns(TASK)).to("meta")
+    assert method(batch).shape == (len(batch), 3)
+    assert all(term.shape == () for term in method.loss(batch).values())
