@@ -1,8 +1,8 @@
 """CorrKD: a student that sees gaps learns from how its teacher's samples and classes correlate.
 
 Paper: Li et al., "Correlation-Decoupled Knowledge Distillation for Multimodal Sentiment Analysis
-with Incomplete Modalities", CVPR 2024. Reconstructed: no code was released, and the equations
-were not at hand; what the abstract leaves open is ours and said so below.
+with Incomplete Modalities", CVPR 2024. Reconstructed: no code was released and its equations were
+not at hand; what its abstract leaves open is ours, as said below.
 Idea: a teacher learns from complete samples. A student of the same form sees random gaps and is
 led by the teacher in three ways: each sample's representation is to be near the teacher's of the
 same sample and apart from those of others; samples are to lie to the prototypes of the classes as

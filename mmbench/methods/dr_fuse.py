@@ -16,8 +16,8 @@ Differences from the paper:
 - The suite's own encoders are the stems; shared and distinct encoders are two-layer MLPs on their
   vectors, the shared ones followed by the common projection.
 - Labels have an attention row each, as in the paper; a single label and regression have one.
-- The divergence is that of Bernoulli distributions. The released code leaves out the part of
-  1 - p, and adds up the pairs of samples that lack an image.
+- The divergence is that of Bernoulli distributions, over pairs that are there. The released code
+  leaves out the part of 1 - p, and counts in samples that lack an image.
 - An order of attention is taught where at least two modalities are there, as in the paper.
 - The learning rate is the released one; all weights of losses are 1, which the paper searches.
 - AdamW instead of Adam.

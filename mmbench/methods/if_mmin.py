@@ -11,9 +11,9 @@ invariant features (B, M, D); x_i and z_i input and code of block i; rebuilt (B,
 Stages: `teacher` trains encoders, S and a head on [f; s], with the central moment discrepancy of
 all pairs of s_m; `imagine` trains the student.
 Differences from the paper:
-- The suite's encoders for LSTMs and a text CNN. The embedding of an absent modality is zero; the
-  released code encodes zeros. So a modality that is there is to be imagined as zero, as there as
-  the encoding of zeros.
+- The suite's encoders for LSTMs and a text CNN. The embedding of an absent modality is zero, where
+  the released code encodes an input of zeros; likewise, what is to be imagined of a modality that
+  is there, and so need not be imagined, is zero instead of that encoding.
 - x_1 = f, z_i = Enc_i(x_i + s), x_{i+1} = x_i + Dec_i(z_i), the cascade of MMIN, which the paper
   builds on. The released code leaves the outputs of all decoders but the last unused, and adds s
   once more in each block instead: `variant="official"`.
