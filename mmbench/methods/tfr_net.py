@@ -21,7 +21,7 @@ Differences from the paper:
 - Rebuilding takes part from the first epoch, in the released code from the second.
 - The generator's transformer attends over the M D features of a sample, P steps wide each. In the
   released code it attends over the samples of the batch by mistake: `variant="official"`.
-  Predictions do not depend on it.
+  Predictions do not depend on it. It has one head, as P is small, and no dropout.
 - A layer norm in place of the batch norm before the head. P is 8 instead of 50, and the width of
   the recurrent networks is the same for all modalities.
 - AdamW without clipping or a schedule instead of Adam.
@@ -160,7 +160,6 @@ class Generator(nn.Module):
         features: M D, width of what is extracted at a step.
         steps: P.
         depth: Layers of the transformer, >= 1.
-        dropout: In [0, 1).
         official: Whether it attends over the samples of the batch.
     """
 
@@ -171,7 +170,6 @@ class Generator(nn.Module):
         steps: int,
         *,
         depth: int,
-        dropout: float,
         official: bool,
     ) -> None:
         super().__init__()
@@ -179,9 +177,8 @@ class Generator(nn.Module):
         self.in_steps = modality.kind == "sequence"
         self.raw = None if self.in_steps else KINDS[modality.kind].raw(modality)
         width = modality.shape[-1] if self.raw is None else self.raw.width
-        # half as many heads as steps, as the paper has 25 for 50
-        heads = steps // 2 if steps % 2 == 0 else 1
-        self.attend = TransformerStack(steps, depth, heads=heads, dropout=dropout)
+        # most of a training step: M D features read each other, and heads and dropout multiply that
+        self.attend = TransformerStack(steps, depth, heads=1)
         self.out = nn.Linear(features, width)
 
     def forward(self, h: Float[Tensor, "batch step features"]) -> Float[Tensor, "batch row width"]:
@@ -211,7 +208,7 @@ class TFRNet(Method):
         depth: Layers of each transformer, >= 1.
         hidden: Width of the recurrent networks.
         reconstruct: Weight of rebuilding, >= 0.
-        dropout: In transformers, gates and head, in [0, 1).
+        dropout: In extracting transformers, gates and head, in [0, 1).
         lr: Learning rate of AdamW.
         weight_decay: Of AdamW.
 
@@ -262,7 +259,6 @@ class TFRNet(Method):
                 modalities * dim,
                 tokens,
                 depth=depth,
-                dropout=dropout,
                 official=variant == "official",
             )
             for modality in task.modalities

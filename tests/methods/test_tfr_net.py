@@ -113,14 +113,13 @@ def test_steps_of_an_absent_modality_carry_what_the_others_say():
 
 def test_the_generator_attends_over_the_features_of_a_sample():
     torch.manual_seed(0)
-    shape = {"depth": 2, "dropout": 0.0}
-    part = Generator(MODALITIES[1], M * D, P, **shape, official=False).eval()
+    part = Generator(MODALITIES[1], M * D, P, depth=2, official=False)
     h = torch.randn(4, P, M * D)
     found = part(h)
     for i in range(4):
         rows = part.attend(h[i].T[None])[0].T
         torch.testing.assert_close(found[i], part.out(rows), atol=1e-5, rtol=0)
-    vector = Generator(MODALITIES[0], M * D, P, **shape, official=False).eval()
+    vector = Generator(MODALITIES[0], M * D, P, depth=2, official=False)
     rows = vector.out(vector.attend(h.transpose(1, 2)).transpose(1, 2))
     torch.testing.assert_close(vector(h), rows.mean(1, keepdim=True))
 
