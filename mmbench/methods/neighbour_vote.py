@@ -3,9 +3,9 @@
 Paper: none; retrieval methods have the same neighbours, and their labels, at hand.
 Idea: nothing is trained. Neighbours are those of REDEEM: complete training samples (all of them
 under the regime `full_access`), by the sum of the cosines of raw features over the modalities that
-a sample has (`mmbench.layers.memory`). Each of them has one vote; classes with as many votes come in
-the order of their neighbours. The training prior has a vote too small to change that order, which
-keeps shares away from 0 and is all that a sample without any neighbour gets.
+a sample has (`mmbench.layers.memory`). Each of them has one vote; classes with as many votes come
+in the order of their neighbours. The training prior has a vote too small to change that order,
+which keeps shares away from 0 and is all that a sample without any neighbour gets.
 Notation: Y (B, K, C) targets of the neighbours; prior (C,) shares in the training split; K <= 64.
 Differences from the paper: none.
 """
