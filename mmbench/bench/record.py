@@ -40,6 +40,7 @@ from mmbench.store import (
 State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
 STATES: dict[str, State] = {"done": "done", "failed.json": "failed", "skipped.json": "skipped"}
 ENDS = tuple(STATES)  # names of the files that say how a run ended
+SCHEMA = 2  # of metrics.json; raised when what it holds is read in another way
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
@@ -134,13 +135,22 @@ def read_metrics(run: Run) -> dict[str, Any]:
     """Contents of `metrics.json` of a finished run.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or of a version that wrote other records.
     """
+    file = run.folder / "metrics.json"
     try:
-        words = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-        return {"conditions": words["conditions"], **words}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run.folder / 'metrics.json'} is damaged: {error}") from error
+        words = json.loads(file.read_text(encoding="utf-8"))
+        schema, code = words.get("schema"), words.get("code")
+        words["conditions"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{file} was written by mmbench {code or 'of unknown version'} with records of schema "
+            f"{schema or 'none'}, and this version reads schema {SCHEMA}: read it with that "
+            "version, or repeat the run with --overwrite"
+        )
+    return dict(words)
 
 
 def read_predictions(

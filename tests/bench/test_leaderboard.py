@@ -9,7 +9,7 @@ import pytest
 from sweeps import specs
 
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
-from mmbench.bench.record import Run, finish
+from mmbench.bench.record import SCHEMA, Run, finish
 from mmbench.metrics.metric import metrics_for
 from mmbench.store import write_arrays, write_json
 
@@ -35,6 +35,7 @@ def record(
     write_json(
         folder / "metrics.json",
         {
+            "schema": SCHEMA,
             "task": {"kind": "regression"},  # has few metrics, all of them given below
             "conditions": {
                 name: {

@@ -1,5 +1,6 @@
 """The state of a run is what its files say."""
 
+import json
 import os
 import signal
 
@@ -8,7 +9,9 @@ import pytest
 from sweeps import specs
 
 from mmbench.bench.record import (
+    SCHEMA,
     SMALL,
+    Run,
     count,
     find,
     finish,
@@ -35,6 +38,7 @@ def folder(spec, tmp_path):
     write_json(
         path / "metrics.json",
         {
+            "schema": SCHEMA,
             "task": {"kind": "single_label"},
             "conditions": {
                 "complete": {
@@ -165,4 +169,17 @@ def test_damaged_metrics_are_one_line(spec, folder, tmp_path):
     (folder / "metrics.json").write_text("{" + " " * (size - 1))
     with pytest.raises(ValueError, match=r"metrics\.json is damaged") as error:
         read_metrics(find(spec, tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("schema", "named"), [(1, "schema 1"), (None, "schema none")])
+def test_a_record_of_another_version_is_refused_with_its_version(
+    spec, folder, tmp_path, schema, named
+):
+    file = folder / "metrics.json"
+    words = json.loads(file.read_text()) | {"schema": schema, "code": "0.0.7"}
+    write_json(file, words)
+    with pytest.raises(ValueError, match=r"written by mmbench 0\.0\.7") as error:
+        read_metrics(Run(spec, folder, "done"))
+    assert named in str(error.value)
     assert "\n" not in str(error.value)

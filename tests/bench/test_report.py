@@ -18,7 +18,7 @@ import pytest
 from mmbench.bench import plots, report
 from mmbench.bench.compare import read_board
 from mmbench.bench.leaderboard import leaderboard, robustness
-from mmbench.bench.record import Run
+from mmbench.bench.record import SCHEMA, Run
 from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.metrics.metric import metrics_for
@@ -70,6 +70,7 @@ def finished(spec, runs, loss, *, bayes=None, undefined=()):
     write_json(
         folder / "metrics.json",
         {
+            "schema": SCHEMA,
             "task": {"kind": "regression"},
             "conditions": conditions,
             "cost": {

@@ -10,7 +10,7 @@ from sweeps import specs
 
 from mmbench.bench.kept import FILE, Kept
 from mmbench.bench.leaderboard import ROBUSTNESS, render, robustness, robustness_tables, write
-from mmbench.bench.record import Run, finish
+from mmbench.bench.record import SCHEMA, Run, finish
 from mmbench.bench.robustness import degraded, patterns, rate_families
 from mmbench.metrics.degradation import (
     area_under_rate_curve,
@@ -56,6 +56,7 @@ def made(spec, runs, rng, *, without=(), state="done"):
     write_json(
         folder / "metrics.json",
         {
+            "schema": SCHEMA,
             "task": {"kind": KIND, "outputs": 3, "modalities": NAMES},
             "conditions": conditions,
             "cost": {"params_total": 1, "flops_per_sample": 9.0, "energy_j": None},

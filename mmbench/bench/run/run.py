@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mmbench.bench.record import SMALL, STATES, Outcome, find, finish
+from mmbench.bench.record import SCHEMA, SMALL, STATES, Outcome, find, finish
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import told
@@ -146,6 +146,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     write_json(
         folder / "metrics.json",
         {
+            "schema": SCHEMA,
             "task": {"kind": task.kind, "outputs": task.outputs, "modalities": task.names},
             "target_scale": None
             if scale is None
