@@ -13,7 +13,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-from pydantic_core import PydanticCustomError
 
 from mmbench.registry import suggest
 from mmbench.resources import folder
@@ -168,11 +167,9 @@ def _counted(words: Mapping[str, Any], key: str) -> dict[str, Any]:
     count = words.get(key)
     if isinstance(count, int) and not isinstance(count, bool):
         if count > MOST:
-            raise PydanticCustomError(
-                "count",
-                "{key}: N asks for the {key} 0 to N - 1, and this N is above {most}; for the one "
-                "of that number write {key}=[N], for more than {most} write them all out",
-                {"most": MOST, "key": key},
+            raise ValueError(
+                f"{key}: N asks for the {key} 0 to N - 1, and this N is above {MOST}; for the one "
+                f"of that number write {key}=[N], for more than {MOST} write them all out"
             )
         return {**words, key: list(range(count))}
     return dict(words)
@@ -362,8 +359,9 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
         return f"the key {path!r} is missing"
     if problem["type"] == "too_short":
         return f"{path} is empty; give at least one"
-    if problem["type"] == "count":
-        return f"{path}.{problem['msg']}" if path else problem["msg"]
+    if problem["type"] == "value_error":  # raised here, with the key's name in it
+        said = str(problem["ctx"]["error"])
+        return f"{path}.{said}" if path else said
     found = repr(problem["input"])
     found = found if len(found) < 60 else found[:57] + "..."
     return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"
