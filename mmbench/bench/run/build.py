@@ -65,6 +65,15 @@ def check(spec: RunSpec, root: Path) -> None:
     _check_trainer(spec.trainer_args)
 
 
+def require_fold(spec: RunSpec, root: Path) -> None:
+    """Refuse a run on a partition that its data set does not have.
+
+    Raises:
+        ValueError: If so.
+    """
+    _bound_data(spec.data, spec.data_args, root, spec.fold)
+
+
 def _check_trainer(settings: Mapping[str, Any]) -> None:
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     for name, value in settings.items():
