@@ -71,7 +71,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     part = private(path)
     try:
         write(part)
-        _flush(part)
+        if not any(f".{_here()}." in name for name in path.parts):
+            _flush(part)  # a private folder is flushed as a whole when it is published
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
