@@ -20,6 +20,10 @@ country under two names), lie in the same part.
 Sanity, accuracy of a logistic regression on val / test (majority .204 / .204): image .581 / .606,
 english .507 / .602, german .475 / .535 (bags of tokens).
 
+With `features: pieces` the names are cut into the word pieces of a frozen MiniLM, for backbones
+that read these (`backbone: packaged`, or `vilt:/folder` with the same vocabulary); pictures stay
+pixels.
+
 With `features: pretrained` the picture is a vector of 1,280 features of a frozen EfficientNet-Lite0
 and each name one of 384 of a frozen MiniLM, which knows English: of German names it reads pieces
 (`mmbench.data.features`; the extra `pretrained`, no download). Computed once, in the first run that
@@ -37,7 +41,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.assets import shipped
-from mmbench.data.features import IMAGE_WIDTH, TEXT_WIDTH, frozen_features, installed
+from mmbench.data.features import (
+    IMAGE_WIDTH,
+    TEXT_PIECES,
+    TEXT_TOKENIZER,
+    TEXT_WIDTH,
+    frozen_features,
+    installed,
+    text_pieces,
+)
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task
@@ -54,6 +66,7 @@ _CLASSES = (
     "Symbols",
     "Travel & Places",
 )
+_LONGEST = {"english": 12, "german": 25}  # word pieces of the longest name, [CLS] and [SEP] too
 
 
 class Openmoji(DataModule):
@@ -62,11 +75,12 @@ class Openmoji(DataModule):
     Args:
         root: Not read; the data ship with mmbench.
         scenario: See `DataModule`.
-        features: `raw`, pixels and tokens; or `pretrained`, vectors of frozen encoders.
+        features: `raw`, pixels and tokens; `pieces`, pixels and the ids of MiniLM's word pieces; or
+            `pretrained`, vectors of frozen encoders.
         **common: Passed to `DataModule`.
 
     Raises:
-        ValueError: If `features` is pretrained and the encoders are not installed.
+        ValueError: If `features` is not raw and the encoders are not installed.
     """
 
     source: ClassVar[Source] = Source(
@@ -81,12 +95,12 @@ class Openmoji(DataModule):
         root: Path,
         scenario: Scenario,
         *,
-        features: Literal["raw", "pretrained"] = "raw",
+        features: Literal["raw", "pieces", "pretrained"] = "raw",
         **common: Any,
     ) -> None:
         super().__init__(root, scenario, **common)
         self.features = features
-        if features == "pretrained":
+        if features != "raw":
             installed()
 
     def describe(self) -> Task:
@@ -97,6 +111,12 @@ class Openmoji(DataModule):
                 Modality("english", "vector", (TEXT_WIDTH,)),
                 Modality("german", "vector", (TEXT_WIDTH,)),
             )
+        elif self.features == "pieces":
+            english, german = (
+                Modality(name, "tokens", (steps,), TEXT_PIECES, TEXT_TOKENIZER)
+                for name, steps in _LONGEST.items()
+            )
+            modalities = (Modality("image", "image", (3, 32, 32)), english, german)
         else:
             modalities = (
                 Modality("image", "image", (3, 32, 32)),
@@ -117,13 +137,21 @@ class Openmoji(DataModule):
         inputs, with_lengths = arrays, names[1:]
         if self.features == "pretrained":
             inputs, with_lengths = self._encoded(arrays), ()
+        lengths = {name: arrays[f"{name}_lengths"] for name in with_lengths}
+        if self.features == "pieces":
+            pieces = {
+                name: text_pieces(arrays[f"{name}_text"].tolist(), steps=steps)
+                for name, steps in _LONGEST.items()
+            }
+            inputs = {"image": arrays["image"]} | {name: ids for name, (ids, _) in pieces.items()}
+            lengths = {name: steps for name, (_, steps) in pieces.items()}
         return Samples(
             modalities=names,
             inputs={name: inputs[name][rows] for name in names},
             target=arrays["target"][rows].astype(np.int64),
             sample_id=arrays["sample_id"][rows],
             presence=np.ones((int(rows.sum()), len(names)), bool),
-            lengths={name: arrays[f"{name}_lengths"][rows] for name in with_lengths},
+            lengths={name: steps[rows] for name, steps in lengths.items()},
         )
 
     def _encoded(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:

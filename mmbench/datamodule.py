@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
-from mmbench.data.task import Task
+from mmbench.data.stored import Inputs, Stored, as_tensor
+from mmbench.data.task import Pixels, Task
 from mmbench.sources import distributions, sources
 
 PART = 256  # samples encoded at a time for embeddings that runs share
@@ -100,6 +101,7 @@ class DataModule(LightningDataModule, ABC):
             )
         _require_positive(batch_size=batch_size, limit=limit)
         self._drawn: dict[str, PresenceArray] = {}
+        self._pixels: dict[str, Pixels] = {}
         self._restriction = None if modalities is None else tuple(modalities)
 
     def under(
@@ -167,10 +169,16 @@ class DataModule(LightningDataModule, ABC):
     def task(self) -> Task:
         """The task, restricted to the modalities that were asked for.
 
+        Once it is set up, images say how their 8-bit pixels were standardised.
+
         Raises:
             ValueError: If one of them is unknown.
         """
         task = self.describe()
+        task = replace(
+            task,
+            modalities=tuple(replace(m, pixels=self._pixels.get(m.name)) for m in task.modalities),
+        )
         if self._restriction is None:
             return task
         by_name = {modality.name: modality for modality in task.modalities}
@@ -204,12 +212,19 @@ class DataModule(LightningDataModule, ABC):
         for split in SPLITS:
             samples = self.samples(split)
             presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))
-            rows = self._limited(samples, split)
-            samples, presence = samples.take(rows), presence[rows]
+            if self.limit is not None and self.limit < len(samples):  # else nothing is copied
+                rows = self._limited(samples, split)
+                samples, presence = samples.take(rows), presence[rows]
             if split == "train":
                 scales = {
                     modality.name: Scale.fit(modality, samples, presence[:, column])
                     for column, modality in enumerate(task.modalities)
+                }
+                self._pixels = {
+                    m.name: scale.of_pixels()
+                    for m in task.modalities
+                    if m.kind == "image" and samples.inputs[m.name].dtype == np.uint8
+                    if (scale := scales[m.name])
                 }
                 self.target_scale = TargetScale.fit(task, samples.target)
             teach = split != "test" and self.scenario.regime == "full_access"
@@ -361,10 +376,12 @@ class _Split(Dataset[Batch]):
         self.task = task
         self.samples = samples
         self.presence = presence
-        self._scales = scales
         self._teach = teach
-        self._inputs = {name: torch.from_numpy(samples.inputs[name]) for name in task.names}
-        self._lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
+        lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
+        self._stored = {
+            name: Stored(as_tensor(samples.inputs[name]), scales[name], lengths.get(name))
+            for name in task.names
+        }
         self._presence = torch.from_numpy(presence)
         self._natural = torch.from_numpy(samples.presence)
         self._sample_id = torch.from_numpy(samples.sample_id)
@@ -407,7 +424,7 @@ class _Split(Dataset[Batch]):
         return self._target[self.rows_of(opaque)]
 
     def _remember(self, visible: Tensor) -> Remembered:
-        return Remembered(len(self), partial(self._parts, visible))
+        return Remembered(len(self), partial(self._parts, visible), self._stored)
 
     def _parts(self, visible: Tensor, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One modality of the whole split, as much of it as is visible."""
@@ -417,22 +434,19 @@ class _Split(Dataset[Batch]):
     def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
         there = presence[:, self.task.names.index(name)]
-        x = self._inputs[name][index]
-        scale = self._scales[name]
-        x = x.long() if scale is None else scale.apply(x)
-        if name not in self._lengths:
-            return keep(x, there), None
-        steps = self._lengths[name][index]
-        valid = torch.arange(x.shape[1]) < steps[:, None]
-        x = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
-        return keep(x, there), keep(steps, there)
+        x, steps = self._stored[name].read(index)
+        return keep(x, there), None if steps is None else keep(steps, there)
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
-        inputs, lengths = {}, {}
-        for name in self.task.names:
-            inputs[name], steps = self._modality(name, index, presence)
-            if steps is not None:
-                lengths[name] = steps
+        def reader(name: str) -> Callable[[], Tensor]:
+            return lambda: self._modality(name, index, presence)[0]
+
+        inputs = Inputs({name: reader(name) for name in self.task.names})
+        lengths = {
+            name: keep(stored.lengths[index], presence[:, column])
+            for column, (name, stored) in enumerate(self._stored.items())
+            if stored.lengths is not None
+        }
         return Batch(
             modalities=self.task.names,
             inputs=inputs,

@@ -197,11 +197,32 @@ class Method(LightningModule, ABC):
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look once at the training split before fitting: priors, prototypes, memories.
 
-        What is kept must be a buffer, so that saved weights are the whole method.
+        What is kept must be a buffer, so that saved weights are the whole method. A part that is
+        large and never changes says `constant = True`, see `learned_state`.
 
         Args:
             train: All training batches in order of sample, on the CPU.
         """
+
+    @final
+    def learned_state(self) -> dict[str, Tensor]:
+        """What changes while a method is trained, by its name in the state: kept at a better epoch.
+
+        That is what the present stage trains, and all buffers but those of parts that are
+        `constant`: filled in `prepare` and never written to again, such as a bank of samples.
+        """
+        constant = [name for name, part in self.named_modules() if getattr(part, "constant", False)]
+        state: dict[str, Tensor] = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        for owner, part in self.named_modules():
+            if any(owner == name or owner.startswith(f"{name}.") for name in constant):
+                continue
+            not_saved = part._non_persistent_buffers_set
+            state |= {
+                name: buffer
+                for name, buffer in part.named_buffers(owner, recurse=False)
+                if name.rpartition(".")[2] not in not_saved
+            }
+        return state
 
     def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
         """Small arrays kept beside a run after evaluation, such as routing shares."""

@@ -32,11 +32,12 @@ class PromptMethod(Method, ABC):
 
     Args:
         task: What goes in and what is predicted.
-        backbone: "small", or "vilt:/folder", "clip:/folder", "blip2:/folder".
+        backbone: "small", "packaged", or "vilt:/folder", "clip:/folder", "blip2:/folder".
         frozen: `warm_frozen` trains the backbone on the training split first, some of its
-            entries hidden at random, then freezes it; `pretrained_frozen` takes it as it comes;
-            `joint` trains everything at once. None = `warm_frozen` for
-            the small backbone, `pretrained_frozen` for the others.
+            entries hidden at random, then freezes it (of `packaged`, what is not published:
+            the projection of the image); `pretrained_frozen` takes it as it comes; `joint` trains
+            everything at once. None = `warm_frozen` for `small` and `packaged`,
+            `pretrained_frozen` for the others.
         warm_epochs: Epochs of that first training, >= 1.
         dim: D of the small backbone.
         depth: L of the small backbone.
@@ -58,7 +59,7 @@ class PromptMethod(Method, ABC):
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.regime: Regime = frozen or (
-            "warm_frozen" if backbone == "small" else "pretrained_frozen"
+            "warm_frozen" if backbone in ("small", "packaged") else "pretrained_frozen"
         )
         self.warm_epochs = warm_epochs
         self._made_of = f"{backbone} dim={dim} depth={depth}"

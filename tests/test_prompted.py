@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 from jaxtyping import Float
-from tiny_models import save
+from tiny_models import NAME, PIXELS, save
 from torch import Tensor
 
 from mmbench.contract import all_patterns, make_batch
@@ -168,7 +168,8 @@ def test_runs_share_what_a_backbone_embeds_once_it_rests(regime):
 
 
 def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
-    text, image = Modality("t", "tokens", (5,), vocab_size=99), Modality("i", "image", (1, 16, 16))
+    text = Modality("t", "tokens", (5,), 99, NAME)
+    image = Modality("i", "image", (3, 16, 16), pixels=PIXELS)
     task = Task("single_label", (text, image), ("x", "y", "z"))
     torch.manual_seed(0)
     method = OneToken(task, backbone=f"vilt:{vilt}").train()

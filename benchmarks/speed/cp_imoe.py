@@ -24,14 +24,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbench.data.batch import Batch, Remembered
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.methods.cp_imoe import CPIMoE
 
 BATCH, SIDE, DIM = 32, 224, 2048
-TASK = Task(
-    "single_label",
-    tuple(Modality(name, "image", (3, SIDE, SIDE)) for name in ("clinic", "derm")),
-    tuple("abcde"),
+TASK = with_encoders(
+    Task(
+        "single_label",
+        tuple(Modality(name, "image", (3, SIDE, SIDE)) for name in ("clinic", "derm")),
+        tuple("abcde"),
+    ),
+    {"image": "resnet50"},
 )
 REPEATS = 3
 PAPER = {"fit": "93.3 M and 49.2 G in Table S2", "main": "21.0 M and 16.7 G in Table S2"}
@@ -76,7 +79,7 @@ def main() -> None:
 
 def build(*, pretrain: bool = True) -> CPIMoE:
     """The paper's sizes."""
-    return CPIMoE(TASK, dim=DIM, backbone="resnet50", pretrain=pretrain, lr=5e-5).train()
+    return CPIMoE(TASK, dim=DIM, pretrain=pretrain, lr=5e-5).train()
 
 
 def make_batch() -> Batch:

@@ -157,7 +157,9 @@ def bare_step(method: MoERetriever, batch: Batch) -> None:
     support = int(context.sum()) // 2
     tokens = int(context.sum()) * p
     ask = tokens * mix.gate.k // (MODALITIES * 12)
-    products = [(BATCH * MODALITIES * p, FEATURES // p, d), (support * p, FEATURES // p, d)]
+    products = []
+    for encoded in (BATCH * MODALITIES, support):
+        products += [(encoded, FEATURES, 2 * d), (encoded, 2 * d, p * d)]
     products += [(tokens, d, 3 * d), (tokens, d, d), (tokens, d, 72)]
     products += [(ask, d, h), (ask, h, d)] * (MODALITIES * 12)
     fused = BATCH * MODALITIES * p

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mmbench.data.embeddings import Parts, is_shared, shared_embeddings
 from mmbench.data.hashing import hashed
+from mmbench.data.stored import Stored, change
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
+CHUNK = 256  # samples at a time
 MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
 
 
@@ -86,13 +88,13 @@ class Batch:
             A batch whose hidden inputs and lengths are zero.
         """
         presence = self.presence & ~absent
-        inputs, lengths = {}, {}
-        for column, name in enumerate(self.modalities):
-            there = presence[:, column]
-            inputs[name] = keep(self.inputs[name], there)
-            if name in self.lengths:
-                lengths[name] = keep(self.lengths[name], there)
-        return replace(self, inputs=inputs, lengths=lengths, presence=presence)
+        there = dict(zip(self.modalities, presence.unbind(1), strict=True))
+        return replace(
+            self,
+            inputs=change(self.inputs, lambda name, x: keep(x, there[name])),
+            lengths={name: keep(x, there[name]) for name, x in self.lengths.items()},
+            presence=presence,
+        )
 
     def blind(self) -> "Batch":
         """Take away what an evaluated method must not know: the target, and who the samples are.
@@ -135,7 +137,7 @@ class Batch:
 
         return replace(
             self,
-            inputs={name: move(x) for name, x in self.inputs.items()},
+            inputs=change(self.inputs, lambda _, x: move(x)),
             presence=move(self.presence),
             target=self.target if isinstance(self.target, Withheld) else move(self.target),
             sample_id=move(self.sample_id),
@@ -183,10 +185,18 @@ class Remembered:
         count: Samples of the split.
         parts: Inputs and lengths of a modality, over the whole split in its order and as training
             may see them; None = nothing is shared with other runs.
+        stored: Modality -> where its inputs lie, for banks that refer to them instead of copying;
+            whatever presence withholds is in there, too. None = nowhere.
     """
 
-    def __init__(self, count: int, parts: Callable[[str], Parts] | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        parts: Callable[[str], Parts] | None = None,
+        stored: Mapping[str, Stored] | None = None,
+    ) -> None:
         self.count = count
+        self.stored = stored
         self._parts = parts
         self._kept: dict[tuple[int, str], _Rows] = {}
 
@@ -204,12 +214,32 @@ class Remembered:
         key = (id(encoder), modality)
         if key not in self._kept:
             rows = _Rows(encoder, self.count)
-            if self._parts is not None and is_shared(encoder):
+            trunk, out = getattr(encoder, "trunk", None), getattr(encoder, "out", None)
+            if isinstance(out, nn.Module) and getattr(trunk, "rests", False):
+                # it has run already, before the rest was frozen
+                assert isinstance(trunk, nn.Module)
+                rows.values = self._outside(self.rows(modality, trunk), out)
+            if rows.values is not None:
+                rows.known[:] = True
+            elif self._parts is not None and is_shared(encoder):
                 parts = partial(self._parts, modality)
                 rows.values = shared_embeddings(encoder, parts, self.count)
                 rows.known[:] = True
             self._kept[key] = rows
         return self._kept[key]
+
+    @torch.no_grad()
+    def _outside(self, trunk: "_Rows", out: nn.Module) -> Tensor | None:
+        """Outputs of an encoder from those of its trunk; None if not all are known, or too many."""
+        if trunk.values is None or not bool(trunk.known.all()):
+            return None
+        device = next(out.parameters(), trunk.values).device
+        parts: list[Tensor] = []
+        for part in torch.split(trunk.values, CHUNK):
+            parts.append(out(part.to(device)))
+            if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
+                return None
+        return torch.cat(parts)
 
     def forget(self, modality: str, encoder: Encode | nn.Module) -> None:
         """Drop what is kept of an encoder that learns again."""
@@ -237,32 +267,32 @@ class FrozenMemo:
     """Embeddings of one training batch by encoders that are frozen; see `Remembered`."""
 
     def __init__(self, remembered: Remembered, source: Batch, rows: Tensor) -> None:
-        self._remembered = remembered
+        self.remembered = remembered
+        self.rows = rows
         self._source = source
-        self._rows = rows
 
     def embed(self, modality: str, encoder: Encode | nn.Module) -> Tensor | None:
         """Return the encoder's output for the source batch; None for one that learns."""
         if not isinstance(encoder, nn.Module):
             return None
         if not is_frozen(encoder):
-            self._remembered.forget(modality, encoder)
+            self.remembered.forget(modality, encoder)
             trunk = getattr(encoder, "trunk", None)
             if not isinstance(trunk, nn.Module) or not is_frozen(trunk):
                 return None
             out: Tensor = encoder.get_submodule("out")(self.embed(modality, trunk))
             return out
-        kept = self._remembered.rows(modality, encoder)
+        kept = self.remembered.rows(modality, encoder)
         device = next(encoder.parameters()).device
-        if kept.values is not None and bool(kept.known[self._rows].all()):
-            return kept.values.index_select(0, self._rows.to(kept.values.device)).to(device)
+        if kept.values is not None and bool(kept.known[self.rows].all()):
+            return kept.values.index_select(0, self.rows.to(kept.values.device)).to(device)
         lengths = self._source.lengths.get(modality)
         with torch.no_grad():
             z: Tensor = encoder(
                 self._source.inputs[modality].to(device),
                 None if lengths is None else lengths.to(device),
             )
-        kept.put(self._rows, z)
+        kept.put(self.rows, z)
         return z
 
 

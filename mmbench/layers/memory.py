@@ -5,9 +5,10 @@ the modalities that the query has (REDEEM, Eq. 1; the sum shrinks by itself wher
 missing). Search is exact: products in chunks, then the first K in the order (-score, row). A bank
 too large for that may be searched by an index of faiss instead, which may be approximate.
 
-Features are what exists before any training, so they can be kept and cannot hold a label: raw
-values, averaged over steps or cells, standardised over the bank and scaled to length one. They
-are rounded to so few bits that float32 holds every sum of their products without error. Scores
+Features are what exists before any training, so they can be kept and cannot hold a label: vectors
+of the user's choice, or the projections of a CLIP in a local folder; failing these, raw values,
+averaged over steps or cells and standardised over the bank. All are scaled to length one, and
+rounded to so few bits that float32 holds every sum of their products without error. Scores
 are therefore the same numbers in any batch, in any order of summation and on any device, equal
 content ties exactly, and a tie is decided by the row alone.
 
@@ -15,27 +16,40 @@ Notation: B queries, N rows of the bank, K neighbours, W width of all features t
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, is_frozen
+from mmbench.data.batch import Batch, FrozenMemo, Remembered, is_frozen, keep, opaque_ids
 from mmbench.data.embeddings import is_shared, shared_embeddings
 from mmbench.data.hashing import hashed
-from mmbench.data.task import Modality, Task
+from mmbench.data.scale import Moments, Scale
+from mmbench.data.stored import Inputs, Stored, change
+from mmbench.data.task import Kind, Modality, Task
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
-from mmbench.layers.retrieval import SupportBank
 
 BLOCK = 64  # rows of the bank that are first compared by their best one alone
 SCORES = 1 << 25  # scores held at a time, 128 MiB
 TABLE_BYTES = 4 << 30  # tokens of a modality are kept up to this size, else embedded when needed
 CHUNK = 256  # rows embedded at a time
+
+RAW: Mapping[Kind, str] = {  # what raw features of a kind are
+    "vector": "values",
+    "sequence": "means over steps",
+    "image": "pixel means",
+    "volume": "voxel means",
+    "tokens": "token counts",
+    "bag": "means over instances",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,51 +206,170 @@ class Feature(nn.Module):
     Args:
         modality: What is looked up.
         bits: Entries are multiples of 2^-bits.
+        width: Features; None = those of the kind's raw features.
     """
 
     mean: Tensor
     inverse_std: Tensor
 
-    def __init__(self, modality: Modality, bits: int) -> None:
+    def __init__(self, modality: Modality, bits: int, width: int | None = None) -> None:
         super().__init__()
-        self.raw = KINDS[modality.kind].raw(modality)
+        self.name = modality.name
+        self.what = RAW[modality.kind]
+        self.raw: nn.Module = nn.Identity()
+        if width is None:
+            raw = KINDS[modality.kind].raw(modality)
+            self.raw, width = raw, raw.width
         self.step = 2.0**-bits
-        self.register_buffer("mean", torch.zeros(self.raw.width))
-        self.register_buffer("inverse_std", torch.ones(self.raw.width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("inverse_std", torch.ones(width))
 
-    def fit(self, x: Tensor, lengths: Int[Tensor, " batch"] | None) -> None:
+    def of(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Features before scaling, zeros where the modality is absent."""
+        return batch.embed(self.name, self.raw)
+
+    def fit(self, raw: Float[Tensor, "row width"]) -> None:
         """Standardise by these samples from now on."""
-        raw = torch.cat([self.raw(*part) for part in _chunks(x, lengths)])
-        self.mean.copy_(raw.mean(0))
-        std = raw.std(0, correction=0)
+        columns = Moments.of(
+            (part.numpy() for part in torch.split(raw, CHUNK)), raw.shape[1], np.dtype(np.float32)
+        )
+        self.mean.copy_(torch.from_numpy(columns.mean))
         # a constant column says nothing; it becomes zero instead of rounding noise
-        self.inverse_std.copy_(torch.where(std > 1e-6, 1 / std, 0.0))
+        inverse = np.divide(1, columns.std, out=np.zeros(len(raw.T)), where=~columns.constant)
+        self.inverse_std.copy_(torch.from_numpy(inverse))
 
-    def forward(
-        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "batch width"]:
+    def scaled(self, raw: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
         """Features of length one, up to rounding; zeros for a sample like the mean."""
-        raw = (self.raw(x, lengths) - self.mean) * self.inverse_std
-        return (nn.functional.normalize(raw, dim=1) / self.step).round() * self.step
+        z = nn.functional.normalize((raw - self.mean) * self.inverse_std, dim=1)
+        return (z / self.step).round() * self.step
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Features of a batch, zeros where the modality is absent."""
+        return keep(self.scaled(self.of(batch)), batch.has(self.name))
 
 
-class Memory(SupportBank):
+class Vectors(Feature):
+    """Vectors of the user's choice from a file, as they are but for their length.
+
+    Args:
+        modality: What is looked up.
+        bits: See `Feature`.
+        file: npz with `id` (n,), sample ids as in the predictions of a run, and for each modality
+            an array of its name, (n, W). Samples of all splits have to be there.
+
+    Raises:
+        ValueError: If it cannot be read, lacks the modality, or holds an id twice.
+    """
+
+    ids: Tensor
+    row: Tensor
+    vectors: Tensor
+
+    def __init__(self, modality: Modality, bits: int, file: Path) -> None:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                ids, vectors = arrays["id"], arrays[modality.name]
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"retrieve_by: {file} is no npz with id (n,) and {modality.name} (n, width): "
+                f"{error}"
+            ) from error
+        if vectors.ndim != 2 or ids.shape != (len(vectors),) or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"retrieve_by: {file} needs whole numbers as id (n,) and {modality.name} "
+                f"(n, width), found {ids.dtype} {ids.shape} and {vectors.shape}"
+            )
+        if len(np.unique(ids)) < len(ids) or not np.isfinite(vectors).all():
+            raise ValueError(f"retrieve_by: {file} holds an id twice, or NaN or infinity")
+        super().__init__(modality, bits, vectors.shape[1])
+        self.what = f"vectors of {file.name}"
+        known = torch.from_numpy(ids.astype(np.int64))
+        both = torch.cat([known, opaque_ids(known)])  # evaluated samples come under the latter
+        order = both.argsort()
+        self.register_buffer("ids", both[order])
+        self.register_buffer("row", order % max(1, len(known)))
+        self.register_buffer("vectors", torch.from_numpy(vectors.astype(np.float32)))
+
+    def fit(self, raw: Float[Tensor, "row width"]) -> None:
+        """Keep them as they are."""
+
+    def of(self, batch: Batch) -> Float[Tensor, "batch width"]:
+        """Look the samples up.
+
+        Raises:
+            ValueError: If the file does not hold one of them.
+        """
+        at = torch.searchsorted(self.ids, batch.sample_id).clamp_max(len(self.ids) - 1)
+        lost = batch.has(self.name) & (self.ids[at] != batch.sample_id)
+        if bool(lost.any()):
+            raise ValueError(
+                f"retrieve_by: {int(lost.sum())} of {len(lost)} samples have no vector for "
+                f"{self.name!r} in the file; it needs those of all splits"
+            )
+        return keep(self.vectors[self.row[at]], batch.has(self.name))
+
+
+class Projections(Feature):
+    """Projections of a CLIP with published weights, computed once for all runs.
+
+    Args:
+        modality: What is looked up, a text or an image.
+        bits: See `Feature`.
+        folder: Of the model.
+
+    Raises:
+        ValueError: If the model does not read the modality, or the folder does not hold it.
+    """
+
+    def __init__(self, modality: Modality, bits: int, folder: Path) -> None:
+        from mmbench.layers.pretrained_backbones import clip_projection  # slow to import
+
+        raw, width = clip_projection(modality, folder)
+        super().__init__(modality, bits, width)
+        self.raw, self.what = raw, f"projections of the CLIP in {folder.name}"
+
+    def fit(self, raw: Float[Tensor, "row width"]) -> None:
+        """Keep them as they are."""
+
+
+def _feature(modality: Modality, bits: int, retrieve_by: str) -> Feature:
+    if not retrieve_by:
+        return Feature(modality, bits)
+    kind, _, folder = retrieve_by.partition(":")
+    if kind == "clip" and folder:
+        return Projections(modality, bits, Path(folder).expanduser())
+    return Vectors(modality, bits, Path(retrieve_by).expanduser())
+
+
+class Memory(nn.Module):
     """The complete training samples: inputs, targets and features, to be found by likeness.
 
     A row has every modality, so it can lend a query whatever that lacks, and all of them
     together for prompts. Under the regime `full_access` these are all training samples, else
     those that the scenario leaves complete. A query never finds itself, told by its sample id.
 
+    Inputs stay where they are: the bank refers to those of the data module, in the type in which
+    they were stored, on the CPU, and scales what it reads. They are written out with the state,
+    and only then; nothing of it changes after `fill` (`Method.learned_state`).
+
     Args:
         task: Whose samples are kept.
         k: K, neighbours of a query, 1..64.
         index: Description of the index of faiss that is searched, see `empty_index`; None =
             exact products.
+        retrieve_by: Features by which samples are alike: a file of vectors (see `Vectors`), or
+            "clip:/folder" (see `Projections`); empty = raw features, pixel means among them.
+
+    Attributes:
+        by: What each modality is looked up by, in words.
 
     Raises:
-        ValueError: If `k` is out of range, or there is no such index.
+        ValueError: If `k` is out of range, there is no such index, or no such features.
     """
 
+    constant = True
+
+    sample_id: Tensor
     keys: Tensor
     target: Tensor
     by_id: Tensor
@@ -245,16 +378,22 @@ class Memory(SupportBank):
     train_rows: Tensor
     train_found: Tensor
 
-    def __init__(self, task: Task, k: int = 5, *, index: str | None = None) -> None:
-        super().__init__(task)
+    def __init__(
+        self, task: Task, k: int = 5, *, index: str | None = None, retrieve_by: str = ""
+    ) -> None:
+        super().__init__()
         if not 1 <= k <= BLOCK:
             raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
         self.k = k
+        self.names = task.names
+        self.with_lengths = tuple(m.name for m in task.modalities if m.has_lengths)
         # the products of M pairs of vectors sum to less than M + 1, and float32 counts to 2^24
         bits = (24 - math.ceil(math.log2(len(task.modalities) + 1))) // 2
-        features = [Feature(m, bits) for m in task.modalities]
+        features = [_feature(m, bits, retrieve_by) for m in task.modalities]
+        self.by = tuple(part.what for part in features)
         self.features = nn.ModuleList(features)
         width = sum(len(part.mean) for part in features)
+        self.register_buffer("sample_id", torch.zeros(0, dtype=torch.long))
         self.register_buffer("keys", torch.zeros(0, width))
         self.index = index
         self._built: tuple[object, Any] = (None, None)
@@ -264,45 +403,98 @@ class Memory(SupportBank):
         empty = torch.zeros(0, dtype=torch.long) if single else torch.zeros(0, task.num_outputs)
         self.register_buffer("target", empty)
         self.register_buffer("by_id", torch.zeros(0, dtype=torch.long))  # rows in order of id
+        for name in self.with_lengths:
+            self.register_buffer(f"length_{self.names.index(name)}", self.by_id.clone())
         # what training samples find, looked up instead of searched again each epoch
         for name in ("train_id", "train_code"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.long), persistent=False)
         rows = torch.zeros(0, k, dtype=torch.long)
         self.register_buffer("train_rows", rows, persistent=False)
         self.register_buffer("train_found", rows.bool(), persistent=False)
-        self._tables: dict[str, tuple[object, Tensor | None]] = {}
+        # where the inputs lie: all of a split, the places of the rows in it, and its embeddings
+        self._stored: Mapping[str, Stored] = {}
+        self._place = self.by_id.clone()
+        self._remembered: Remembered | None = None
+        self._tables: dict[str, tuple[object, _Table | Tensor | None]] = {}
 
-    def fill(self, train: Iterable[Batch], most: int | None = None) -> None:
+    def __len__(self) -> int:
+        """Number of samples kept."""
+        return len(self.sample_id)
+
+    def fill(self, train: Iterable[Batch]) -> None:
         """Keep the complete samples, and what each training sample finds among them.
 
         Args:
-            train: All training batches; a teacher's samples are kept in place of its batch's.
-            most: Keep this many samples, chosen by a hash of their ids; None = all.
+            train: All training batches, looked at one after the other; a teacher's samples are
+                kept in place of its batch's.
         """
-        batches = list(train)
-        shown = [b if b.teacher is None else b.teacher for b in batches]
-        complete = [take(b, b.presence.all(1)) for b in shown]
-        super().fill(complete, most)
-        ids, order = torch.cat([b.sample_id for b in complete]).sort()
-        assert bool((ids[1:] > ids[:-1]).all()), "a sample id occurs twice in the training split"
-        target = torch.cat([b.target for b in complete])
-        self.target = target[order[torch.searchsorted(ids, self.sample_id)]]
+        features: list[Feature] = list(self.features)  # type: ignore[arg-type]
+        seen = [_Seen.of(batch, features) for batch in train]
+        sample_id = torch.cat([part.sample_id for part in seen])
+        complete = torch.cat([part.complete for part in seen])
+        raw = {name: torch.cat([part.raw.pop(name) for part in seen]) for name in self.names}
+        rows = complete.nonzero().squeeze(1)
+        rows = rows[hashed(sample_id[rows]).argsort()]
+        self.sample_id = sample_id[rows]
         self.by_id = self.sample_id.argsort()
-        self._tables = {}
+        ids = sample_id.sort().values
+        assert bool((ids[1:] > ids[:-1]).all()), "a sample id occurs twice in the training split"
+        self.target = torch.cat([part.target for part in seen])[rows]
+        self._refer(seen, rows)
+        for name in self.with_lengths:
+            _, lengths = self.read(name, torch.arange(len(self)), inputs=False)
+            setattr(self, f"length_{self.names.index(name)}", lengths)
         if len(self):
-            for part, name in zip(self.features, self.names, strict=True):
-                everything = self.everything()
-                assert isinstance(part, Feature)
-                part.fit(everything.inputs[name], everything.lengths.get(name))
+            for name, part in zip(self.names, features, strict=True):
+                part.fit(raw[name][rows])
+        presence = torch.cat([part.presence for part in seen])
+        pairs = list(zip(self.names, features, presence.unbind(1), strict=True))
+
+        def look(rows: Tensor, present: bool) -> Tensor:
+            parts = (
+                keep(part.scaled(raw[name][rows]), there[rows] | present)
+                for name, part, there in pairs
+            )
+            return torch.cat(list(parts), 1)
+
         self.keys = torch.cat(
-            [self.look(take(self.everything(), rows)) for rows in self.all_rows()]
-            or [self.keys[:0]]
+            [look(part, True) for part in torch.split(rows, CHUNK)] or [self.keys[:0]]
         )
-        found = [self.search(replace(b, memo=None)) for b in batches]
-        self.train_id, order = torch.cat([b.sample_id for b in batches]).sort()
-        self.train_code = presence_code(torch.cat([b.presence for b in batches]))[order]
+        found = [
+            self.found(look(part, False), self.row_of(sample_id[part]), sample_id[part])
+            for part in torch.split(torch.arange(len(sample_id)), CHUNK)
+        ]
+        self.train_id, order = sample_id.sort()
+        self.train_code = presence_code(presence)[order]
         self.train_rows = torch.cat([part.rows for part in found])[order]
         self.train_found = torch.cat([part.found for part in found])[order]
+
+    def _refer(self, seen: "list[_Seen]", rows: Tensor) -> None:
+        """Say where the inputs of the bank lie: in the data module's split, or in copies of ours.
+
+        Args:
+            seen: The training split.
+            rows: Positions of the bank's samples in it.
+        """
+        self._tables = {}
+        split = seen[0].remembered
+        if split is not None and split.stored is not None:
+            self._stored, self._remembered = split.stored, split
+            self._place = torch.cat([part.place for part in seen])[rows]
+            return
+        whole = {name: [part.copies[name] for part in seen] for name in self.names}
+        kept = torch.cat([part.complete for part in seen]).cumsum(0) - 1
+        self._stored = {
+            name: Stored(
+                torch.cat([x for x, _ in parts]),
+                None,
+                torch.cat([n for _, n in parts if n is not None])
+                if name in self.with_lengths
+                else None,
+            )
+            for name, parts in whole.items()
+        }
+        self._place, self._remembered = kept[rows], None
 
     def require_neighbours(self) -> None:
         """Refuse a memory in which a sample could find nothing but itself.
@@ -316,14 +508,39 @@ class Memory(SupportBank):
                 f"there are {len(self)}; show more, or take the regime full_access"
             )
 
-    def all_rows(self) -> list[Int[Tensor, " _"]]:
-        """All rows of the bank, some at a time."""
-        return list(torch.split(torch.arange(len(self), device=self.sample_id.device), CHUNK))
-
     def look(self, batch: Batch) -> Float[Tensor, "batch width"]:
         """Features of a batch; zeros where a modality is absent."""
-        pairs = zip(self.names, self.features, strict=True)
-        return torch.cat([batch.embed(name, part) for name, part in pairs], dim=1)
+        return torch.cat([part(batch) for part in self.features], dim=1)
+
+    def read(
+        self, name: str, rows: Int[Tensor, " row"], *, inputs: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Inputs of one modality of these rows, scaled, and their lengths; on the CPU."""
+        stored, place = self._stored[name], self._place[rows.cpu()]
+        if not inputs:
+            return place, None if stored.lengths is None else stored.lengths[place]
+        return stored.read(place)
+
+    def everything(self) -> Batch:
+        """All samples that are kept, without their targets; inputs are read when asked for."""
+        rows = torch.arange(len(self))
+
+        def reader(name: str) -> Callable[[], Tensor]:
+            return lambda: self.read(name, rows)[0].to(self.sample_id.device)
+
+        return Batch(
+            modalities=self.names,
+            inputs=Inputs({name: reader(name) for name in self.names}),
+            presence=torch.ones(
+                len(self), len(self.names), dtype=torch.bool, device=self.sample_id.device
+            ),
+            target=torch.zeros_like(self.sample_id),
+            sample_id=self.sample_id,
+            lengths={
+                name: getattr(self, f"length_{self.names.index(name)}")
+                for name in self.with_lengths
+            },
+        )
 
     def row_of(self, sample_id: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Where samples lie in the bank; -1 = not there."""
@@ -347,10 +564,13 @@ class Memory(SupportBank):
                 return Neighbours(self.train_rows[at], self.train_found[at])
         return self.search(batch)
 
-    @torch.no_grad()
     def search(self, batch: Batch) -> Neighbours:
         """The same by matrix products, or by the index."""
-        query, own = self.look(batch), self.row_of(batch.sample_id)
+        return self.found(self.look(batch), self.row_of(batch.sample_id), batch.sample_id)
+
+    @torch.no_grad()
+    def found(self, query: Tensor, own: Tensor, sample_id: Tensor) -> Neighbours:
+        """What samples of these features find, each without itself."""
         if self.index is None or not len(self):
             rows, score = nearest(query, self.keys, self.k, own)
         else:
@@ -360,7 +580,7 @@ class Memory(SupportBank):
                 fill_index(made, self.keys)
                 self._built = (mark, made)
             rows, score = nearest_by_index(query, self._built[1], self.k, own)
-        return self.checked(batch, rows, score > -math.inf)
+        return self.checked(sample_id, rows, score > -math.inf)
 
     def sample(self, batch: Batch, key: Int[Tensor, " batch"]) -> Neighbours:
         """Any K rows in place of the nearest, never the query itself: a control.
@@ -375,15 +595,15 @@ class Memory(SupportBank):
         score = score.masked_fill(itself, -math.inf)
         gap = score.new_full((len(score), max(0, self.k - len(self))), -math.inf)
         best, rows = torch.cat([score, gap], 1).topk(self.k)
-        return self.checked(batch, rows, best > -math.inf)
+        return self.checked(batch.sample_id, rows, best > -math.inf)
 
-    def checked(self, batch: Batch, rows: Tensor, found: Tensor) -> Neighbours:
+    def checked(self, sample_id: Tensor, rows: Tensor, found: Tensor) -> Neighbours:
         """Begin the list again where it is too short; refuse a query that found itself."""
         count = found.sum(1, keepdim=True)
         again = torch.arange(self.k, device=rows.device) % count.clamp_min(1)
         rows = torch.where(count > 0, rows.gather(1, again), 0)
         if rows.is_cpu and len(self):  # elsewhere the question would stall the device
-            itself = self.sample_id[rows] == batch.sample_id[:, None]
+            itself = self.sample_id[rows] == sample_id[:, None]
             assert not (itself & found).any(), "a sample is its own neighbour"
         return Neighbours(rows, found)
 
@@ -406,13 +626,19 @@ class Memory(SupportBank):
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in embedder.parameters())
         table = None if learns else self._table(name, embedder)
         if table is None:
-            z = self.encode(self.names.index(name), flat, embedder)
+            z = self._embed(name, flat, embedder)
         else:
             z = table[flat.to(table.device)].to(flat.device)
         return z.view(*rows.shape, *z.shape[1:])
 
+    def _embed(self, name: str, rows: Tensor, embedder: nn.Module) -> Tensor:
+        x, lengths = self.read(name, rows)
+        device = self.sample_id.device
+        z: Tensor = embedder(x.to(device), None if lengths is None else lengths.to(device))
+        return z
+
     @torch.no_grad()
-    def _table(self, name: str, embedder: nn.Module) -> Tensor | None:
+    def _table(self, name: str, embedder: nn.Module) -> "_Table | Tensor | None":
         """Tokens of the whole bank, made again when the embedder has changed; None = too large."""
         # writing to a tensor raises its version, moving it changes where it lies
         parts = chain(embedder.parameters(), embedder.buffers(), (self.sample_id,))
@@ -421,25 +647,121 @@ class Memory(SupportBank):
             self._tables[name] = (mark, self._embed_all(name, embedder))
         return self._tables[name][1]
 
-    def _embed_all(self, name: str, embedder: nn.Module) -> Tensor | None:
-        target = self.names.index(name)
+    def _embed_all(self, name: str, embedder: nn.Module) -> "_Table | Tensor | None":
         if is_shared(embedder) and is_frozen(embedder) and len(self):
-            everything = self.everything()
-            x, lengths = everything.inputs[name], everything.lengths.get(name)
-            return shared_embeddings(embedder, lambda: _chunks(x, lengths), len(self))
+            if self._remembered is not None:  # those of the training split are there already
+                values = self._remembered.rows(name, embedder).values
+                assert values is not None, "shared embeddings are made for a whole split"
+                return _Table(values, self._place)
+            return shared_embeddings(embedder, partial(self._chunks, name), len(self))
         pieces: list[Tensor] = []
-        for rows in self.all_rows():
-            pieces.append(self.encode(target, rows, embedder))
+        for rows in torch.split(torch.arange(len(self)), CHUNK):
+            pieces.append(self._embed(name, rows, embedder))
             if pieces[0][0].numel() * pieces[0].element_size() * len(self) > TABLE_BYTES:
                 return None
         return torch.cat(pieces)
+
+    def _chunks(self, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        return (self.read(name, rows) for rows in torch.split(torch.arange(len(self)), CHUNK))
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for m, name in enumerate(self.names):
+            stored = self._stored.get(name)
+            if stored is None:
+                continue
+            destination[f"{prefix}input_{m}"] = stored.values[self._place]
+            if stored.scale is not None:
+                destination[f"{prefix}scale_{m}"] = torch.stack(
+                    [stored.scale.mean, stored.scale.inverse_std]
+                )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # a fresh bank is empty: make room for what was kept
+        for name, buffer in self._buffers.items():
+            kept = state_dict.get(prefix + name)
+            if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
+                room = torch.empty(kept.shape, dtype=kept.dtype, device=buffer.device)
+                self._buffers[name] = room
+        loaded = {}
+        for m, name in enumerate(self.names):
+            values = state_dict.pop(f"{prefix}input_{m}", None)
+            scale = state_dict.pop(f"{prefix}scale_{m}", None)
+            if values is not None:
+                lengths = state_dict.get(f"{prefix}length_{m}")
+                loaded[name] = Stored(
+                    values.cpu(),
+                    None if scale is None else Scale(*scale.cpu()),
+                    None if lengths is None else lengths.cpu(),
+                )
+        if loaded:
+            self._stored, self._remembered, self._tables = loaded, None, {}
+            self._place = torch.arange(len(next(iter(loaded.values())).values))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Tokens of the bank as rows of those of the training split."""
+
+    values: Tensor
+    place: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.values[self.place[rows]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What `fill` keeps of one training batch."""
+
+    sample_id: Tensor
+    presence: Tensor
+    complete: Tensor
+    target: Tensor
+    raw: dict[str, Tensor]  # features that exist before training, of all that may be seen
+    remembered: Remembered | None  # of the split, and the places in it
+    place: Tensor
+    copies: Mapping[str, tuple[Tensor, Tensor | None]]  # complete samples of no data module
+
+    @classmethod
+    def of(cls, batch: Batch, features: list[Feature]) -> "_Seen":
+        shown = batch if batch.teacher is None else batch.teacher
+        complete = shown.presence.all(1)
+        memo = shown.memo if isinstance(shown.memo, FrozenMemo) else None
+        remembered = None if memo is None else memo.remembered
+        refer = remembered is not None and remembered.stored is not None
+        copies = {} if refer else {n: _some(shown, n, complete) for n in batch.modalities}
+        return cls(
+            batch.sample_id,
+            batch.presence,
+            complete,
+            shown.target,
+            {part.name: part.of(shown) for part in features},
+            remembered,
+            batch.sample_id if memo is None else memo.rows,
+            copies,
+        )
+
+
+def _some(batch: Batch, name: str, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    lengths = batch.lengths.get(name)
+    return batch.inputs[name][rows], None if lengths is None else lengths[rows]
 
 
 def take(batch: Batch, rows: Tensor) -> Batch:
     """These rows of a batch alone."""
     return replace(
         batch,
-        inputs={name: x[rows] for name, x in batch.inputs.items()},
+        inputs=change(batch.inputs, lambda _, x: x[rows]),
         presence=batch.presence[rows],
         target=batch.target[rows],
         sample_id=batch.sample_id[rows],
@@ -447,9 +769,3 @@ def take(batch: Batch, rows: Tensor) -> Batch:
         teacher=None,
         memo=None,
     )
-
-
-def _chunks(x: Tensor, lengths: Tensor | None) -> Iterable[tuple[Tensor, Tensor | None]]:
-    if lengths is None:
-        return ((part, None) for part in torch.split(x, CHUNK))
-    return zip(torch.split(x, CHUNK), torch.split(lengths, CHUNK), strict=True)

@@ -265,6 +265,12 @@ class Experts(nn.Module):
         y: Tensor = h.flatten(1) @ self.w2.flatten(0, 1) + gates @ self.b2
         return y
 
+    def apart(self, x: Float[Tensor, "token dim"]) -> Float[Tensor, "token expert out"]:
+        """Every expert's answer to every token, for mixtures that are no weighted sum."""
+        count, hidden, _ = self.w1.shape
+        h = F.linear(x, self.w1.flatten(0, 1), self.b1.flatten()).view(-1, count, hidden)
+        return torch.einsum("neh,eho->neo", self.drop(F.gelu(h)), self.w2) + self.b2
+
     def sorted(
         self, x: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
     ) -> Float[Tensor, "token out"]:

@@ -1,15 +1,19 @@
 """Multimodal transformers with published weights, read from a local folder.
 
-A folder holds `config.json` and `.safetensors` as `save_pretrained` of transformers writes them;
-nothing is downloaded and no pickle is read. Each model takes one text and one image. The text's
-token ids must come from the model's own tokenizer, special tokens included.
+A folder holds `config.json`, `.safetensors`, `preprocessor_config.json` and the tokenizer's files
+as `save_pretrained` of transformers writes them; nothing is downloaded and no pickle is read. Each
+model takes one text and one image, as it was trained: token ids are those of its own tokenizer,
+special tokens included (`Modality.tokenizer`), or it refuses; 8-bit pixels, which a data module
+standardises by its training split, are brought back to 0..1 (`Modality.pixels`) and scaled as the
+preprocessor says.
 
 The parts are those of transformers. Only the lines around the attention are written again, since
 prompts bring keys and values of their own. Positions are stretched once, when a model is built,
 and image tokens keep their raster order.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +24,24 @@ from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval, CLIPModel, ViltModel
 
 from mmbench.data.batch import Batch
+from mmbench.data.features import (
+    IMAGE_WIDTH,
+    TEXT_TOKENIZER,
+    image_map,
+    image_network,
+    text_network,
+)
+from mmbench.data.pieces import tokenizer_of, vocabulary_name
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, prepend
 from mmbench.layers.backbones import Backbone
-from mmbench.layers.pooling import valid_steps
+from mmbench.layers.encoders import rest
+from mmbench.layers.pooling import grid_weights, valid_steps
 
 BERT_EMPTY = (101, 102)  # [CLS] [SEP] in the vocabulary of BERT, which ViLT and BLIP-2 share
+CELLS = 16  # tokens of an image in the packaged backbone, 4 x 4
+
+Scaling = tuple[Tensor, Tensor]  # factor and shift of each channel of a batch
 
 
 class PretrainedBackbone(Backbone):
@@ -35,8 +51,8 @@ class PretrainedBackbone(Backbone):
         task: With one modality of kind tokens and one of kind image.
         texts: Embedder of the text.
         images: Embedder of the image.
-        layers: Of each stream.
-        norms: After the last layer of each stream.
+        layers: Of each stream, or one list that both streams have in common.
+        norms: After the last layer of each stream; as many as there are streams.
         pooler: See `Backbone`.
         empty_text: Token ids of a text that says nothing.
 
@@ -49,7 +65,7 @@ class PretrainedBackbone(Backbone):
         task: Task,
         *,
         texts: "TextTokens",
-        images: "ImageTokens",
+        images: "ImageTokens | MapTokens",
         layers: Sequence[Sequence["Layer"]],
         norms: Sequence[nn.Module],
         pooler: nn.Module,
@@ -59,12 +75,12 @@ class PretrainedBackbone(Backbone):
         text, image = text_and_image(task)
         self.modalities = {m.name: m for m in (text, image)}
         self.names = tuple(self.modalities)
-        self.streams = (self.names,) if len(layers) == 1 else tuple((n,) for n in self.names)
+        self.streams = (self.names,) if len(norms) == 1 else tuple((n,) for n in self.names)
         self.embedders = nn.ModuleList([texts, images])
         self.widths = {text.name: texts.width, image.name: images.width}
         self.counts = {text.name: texts.count, image.name: images.count}
         self.layers = nn.ModuleList(nn.ModuleList(stream) for stream in layers)
-        self.depths = tuple(len(stream) for stream in layers)
+        self.depths = tuple(len(layers[i % len(layers)]) for i in range(len(norms)))
         self.norms = nn.ModuleList(norms)
         self.pooler = pooler
         self.causal = texts.causal
@@ -73,6 +89,11 @@ class PretrainedBackbone(Backbone):
     def embedder(self, name: str) -> nn.Module:
         """See `Backbone`."""
         return self.embedders[self.names.index(name)]
+
+    def unscaled(self, name: str) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """See `Backbone`."""
+        part = self.embedder(name)
+        return part if isinstance(part, TextTokens) else part.scaled  # type: ignore[return-value]
 
     def real(self, name: str, batch: Batch) -> Bool[Tensor, "batch token"]:
         """See `Backbone`."""
@@ -113,12 +134,15 @@ class PretrainedBackbone(Backbone):
             readable = keys[:, None, :] & past | itself
         else:
             readable = (keys | ~keys.any(1, keepdim=True))[:, None, :]
-        tower: Any = self.layers[stream]
+        tower: Any = self.layers[stream % len(self.layers)]
         z: Tensor = tower[i](x, readable[:, None], prefix)
         return z
 
     def pool(
-        self, xs: Sequence[Float[Tensor, "batch _ _"]], at: int | None = None
+        self,
+        xs: Sequence[Float[Tensor, "batch _ _"]],
+        reads: Sequence[Bool[Tensor, "batch _"]],
+        at: int | None = None,
     ) -> Float[Tensor, "batch pooled"]:
         """See `Backbone`."""
         read = []
@@ -148,6 +172,8 @@ def vilt(task: Task, folder: Path) -> PretrainedBackbone:
     """
     text, image = text_and_image(task)
     model = _load(ViltModel, folder, made_here=("pooler.",))
+    scaling = scaling_of(image, folder)
+    require_ids(text, folder)
     words, of_text = model.embeddings.text_embeddings, model.embeddings.token_type_embeddings.weight
     places = model.embeddings.position_embeddings[0] + of_text[1]
     position = words.position_embeddings.weight
@@ -172,6 +198,7 @@ def vilt(task: Task, folder: Path) -> PretrainedBackbone:
             model.embeddings.cls_token,
             places,
             stretch="bilinear",
+            scaling=scaling,
         ),
         layers=[[ViltLayer(block, heads) for block in model.encoder.layer]],
         norms=[model.layernorm],
@@ -198,6 +225,8 @@ def clip(task: Task, folder: Path) -> PretrainedBackbone:
     """
     text, image = text_and_image(task)
     model = _load(CLIPModel, folder)
+    scaling = scaling_of(image, folder)
+    require_ids(text, folder)
     words, patches = model.text_model.embeddings, model.vision_model.embeddings
     heads = [c.num_attention_heads for c in (model.config.text_config, model.config.vision_config)]
     towers = (model.text_model.encoder.layers, model.vision_model.encoder.layers)
@@ -211,6 +240,7 @@ def clip(task: Task, folder: Path) -> PretrainedBackbone:
             patches.class_embedding,
             patches.position_embedding.weight,
             stretch="bicubic",
+            scaling=scaling,
             norm=model.vision_model.pre_layrnorm,
         ),
         layers=[
@@ -220,6 +250,69 @@ def clip(task: Task, folder: Path) -> PretrainedBackbone:
         pooler=nn.Identity(),
         empty_text=(vocabulary - 2, vocabulary - 1),  # begin and end are the last two
     )
+
+
+class ClipProjection(nn.Module):
+    """One tower of CLIP and its projection: what texts and images are compared by.
+
+    Args:
+        tower: The text or the vision model.
+        project: What follows it.
+        scale: From a batch's pixels to the model's; None for texts.
+        side: Pixels of the images that the model reads.
+    """
+
+    def __init__(
+        self, tower: nn.Module, project: nn.Module, scale: "Affine | None", side: int
+    ) -> None:
+        super().__init__()
+        self.tower: Any = tower
+        self.project = project
+        self.scale = scale
+        self.side = side
+
+    def forward(
+        self, x: Tensor, lengths: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch width"]:
+        """Project images, or token ids with the lengths of the texts."""
+        if self.scale is None:
+            valid = valid_steps(lengths, x)
+            z = self.tower(torch.where(valid, x, 0).long(), valid.long()).pooler_output
+        else:
+            pixels = self.scale(x.expand(-1, 3, -1, -1))
+            sides = (self.side, self.side)
+            pixels = nn.functional.interpolate(pixels, sides, mode="bicubic", antialias=True)
+            z = self.tower(pixels).pooler_output
+        projected: Tensor = self.project(z)
+        return projected
+
+
+def clip_projection(modality: Modality, folder: Path) -> tuple[ClipProjection, int]:
+    """What CLIP makes of one modality, frozen, and its width; runs share what it gives.
+
+    Source: as `clip`; the retrieval features of RAGPT and REDEEM.
+
+    Args:
+        modality: Of kind tokens or image.
+        folder: Of a `CLIPModel`.
+
+    Raises:
+        ValueError: If it is of another kind, does not fit, or the folder does not hold the model.
+    """
+    if modality.kind not in ("tokens", "image"):
+        raise ValueError(
+            f"CLIP reads texts and images, but modality {modality.name!r} is of kind "
+            f"{modality.kind}; retrieve by a file of vectors"
+        )
+    model = _load(CLIPModel, folder)
+    if modality.kind == "tokens":
+        require_ids(modality, folder)
+        made = ClipProjection(model.text_model, model.text_projection, None, 0)
+    else:
+        scale, side = Affine(scaling_of(modality, folder)), model.config.vision_config.image_size
+        made = ClipProjection(model.vision_model, model.visual_projection, scale, side)
+    rest(made.eval())
+    return made, model.config.projection_dim
 
 
 def blip2(task: Task, folder: Path) -> PretrainedBackbone:
@@ -237,6 +330,8 @@ def blip2(task: Task, folder: Path) -> PretrainedBackbone:
     """
     text, image = text_and_image(task)
     model = _load(Blip2ForImageTextRetrieval, folder)
+    scaling = scaling_of(image, folder)
+    require_ids(text, folder)
     words, patches = model.embeddings, model.vision_model.embeddings
     blocks = model.qformer.encoder.layer
     for block in blocks:  # what only the queries of the Q-Former use
@@ -259,6 +354,7 @@ def blip2(task: Task, folder: Path) -> PretrainedBackbone:
             patches.class_embedding,
             patches.position_embedding[0],
             stretch="bicubic",
+            scaling=scaling,
         ),
         layers=[
             [QFormerLayer(block, text_heads) for block in blocks],
@@ -268,6 +364,146 @@ def blip2(task: Task, folder: Path) -> PretrainedBackbone:
         pooler=nn.Identity(),
         empty_text=BERT_EMPTY,
     )
+
+
+def packaged(task: Task) -> "PackagedBackbone":
+    """Two streams through MiniLM's layers, from networks that install as packages.
+
+    Raises:
+        ValueError: If the packages are not installed, the task does not fit, or the text's ids are
+            not those of MiniLM's tokenizer.
+    """
+    text, image = text_and_image(task)
+    net: Any = text_network()
+    require_vocabulary(text, TEXT_TOKENIZER, "take `features: pieces` of a data set that has it")
+    words, heads = net.embeddings, net.config.num_attention_heads
+    layers = [BertLayer(block, heads) for block in net.encoder.layer]
+    texts = TextTokens(
+        text,
+        words.word_embeddings,
+        words.position_embeddings.weight + words.token_type_embeddings.weight[0],
+        norm=words.LayerNorm,
+    )
+    for part in (*layers, texts):
+        rest(part)
+    return PackagedBackbone(
+        task,
+        texts=texts,
+        images=MapTokens(image, texts.width),
+        layers=[layers],
+        norms=[nn.Identity(), nn.Identity()],
+        pooler=nn.Identity(),
+        empty_text=BERT_EMPTY,
+    )
+
+
+class PackagedBackbone(PretrainedBackbone):
+    """A test-bed of published weights that needs no download; extra `pretrained`.
+
+    Two streams, as the two towers of CLIP, that never attend to each other: the word pieces of
+    MiniLM (6 layers, D = 384), and the last map of EfficientNet-Lite0, averaged to 4 x 4 cells and
+    brought to D by a projection. Both run through MiniLM's layers, so prompts of both enter layers
+    that are pretrained. At the end a stream is read by the mean over its own tokens that may be
+    read, prompts left out, as MiniLM was trained (or by one token, where a method says which); both
+    means stand side by side, and nothing is applied to them. Only the projection, its norm and the
+    image's positions learn, while the backbone warms.
+
+    Source: Wang et al., "MiniLM", NeurIPS 2020; Reimers and Gurevych, "Sentence-BERT", EMNLP 2019,
+    for the mean; Lu et al., "Frozen Pretrained Transformers as Universal Computation Engines", AAAI
+    2022, for other modalities in the layers of a language model.
+    """
+
+    def pool(
+        self,
+        xs: Sequence[Float[Tensor, "batch _ _"]],
+        reads: Sequence[Bool[Tensor, "batch _"]],
+        at: int | None = None,
+    ) -> Float[Tensor, "batch pooled"]:
+        """See `Backbone`; the mean over a stream that nobody may read is zero."""
+        if at is not None:
+            return super().pool(xs, reads, at)
+        means = []
+        for x, read, [name] in zip(xs, reads, self.streams, strict=True):
+            own, there = x[:, -self.counts[name] :], read[:, -self.counts[name] :]
+            weight = there / there.sum(1, keepdim=True).clamp_min(1)
+            means.append((weight[:, None].to(x) @ own).squeeze(1))
+        return torch.cat(means, 1)
+
+
+class MapTokens(nn.Module):
+    """Cells of EfficientNet-Lite0's map, normed, projected and given positions, as tokens.
+
+    The network rests, so `Batch.embed` runs it once for each sample, although `out` learns.
+
+    Args:
+        image: Modality of kind image, 8-bit.
+        width: D.
+    """
+
+    def __init__(self, image: Modality, width: int) -> None:
+        super().__init__()
+        self.trunk = FrozenMap(image)
+        rest(self.trunk)
+        self.out = nn.Sequential(nn.LayerNorm(IMAGE_WIDTH), nn.Linear(IMAGE_WIDTH, width), Places())
+        self.count, self.width = CELLS, width
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"], lengths: None = None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Embed a batch's pixels."""
+        z: Tensor = self.out(self.trunk(x))
+        return z
+
+    def scaled(
+        self, x: Float[Tensor, "batch channel height width"], lengths: None = None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Embed pixels from 0 (black) to 1."""
+        z: Tensor = self.out(self.trunk.cells_of(x))
+        return z
+
+
+class FrozenMap(nn.Module):
+    """The last map of EfficientNet-Lite0, averaged to 4 x 4 cells: (B, 16, 1280)."""
+
+    means: Tensor
+
+    def __init__(self, image: Modality) -> None:
+        super().__init__()
+        if image.shape[0] not in (1, 3):
+            raise ValueError(
+                f"the packaged backbone reads 1 or 3 channels, but modality {image.name!r} has "
+                f"{image.shape[0]}"
+            )
+        self.scale = Affine(to_unit(image))
+        self.net = image_network()
+        self.register_buffer("means", grid_weights((7, 7), CELLS), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"], lengths: None = None
+    ) -> Float[Tensor, "batch cell feature"]:
+        """Read a batch's pixels."""
+        return self.cells_of(self.scale(x))
+
+    def cells_of(
+        self, x: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch cell feature"]:
+        """Read pixels from 0 to 1."""
+        z = image_map(self.net, 255 * x.expand(-1, 3, -1, -1)).flatten(2)
+        return self.means @ z.transpose(1, 2)
+
+
+class Places(nn.Module):
+    """Learned positions of an image's tokens, after a norm as MiniLM's own tokens have it."""
+
+    def __init__(self, count: int = CELLS, width: int = 384) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(count, width))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Add and norm."""
+        z: Tensor = self.norm(x + self.position)
+        return z
 
 
 class TextTokens(nn.Module):
@@ -324,6 +560,28 @@ class TextTokens(nn.Module):
         return z.gather(1, source[:, :, None].expand_as(z))
 
 
+class Affine(nn.Module):
+    """Pixels times a factor plus a shift, channel by channel.
+
+    Args:
+        scaling: Factor and shift, (channel,) each.
+    """
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(self, scaling: Scaling) -> None:
+        super().__init__()
+        for name, value in zip(("factor", "shift"), scaling, strict=True):
+            self.register_buffer(name, value[:, None, None])
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Scale."""
+        return x * self.factor + self.shift
+
+
 class ImageTokens(nn.Module):
     """[CLS] and the patches of an image in raster order, with positions.
 
@@ -333,10 +591,11 @@ class ImageTokens(nn.Module):
         cls: The model's [CLS], D numbers.
         position: Of [CLS] and of a square of patches, (1 + patch, D).
         stretch: How positions are interpolated for images of another size.
+        scaling: From a batch's pixels to the model's, see `scaling_of`.
         norm: After the sum.
 
     Raises:
-        ValueError: If patches or channels of the model do not fit the images.
+        ValueError: If patches of the model do not fit the images.
     """
 
     def __init__(
@@ -347,21 +606,17 @@ class ImageTokens(nn.Module):
         position: Float[Tensor, "place dim"],
         *,
         stretch: str,
+        scaling: Scaling,
         norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        channels, *sides = image.shape
+        _, *sides = image.shape
         patch = project.kernel_size
         grid = [side // p for side, p in zip(sides, patch, strict=True)]
         if any(side % p for side, p in zip(sides, patch, strict=True)):
             raise ValueError(
                 f"the model cuts images into patches of {patch[0]} x {patch[1]}, but those of "
                 f"modality {image.name!r} are {sides[0]} x {sides[1]}; take multiples of a patch"
-            )
-        if channels not in (1, project.in_channels):
-            raise ValueError(
-                f"the model reads images of {project.in_channels} channels, but modality "
-                f"{image.name!r} has {channels}"
             )
         side = round((len(position) - 1) ** 0.5)
         cells = position.detach()[1:].T.reshape(-1, side, side)
@@ -370,6 +625,7 @@ class ImageTokens(nn.Module):
             cells = nn.functional.interpolate(
                 cells[None], grid, mode=stretch, align_corners=corners
             )[0]
+        self.scale = Affine(scaling)
         self.project = project
         self.cls = nn.Parameter(cls.detach().flatten() + position.detach()[0])
         self.position = nn.Parameter(cells.flatten(1).T.contiguous())
@@ -379,7 +635,13 @@ class ImageTokens(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channel height width"], lengths: None = None
     ) -> Float[Tensor, "batch token dim"]:
-        """Embed pixels, standardised; a single channel is shown to the model as often as it has."""
+        """Embed a batch's pixels; a single channel is shown to the model as often as it has."""
+        return self.scaled(self.scale(x.expand(-1, self.project.in_channels, -1, -1)))
+
+    def scaled(
+        self, x: Float[Tensor, "batch channel height width"], lengths: None = None
+    ) -> Float[Tensor, "batch token dim"]:
+        """Embed pixels that are scaled as the model was trained."""
         x = x.expand(-1, self.project.in_channels, -1, -1)
         patches = self.project(x).flatten(2).transpose(1, 2) + self.position
         z: Tensor = self.norm(torch.cat([self.cls.expand(len(x), 1, -1), patches], dim=1))
@@ -462,6 +724,87 @@ class QFormerLayer(Layer):
         x = at.output(self.attend(q, k, v, readable, prefix), x)  # its norm comes after the sum
         z: Tensor = self.block.output(self.block.intermediate(x), x)
         return z
+
+
+class BertLayer(Layer):
+    """`transformers.models.bert.modeling_bert.BertLayer`."""
+
+    def forward(self, x: Tensor, readable: Tensor, prefix: Prefix | None) -> Tensor:
+        """Update tokens (B, N, D); `readable` (B, 1, 1, N), True = may be read."""
+        at = self.block.attention
+        q, k, v = at.self.query(x), at.self.key(x), at.self.value(x)
+        x = at.output(self.attend(q, k, v, readable, prefix), x)  # its norm comes after the sum
+        z: Tensor = self.block.output(self.block.intermediate(x), x)
+        return z
+
+
+def to_unit(image: Modality) -> Scaling:
+    """Factor and shift from the pixels of a batch to those from 0 (black) to 1.
+
+    Raises:
+        ValueError: If it is not known how they were scaled.
+    """
+    if image.pixels is None:
+        raise ValueError(
+            f"published weights read 8-bit pixels, but how those of modality {image.name!r} were "
+            "scaled is not known; store its images as uint8, 0..255, and set the data up first"
+        )
+    return torch.tensor(image.pixels.std), torch.tensor(image.pixels.mean)
+
+
+def scaling_of(image: Modality, folder: Path) -> Scaling:
+    """Factor and shift from the pixels of a batch to those that a model was trained on.
+
+    Args:
+        image: Says how the data module standardised its pixels.
+        folder: With `preprocessor_config.json`.
+
+    Raises:
+        ValueError: If there is no such file, it does not say how pixels are scaled, the images have
+            other channels, or it is not known how the data module scaled them.
+    """
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"no preprocessor_config.json in {folder}, which says how the model's pixels are "
+            "scaled; a model's folder comes with it"
+        )
+    said = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        mean, std = (torch.tensor([float(x) for x in said[f"image_{w}"]]) for w in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds no image_mean and image_std, a list of numbers") from error
+    if image.shape[0] not in (1, len(mean)):
+        raise ValueError(
+            f"the model reads images of {len(mean)} channels, but modality {image.name!r} has "
+            f"{image.shape[0]}"
+        )
+    factor, shift = to_unit(image)
+    return factor / std, (shift - mean) / std
+
+
+def require_ids(text: Modality, folder: Path) -> None:
+    """Refuse token ids that are not those of the tokenizer of a model's folder.
+
+    Raises:
+        ValueError: If they are others, or the folder has no tokenizer.
+    """
+    name = vocabulary_name(tokenizer_of(folder))
+    require_vocabulary(text, name, f"cut its texts with the tokenizer in {folder}")
+
+
+def require_vocabulary(text: Modality, name: str, how: str) -> None:
+    """Refuse token ids of another vocabulary.
+
+    Raises:
+        ValueError: If they are not of this one.
+    """
+    if text.tokenizer != name:
+        whose = f"of the vocabulary {text.tokenizer}" if text.tokenizer else "the data set's own"
+        raise ValueError(
+            f"the token ids of modality {text.name!r} are {whose}, but the model's word vectors "
+            f"belong to the ids of its own tokenizer ({name}); {how}"
+        )
 
 
 def text_and_image(task: Task) -> tuple[Modality, Modality]:

@@ -16,7 +16,7 @@ from mmbench.layers.attention import Prefix
 from mmbench.layers.backbones import Backbone, Insert, Prefixes
 
 PromptKind = Literal["input", "attention"]
-Dummy = Literal["masked", "zeros", "ones"]
+Dummy = Literal["masked", "zeros", "ones", "table1"]
 
 
 class Prompts(nn.Module):
@@ -91,12 +91,16 @@ def with_dummies(
         batch: Samples.
         dummy: `masked` hides the tokens of absent modalities. With `zeros` and `ones`, tokens of
             inputs that say nothing are read: empty texts, features that are zero, and images and
-            volumes of zeros or ones.
+            volumes of zeros or ones. With `table1`, empty texts are read and all else is hidden:
+            that is what the baselines in the code of RAGPT do, from which the rows in Table 1 of
+            REDEEM (Lang et al., KDD 2025) come.
     """
     tokens, keys = backbone.tokens(batch), backbone.keys(batch)
     if dummy == "masked":
         return tokens, keys
     for name, modality in backbone.modalities.items():
+        if dummy == "table1" and modality.kind != "tokens":
+            continue
         grid = modality.kind in ("image", "volume")
         blank, real = backbone.blank(name, 1.0 if grid and dummy == "ones" else 0.0)
         there = batch.has(name)[:, None]

@@ -77,6 +77,7 @@ class SupportBank(nn.Module):
         task: Whose modalities are kept.
     """
 
+    constant = True  # filled once; see `Method.learned_state`
     sample_id: Tensor
     presence: Tensor
     pattern_code: Tensor

@@ -18,14 +18,20 @@ Differences from the paper:
 - Any M >= 2. With M = 2 every formula is the released one. P_s is the number of the missing set,
   which the code has as 0, 1, 2; here evenly spaced in 0..2 for all M. P_d of an incomplete sample
   is the mean of FF_am(b_a) over present a and missing m.
-- The paper pretrains on complete pairs. Where the scenario withholds entries for good, a specific
-  expert learns from samples that have its modality, an interaction expert from samples that have
-  at least two. Under the regime `full_access`, pretraining sees what is hidden, as in the paper.
+- The paper pretrains on complete pairs, and so do the scenarios `cp_imoe_*_full_access`, where
+  pretraining and the choice of its epochs see what is hidden. Where a scenario withholds entries
+  for good, a specific expert learns from samples that have its modality, an interaction expert
+  from samples that have at least two, and its epoch is chosen by such samples alone.
 - All M specific experts are trained at the same time, without a shared parameter; their epoch is
   chosen by the mean of their logits.
+- The synergistic penalty is zero, here as released: f adds up LayerNorm outputs, of norm
+  √D at the start, so that it is further than 2 from any b at every width in use. The expert learns
+  from classification alone.
 - The weight of the penalties is fixed at 1. Released, it is a free parameter, whose gradient is
   the penalty itself, so that it can only fall.
-- The suite's encoders, AdamW without a schedule. A backbone of width D is read as it is.
+- The suite's encoders: the paper's table needs `encoders: {image: resnet50}` and D = 2,048, whose
+  features are then read as they are. AdamW without a schedule, and a learning rate for tens of
+  epochs; the paper has 250 a stage at 5e-5.
 - No augmentation unless `views` asks for it: then each training batch is seen in one of V fixed
   views of its images, so that what is frozen still runs a fixed number of times.
 `variant="official"` trains as the released code does: the weights of the penalties learn, Adam
@@ -166,7 +172,6 @@ class CPIMoE(Method):
             {n: View(part, v) if n in seen else part for n, part in self.encode.encoders.items()}
             for v in range(views if views > 1 else 0)
         )
-        self._fine_tuned = [f"encode.in_order.{m}" for m in range(modalities)]
         self.specific = nn.ModuleList(FeedForward(dim, dropout) for _ in task.names)
         self.interactions = nn.ModuleDict(
             {name: InteractionExpert(modalities, dim, dropout) for name in INTERACTIONS}
@@ -216,7 +221,7 @@ class CPIMoE(Method):
         """Specific experts, both kinds of interaction, then the mixture; or all at once."""
         if not self.pretrain:
             return (Stage("fit"),)
-        trains = {"specific": (*self._fine_tuned, "specific", "specific_heads")}
+        trains: dict[str, tuple[str, ...]] = {"specific": ("encode", "specific", "specific_heads")}
         for name in self.interactions:
             weight = (f"penalties.{name}",) if self.official else ()
             trains[name] = (f"interactions.{name}", f"interaction_heads.{name}", *weight)
@@ -295,13 +300,13 @@ class CPIMoE(Method):
             each = [masked_mean(self.row_loss(z, batch.target), there, 0) for z, there in said]
             return {kind: torch.stack(each).sum()}
         f = self.interactions[kind](b)
-        paired = presence.sum(1) >= 2
+        counted = paired(batch)
         rows = self.row_loss(self.interaction_heads[kind](f), batch.target)
         distance = pull_together if kind == "redundant" else push_apart
         weight = self.penalties[kind] if self.official else self.penalty
         return {
-            kind: masked_mean(rows, paired, 0),
-            f"{kind}_distance": weight * distance(b, f, presence & paired[:, None]),
+            kind: masked_mean(rows, counted, 0),
+            f"{kind}_distance": weight * distance(b, f, presence & counted[:, None]),
         }
 
     def specific_logits(self, b: Features) -> Float[Tensor, "batch modality output"]:
@@ -310,20 +315,22 @@ class CPIMoE(Method):
         return torch.stack([head(expert(x)) for head, expert, x in said], dim=1)
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
-        """Logits of the experts in pretraining: of specific ones their mean.
+        """Logits of the experts in pretraining, of specific ones their mean; then the prediction.
 
-        Samples with a single modality say nothing about an interaction; their logits are zero.
+        Pretraining is compared, too, on what the regime `full_access` lets it see.
         """
-        output: Tensor
         if self.stage == "specific":
+            batch = batch.teacher or batch
             return masked_mean(self.specific_logits(self.encode(batch)), batch.presence)
         if self.stage in self.interactions:
-            output = self.interaction_heads[self.stage](
-                self.interactions[self.stage](self.encode(batch))
-            )
-            return keep(output, batch.presence.sum(1) >= 2)
-        output = self(batch)
-        return output
+            f = self.interactions[self.stage](self.encode(batch.teacher or batch))
+            output: Tensor = self.interaction_heads[self.stage](f)
+            return output
+        return super().stage_output(batch)
+
+    def stage_rows(self, batch: Batch) -> Bool[Tensor, " batch"] | None:
+        """Samples with a single modality say nothing about an interaction."""
+        return paired(batch.teacher or batch) if self.stage in self.interactions else None
 
     def on_train_epoch_start(self) -> None:
         """Released, training goes on in the mode that the first validation leaves behind."""
@@ -386,13 +393,21 @@ def pairs(modalities: int) -> Iterator[tuple[int, int]]:
     return permutations(range(modalities), 2)
 
 
+def paired(batch: Batch) -> Bool[Tensor, " batch"]:
+    """Samples in which modalities can interact: those that have at least two."""
+    return batch.presence.sum(1) >= 2
+
+
 def pull_together(b: Features, f: Vectors, there: Bool[Tensor, "batch modality"]) -> Tensor:
     """Mean distance of f from each modality's own features, summed over the modalities."""
     return masked_mean(distances(b, f), there, 0).sum()
 
 
 def push_apart(b: Features, f: Vectors, there: Bool[Tensor, "batch modality"]) -> Tensor:
-    """As `pull_together`, but of what is lacking to a distance of 2; zero from there on."""
+    """As `pull_together`, but of what is lacking to a distance of 2; zero from there on.
+
+    It is zero wherever the method uses it, see the head of this file.
+    """
     return masked_mean((MARGIN - distances(b, f)).relu(), there, 0).sum()
 
 

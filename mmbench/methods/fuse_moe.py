@@ -9,19 +9,27 @@ Notation: presence (B, M); z tokens (B, M, P, D); e = vec(z_m) (B, P D), in the 
 vec(z) (B, M P D); score of expert j = -||e - w_j||; p-hat (M, E) mean routing of each modality.
 Differences from the paper:
 - Vectors, not irregular series: the suite's encoders give the tokens, so there is no mTAND.
-- Tokens have no order in time: their mean is classified instead of the last time step.
+- The last time step is classified in the paper. Here tokens have no order in time, and their mean
+  is: none of them is the one that has seen the most.
 - Two layers of width 64 and four tokens by default: an expert maps P D to M P D numbers, which
   with the paper's 48 steps of width 128 makes 0.9 billion weights.
 - The weight of the entropy loss is not given; 0.01 here. Present entries alone are counted in it,
   in the means, and in importance and load.
-- The released code replaces a missing modality by zeros, has no entropy loss, discards the
-  balance of the experts, mixes the patients of a batch by a reshape, adds noise at test, mixes
-  the logarithms of the experts' softmax, and neither trains nor saves the routers of two of its
-  three kinds. None of that is repeated here.
+- AdamW for Adam; the released run accumulates gradients over 16 samples.
+`variant="official"` computes what the released code computes: a missing modality is zeros, a
+present one has a vector of its modality added; the reshape from (P, B, D) to (B, P D) puts tokens
+of several samples into one row, so that predictions depend on the batch; an expert ends in a
+softmax over its outputs, and the logarithm of the mixture is what updates the tokens; there is
+noise in evaluation, too; router weights start at zero and, unless the router is joint, are neither
+trained nor saved; no routing loss is ever used; the last token is classified; attention has biases.
+Kept different even there: the suite's encoders instead of mTAND, noise in evaluation that repeats,
+a learned first position, the start of weights other than the router's, and no loss of gradients
+in half precision.
 """
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -37,6 +45,8 @@ from mmbench.method import Applies, Method, Paper
 Tokens = Float[Tensor, "batch modality token dim"]
 Gate = Literal["laplace", "gaussian", "softmax"]
 Router = Literal["joint", "per_modality", "disjoint"]
+EPSILON = float(np.finfo(float).eps)  # in place of a mixture that is zero, as released
+EVALUATION_NOISE = 0  # seed of the noise that the released code adds in evaluation
 
 
 class FuseMoE(Method):
@@ -44,18 +54,20 @@ class FuseMoE(Method):
 
     Args:
         task: What goes in and what is predicted.
+        variant: The paper's equations, or what its released code computes.
         dim: D, width of a token.
         tokens: P, tokens for each modality.
         heads: Attention heads; has to divide `dim`.
         layers: Transformer layers, >= 1.
         experts: E, experts of a layer; with disjoint routers shared out evenly, at least one
-            for each modality.
+            for each modality. None = 16, in the official variant 3, as its run has.
         hidden: Hidden width of an expert.
-        top_k: Experts that answer, 1 to E, with disjoint routers at most E // M of them.
+        top_k: Experts that answer, 1 to E, with disjoint routers at most E // M of them. None =
+            4, in the official variant 2.
         gate: Scores are minus the distance (laplace), minus its square (gaussian), or a dot
             product (softmax).
         router: One for all modalities together; one for each, all experts shared; or one for
-            each, with experts of its own.
+            each, with experts of its own. None = per_modality, in the official variant joint.
         routing_loss: Weight of importance and load of the joint router, or of the entropy loss
             of the others, >= 0.
         dropout: In [0, 1).
@@ -70,38 +82,54 @@ class FuseMoE(Method):
     )
     applies = Applies(min_modalities=2)
 
+    missing: Tensor
+
     def __init__(
         self,
         task: Task,
         *,
+        variant: Literal["paper", "official"] = "paper",
         dim: int = 64,
         tokens: int = 4,
         heads: int = 4,
         layers: int = 2,
-        experts: int = 16,
+        experts: int | None = None,
         hidden: int = 128,
-        top_k: int = 4,
+        top_k: int | None = None,
         gate: Gate = "laplace",
-        router: Router = "per_modality",
+        router: Router | None = None,
         routing_loss: float = GATE_LOSS_WEIGHT,
         dropout: float = 0.1,
         lr: float = 4e-4,
     ) -> None:
         super().__init__(task, lr=lr)
-        modalities = len(task.modalities)
+        modalities, self.official = len(task.modalities), variant == "official"
+        if experts is None:
+            experts = 3 if self.official else 16
+        if top_k is None:
+            top_k = 2 if self.official else 4
+        if router is None:
+            router = "joint" if self.official else "per_modality"
+        size = (modalities, tokens, dim)
         self.routing_loss = routing_loss
         self.encode = ModalityEncoders(task, dim, tokens=tokens)
-        self.missing = nn.Parameter(0.02 * torch.randn(modalities, tokens, dim))
-        self.position = nn.Parameter(torch.zeros(tokens, dim))  # one table for all modalities
+        self.kind: nn.Parameter | None = None
+        if self.official:
+            self.register_buffer("missing", torch.zeros(size), persistent=False)
+            self.kind = nn.Parameter(torch.randn(modalities, 1, dim))
+        else:
+            self.missing = nn.Parameter(0.02 * torch.randn(size))
+        # one table for all modalities
+        self.position = nn.Parameter(0.02 * self.official * torch.randn(tokens, dim))
         self.drop = nn.Dropout(dropout)
+        mixture = ReleasedMoE if self.official else FusionMoE
         self.layers = nn.ModuleList(
             FuseLayer(
-                (modalities, tokens, dim),
+                size,
                 heads=heads,
-                mix=FusionMoE(
-                    (modalities, tokens, dim), experts, top_k, hidden, gate, router, dropout
-                ),
+                mix=mixture(size, experts, top_k, hidden, gate, router, dropout),
                 dropout=dropout,
+                bias=self.official,
             )
             for _ in range(layers)
         )
@@ -119,21 +147,23 @@ class FuseMoE(Method):
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, and balance (joint router) or entropy (others) of the routing."""
         output, penalty = self.predict(batch)
-        return {
-            "task": self.task_loss(output, batch.target),
-            "routing": self.routing_loss * penalty,
-        }
+        terms = {"task": self.task_loss(output, batch.target)}
+        if not self.official:
+            terms["routing"] = self.routing_loss * penalty
+        return terms
 
     def predict(self, batch: Batch) -> tuple[Float[Tensor, "batch output"], Float[Tensor, ""]]:
         """Outputs, and the penalty on the routing of all layers."""
         z = self.encode(batch)
+        z = z if self.kind is None else z + self.kind
         z = torch.where(batch.presence[:, :, None, None], z, self.missing)
         z = self.drop(z.shape[-1] ** 0.5 * z + self.position)
         penalty = z.new_zeros(())
         for layer in self.layers:
             z, more = layer(z, batch.presence)
             penalty = penalty + more
-        h = each(self.norm, z).mean(2).flatten(1)  # (B, M D)
+        z = each(self.norm, z)
+        h = (z[:, :, -1] if self.official else z.mean(2)).flatten(1)  # (B, M D)
         output: Tensor = self.head(h + self.residual(h))
         return output, penalty
 
@@ -165,7 +195,13 @@ class FuseLayer(nn.Module):
     """Self-attention within each modality, experts across them, an MLP each; pre-norm."""
 
     def __init__(
-        self, size: tuple[int, int, int], *, heads: int, mix: "FusionMoE", dropout: float
+        self,
+        size: tuple[int, int, int],
+        *,
+        heads: int,
+        mix: "FusionMoE",
+        dropout: float,
+        bias: bool,
     ) -> None:
         super().__init__()
         modalities, _, dim = size
@@ -175,7 +211,7 @@ class FuseLayer(nn.Module):
 
         self.norm_attend, self.norm_mix, self.norm_mlp = norms(), norms(), norms()
         self.attend = nn.ModuleList(
-            SelfAttention(dim, heads=heads, dropout=dropout) for _ in range(modalities)
+            SelfAttention(dim, heads=heads, dropout=dropout, bias=bias) for _ in range(modalities)
         )
         self.mix = mix
         self.mlp = nn.ModuleList(
@@ -273,6 +309,57 @@ class FusionMoE(nn.Module):
                 [F.pad(x, (m * self.reach, (last - m) * self.reach)) for m, x in enumerate(p)]
             )
         return p.transpose(0, 1)
+
+
+class ReleasedMoE(FusionMoE):
+    """What the released code makes of it, see `variant="official"` above."""
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        experts: int,
+        top_k: int,
+        hidden: int,
+        gate: Gate,
+        router: Router,
+        dropout: float,
+    ) -> None:
+        super().__init__(size, experts, top_k, hidden, gate, router, dropout)
+        for name in ("weight", "noise"):
+            start = torch.zeros_like(getattr(self, name))
+            delattr(self, name)
+            if router == "joint":
+                setattr(self, name, nn.Parameter(start))
+            else:
+                self.register_buffer(name, start, persistent=False)
+
+    def forward(
+        self, z: Tokens, presence: Bool[Tensor, "batch modality"]
+    ) -> tuple[Tokens, Float[Tensor, ""]]:
+        """Sum of the logarithms of the routers' mixtures; no penalty."""
+        batch, modalities, tokens, dim = z.shape
+        # (P, B, D) is read as (B, P D)
+        rows = z.permute(1, 2, 0, 3).reshape(modalities, batch, -1)
+        e = rows.transpose(0, 1).reshape(1, batch, -1) if self.router == "joint" else rows
+        clean = scores(e, self.weight, self.gate)
+        scale = F.softplus(e @ self.noise) + LEAST_NOISE
+        noise = self._noise(clean)
+        update = z.new_zeros(batch, z[0].numel())
+        for m, x in enumerate(e):
+            gates = route(clean[m], scale[m], self.k, noise=noise[m]).gates
+            bank = self.experts[m if self.router == "disjoint" else 0]
+            assert isinstance(bank, Experts)
+            mixture = (gates[:, :, None] * bank.apart(x).softmax(2)).sum(1)
+            update = update + torch.where(mixture == 0, EPSILON, mixture).log()
+        parts = update.view(batch, modalities, -1).transpose(0, 1)
+        update = parts.reshape(modalities, tokens, batch, dim).permute(2, 0, 1, 3)
+        return update, z.new_zeros(())
+
+    def _noise(self, clean: Float[Tensor, "router batch expert"]) -> Tensor:
+        if self.training:
+            return torch.randn_like(clean)
+        fixed = torch.Generator(clean.device).manual_seed(EVALUATION_NOISE)
+        return torch.randn(clean.shape, generator=fixed, device=clean.device)
 
 
 def scores(

@@ -9,14 +9,16 @@ Differences from the paper:
 - Any modalities: 2^M - 1 sets, the row of ones that a set starts with is that of its pattern.
 - A pattern that no training sample has gets the mean of the trained prompts of the patterns that
   contain it, or of all trained ones if there are none; the paper trains and tests on the same.
-- Absent modalities are hidden from attention (`masked`). The paper lets dummies be read, an empty
-  text and a white image: that is `ones`.
+- Absent modalities are hidden from attention (`masked`). The paper and its released code let
+  dummies be read, an empty text and a white image: that is `ones`, which `official` sets. The rows
+  of this method in later papers' tables may read the text alone, and put prompts into attention:
+  `dummy: table1, kind: attention`.
 - One learning rate that suits the small backbone, with all weights decayed and the suite's epochs;
   the paper takes 1e-2, leaves biases and norms undecayed, and AdamW's betas are 0.9 and 0.98.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,10 +39,11 @@ class MAPs(PromptMethod):
 
     Args:
         task: What goes in and what is predicted.
+        variant: The paper's prompts on what is there, or on dummies as in the released code.
         kind: Where prompts go: `input` or `attention`, see `Prompts`.
         length: Prompts of a layer, >= 1, even for `attention`.
         layers: How many of the first layers have prompts, at most all.
-        dummy: What stands for an absent modality, see `with_dummies`.
+        dummy: What stands for an absent modality, see `with_dummies`. None = by variant.
         **common: Backbone, regime and optimiser, see `PromptMethod`.
     """
 
@@ -56,15 +59,16 @@ class MAPs(PromptMethod):
         self,
         task: Task,
         *,
+        variant: Literal["paper", "official"] = "paper",
         kind: PromptKind = "input",
         length: int = 16,
         layers: int = 6,
-        dummy: Dummy = "masked",
+        dummy: Dummy | None = None,
         **common: Any,
     ) -> None:
         super().__init__(task, **common)
         patterns = 2 ** len(task.modalities) - 1
-        self.dummy: Dummy = dummy
+        self.dummy: Dummy = dummy or ("ones" if variant == "official" else "masked")
         self.prompts = Prompts(self.backbone, patterns, length=length, layers=layers, kind=kind)
         self.head = self.make_head()
         self.seen: Tensor

@@ -21,13 +21,22 @@ Differences from the paper:
   where there is none either, the intra-modal context is empty. `diagnostics` counts both.
 - Draws are a function of (seed, epoch, sample, modality), in evaluation without the epoch, so a
   prediction depends on nothing but the sample. Only training rows are ever drawn.
-- The suite's encoders, and AdamW for Adam.
+- P' = MHA(P) is one pre-norm layer, x = LN(P + drop(MHA(LN(P)))); the paper names neither norm nor
+  residual. Attention weights of the context are not dropped out, as they are in the release: on a
+  CPU that would cost a fifth of a training step.
+- The "linear combination with the inputs" of the text is taken for the gates of Eq. 3: what comes
+  out are answers of experts alone, without a residual.
+- The suite's encoders and batches. AdamW at 3e-4; released are Adam, 1e-4 and batches of 16.
 - Several routers: the paper does not say who uses which; see `routers`.
+- Tokens are averaged for each modality before the head, as released: the paper's vectors have no
+  places to keep apart, and retrieved tokens are themselves means over tokens of one place.
 `variant="official"` computes what the released code computes: the output of attention and experts
 is discarded and the mean of the raw context tokens taken, so there is no router at all; the
-attention layer of the fusion loses its input (x = a + drop(a) for a = attend(norm(x))); gaps are
-zero in the first five epochs. Kept different even there: support comes from training rows alone
-(the release draws from the test rows, too), draws repeat, and an empty pool is no error.
+attention layer of the fusion loses its input (x = a + drop(a) for a = attend(norm(x))); tokens of
+a vector are patches of it; gaps are zero in five epochs of warm-up, of which none is selected.
+Kept different even there: support comes from training rows alone (the release draws from the test
+rows, too), draws repeat, an empty pool is no error, and the warm-up comes before the epochs of the
+suite, not out of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,6 +52,7 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
+from mmbench.data.missingness import pattern_name
 from mmbench.data.task import Task
 from mmbench.layers.attention import SelfAttention
 from mmbench.layers.dropout import Dropout
@@ -56,7 +66,7 @@ from mmbench.layers.moe import (
     SparseBlock,
 )
 from mmbench.layers.retrieval import Draw, SupportBank, candidates, queries
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import Applies, Method, Paper, Stage
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Routers = Literal["one", "context", "modality"]
@@ -74,22 +84,22 @@ class Context:
         query: (E,), which query an embedding is for.
         intra: (E,), True = from another sample; these come first.
         source: (E,), modality that an embedding is of.
+        code: (E,), pattern of the sample that an embedding comes from.
         counts: (E,), False = padding, or computed for nothing, see `queries`; None = all count.
         lengths: Embeddings of each query; all the same where there is padding.
         target: (Q,), modality that a query lacks.
         sizes: Queries for each target.
-        code: (Q,), pattern of the sample.
     """
 
     tokens: Float[Tensor, "embedding token dim"]
     query: Int[Tensor, " embedding"]
     intra: Bool[Tensor, " embedding"]
     source: Int[Tensor, " embedding"]
+    code: Int[Tensor, " embedding"]
     counts: Bool[Tensor, " embedding"] | None
     lengths: list[int]
     target: Int[Tensor, " query"]
     sizes: list[int]
-    code: Int[Tensor, " query"]
 
 
 class ExpertMix(nn.Module):
@@ -240,7 +250,8 @@ class MoERetriever(Method):
         n_intra: Samples to draw; None = as many as the sample has modalities.
         fusion_layers: Transformer layers after retrieval, >= 1.
         fusion_sparse: Whether their MLPs are mixtures of 32 experts, of which 4 answer.
-        warm_up: Epochs in which gaps are left zero; None = 0, in the official variant 5.
+        warm_up: Epochs in which gaps are left zero, before those of the suite; None = 0, in the
+            official variant 5.
         gate_loss: Weight of the balance of the experts, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
@@ -255,7 +266,6 @@ class MoERetriever(Method):
     )
     applies = Applies(min_modalities=2, max_modalities=12)  # counts are kept for all 2^M patterns
 
-    retrieving: Tensor
     draw_key: Tensor
     routed: Tensor
     fallbacks: Tensor
@@ -295,7 +305,7 @@ class MoERetriever(Method):
         self.fusion_sparse = fusion_sparse
         self.warm_up = OFFICIAL_WARM_UP * official if warm_up is None else warm_up
         self.epoch = 0
-        self.encode = ModalityEncoders(task, dim, tokens=tokens)
+        self.encode = ModalityEncoders(task, dim, tokens=tokens, patches=official)
         self.bank = SupportBank(task)
         self.mix = (
             ExpertMix(
@@ -323,21 +333,28 @@ class MoERetriever(Method):
             for _ in range(fusion_layers)
         )
         self.head = nn.Linear(modalities * dim, task.num_outputs)
-        experts = modalities * modality_experts + shared_experts
-        # False while gaps are left zero; what a saved warm-up epoch is evaluated with, too
-        self.register_buffer("retrieving", torch.tensor(self.warm_up == 0))
+        self.experts = [f"{n}_{e + 1}" for n in task.names for e in range(modality_experts)]
+        self.experts += [f"shared_{e + 1}" for e in range(shared_experts)]
         self.register_buffer("draw_key", torch.randint(1 << 62, (1,)))
-        self.register_buffer("routed", torch.zeros(2**modalities, experts), persistent=False)
+        routed = torch.zeros(2**modalities, len(self.experts))
+        self.register_buffer("routed", routed, persistent=False)
         self.register_buffer("fallbacks", torch.zeros(3, dtype=torch.long), persistent=False)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """With a warm-up, first one in which gaps are left zero; its last epoch goes on."""
+        fit = Stage("fit")
+        if not self.warm_up:
+            return (fit,)
+        return (Stage("warm_up", epochs=self.warm_up, select="last"), fit)
 
     def prepare(self, train: Iterable[Batch]) -> None:
         """Keep the training split to draw from."""
         self.bank.fill(train)
 
     def on_train_epoch_start(self) -> None:
-        """Draw anew each epoch; end the warm-up."""
+        """Draw anew each epoch."""
         self.epoch = self.current_epoch
-        self.retrieving.fill_(self.epoch >= self.warm_up)
 
     def train(self, mode: bool = True) -> "MoERetriever":
         """Switch modes; each evaluation counts afresh."""
@@ -367,8 +384,8 @@ class MoERetriever(Method):
     def complete(self, z: Tokens, batch: Batch) -> tuple[Tokens, Float[Tensor, ""]]:
         """Fill the gaps; the balance of the experts comes along."""
         balance = z.new_zeros(())
-        if self.training and self.epoch < self.warm_up:
-            return z, balance  # retrieval is not even in the graph
+        if self.stage == "warm_up":
+            return z, balance
         # in order of what samples have, so that queries of one size are neighbours
         order = batch.presence.sum(1).argsort(stable=True)
         rows = [order[r] for r in queries(batch.presence[order])]
@@ -379,12 +396,9 @@ class MoERetriever(Method):
         if self.mix is not None:
             answers, balance, asked = self.mix(context)
             if not self.training:
-                self.routed.index_add_(0, context.code[context.query], asked.sum(1).to(answers))
+                self.routed.index_add_(0, context.code, asked.sum(1).to(answers))
         filled = scatter(integrate(answers, context), rows, z)
-        filled = torch.where(batch.presence[:, :, None, None], z, filled)
-        if self.warm_up:
-            filled = torch.where(self.retrieving, filled, z)
-        return filled, balance
+        return torch.where(batch.presence[:, :, None, None], z, filled), balance
 
     def gather(self, z: Tokens, batch: Batch, rows: list[Tensor]) -> Context:
         """Collect both contexts of all queries."""
@@ -393,9 +407,9 @@ class MoERetriever(Method):
         code = presence_code(batch.presence)[row]
         lacks = ~batch.presence[row, target]
         # what there is to take from, and for each query and place in its context (Q, S): which
-        # of these, whether it is there, and of which modality
+        # of these, whether it is there, of which modality, and from a sample of which pattern
         tokens = [z.flatten(0, 1)]
-        slots: list[tuple[Tensor, Tensor, Tensor]] = []
+        slots: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         if self.use_intra and len(self.bank):
             drawn = self.draw(batch, row, target, code)
             if not self.training:
@@ -415,17 +429,19 @@ class MoERetriever(Method):
             at = torch.arange(len(taken), device=taken.device) + len(tokens[0])
             which = torch.zeros_like(drawn.rows).flatten().index_copy(0, taken, at)
             source = target[:, None].expand_as(drawn.rows)
-            slots.append((which.view_as(drawn.rows), drawn.chosen, source))
+            theirs = presence_code(self.bank.presence.index_select(0, drawn.rows.flatten()))
+            slots.append((which.view_as(drawn.rows), drawn.chosen, source, theirs.view_as(source)))
         n_intra = slots[0][0].shape[1] if slots else 0
         if self.use_inter:
             # present ones first; the last is not needed, as one is missing
             own = (~batch.presence).long().argsort(stable=True)[:, :-1]
             there = batch.presence.gather(1, own)[row]
-            slots.append((row[:, None] * z.shape[1] + own[row], there, own[row]))
+            which = row[:, None] * z.shape[1] + own[row]
+            slots.append((which, there, own[row], code[:, None].expand_as(which)))
         if not slots:  # nothing to draw from yet
             nothing = row.new_zeros(len(row), 0)
-            slots.append((nothing, nothing.bool(), nothing))
-        which, there, source = (torch.cat(part, 1) for part in zip(*slots, strict=True))
+            slots.append((nothing, nothing.bool(), nothing, nothing))
+        which, there, source, codes = (torch.cat(part, 1) for part in zip(*slots, strict=True))
         length = there.shape[1]
         at = candidates(there.flatten())
         padded = len(at) == there.numel()
@@ -434,11 +450,11 @@ class MoERetriever(Method):
             query=at // max(length, 1),
             intra=at % max(length, 1) < n_intra,
             source=source.flatten()[at],
+            code=codes.flatten()[at],
             counts=(there & lacks[:, None]).flatten() if padded else None,
             lengths=[length] * len(row) if padded else there.sum(1).tolist(),
             target=target,
             sizes=sizes,
-            code=code,
         )
 
     def draw(self, batch: Batch, row: Tensor, target: Tensor, code: Tensor) -> Draw:
@@ -466,18 +482,27 @@ class MoERetriever(Method):
     def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
         """Who was asked in evaluation, as in Fig. 3, and how often no support was to be had.
 
+        A token counts under the pattern of the sample that it comes from, be it retrieved or the
+        query's own.
+
         Returns:
-            `pattern` (U,) presence codes that occurred; `expert_share` (U, E), a pattern's
-            choices over the experts, rows sum to 1; `pattern_share` (U, E), an expert's
-            choices over the patterns, columns sum to 1 or are zero; `fallbacks` (3,), the
-            queries, those without a supporting group, those without any sample to draw.
+            `router_pattern` (U,) names of those that occurred; `router_expert` (E,) names: a
+            modality's own, numbered from 1, then the shared ones; `router_weight` (U, E), a
+            pattern's choices over the experts, rows sum to 1 (Fig. 3b); `pattern_share` (U, E),
+            an expert's choices over the patterns, columns sum to 1 or are zero (Fig. 3c);
+            `fallbacks` (3,), the queries, those without a supporting group, those without any
+            sample to draw.
         """
         routed = self.routed.cpu().numpy()
-        pattern = routed.sum(1).nonzero()[0]
-        counts = routed[pattern]
+        codes = routed.sum(1).nonzero()[0]
+        counts, names = routed[codes], self.task.names
+        presence = (codes[:, None] >> np.arange(len(names)) & 1).astype(bool)
         return {
-            "pattern": pattern,
-            "expert_share": counts / counts.sum(1, keepdims=True),
+            "router_pattern": np.array(
+                [pattern_name(row, names) for row in presence], dtype=np.str_
+            ),
+            "router_expert": np.array(self.experts),
+            "router_weight": counts / counts.sum(1, keepdims=True),
             "pattern_share": counts / counts.sum(0, keepdims=True).clip(1),
             "fallbacks": self.fallbacks.cpu().numpy(),
         }

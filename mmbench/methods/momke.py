@@ -13,13 +13,16 @@ Differences from the paper:
 - Its steps are the utterances of a dialogue, each with a target; here they are the steps of one
   sample, so that unimodal features and the joint `hidden` are averaged over valid steps before
   the last layer. The steps of all sequences are taken to be aligned, as the paper's are.
-- Modalities other than sequences and vectors go through the suite's encoders. One vector counts
-  at every step of the sample's sequences, which for attention is the same as one step. Without
-  any sequence there is one step, which reads its own value, and there are no queries and keys.
+- Steps of sequences are projected by one Linear, as in the paper; all else goes through the
+  suite's encoders. One vector counts at every step of the sample's sequences, which for attention
+  is the same as one step. Without any sequence there is one step, which reads its own value, and
+  there are no queries and keys.
 - `regime="unified"`, the default: one model for all test conditions. In the second stage each
   sample shows a random non-empty subset of what it has, all equally likely. The released code
   trains one model for each test condition, on that pattern alone: `regime="per_condition"` with
   a scenario whose training is that pattern.
+- Under the regime `full_access` the first stage, and the choice of its epoch, see whole samples, as
+  released; otherwise what the scenario shows.
 - The first stage keeps an epoch by the mean of the unimodal outputs; the released code goes on
   from the last epoch, although the paper says the best. Nothing is ever chosen on the test split.
 - AdamW instead of Adam. The paper halves its epochs between the stages (150 + 150 on CMU-MOSI);
@@ -47,18 +50,18 @@ Router = Literal["soft", "uniform", "own"]
 
 
 class StepLinear(nn.Linear):
-    """A linear map of each step, or of one vector; padding is for others to leave out."""
+    """A linear map of each step; padding is for others to leave out."""
 
     def forward(
-        self, x: Float[Tensor, "batch *step feature"], lengths: Tensor | None = None
-    ) -> Float[Tensor, "batch *step dim"]:
+        self, x: Float[Tensor, "batch step feature"], lengths: Tensor | None = None
+    ) -> Float[Tensor, "batch step dim"]:
         """Project."""
         return super().forward(x)
 
 
 def projection(modality: Modality, dim: int) -> nn.Module:
-    """Linear as in the paper, where there are features; the suite's encoder elsewhere."""
-    if modality.kind in ("vector", "sequence"):
+    """Linear as in the paper, where there are steps; the suite's encoder elsewhere."""
+    if modality.kind == "sequence":
         return StepLinear(modality.shape[-1], dim)
     return encoder(modality, dim)
 
@@ -188,6 +191,7 @@ class MoMKE(Method):
         "https://doi.org/10.1145/3664647.3681683",
     )
     applies = Applies(min_modalities=2)
+    own_encoders = "experts attend to the steps of a sequence, which an encoder would average"
 
     def __init__(
         self,
@@ -313,6 +317,7 @@ class MoMKE(Method):
         """First stage: the task loss of each modality, where it is there. Then the task's own."""
         if self.stage != "unimodal":
             return super().loss(batch)
+        batch = batch.teacher or batch
         outputs = self.alone(batch)
         return {
             name: masked_mean(self.row_loss(output, batch.target), batch.has(name), dim=0)
@@ -323,4 +328,5 @@ class MoMKE(Method):
         """First stage: mean of the unimodal predictions. Then the prediction."""
         if self.stage != "unimodal":
             return super().stage_output(batch)
+        batch = batch.teacher or batch
         return masked_mean(self.alone(batch).transpose(0, 1), batch.presence)

@@ -633,6 +633,7 @@ class MoSARe(Method):
         "https://arxiv.org/abs/2503.09498",
     )
     applies = Applies(min_modalities=2)
+    own_encoders = "local tokens are components of a mixture, groups of features or genes"
 
     def __init__(
         self,

@@ -12,6 +12,10 @@ Differences from the paper:
   and how they start are those of that re-implementation, too.
 - Any modalities: the penalty is the mean over all pairs.
 - Absent modalities are hidden from attention (`masked`); the paper lets dummies be read (`ones`).
+  No code of the authors is known: `official` is that re-implementation, from which the rows of
+  later tables come. It reads an empty text and hides everything else (`table1`).
+- That re-implementation gives samples without a text what it calls the text prompts. With two
+  modalities only the names differ: a sample with one modality has one of the two sets either way.
 """
 
 from itertools import combinations
@@ -33,13 +37,14 @@ class MSPs(PromptMethod):
 
     Args:
         task: What goes in and what is predicted.
+        variant: The paper's prompts on what is there, or on dummies as in the re-implementation.
         combine: How the prompts of present modalities become a sample's: their `sum`, their
             `mean`, or all of them one behind the other (`concat`), zeros for absent ones.
         orthogonality: Weight of the penalty, >= 0.
         kind: Where prompts go: `input` or `attention`, see `Prompts`.
         length: Prompts of a layer, >= 1, even for `attention`.
         layers: How many of the first layers have prompts, at most all.
-        dummy: What stands for an absent modality, see `with_dummies`.
+        dummy: What stands for an absent modality, see `with_dummies`. None = by variant.
         **common: Backbone, regime and optimiser, see `PromptMethod`.
     """
 
@@ -55,18 +60,19 @@ class MSPs(PromptMethod):
         self,
         task: Task,
         *,
+        variant: Literal["paper", "official"] = "paper",
         combine: Literal["sum", "mean", "concat"] = "sum",
         orthogonality: float = 1.0,
         kind: PromptKind = "attention",
         length: int = 16,
         layers: int = 6,
-        dummy: Dummy = "masked",
+        dummy: Dummy | None = None,
         **common: Any,
     ) -> None:
         super().__init__(task, **common)
         self.combine = combine
         self.orthogonality = orthogonality
-        self.dummy: Dummy = dummy
+        self.dummy: Dummy = dummy or ("table1" if variant == "official" else "masked")
         self.prompts = Prompts(
             self.backbone, len(task.modalities), length=length, layers=layers, kind=kind
         )

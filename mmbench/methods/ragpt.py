@@ -18,26 +18,31 @@ Differences from the paper:
 - The filter is one on the real spectrum (N_m // 2 + 1 frequencies): of a full complex one only
   the Hermitian part acts on real tokens. Half the weights, the same functions, the same start.
 - K has no bias: it would cancel in the softmax.
-- Samples are found by raw features (`mmbench.layers.memory`), not by CLIP's. The bank holds
-  training samples alone; the released code adds those of validation, which then find themselves
-  and their own label. Only complete samples are in it, under `full_access` all.
-- Padding is neither averaged nor read; made tokens are read where a neighbour has one.
+- Samples are found by raw features unless `retrieve_by` says otherwise (`mmbench.layers.memory`);
+  the paper takes CLIP's. The bank holds training samples alone; the released code adds those of
+  validation, which then find themselves and their own label. Only complete samples are in it,
+  under `full_access` all.
+- Padding is neither averaged nor read, and made tokens are read where a neighbour has one. In the
+  released code padding counts like any token in both, and only the transformer leaves a sample's
+  own padding out: that is `attend_padding`, which `official` sets.
 - Where neighbours differ by modality, the label is that of those found by the image, or by the
   first modality if there is none, as in the released code.
-- Tokens of an image keep their order; the released code shuffles them, and then filters noise.
+- Learning rate, weight decay and prompt length are those that the released code is run with; its
+  configuration file names a decay of 2e-2, which its script replaces.
 - In two towers of different widths, tokens go through a learned Linear before the attention, and
   prompts through another after it.
-- Not redone either: the released code averages the b tokens of a prompt into one and, where both
-  modalities may be missing, inverts integers for a mask, so that -1 and -2 times the made tokens
-  are added.
+- Not redone: tokens of an image in a random order, drawn anew in the bank and in each pass, so that
+  the filter works on noise.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
@@ -152,11 +157,16 @@ class RAGPT(PromptMethod):
 
     Args:
         task: What goes in and what is predicted.
+        variant: The paper's equations, or what its released code computes.
         neighbours: K, 1..64.
         index: Of faiss, for banks too large for exact products, see `Memory`.
+        retrieve_by: Features by which samples are alike, see `Memory`.
         prompt_length: b, >= 1.
         insert_at: l, layer before which prompts are inserted, from 0.
         dropout: Of what the filter adds, in [0, 1).
+        attend_padding: Whether padding is averaged and attended to like any token; the transformer
+            itself never reads it. None = by variant.
+        weight_decay: Of AdamW.
         **common: Backbone, regime and optimiser, see `PromptMethod`.
 
     Raises:
@@ -175,21 +185,26 @@ class RAGPT(PromptMethod):
         self,
         task: Task,
         *,
+        variant: Literal["paper", "official"] = "paper",
         neighbours: int = 5,
         index: str | None = None,
+        retrieve_by: str = "",
         prompt_length: int = 6,
         insert_at: int = 1,
         dropout: float = 0.2,
+        attend_padding: bool | None = None,
+        weight_decay: float = 5e-5,
         **common: Any,
     ) -> None:
-        super().__init__(task, **common)
+        super().__init__(task, weight_decay=weight_decay, **common)
         self.require_layer(insert_at)
         if prompt_length < 1:
             raise ValueError(f"prompt_length must be at least 1, found {prompt_length}")
         self.insert_at = insert_at
+        self.attend_padding = variant == "official" if attend_padding is None else attend_padding
         images = [m.name for m in task.modalities if m.kind == "image"]
         self.label_by = (*images, task.names[0])[0]
-        self.memory = Memory(task, neighbours, index=index)
+        self.memory = Memory(task, neighbours, index=index, retrieve_by=retrieve_by)
         widths, counts = self.backbone.widths, self.backbone.counts
         self.generators = nn.ModuleList(
             Generator(counts[name], widths[name], dropout=dropout) for name in task.names
@@ -223,7 +238,8 @@ class RAGPT(PromptMethod):
         for m, name in enumerate(self.task.names):
             rows = self.memory.neighbours(_looked_up_by(batch, m)).rows
             tokens = self.memory.tokens(name, rows, self.backbone.embedder(name))
-            found[name] = Lent(rows, tokens, self.backbone.real(name, everything)[rows])
+            read = self.backbone.real(name, everything)[rows]
+            found[name] = Lent(rows, tokens, torch.ones_like(read) if self.attend_padding else read)
         return found
 
     def complete(
@@ -251,8 +267,11 @@ class RAGPT(PromptMethod):
         lent: Mapping[str, Lent],
     ) -> Float[Tensor, "batch output"]:
         """Run the transformer with label and prompts in it, and compare with all labels."""
+        counted = read
+        if self.attend_padding:
+            counted = {name: torch.ones_like(there) for name, there in read.items()}
         prompts = {
-            name: self.prompter(m, tokens[name], read[name], lent[name])
+            name: self.prompter(m, tokens[name], counted[name], lent[name])
             for m, name in enumerate(self.task.names)
         }
         target = self.memory.target[lent[self.label_by].rows]
@@ -267,6 +286,10 @@ class RAGPT(PromptMethod):
         # two towers are read where they always are: causal text at 0 reads nothing but itself
         at = 0 if len(self.backbone.streams) == 1 else None
         return self.label.compare(self.backbone.run(tokens, read, insert, at), label)
+
+    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+        """By which features neighbours are found, one text a modality: `retrieved_by`."""
+        return {"retrieved_by": np.array(self.memory.by)}
 
 
 def _looked_up_by(batch: Batch, m: int) -> Batch:

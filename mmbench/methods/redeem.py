@@ -23,9 +23,10 @@ Differences from the paper:
   Linear; the weight of the reconstruction is 1; padding is neither read nor averaged.
 - f_K and the projections of Eq. 2 have no bias: it would cancel in the softmax (those of W₁ are
   not in Eq. 2 either).
-- Samples are found by raw features (`mmbench.layers.memory`), not by CLIP's. The bank holds
-  training samples alone; the released code adds those of validation, which then find themselves
-  and their own label. Only complete samples are in it, under `full_access` all.
+- Samples are found by raw features unless `retrieve_by` says otherwise (`mmbench.layers.memory`);
+  the paper takes CLIP's. The bank holds training samples alone; the released code adds those of
+  validation, which then find themselves and their own label. Only complete samples are in it,
+  under `full_access` all.
 - In two towers of different widths, tokens go through a learned Linear before the attention, and
   prompts through another after it.
 - `official` sets what the released code does differently, each a switch: `label_prompt`,
@@ -34,7 +35,7 @@ Differences from the paper:
   the bank, token positions lost in CLIP's text features, and the leaks above.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -308,6 +309,7 @@ class Redeem(PromptMethod):
         variant: The paper's equations, or what its released code computes.
         neighbours: K, 1..64.
         index: Of faiss, for banks too large for exact products, see `Memory`.
+        retrieve_by: Features by which samples are alike, see `Memory`.
         retriever: By likeness, at random, or random values in place of retrieved ones (Table 3).
         generator: Conditional mixture of experts, encoder and decoder from the present
             modalities, the mixture with equal weights, or zeros (Table 3).
@@ -347,6 +349,7 @@ class Redeem(PromptMethod):
         variant: Literal["paper", "official"] = "paper",
         neighbours: int = 5,
         index: str | None = None,
+        retrieve_by: str = "",
         retriever: Literal["msa", "random", "none"] = "msa",
         generator: Literal["cmoe", "cross_modal", "no_router", "none"] = "cmoe",
         prompter: Literal["saim", "static", "intra", "none"] = "saim",
@@ -381,7 +384,7 @@ class Redeem(PromptMethod):
         # whose neighbours give the label, where modalities have different ones
         images = [m.name for m in task.modalities if m.kind == "image"]
         self.by = [*images, task.names[0]][0]
-        self.memory = Memory(task, neighbours, index=index)
+        self.memory = Memory(task, neighbours, index=index, retrieve_by=retrieve_by)
         self.register_buffer("draw_key", torch.randint(1 << 62, (1,)))
         bias = variant == "official"
         widths, counts = self.backbone.widths, self.backbone.counts
@@ -420,10 +423,9 @@ class Redeem(PromptMethod):
         Raises:
             ValueError: If fewer than two samples are complete.
         """
-        batches = list(train)
-        self.memory.fill(batches)
+        self._probe = []
+        self.memory.fill(_probed(train, self._probe))
         self.memory.require_neighbours()
-        self._probe = _incomplete(batches, PROBED)
 
     def begin(self, stage: Stage) -> None:
         """Start a stage; what earlier ones retrieved is no longer shown."""
@@ -594,8 +596,9 @@ class Redeem(PromptMethod):
             that one lacks: `recovered_id`, `recovered_modality` (column) and `recovered` (n, D),
             the mean of the made tokens; `recovered_truth` (n, D) beside it under `full_access`;
             `router_weight` (n, K) where there is a router. Narrower modalities end in zeros.
+            `retrieved_by` (M,), in words, what each modality is looked up by.
         """
-        found = {}
+        found: dict[str, Tensor] = {}
         if self._shown and self.retriever != "none":
             ids, presence, rows = (torch.cat(part) for part in zip(*self._shown, strict=True))
             found["retrieved_query_id"] = ids
@@ -603,13 +606,16 @@ class Redeem(PromptMethod):
             found["retrieved_train_id"] = self.memory.sample_id[rows]
             column = self.task.names.index(self.by)
             if self.task.modalities[column].kind == "image":
-                lent = self.memory.everything().inputs[self.by][rows[: len(self._pictures)]]
+                rows = rows[: len(self._pictures)]
+                lent, _ = self.memory.read(self.by, rows.flatten())
+                lent = lent.view(*rows.shape, *lent.shape[1:])
                 found["retrieved_query_image"] = _as_picture(self._pictures)
                 found["retrieved_train_image"] = _as_picture(lent)
         if self.kind != "none":
             parts = [self.recovered(batch.to(self.draw_key.device)) for batch in self._probe]
             found |= {key: torch.cat([p[key] for p in parts]) for key in (parts or [{}])[0]}
-        return {name: x.cpu().numpy() for name, x in found.items()}
+        arrays: dict[str, NDArray[np.generic]] = {k: x.cpu().numpy() for k, x in found.items()}
+        return arrays | {"retrieved_by": np.array(self.memory.by)}
 
     def recovered(self, batch: Batch) -> dict[str, Tensor]:
         """Means of the tokens made for a batch and, if known, of the true ones."""
@@ -648,16 +654,16 @@ def _alone(batch: Batch, name: str) -> Batch:
     return replace(batch, presence=batch.presence & ~others)
 
 
-def _incomplete(batches: list[Batch], most: int) -> list[Batch]:
-    """The first training samples that lack something, with what training may see beyond it."""
-    picked = []
-    for batch in batches:
+def _probed(train: Iterable[Batch], into: list[Batch]) -> Iterator[Batch]:
+    """Pass batches on; keep the first samples that lack something, with all that training sees."""
+    most = PROBED
+    for batch in train:
         rows = (~batch.presence).any(1).nonzero().squeeze(1)[:most]
         most -= len(rows)
-        teacher = None if batch.teacher is None else take(batch.teacher, rows)
         if len(rows):
-            picked.append(replace(take(batch, rows), teacher=teacher))
-    return picked
+            teacher = None if batch.teacher is None else take(batch.teacher, rows)
+            into.append(replace(take(batch, rows), teacher=teacher))
+        yield batch
 
 
 def _as_picture(x: Float[Tensor, "*rows channel height width"]) -> Tensor:

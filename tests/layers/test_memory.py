@@ -1,7 +1,9 @@
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,9 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmbench.contract import TASKS, all_patterns, make_batch
+from mmbench.data.missingness import Incomplete
+from mmbench.data.samples import Samples
+from mmbench.data.scenario import Scenario
+from mmbench.data.stored import Stored
 from mmbench.data.task import Modality, Task
+from mmbench.datamodule import DataModule, Source
 from mmbench.layers import memory, raw
 from mmbench.layers.memory import Memory, empty_index, fill_index, nearest, nearest_by_index
+from mmbench.methods.redeem import Redeem
 
 K = 5
 TASK = Task(
@@ -322,3 +330,194 @@ def test_an_index_that_cannot_be_is_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ValueError, match="needs the package faiss-cpu"):
         Memory(TASKS[0], K, index="Flat")
+
+
+def pictures(n=40, seed=0):
+    g = np.random.default_rng(seed)
+    return g.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+
+
+class Pictures(DataModule):
+    """8-bit images and vectors, complete; classes follow the order."""
+
+    source = Source(citation="made up")
+
+    def describe(self):
+        image, age = Modality("image", "image", (3, 8, 8)), Modality("age", "vector", (2,))
+        return Task("single_label", (image, age), ("x", "y"))
+
+    def load(self, split):
+        n, start = (40, 0) if split == "train" else (10, 100 if split == "val" else 200)
+        age = np.random.default_rng(start).normal(size=(n, 2)).astype(np.float32)
+        return Samples(
+            modalities=("image", "age"),
+            inputs={"image": pictures(n, start), "age": age},
+            target=np.arange(n) % 2,
+            sample_id=np.arange(start, start + n),
+            presence=np.ones((n, 2), bool),
+        )
+
+
+def module(regime="full_access", **settings):
+    hide = Incomplete(incomplete_rate=0.5, missing="any")
+    scenario = Scenario(name="half", train=hide, val=hide, test=(hide,), regime=regime)
+    data = Pictures(Path(), scenario, batch_size=16, **settings)
+    data.setup()
+    return data
+
+
+class Patches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(192, 6)
+
+    def forward(self, x, lengths):
+        return self.linear(x.flatten(1)).unflatten(1, (2, 3))
+
+
+@pytest.mark.parametrize("regime", ["full_access", "withheld"])
+def test_a_bank_refers_to_the_pictures_as_they_are_stored(regime):
+    data = module(regime)
+    bank = Memory(data.task, K)
+    bank.fill(data.batches("train"))
+    shown = torch.from_numpy(data.split("train").presence).all(1)
+    assert len(bank) == (40 if regime == "full_access" else int(shown.sum()))
+    stored = bank._stored["image"].values
+    assert stored.dtype == torch.uint8
+    assert stored.data_ptr() == data.split("train").samples.inputs["image"].ctypes.data
+    rows = torch.arange(len(bank))
+    x, _ = bank.read("image", rows)
+    unit = torch.from_numpy(pictures())[bank.sample_id].float()
+    pixels = data.task.modalities[0].pixels
+    for c in range(3):
+        undone = (x[:, c] * pixels.std[c] + pixels.mean[c]) * 255
+        torch.testing.assert_close(undone, unit[:, c], atol=1e-2, rtol=0)
+
+
+def test_what_is_remembered_is_neither_scaled_nor_read_again(monkeypatch):
+    # who checks types while tests run reads the first modality of each batch
+    data, embed = module(modalities=["age", "image"]), Patches().requires_grad_(False).eval()
+    read = []
+    whole = Stored.read
+    monkeypatch.setattr(
+        Stored, "read", lambda self, rows: (read.append(self.values.dtype), whole(self, rows))[1]
+    )
+    for batch in data.train_dataloader():
+        batch.embed("image", embed)
+    assert torch.uint8 in read
+    read.clear()
+    for batch in data.train_dataloader():
+        moved = batch.hide(~batch.presence).to("cpu")
+        moved.embed("image", embed)
+        assert torch.uint8 not in read
+    assert moved.inputs["image"].shape == (len(moved), 3, 8, 8)
+    assert torch.uint8 in read
+
+
+def test_the_state_holds_pictures_in_8_bits_and_a_fresh_memory_finds_and_lends_the_same():
+    data, embed = module(), Patches().requires_grad_(False).eval()
+    bank = Memory(data.task, K)
+    bank.fill(data.batches("train"))
+    state = bank.eval().state_dict()
+    assert state["input_0"].dtype == torch.uint8
+    assert state["input_0"].shape == (40, 3, 8, 8)
+    fresh = Memory(data.task, K).eval()
+    fresh.load_state_dict({name: x.clone() for name, x in state.items()})
+    for batch in data.batches("val"):
+        rows = bank.neighbours(batch).rows
+        assert torch.equal(fresh.neighbours(batch).rows, rows)
+        for name in data.task.names:
+            one, other = (part.read(name, rows.flatten())[0] for part in (bank, fresh))
+            assert torch.equal(one, other)
+        torch.testing.assert_close(
+            fresh.tokens("image", rows, embed), bank.tokens("image", rows, embed)
+        )
+
+
+def test_a_better_epoch_copies_what_learns_and_nothing_of_the_bank():
+    data = module()
+    method = Redeem(data.task, dim=8, depth=2, neighbours=3)
+    method.prepare(data.batches("train"))
+    assert any(name.startswith("memory.input_") for name in method.state_dict())
+    for stage in method.stages:
+        method.begin(stage)
+        kept = method.learned_state()
+        assert not any(name.startswith("memory.") for name in kept)
+        assert {n for n, p in method.named_parameters() if p.requires_grad} <= set(kept)
+        assert "draw_key" in kept
+    # what is kept restores all that training has moved
+    method.eval()
+    batch = next(iter(data.val_dataloader()))
+    before = {name: value.detach().clone() for name, value in kept.items()}
+    with torch.no_grad():
+        expected = method(batch)
+        for p in method.parameters():
+            if p.requires_grad:
+                p.add_(0.1)
+        assert not torch.allclose(method(batch), expected)
+        method.load_state_dict(before, strict=False)
+        assert torch.equal(method(batch), expected)
+
+
+def test_columns_that_are_constant_but_for_rounding_say_nothing():
+    task = Task("regression", (Modality("a", "vector", (3,)),), ("y",))
+    train = make_batch(task, torch.ones(40, 1).bool(), seed=1)
+    # a column that is constant up to rounding, one that is tiny but varies
+    train.inputs["a"][:, 0] = 3e6 * (1 + 1e-7 * torch.rand(40))
+    train.inputs["a"][:, 1] *= 1e-9
+    bank = Memory(task, K)
+    bank.fill([train])
+    keys = bank.keys
+    assert not keys[:, 0].any()
+    assert keys[:, 1].abs().max() > 0.1
+
+
+def vectors_file(tmp_path, ids, seed=0, **arrays):
+    file = tmp_path / "vectors.npz"
+    g = np.random.default_rng(seed)
+    made = {name: g.normal(size=(len(ids), w)) for name, w in (("a", 7), ("b", 3))}
+    np.savez(file, id=np.array(ids), **(made | arrays))
+    return file, made | arrays
+
+
+def test_samples_are_found_by_vectors_of_the_users_choice(tmp_path):
+    ids = [*range(40), *range(1000, 1012)]
+    file, made = vectors_file(tmp_path, ids)
+    bank = Memory(TASK, K, retrieve_by=str(file))
+    assert bank.by == ("vectors of vectors.npz",) * 2
+    train = make_batch(TASK, torch.ones(40, 2).bool(), seed=1)
+    bank.fill([train])
+    ask = strangers()
+    found = bank.eval().neighbours(ask)
+    assert torch.equal(bank.neighbours(ask.blind()).rows, found.rows)
+    for i in range(len(ask)):
+        score = torch.zeros(40).double()
+        for m, name in enumerate(TASK.names):
+            if ask.presence[i, m]:
+                x = torch.from_numpy(made[name])
+                score += nn.functional.cosine_similarity(x[:40], x[40 + i][None], dim=1)
+        chosen = score[train_row(bank, found.rows[i])]
+        assert torch.allclose(chosen, score.sort(descending=True).values[:K], atol=3e-3)
+    fresh = Memory(TASK, K, retrieve_by=str(file)).eval()
+    fresh.load_state_dict(bank.state_dict())
+    assert torch.equal(fresh.neighbours(ask).rows, found.rows)
+
+
+def test_vectors_that_do_not_serve_are_refused_in_one_line(tmp_path):
+    file, _ = vectors_file(tmp_path, range(39))
+    bank = Memory(TASK, K, retrieve_by=str(file))
+    with pytest.raises(ValueError, match="1 of 40 samples have no vector for 'a'"):
+        bank.fill([make_batch(TASK, torch.ones(40, 2).bool(), seed=1)])
+    for arrays, words in (
+        ({"id": np.array([1, 1])}, "holds an id twice"),
+        ({"id": np.array([0.5, 1])}, "whole numbers as id"),
+        ({"a": np.zeros(2)}, "found int64 .2,. and .2,."),
+    ):
+        np.savez(file, **({"id": np.array([0, 1]), "a": np.zeros((2, 3))} | arrays))
+        with pytest.raises(ValueError, match=words):
+            Memory(TASK, K, retrieve_by=str(file))
+    np.savez(file, id=np.array([0]), a=np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"is no npz with id .n,. and b"):
+        Memory(TASK, K, retrieve_by=str(file))
+    with pytest.raises(ValueError, match="is no npz"):
+        Memory(TASK, K, retrieve_by=str(tmp_path / "none.npz"))

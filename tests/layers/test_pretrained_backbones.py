@@ -1,17 +1,24 @@
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_models import MODELS, config_of, save, shaken
+from tiny_models import MEAN, MODELS, NAME, PIXELS, STD, around, config_of, save, shaken
 from torch.nn.functional import pad
 from transformers import ViltForMaskedLM
 
 from mmbench.contract import make_batch
-from mmbench.data.task import Modality, Task
+from mmbench.data import features
+from mmbench.data.task import Modality, Pixels, Task
 from mmbench.layers.backbones import backbone
+from mmbench.layers.memory import Memory
+from mmbench.methods.backbone_alone import BackboneAlone
 
 
 def task(tokens=6, side=(16, 16), vocab=120):
-    text = Modality("words", "tokens", (tokens,), vocab_size=vocab)
-    return Task("single_label", (Modality("photo", "image", (3, *side)), text), ("x", "y", "z"))
+    text = Modality("words", "tokens", (tokens,), vocab, NAME)
+    image = Modality("photo", "image", (3, *side), pixels=PIXELS)
+    return Task("single_label", (image, text), ("x", "y", "z"))
 
 
 TASK = task()
@@ -51,6 +58,15 @@ def batch_of(of=TASK, presence=BOTH):
     return batch
 
 
+def photos(batch):
+    """Pixels as the model was trained on them, from those of the batch, one step at a time."""
+    channels = []
+    for c in range(3):
+        unit = batch.inputs["photo"][:, c] * PIXELS.std[c] + PIXELS.mean[c]  # 0 black, 1 white
+        channels.append((unit - MEAN[c]) / STD[c])
+    return torch.stack(channels, 1)
+
+
 def mask_of(batch):
     return (torch.arange(batch.inputs["words"].shape[1]) < batch.lengths["words"][:, None]).long()
 
@@ -78,7 +94,7 @@ def test_vilt_gives_what_transformers_gives(build, side):
     ours, theirs = build("vilt", of)
     batch = batch_of(of)
     size = {"pixel_mask": torch.ones(6, *side)}
-    got = theirs(batch.inputs["words"], mask_of(batch), pixel_values=batch.inputs["photo"], **size)
+    got = theirs(batch.inputs["words"], mask_of(batch), pixel_values=photos(batch), **size)
     close(ours(batch), got.pooler_output)
     [x] = last(ours, batch)
     x, there = ours.norms[0](x), mask_of(batch).bool()
@@ -103,7 +119,7 @@ def test_the_towers_of_clip_give_what_transformers_gives(build):
     ours, theirs = build("clip")
     batch = batch_of()
     text = theirs.text_model(batch.inputs["words"], mask_of(batch))
-    image = theirs.vision_model(batch.inputs["photo"])
+    image = theirs.vision_model(photos(batch))
     close(ours(batch), torch.cat([text.pooler_output, image.pooler_output], dim=1))
     words, patches = last(ours, batch)
     close(patches, image.last_hidden_state)
@@ -117,7 +133,7 @@ def test_the_towers_of_blip2_give_what_transformers_gives(build):
     batch = batch_of()
     words = theirs.embeddings(batch.inputs["words"])
     text = theirs.qformer(words, query_length=0, attention_mask=mask_of(batch)).last_hidden_state
-    image = theirs.vision_model(batch.inputs["photo"]).last_hidden_state
+    image = theirs.vision_model(photos(batch)).last_hidden_state
     close(ours(batch), torch.cat([text[:, 0], image[:, 0]], dim=1))
     got, patches = last(ours, batch)
     close(got[mask_of(batch).bool()], text[mask_of(batch).bool()])
@@ -129,7 +145,7 @@ def test_the_towers_of_blip2_give_what_transformers_gives(build):
 def test_images_of_another_size_stretch_the_positions_once(build, kind):
     ours, theirs = build(kind, task(side=(24, 40)))
     batch = batch_of(task(side=(24, 40)))
-    image = theirs.vision_model(batch.inputs["photo"], interpolate_pos_encoding=True)
+    image = theirs.vision_model(photos(batch), interpolate_pos_encoding=True)
     close(
         ours.norms[1](last(ours, batch)[1][:, 0]),
         theirs.vision_model.post_layernorm(image.last_hidden_state[:, 0])
@@ -222,7 +238,8 @@ def test_an_empty_text_is_the_special_tokens_alone(build, kind):
     assert torch.equal(keys, there)
     close(tokens[there], ours.tokens(batch)["words"][0][there])
     white, keys = ours.blank("photo", 1.0)
-    batch.inputs["photo"].fill_(1.0)
+    for c in range(3):  # what the model's own scaling makes a one
+        batch.inputs["photo"][:, c] = (STD[c] + MEAN[c] - PIXELS.mean[c]) / PIXELS.std[c]
     assert keys.all()
     close(white, ours.tokens(batch)["photo"][0])
 
@@ -232,7 +249,7 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(folders, tmp_path):
     (tmp_path / "weightless").mkdir()
     config_of("vilt").save_pretrained(tmp_path / "weightless")
     for text, words in {
-        "vilt": "no backbone 'vilt'; take small, or vilt:/folder",
+        "vilt": "no backbone 'vilt'; take small, packaged, or vilt:/folder",
         "bert:/x": "no backbone 'bert:/x'",
         f"vilt:{tmp_path}/none": "nothing is downloaded",
         f"vilt:{tmp_path}/empty": "config.json",
@@ -244,13 +261,42 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(folders, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def with_(modality):
+    others = [m for m in TASK.modalities if m.name != modality.name]
+    return Task("single_label", (modality, *others), ("x", "y", "z"))
+
+
+def test_a_folder_says_how_its_pixels_and_its_words_are_numbered_or_is_refused(folders, tmp_path):
+    for file, words in {
+        "preprocessor_config.json": "no preprocessor_config.json in",
+        "tokenizer.json": "holds no tokenizer",
+    }.items():
+        folder = tmp_path / file
+        shutil.copytree(folders["vilt"], folder)
+        (folder / file).unlink()
+        with pytest.raises(ValueError, match=words):
+            backbone(f"vilt:{folder}", TASK)
+    folder = tmp_path / "preprocessor_config.json"
+    (folder / "preprocessor_config.json").write_text('{"image_mean": 0.5}')
+    with pytest.raises(ValueError, match="holds no image_mean and image_std"):
+        backbone(f"vilt:{folder}", TASK)
+
+
 def test_a_task_that_does_not_fit_is_refused_in_one_line(folders):
     vector = Modality("age", "vector", (3,))
+    photo, words_of = TASK.modalities
+    two = replace(photo, shape=(2, 16, 16), pixels=Pixels((0.5, 0.5), (1.0, 1.0)))
     for of, words in {
         task(vocab=121): "knows 120 token ids, but modality 'words' has 121",
         task(side=(16, 20)): "patches of 8 x 8, but those of modality 'photo' are 16 x 20",
         Task("regression", (*TASK.modalities, vector), ("y",)): "found photo .image., words",
         Task("regression", (vector, TASK.modalities[0]), ("y",)): "take the backbone small",
+        with_(replace(words_of, tokenizer="")): "words' are the data set's own, but the model's",
+        with_(replace(words_of, tokenizer="0123")): f"vocabulary 0123.*own tokenizer .{NAME}",
+        with_(
+            replace(photo, pixels=None)
+        ): "how those of modality 'photo' were scaled is not known",
+        with_(two): "images of 3 channels, but modality 'photo' has 2",
     }.items():
         with pytest.raises(ValueError, match=words):
             backbone(f"vilt:{folders['vilt']}", of)
@@ -261,6 +307,126 @@ def test_a_task_that_does_not_fit_is_refused_in_one_line(folders):
 def test_vilt_loads_from_a_masked_language_model_without_a_pooler(tmp_path):
     model = shaken(ViltForMaskedLM(config_of("vilt")))
     model.save_pretrained(tmp_path)
+    around(tmp_path)
     ours = backbone(f"vilt:{tmp_path}", TASK)
     close(ours.norms[0].weight, model.vilt.layernorm.weight)
     assert not [name for name, _ in ours.named_parameters() if "mlm" in name]
+
+
+def there():
+    try:
+        features.installed()
+    except ValueError:
+        return False
+    return True
+
+
+needs_packages = pytest.mark.skipif(not there(), reason="the extra `pretrained` is not installed")
+
+
+@pytest.fixture(scope="module")
+def words():
+    return features.text_pieces(["a red car", "an old dog in the snow", "tea"], steps=9)
+
+
+def packaged_task(channels=3, tokenizer=features.TEXT_TOKENIZER):
+    text = Modality("words", "tokens", (9,), features.TEXT_PIECES, tokenizer)
+    pixels = Pixels(PIXELS.mean[:channels], PIXELS.std[:channels])
+    image = Modality("photo", "image", (channels, 20, 20), pixels=pixels)
+    return Task("single_label", (text, image), ("x", "y", "z"))
+
+
+def packaged_batch(words, presence=None):
+    rows, lengths = words
+    presence = torch.ones(3, 2).bool() if presence is None else presence
+    batch = make_batch(packaged_task(), presence, seed=0)
+    batch.inputs["words"].copy_(torch.from_numpy(rows))
+    batch.lengths["words"].copy_(torch.from_numpy(lengths))
+    return batch.hide(~presence)
+
+
+@needs_packages
+@torch.no_grad()
+def test_the_packaged_text_stream_is_minilm_read_by_the_mean_over_its_pieces(words):
+    ours = backbone("packaged", packaged_task()).eval()
+    batch = packaged_batch(words)
+    got = ours(batch)
+    assert ours.streams == (("words",), ("photo",))
+    assert (ours.depth, got.shape) == (6, (3, 768))
+    texts = ["a red car", "an old dog in the snow", "tea"]
+    theirs = torch.from_numpy(features.text_features(texts))
+    close(torch.nn.functional.normalize(got[:, :384], dim=1), theirs)
+
+
+@needs_packages
+@torch.no_grad()
+def test_the_packaged_image_stream_reads_the_map_of_its_network_in_cells(words):
+    ours = backbone("packaged", packaged_task()).eval()
+    batch = packaged_batch(words)
+    x = batch.inputs["photo"]
+    unit = torch.stack([x[:, c] * PIXELS.std[c] + PIXELS.mean[c] for c in range(3)], 1)
+    z = features.image_map(features.image_network(), 255 * unit)
+    cells = torch.nn.functional.adaptive_avg_pool2d(z, 4).flatten(2).transpose(1, 2)
+    embed = ours.embedder("photo")
+    torch.testing.assert_close(embed.trunk(x), cells, atol=1e-4, rtol=1e-4)
+    close(embed(x, None), embed.out(embed.trunk(x)))
+    x = embed(x, None)
+    for layer in ours.layers[0]:  # the layers that the words run through
+        x = layer(x, torch.ones(3, 1, 1, 16).bool(), None)
+    close(ours(batch)[:, 384:], x.mean(1))
+
+
+@needs_packages
+@torch.no_grad()
+def test_a_stream_of_the_packaged_backbone_knows_nothing_of_the_other_one(words):
+    ours = backbone("packaged", packaged_task()).eval()
+    both = ours(packaged_batch(words))
+    one = ours(packaged_batch(words, torch.tensor([[1, 0], [0, 1], [1, 1]]).bool()))
+    close(one[0, :384], both[0, :384])
+    close(one[1, 384:], both[1, 384:])
+    close(one[2], both[2])
+    assert not one[0, 384:].any()
+    assert not one[1, :384].any()
+
+
+@needs_packages
+def test_of_the_packaged_backbone_only_what_is_not_published_learns():
+    method = BackboneAlone(packaged_task(), backbone="packaged").train()
+    warm, prompt = method.stages
+    method.begin(warm)
+    learning = {name for name, p in method.named_parameters() if p.requires_grad}
+    out = {n for n in learning if n.startswith("backbone.embedders.1.out.")}
+    assert learning == out | {"warm_head.weight", "warm_head.bias"}
+    assert out
+    assert not method.backbone.layers[0][0].block.training
+    method.begin(prompt)
+    assert all(n.startswith("head.") for n, p in method.named_parameters() if p.requires_grad)
+
+
+@needs_packages
+def test_texts_of_other_numbers_are_refused_by_the_packaged_backbone():
+    with pytest.raises(ValueError, match=r"the data set's own, but .*take `features: pieces`"):
+        backbone("packaged", packaged_task(tokenizer=""))
+    with pytest.raises(ValueError, match="1 or 3 channels, but modality 'photo' has 2"):
+        backbone("packaged", packaged_task(channels=2))
+
+
+VECTOR = Task("regression", (Modality("v", "vector", (3,)),), ("y",))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["words", "photo"])
+def test_samples_are_alike_by_what_clip_projects_them_to(folders, theirs, name):
+    bank = Memory(TASK, 2, retrieve_by=f"clip:{folders['clip']}")
+    batch = batch_of()
+    bank.fill([batch])
+    model = theirs["clip"]
+    text = model.text_projection(
+        model.text_model(batch.inputs["words"], mask_of(batch)).pooler_output
+    )
+    image = model.visual_projection(model.vision_model(photos(batch)).pooler_output)
+    [part] = [part for part in bank.features if part.name == name]
+    close(part.of(batch), text if name == "words" else image)
+    assert part.what == f"projections of the CLIP in {folders['clip'].name}"
+    with pytest.raises(ValueError, match="CLIP reads texts and images"):
+        Memory(VECTOR, 2, retrieve_by="clip:/x")

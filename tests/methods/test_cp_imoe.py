@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.batch import Remembered
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.layers.fusion import presence_code
 from mmbench.methods.cp_imoe import CPIMoE, pull_together, push_apart
 
@@ -118,10 +118,11 @@ def test_with_three_modalities_outputs_are_those_of_the_general_form():
         torch.testing.assert_close(method(batch), expected, atol=1e-5, rtol=0)
 
 
-def on_meta(**arguments):
+def on_meta(encoders=None, **arguments):
     image = tuple(Modality(name, "image", (3, 32, 32)) for name in ("fundus", "oct"))
+    task = with_encoders(Task("single_label", image, tuple("abcde")), encoders or {})
     with torch.device("meta"):
-        return CPIMoE(Task("single_label", image, tuple("abcde")), dim=2048, **arguments)
+        return CPIMoE(task, dim=2048, **arguments)
 
 
 def learning(method):
@@ -137,7 +138,7 @@ def test_the_main_stage_trains_as_many_parameters_as_the_paper_says():
 
 
 def test_training_everything_has_as_many_parameters_as_the_paper_says():
-    method = on_meta(backbone="resnet50", pretrain=False)
+    method = on_meta({"image": "resnet50"}, pretrain=False)
     [stage] = method.stages
     method.begin(stage)
     # two ResNet-50 without head, six FF and four gates of experts, and what the main stage trains
@@ -299,16 +300,48 @@ def test_interactions_learn_from_samples_with_two_modalities(kind):
     torch.testing.assert_close(half[f"{kind}_distance"], 0.5 * found[f"{kind}_distance"])
 
 
-def test_pretraining_sees_what_the_regime_full_access_gives_to_it():
+@pytest.mark.parametrize("dim", [64, 128, 512])
+def test_the_synergistic_penalty_is_zero_before_and_after_training(dim):
+    method = build(THREE, "synergistic", dim=dim).train()
+    batch = make_batch(THREE, all_patterns(THREE, repeat=4))
+    adam = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(10):
+        terms = method.loss(batch)
+        assert terms["synergistic_distance"] == 0
+        assert terms["synergistic"] > 0
+        adam.zero_grad()
+        sum(terms.values()).backward()
+        adam.step()
+    b = method.eval().encode(batch)
+    apart = (b - method.interactions["synergistic"](b)[:, None]).norm(dim=2)
+    assert apart[batch.presence].min() > 2
+
+
+def test_pretraining_and_its_selection_see_what_the_regime_full_access_gives_to_them():
     whole = batch_of(TWO, [[True, True]] * 6)
     absent = torch.tensor([[False, True]] * 5 + [[False, False]])
     hidden = replace(whole.hide(absent), teacher=whole)
+    withheld = replace(hidden, teacher=None)
     for stage in ("specific", "redundant", "synergistic"):
         method = build(stage=stage)
         assert method.loss(hidden) == method.loss(whole)
-        assert method.loss(hidden) != method.loss(replace(hidden, teacher=None))
+        assert method.loss(hidden) != method.loss(withheld)
+        assert torch.equal(method.stage_output(hidden), method.stage_output(whole))
+        assert not torch.equal(method.stage_output(hidden), method.stage_output(withheld))
     method = build(stage="main")
-    assert method.loss(hidden) == method.loss(replace(hidden, teacher=None))
+    assert method.loss(hidden) == method.loss(withheld)
+    assert torch.equal(method.stage_output(hidden), method(withheld))
+
+
+def test_interactions_are_compared_on_samples_with_two_modalities():
+    batch = batch_of(TWO)
+    whole = batch_of(TWO, [[True, True]] * len(batch))
+    for stage in ("specific", "main"):
+        assert build(stage=stage).stage_rows(batch) is None
+    for stage in ("redundant", "synergistic"):
+        method = build(stage=stage)
+        assert method.stage_rows(batch).tolist() == [True, False, False] * 2
+        assert method.stage_rows(replace(batch, teacher=whole)).all()
 
 
 def test_epochs_are_chosen_by_the_logits_of_the_stage():
@@ -323,8 +356,7 @@ def test_epochs_are_chosen_by_the_logits_of_the_stage():
         method = build(stage=kind)
         chosen = method.stage_output(batch)
         f = method.interactions[kind](method.encode(batch))
-        torch.testing.assert_close(chosen[0], method.interaction_heads[kind](f)[0])
-        assert not chosen[1:3].any()
+        torch.testing.assert_close(chosen, method.interaction_heads[kind](f))
     method = build(stage="main")
     assert torch.equal(method.stage_output(batch), method(batch))
 
@@ -474,7 +506,8 @@ def test_a_frozen_backbone_keeps_its_weights():
     )
     for freeze in (True, False):
         for pretrain in (True, False):
-            method = build(task, backbone="resnet18", freeze_backbone=freeze, pretrain=pretrain)
+            frozen = {"image": {"backbone": "resnet18", "frozen": freeze}}
+            method = build(with_encoders(task, frozen), pretrain=pretrain)
             method.begin(method.stages[0])
             image, vector = method.encode.in_order
             learn = [p.requires_grad for p in image.trunk.parameters()]
@@ -482,7 +515,7 @@ def test_a_frozen_backbone_keeps_its_weights():
             assert all(learn) != freeze
             assert all(p.requires_grad for p in image.out.parameters())
             assert all(p.requires_grad for p in vector.parameters())
-    wide = build(task, backbone="resnet18", dim=512)
+    wide = build(with_encoders(task, {"image": "resnet18"}), dim=512)
     assert isinstance(wide.encode.in_order[0].out, nn.Identity)
 
 

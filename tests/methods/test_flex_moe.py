@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmbench.contract import TASKS, all_patterns, make_batch
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Modality, Task, with_encoders
+from mmbench.layers.encoders import PatchTokens
 from mmbench.layers.fusion import presence_code
 from mmbench.layers.moe import cv_squared
 from mmbench.methods.flex_moe import FlexMoE, combination_table, gate_loss
 
-TASK = TASKS[0]
-SMALL = {"dim": 8, "tokens": 2, "heads": 2, "dropout": 0.0}
+TASK = with_encoders(TASKS[0], {"dropout": 0.0})
+SMALL = {"dim": 8, "tokens": 2, "heads": 2, "dropout": 0.0, "general_epochs": 0}
 
 
 def build(**args):
@@ -112,15 +115,24 @@ def test_general_epochs_learn_from_complete_samples_alone():
     method = build(general_epochs=1).train()
     batch = make_batch(TASK, all_patterns(TASK))
     complete = presence_code(batch.presence) == 7
-    torch.manual_seed(3)
-    found = method.loss(batch)["task"]
+
+    def losses(batch):
+        torch.manual_seed(3)
+        return method.loss(batch)
+
     torch.manual_seed(3)
     rows = method.row_loss(method(batch), batch.target)
-    torch.testing.assert_close(found, rows[complete].mean())
+    torch.testing.assert_close(losses(batch)["task"], rows[complete].mean())
+    x = batch.inputs["vector"].clone()
+    x[~complete] *= -3
+    changed = replace(batch, inputs={**batch.inputs, "vector": x})
+    assert losses(changed) == losses(batch)
     nobody = make_batch(TASK, ~torch.eye(3, dtype=torch.bool))
-    assert method.loss(nobody)["task"] == 0
+    assert not any(losses(nobody).values())
     method.epoch = 1
-    assert method.loss(nobody)["task"] > 0
+    assert losses(changed) != losses(batch)
+    assert losses(nobody)["task"] > 0
+    assert FlexMoE(TASK).general_epochs == 5
 
 
 def test_too_few_experts_for_the_combinations_are_refused():
@@ -137,3 +149,8 @@ def test_nothing_waits_for_an_accelerator():
     method = build().to("meta")
     batch = make_batch(TASK, all_patterns(TASK)).to("meta")
     assert all(term.shape == () for term in method.loss(batch).values())
+
+
+def test_the_official_variant_cuts_vectors_into_patches():
+    assert isinstance(build(variant="official").encode.encoders["vector"].trunk, PatchTokens)
+    assert not isinstance(build().encode.encoders["vector"].trunk, PatchTokens)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmbench.contract import TASKS, all_patterns, make_batch
-from mmbench.methods.fuse_moe import FuseMoE, FusionMoE, entropy_loss, scores
+from mmbench.methods.fuse_moe import FuseMoE, FusionMoE, ReleasedMoE, entropy_loss, scores
 
 TASK = TASKS[0]
 SIZE = (3, 2, 4)  # M, P, D
@@ -122,3 +122,87 @@ def test_nothing_waits_for_an_accelerator():
     batch = make_batch(TASK, all_patterns(TASK))
     batch = replace(batch.to("meta"), memo=None)
     assert all(term.shape == () for term in method.loss(batch).values())
+
+
+def official(**args):
+    torch.manual_seed(0)
+    return FuseMoE(TASK, variant="official", **args).eval()
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_the_released_layer_equals_a_loop_over_rows_of_mixed_patients(router):
+    torch.manual_seed(0)
+    layer = ReleasedMoE(SIZE, 6, 2, 5, "laplace", router, 0.0).eval()
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.noise.normal_()
+    batch, (modalities, tokens, dim) = 7, SIZE
+    z = torch.randn(batch, *SIZE)
+    # a row is whatever comes next in the order (token, patient, feature)
+    flat = [z[:, m].transpose(0, 1).flatten() for m in range(modalities)]
+    size = tokens * dim
+    noise = layer._noise(torch.zeros(len(layer.weight), batch, layer.reach))
+    out = torch.zeros(batch, modalities * size)
+    for row in range(batch):
+        parts = [x[row * size : (row + 1) * size] for x in flat]
+        for m, e in enumerate([torch.cat(parts)] if router == "joint" else parts):
+            spread = torch.nn.functional.softplus(e @ layer.noise[m]) + 1e-2
+            score = -(e - layer.weight[m]).norm(dim=1) + spread * noise[m, row]
+            best, chosen = score.topk(2)
+            bank = layer.experts[m if router == "disjoint" else 0]
+            mixture = torch.zeros(modalities * size)
+            for g, j in zip(best.softmax(0), chosen, strict=True):
+                h = torch.nn.functional.gelu(bank.w1[j] @ e + bank.b1[j])
+                mixture += g * (h @ bank.w2[j] + bank.b2[j]).log_softmax(0).exp()
+            out[row] += mixture.log()
+    expected = torch.zeros_like(z)
+    for m in range(modalities):
+        steps = out[:, m * size : (m + 1) * size].flatten().view(tokens, batch, dim)
+        expected[:, m] = steps.transpose(0, 1)
+    found, penalty = layer(z, everyone())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert penalty == 0
+
+
+def test_predictions_of_the_official_variant_depend_on_the_batch_and_repeat():
+    method, batch = official(), make_batch(TASK, all_patterns(TASK))
+    alone = replace(
+        batch,
+        inputs={name: x[:1] for name, x in batch.inputs.items()},
+        lengths={name: x[:1] for name, x in batch.lengths.items()},
+        presence=batch.presence[:1],
+        target=batch.target[:1],
+        sample_id=batch.sample_id[:1],
+    )
+    with torch.no_grad():
+        assert torch.equal(method(batch), method(batch))
+        assert not torch.allclose(method(batch)[:1], method(alone), atol=1e-4)
+        paper = FuseMoE(TASK).eval()
+        torch.testing.assert_close(paper(batch)[:1], paper(alone), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_released_routers_start_at_zero_and_learn_only_if_joint(router):
+    method = official(router=router, experts=6, top_k=2).train()
+    assert not method.layers[0].mix.weight.any()
+    assert ("layers.0.mix.weight" in method.state_dict()) == (router == "joint")
+    terms = method.loss(make_batch(TASK, all_patterns(TASK)))
+    assert list(terms) == ["task"]
+    terms["task"].backward()
+    grad = method.layers[0].mix.weight.grad
+    assert (grad is not None) == (router == "joint")
+
+
+def test_the_official_variant_marks_what_is_present_and_leaves_gaps_zero():
+    method = official()
+    batch = make_batch(TASK, torch.tensor([[True, False, True]] * 4))
+    seen = []
+    method.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        method(batch)
+        position, scale = method.position, 64**0.5
+        z = method.encode(batch)[:, 0] + method.kind[0]
+        torch.testing.assert_close(seen[0][:, 0], scale * z + position)
+        torch.testing.assert_close(seen[0][:, 1], position.expand(4, -1, -1))
+    assert [len(m.mix.experts[0].w1) for m in method.layers] == [3, 3]
+    assert method.layers[0].mix.router == "joint"

@@ -7,6 +7,7 @@ import torch
 
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
+from mmbench.layers.encoders import PatchTokens
 from mmbench.layers.moe import SparseBlock
 from mmbench.methods.i2moe import I2MoE, agreement, uniqueness
 
@@ -262,3 +263,10 @@ def test_a_missing_modality_never_reaches_the_output():
     garbage = {n: torch.where(batch.has(n)[:, None], x, math.nan) for n, x in batch.inputs.items()}
     with torch.no_grad():
         assert torch.equal(method(replace(batch, inputs=garbage)), method(batch))
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_vectors_are_cut_into_patches_in_the_release_alone(variant):
+    encode = build(variant=variant).encode
+    cut = any(isinstance(part, PatchTokens) for part in encode.modules())
+    assert cut == (variant == "official")

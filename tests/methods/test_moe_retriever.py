@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmbench.contract import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
+from mmbench.layers.encoders import PatchTokens
 from mmbench.layers.fusion import presence_code
 from mmbench.methods import moe_retriever
 from mmbench.methods.moe_retriever import MoERetriever
@@ -211,29 +212,45 @@ def test_routing_shares_know_the_patterns_and_the_pools():
     with torch.no_grad():
         method(make_batch(TASK, presence))
     shown = method.diagnostics()
-    assert shown["pattern"].tolist() == [0b1011, 0b1110]
-    assert shown["expert_share"].sum(1).tolist() == pytest.approx([1, 1])
-    assert shown["expert_share"][1][3:12].sum() == 0  # lacks "i": pools of the others are closed
-    assert shown["expert_share"][0][[0, 1, 2, 3, 4, 5, 9, 10, 11]].sum() == 0
+    # own tokens under the sample's own pattern, retrieved ones under that of who lends them
+    assert shown["router_pattern"].tolist() == ["i+g+b", "g+c+b", "i+g+c+b"]
+    assert shown["router_expert"].tolist() == [
+        *(f"{name}_{e}" for name in "igcb" for e in (1, 2, 3)),
+        "shared_1",
+        "shared_2",
+    ]
+    lacks_c, lacks_i, whole = shown["router_weight"]
+    assert shown["router_weight"].sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert lacks_i[3:12].sum() == 0  # pools of the other modalities are closed
+    assert lacks_c[[0, 1, 2, 3, 4, 5, 9, 10, 11]].sum() == 0
+    assert whole[[3, 4, 5, 9, 10, 11]].sum() == 0  # the only sample to have all three and the gap
+    assert whole[:3].any()
+    assert whole[6:9].any()
+    used = shown["pattern_share"].sum(0)
+    assert used[used > 0].tolist() == pytest.approx([1] * int((used > 0).sum()))
     assert shown["fallbacks"].tolist() == [8, 0, 0]
     assert method.eval().diagnostics()["fallbacks"].tolist() == [0, 0, 0]  # the next evaluation
 
 
 def test_warm_up_leaves_gaps_and_the_retriever_out():
     method, batch = build(warm_up=2).train(), asking()
+    warm_up, fit = method.stages
+    assert (warm_up.epochs, warm_up.select) == (2, "last")  # none of its epochs is selected
+    method.begin(warm_up)
     method.loss(batch)["task"].backward()
     assert all(p.grad is None for p in method.mix.parameters())
-    method.eval()
     with torch.no_grad():
-        z = method.encode(batch)
-        assert torch.equal(method.complete(z, batch)[0], z)  # an epoch of the warm-up is selected
-        method.retrieving.fill_(True)
+        z = method.eval().encode(batch)
+        assert torch.equal(method.complete(z, batch)[0], z)
+        method.begin(fit)
         assert not torch.equal(method.complete(z, batch)[0], z)
+    assert len(build().stages) == 1
 
 
 def test_the_official_variant_averages_raw_tokens_and_has_no_router():
     method = build(variant="official", warm_up=0)
     assert method.mix is None
+    assert isinstance(method.encode.in_order[0].trunk, PatchTokens)
     presence = torch.tensor([[False, True, True, True]])
     batch = make_batch(TASK, presence)
     with torch.no_grad():

@@ -5,19 +5,23 @@ import torch
 import torch.nn.functional as F
 
 from mmbench.contract import all_patterns, make_batch
-from mmbench.data.task import Modality, Task
+from mmbench.data.task import Modality, Task, with_encoders
+from mmbench.layers.encoders import Encoder
 from mmbench.layers.fusion import masked_mean
 from mmbench.methods.momke import MoMKE
 
 M = 3
-TASK = Task(
-    "single_label",
-    (
-        Modality("sound", "sequence", (5, 4)),
-        Modality("words", "sequence", (3, 6)),
-        Modality("face", "vector", (7,)),
+TASK = with_encoders(
+    Task(
+        "single_label",
+        (
+            Modality("sound", "sequence", (5, 4)),
+            Modality("words", "sequence", (3, 6)),
+            Modality("face", "vector", (7,)),
+        ),
+        ("a", "b", "c"),
     ),
-    ("a", "b", "c"),
+    {"vector": {"layers": 0, "dropout": 0.0}},  # one Linear, as a step of a sequence has
 )
 SMALL = {"dim": 8, "depth": 2, "heads": 2}
 
@@ -63,7 +67,18 @@ def steps_of(method, batch, i, m):
     name = TASK.names[m]
     x = batch.inputs[name][i]
     x = x[: batch.lengths[name][i]] if name in batch.lengths else x[None]
-    return x @ method.project[m].weight.T + method.project[m].bias
+    return x @ projection_of(method, m).weight.T + projection_of(method, m).bias
+
+
+def projection_of(method, m):
+    """The Linear of a modality, be it the suite's encoder or not."""
+    part = method.project[m]
+    return part.out if isinstance(part, Encoder) else part
+
+
+def with_steps(state):
+    """Weights of a vector's encoder under the names that a projection of steps has."""
+    return {name.replace(".out.", "."): value for name, value in state.items()}
 
 
 def by_loops(method, batch):
@@ -164,16 +179,21 @@ def test_a_vector_counts_like_a_sequence_that_repeats_it():
         lengths={**batch.lengths, "face": torch.where(batch.has("face"), steps, 0)},
     )
     method, other = build(), build(task=repeated)
-    other.load_state_dict(method.state_dict())
+    other.load_state_dict(with_steps(method.state_dict()))
     with torch.no_grad():
         torch.testing.assert_close(method(batch), other(as_steps), atol=1e-5, rtol=0)
 
 
 def test_without_sequences_there_is_nothing_to_attend_to():
-    task = replace(TASK, modalities=(Modality("voice", "vector", (4,)), TASK.modalities[2]))
+    voice = replace(TASK.modalities[2], name="voice", shape=(4,))
+    task = replace(TASK, modalities=(voice, TASK.modalities[2]))
     steps = replace(TASK, modalities=(Modality("voice", "sequence", (1, 4)), TASK.modalities[2]))
     method, other = build(task=task), build(task=steps)
-    missing, unexpected = other.load_state_dict(method.state_dict(), strict=False)
+    missing, unexpected = other.load_state_dict(
+        with_steps({k: v for k, v in method.state_dict().items() if "project.1" not in k})
+        | {k: v for k, v in method.state_dict().items() if "project.1" in k},
+        strict=False,
+    )
     assert not unexpected
     assert {name.split(".")[3] for name in missing} == {"query_key"}
     batch = batch_of(task=task)
@@ -231,6 +251,18 @@ def test_the_first_stage_is_the_task_loss_of_each_modality_where_it_is_there():
                 if batch.presence[i].sum() == 1:
                     torch.testing.assert_close(outputs[i], logits, atol=1e-5, rtol=0)
             torch.testing.assert_close(losses[name], sum(terms) / len(terms), atol=1e-5, rtol=0)
+
+
+def test_the_first_stage_sees_what_the_regime_full_access_gives_to_it():
+    whole = batch_of([[True, True, True]] * 6)
+    hidden = replace(whole.hide(torch.tensor([[True, False, True]] * 6)), teacher=whole)
+    method = build()
+    with torch.no_grad():
+        method.stage = "unimodal"
+        assert method.loss(hidden) == method.loss(whole)
+        assert torch.equal(method.stage_output(hidden), method.stage_output(whole))
+        method.stage = "joint"
+        assert torch.equal(method.stage_output(hidden), method(replace(hidden, teacher=None)))
 
 
 def test_the_unified_regime_alone_hides_modalities_and_only_in_joint_training():

@@ -133,11 +133,12 @@ def nearest(method, batch, i, m):
     for n in by:
         one = batch.inputs[names[n]][i : i + 1]
         steps = batch.lengths[names[n]][i : i + 1] if names[n] in batch.lengths else None
-        q = memory.features[n](one, steps)[0]
+        part = memory.features[n]
+        q = part.scaled(part.raw(one, steps))[0]
         for j in range(len(memory)):
             other = everything.inputs[names[n]][j : j + 1]
             steps = everything.lengths.get(names[n])
-            k = memory.features[n](other, None if steps is None else steps[j : j + 1])[0]
+            k = part.scaled(part.raw(other, None if steps is None else steps[j : j + 1]))[0]
             scores[j] += q.double() @ k.double()
     scores[memory.sample_id == batch.sample_id[i]] = -torch.inf
     return sorted(range(len(memory)), key=lambda j: (-scores[j].item(), j))[:K]
@@ -152,6 +153,8 @@ def by_hand(method, batch):
     backbone, everything = method.backbone, method.memory.everything()
     stored, valid = backbone.tokens(everything), backbone.keys(everything)
     own, own_read = backbone.tokens(batch), backbone.keys(batch)
+    if method.attend_padding:
+        valid = {name: torch.ones_like(there) for name, there in valid.items()}
     outputs = []
     for i in range(len(batch)):
         tokens, read, prompts = {}, {}, []
@@ -173,7 +176,8 @@ def by_hand(method, batch):
                 t = part.out(part.norm(mean + filtered.real))
                 r = valid[name][rows].any(0)
             tokens[name], read[name] = t[None], r[None]
-            prompts.append(naive_prompt(method.prompter, m, t[r], keys, LENGTH))
+            asks = t if method.attend_padding else t[r]
+            prompts.append(naive_prompt(method.prompter, m, asks, keys, LENGTH))
             if name == "picture":
                 label = method.label.labels[method.memory.target[rows]].mean(0)
         before = torch.cat([label[None], *prompts])[None]
@@ -182,8 +186,10 @@ def by_hand(method, batch):
     return torch.stack(outputs)
 
 
-def test_the_batched_method_equals_the_loop_over_samples():
-    method, batch = build(), asking()
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_the_batched_method_equals_the_loop_over_samples(variant):
+    method, batch = build(variant=variant), asking()
+    assert method.attend_padding == (variant == "official")
     with torch.no_grad():
         expected = by_hand(method, batch)
         torch.testing.assert_close(method(batch), expected, atol=1e-4, rtol=1e-4)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import save
+from tiny_models import NAME, PIXELS, save
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d
 
@@ -15,6 +15,7 @@ from mmbench.methods.redeem import Experts, NeighbourAttention, Redeem, Router
 TEXT = Modality("text", "tokens", (9,), vocab_size=30)
 IMAGE = Modality("image", "image", (3, 8, 8))
 TASK = Task("single_label", (TEXT, IMAGE), ("a", "b", "c"))
+PUBLISHED = replace(TASK, modalities=(replace(TEXT, tokenizer=NAME), replace(IMAGE, pixels=PIXELS)))
 FOUR = Task("single_label", tuple(Modality(n, "vector", (12,)) for n in "abcd"), ("x", "y"))
 SMALL = {"dim": 16, "depth": 2}
 
@@ -388,7 +389,7 @@ def towers(tmp_path_factory):
 @pytest.mark.parametrize("variant", ["paper", "official"])
 def test_two_towers_of_different_widths_share_one_prompter(towers, variant):
     batch = hidden()
-    method = build(train=batch, variant=variant, backbone=f"clip:{towers}").train()
+    method = build(train=batch, variant=variant, task=PUBLISHED, backbone=f"clip:{towers}").train()
     assert [stage.name for stage in method.stages] == ["prompt"]
     assert method.prompter.enter[1].weight.shape == (16, 24)
     with torch.no_grad():
@@ -459,6 +460,8 @@ def test_diagnostics_show_neighbours_and_recovered_tokens():
     shown = method.diagnostics()
     assert shown["retrieved_query_id"].tolist() == ask.sample_id[:8].tolist()
     assert (shown["retrieved_train_id"] == method.memory.sample_id[rows[:8]].numpy()).all()
+    assert len(shown["retrieved_train_id"]) == min(n, 8)
+    assert shown["retrieved_by"].tolist() == ["token counts", "pixel means"]
     for side, pixels in (
         ("query", ask.inputs["image"][:8]),
         ("train", method.memory.everything().inputs["image"][rows[:8]]),

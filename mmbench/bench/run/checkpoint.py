@@ -90,6 +90,7 @@ class Checkpoints(Callback):
         begun = {"ready": ended + 1, "started": ended, "processed": ended, "completed": ended}
         for counts in loop["epoch_progress"].values():
             counts.update(begun)
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # a restart adds one
         for progress in _nested(loop):
             if "is_last_batch" in progress:
                 progress["is_last_batch"] = False

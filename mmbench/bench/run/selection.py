@@ -128,9 +128,9 @@ class KeepBest(Callback):
         better = self.best is None or self.sign * value > self.sign * self.best
         if better or self.on == "last":
             self.best, self.epoch = value, trainer.current_epoch
-            frozen = {n for n, p in pl_module.named_parameters() if not p.requires_grad}
-            state = pl_module.state_dict()
-            self._state = {k: v.detach().clone() for k, v in state.items() if k not in frozen}
+            assert isinstance(pl_module, Method)
+            state = pl_module.learned_state()
+            self._state = {name: value.detach().clone() for name, value in state.items()}
         elif self.patience is not None and self.epoch is not None:
             trainer.should_stop = trainer.current_epoch - self.epoch >= self.patience
 

@@ -144,11 +144,10 @@ def _train_stage(
 
     def build(part: Path) -> None:
         record = fit()
-        frozen = {name for name, p in method.named_parameters() if not p.requires_grad}
         kept = {
             name: value.detach().cpu().clone()
-            for name, value in method.state_dict().items()
-            if name not in frozen and (stage.covers(name) or not stage.shared)
+            for name, value in method.learned_state().items()
+            if stage.covers(name) or not stage.shared
         }
         save_file(kept, part / "weights.safetensors")
         write_json(part / "stage.json", record)
