@@ -1,7 +1,7 @@
 """A suite with its runs: what the command line does, as a library."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -138,7 +138,7 @@ class Sweep:
 
     def execute(
         self, todo: Sequence[Run], workers: int | None = None, *, overwrite: bool = False
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Carry out runs and report each beginning and end; closing it ends the workers.
 
         Args:
@@ -182,8 +182,9 @@ class Sweep:
             verify: Whether every file is read back and compared with its checksum.
 
         Returns:
-            `data`, `scenario`, `method`, `fold`, `seed`; `state` and `why` as in `record.Run`;
-            `seconds` of training and evaluation of finished ones, else NaN; `folder`.
+            `data`, `scenario`, `method`, `fold`, `seed`, all of them in `title`; `state` and `why`
+            as in `record.Run`; `seconds` of training and evaluation of finished ones, else NaN;
+            `folder`.
         """
         rows = []
         for run in self.runs(read_up_to=None if verify else 0):
@@ -195,6 +196,7 @@ class Sweep:
                     "method": run.spec.method_label,
                     "fold": run.spec.fold,
                     "seed": run.spec.seed,
+                    "title": run.spec.title,
                     "state": run.state,
                     "why": run.why,
                     "seconds": float("nan") if cost is None else cost["train_s"] + cost["eval_s"],
