@@ -15,7 +15,7 @@ import pytest
 import yaml
 from sweeps import suite
 
-from mmbench import cli, store
+from mmbench import Sweep, store
 from mmbench.bench import home
 from mmbench.bench.plan import plan
 from mmbench.bench.record import finish
@@ -82,12 +82,13 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (here / "methods.yaml").write_text("name: [x\n")
     before = sorted(here.rglob("*"))
-    assert call("run", *words, monkeypatch=monkeypatch) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert sorted(here.rglob("*")) == before
+    for verb in ("plan", "run"):
+        assert call(verb, *words, monkeypatch=monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert sorted(here.rglob("*")) == before
 
 
 def test_a_results_folder_that_cannot_be_written_is_one_line(here, monkeypatch, capsys):
@@ -255,7 +256,8 @@ def test_a_run_that_somebody_else_is_at_is_no_finished_run(here, monkeypatch, ca
     """The claim is that of a process that lives: this one."""
     monkeypatch.setattr("mmbench.bench.executors.local.execute", lambda *_, **__: iter(()))
     words = ["run", "tiny.yaml", "methods=[majority]", "--limit", "64"]
-    sweep = cli._Sweep(words[1:3], here / "results", 64, here, look=True)
+    sweep = Sweep(*words[1:3], "limit=64", data_root=here)
+    sweep.check()
     target = sweep.runs_folder / sweep.specs[0].folder
     with store.claim(target):
         assert call(*words, monkeypatch=monkeypatch) == 1
@@ -310,7 +312,7 @@ def test_a_list_has_a_line_for_each(what, monkeypatch, capsys):
     assert all(len(line.split()) > 1 for line in lines), "something is listed without a word"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "methods"], ["plan", "quickstart"]])
+@pytest.mark.parametrize("words", [["--help"], ["list", "methods"], ["status", "quickstart"]])
 def test_light_commands_import_neither_torch_nor_lightning(words):
     code = (
         "import sys; sys.argv = ['mmbench', *sys.argv[1:]]\n"

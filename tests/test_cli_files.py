@@ -80,7 +80,7 @@ def cells(out):
 
 def test_listing_data_sets_names_each_and_imports_no_torch():
     script = (
-        "import sys; from mmbench.cli_files import data_app; "
+        "import sys; from mmbench.cli.app import data_app; "
         "data_app(['list'], standalone_mode=False); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

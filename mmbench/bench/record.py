@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.bench.spec import JSON, RunSpec
+from mmbench.bench.spec import RunSpec
+from mmbench.config import JSON
 from mmbench.metrics.metric import metrics_for, score
 from mmbench.store import (
     attempt,

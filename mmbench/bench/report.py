@@ -24,8 +24,8 @@ import pandas as pd
 from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.robustness import patterns, rate_families
-from mmbench.bench.spec import JSON
 from mmbench.bench.statistics import friedman, rank_stability
+from mmbench.config import JSON
 from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
 from mmbench.store import write_text

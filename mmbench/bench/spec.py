@@ -9,16 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from mmbench.config import JSON, load_config
 from mmbench.registry import suggest
 from mmbench.resources import folder
 
 M = TypeVar("M", bound=BaseModel)
-JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
 Fold = Annotated[int, Field(ge=0, lt=2**31)]
@@ -116,7 +113,9 @@ class Select(_Strict):
     @classmethod
     def _on_is_a_word(cls, value: Any) -> Any:
         # YAML 1.1 reads the bare key `on` as true
-        return {"on" if k is True else k: v for k, v in value.items()} if value else value
+        if not isinstance(value, dict):
+            return value
+        return {"on" if key is True else key: one for key, one in value.items()}
 
 
 class Suite(_Strict):
@@ -290,51 +289,26 @@ def suites() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder("benchmarks").glob("*.yaml"))}
 
 
-def load_suite(where: str, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(where: str | Path | Mapping[str, JSON], overrides: Sequence[str] = ()) -> Suite:
     """Read a suite from a YAML file or by the name of a built-in one.
 
     Args:
-        where: Path or name.
+        where: Path or name, or the suite itself as a mapping.
         overrides: Words such as `seeds=5`, `trainer.max_epochs=3`, `methods=[a,b]`.
 
     Raises:
         ValueError: If it does not exist, is no YAML, or holds an unknown key or a value of the
             wrong type; one line that says which.
     """
-    path = suites().get(where, Path(where))
+    if not isinstance(where, str | Path):
+        return parse(Suite, load_config(where, overrides, kind="suite"), "the suite")
+    path = suites().get(str(where), Path(where))
     if not path.is_file():
         raise ValueError(
-            f"no suite named {where!r}{suggest(where, list(suites()))}; "
+            f"no suite named {str(where)!r}{suggest(str(where), list(suites()))}; "
             f"built in are {', '.join(suites())}; or give the path of a YAML file"
         )
-    for word in overrides:
-        if not re.match(r"^[\w.]+=", word):
-            raise ValueError(f"{word!r} is no override; write key=value, such as seeds=5")
-    try:
-        written = OmegaConf.load(path)
-        if not OmegaConf.is_dict(written):
-            raise ValueError(f"{path} is no suite: it must be a mapping with name, data, ...")
-        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
-        _require_no_secret(OmegaConf.to_container(merged), path)
-        words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{path} is no YAML{line}: {problem}") from error
-    except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    return parse(Suite, words, str(path))
-
-
-def _require_no_secret(words: Any, path: Path) -> None:
-    """Refuse what would copy a reader's environment into records that others see."""
-    found = re.search(r"\$\{\s*oc\.[^}]*\}", json.dumps(words, default=str))
-    if found is not None:
-        raise ValueError(
-            f"{path}: {found[0]} would write a value of your environment into the records; "
-            "write the value itself"
-        )
+    return parse(Suite, load_config(path, overrides, kind="suite"), str(path))
 
 
 def parse(model: type[M], words: Any, where: str) -> M:

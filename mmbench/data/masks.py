@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from mmbench.config import JSON
 from mmbench.data.missingness import (
     Labels,
     Law,
@@ -42,7 +43,6 @@ from mmbench.data.missingness import (
 from mmbench.data.samples import PresenceArray, Samples
 from mmbench.data.splits import stable_hash
 
-JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
 TITLE = "# mmbench presence table, version 1"
 
 

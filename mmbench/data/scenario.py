@@ -6,10 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from mmbench.config import JSON, load_config
 from mmbench.data.masks import Table
 from mmbench.data.missingness import (
     Incomplete,
@@ -26,7 +23,6 @@ from mmbench.data.missingness import (
 from mmbench.registry import suggest
 from mmbench.resources import folder
 
-JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
 Regime = Literal["withheld", "full_access"]
 REGIMES: tuple[Regime, ...] = ("withheld", "full_access")
 MECHANISMS: dict[str, type[Any]] = {
@@ -263,14 +259,14 @@ def scenarios() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder("configs").glob("scenario/*.yaml"))}
 
 
-def load_scenario(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
+def load_scenario(scenario: str | Path | Mapping[str, JSON]) -> dict[str, JSON]:
     """Write a scenario out: read it by name if it is one, and check it.
 
     `about` is left out, and a presence table is pinned by its checksum, so that equal words mean
     equal masks.
 
     Args:
-        scenario: Name of a built-in scenario, or a scenario.
+        scenario: Name of a built-in scenario, path of a YAML file, or a scenario.
 
     Returns:
         What `Scenario.parse` takes.
@@ -278,7 +274,7 @@ def load_scenario(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
     Raises:
         ValueError: If there is no such scenario, or a key or value is wrong.
     """
-    spec = _read(scenario) if isinstance(scenario, str) else dict(scenario)
+    spec = _read(scenario) if isinstance(scenario, str | Path) else dict(scenario)
     Scenario.parse(spec)
     spec.pop("about", None)
     for split in ("train", "val"):
@@ -289,20 +285,16 @@ def load_scenario(scenario: str | Mapping[str, JSON]) -> dict[str, JSON]:
     return spec
 
 
-def _read(name: str) -> dict[str, JSON]:
+def _read(where: str | Path) -> dict[str, JSON]:
+    """A scenario by name, or from a YAML file whose name is its name unless it says one."""
     known = scenarios()
-    if name not in known:
+    path = known.get(str(where), Path(where))
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
         raise ValueError(
-            f"no scenario named {name!r}{suggest(name, list(known))}; built in are "
+            f"no scenario named {where!r}{suggest(str(where), list(known))}; built in are "
             f"{', '.join(known)}; or write one out"
         )
-    try:
-        spec = OmegaConf.to_container(OmegaConf.load(known[name]), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{known[name]} is no YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(spec, dict):
-        raise ValueError(f"{known[name]} is no scenario: it must be a mapping with train and test")
-    return {"name": name} | {str(key): value for key, value in spec.items()}
+    return {"name": path.stem} | load_config(path, kind="scenario")
 
 
 def _pinned(entry: Mapping[str, JSON]) -> list[dict[str, JSON]]:

@@ -65,6 +65,15 @@ def check(spec: RunSpec, root: Path) -> None:
     _check_trainer(spec.trainer_args)
 
 
+def require_fold(spec: RunSpec, root: Path) -> None:
+    """Refuse a run on a partition that its data set does not have.
+
+    Raises:
+        ValueError: If so.
+    """
+    bound_data(spec.data, spec.data_args, root, spec.fold)
+
+
 def _check_trainer(settings: Mapping[str, Any]) -> None:
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     for name, value in settings.items():
@@ -103,7 +112,7 @@ def build_data(spec: RunSpec, root: Path) -> DataModule:
 @lru_cache(maxsize=2)  # the plan keeps runs on the same data together
 def _read(name: str, args: str, fold: int, root: Path, content: str) -> DataModule:
     """Data under no scenario yet, with their files read as far as the task needs them."""
-    data = _bound_data(name, json.loads(args), root, fold)
+    data = bound_data(name, json.loads(args), root, fold)
     data.describe()
     return data
 
@@ -120,13 +129,39 @@ def encoded_task(spec: RunSpec, data: DataModule) -> Task:
         raise ValueError(f"{spec.data_label}: {error}") from error
 
 
-def _bound_data(name: str, args: Mapping[str, Any], root: Path, fold: int = 0) -> DataModule:
+def bound_data(
+    name: str,
+    args: Mapping[str, Any],
+    root: Path,
+    fold: int = 0,
+    scenario: Scenario | None = None,
+) -> DataModule:
+    """A data module with arguments as in a suite; without a scenario, as nature left it.
+
+    Raises:
+        ValueError: If there is no such data set or fold, or an argument is wrong.
+    """
     cls = DATASETS.get(name)
-    nothing = Scenario("nothing", Natural(), Natural(), (Natural(),))
+    laid = scenario or Scenario("nothing", Natural(), Natural(), (Natural(),))
     data: DataModule = cls(
-        root=root, scenario=nothing, fold=fold, **bind(cls, args, given=GIVEN_TO_DATA)
+        root=root, scenario=laid, fold=fold, **bind(cls, args, given=GIVEN_TO_DATA)
     )
     return data
+
+
+def needed_by_data(name: str) -> list[str]:
+    """Arguments that a data set cannot do without.
+
+    Raises:
+        ValueError: If there is no such data set.
+    """
+    return [
+        one.name
+        for one in inspect.signature(DATASETS.get(name)).parameters.values()
+        if one.default is one.empty
+        and one.kind is not one.VAR_KEYWORD
+        and one.name not in GIVEN_TO_DATA
+    ]
 
 
 def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
@@ -135,7 +170,7 @@ def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
     Raises:
         ValueError: If an argument is wrong or a file is not there.
     """
-    return _bound_data(entry.name, entry.args, root).ingredients()
+    return bound_data(entry.name, entry.args, root).ingredients()
 
 
 def reason_to_skip(method: type[Method], data: DataModule) -> str | None:

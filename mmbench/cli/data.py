@@ -1,0 +1,175 @@
+"""`mmbench data`: what there is, whether a user's files are whole, what is in them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, arguments
+from mmbench.cli.show import counted, print_patterns, print_table
+
+SHOWN_CLASSES = 30
+
+
+def list_data() -> None:
+    """List the data sets, one line each; imports nothing heavy.
+
+    Example: `mmbench data list`
+    """
+    from mmbench.registry import DATASETS
+
+    names = DATASETS.names()
+    width = max(len(name) for name in names)
+    for name in names:
+        typer.echo(f"{name:<{width}}  {DATASETS.summary(name)}")
+    typer.echo("\n`mmbench data check NAME` says where to get one and whether your files are whole")
+
+
+def check_data(
+    name: DataName,
+    words: DataArguments = None,
+    *,
+    fold: Fold = 0,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Say where to get a data set and which of its files are there, then load every split.
+
+    Exit code 0: it loads and is what it says it is; 2: it is not, and each problem has a line.
+
+    Example: `mmbench data check rosmap --data-root ~/data`
+    """
+    from mmbench.bench.run.build import bound_data
+    from mmbench.data.health import examine
+
+    data = bound_data(name, arguments(words), data_root, fold)
+    _print_source(data)
+    health = examine(data, data.files, data_root)
+    for path in health.found:
+        typer.echo(f"found    {path}")
+    for path in (*health.missing, *health.unread):
+        typer.echo(f"missing  {path}")
+    for split, samples in health.loaded.items():
+        typer.echo(f"loaded   {split}: {len(samples)} samples")
+    if health.unread:
+        typer.echo("note     what is missing is not read with these arguments")
+    for problem in health.problems:
+        typer.echo(f"problem  {problem}")
+    if health.missing and not data_root.is_dir():
+        raise ValueError(next(iter(health.missing.values())))
+    if health.missing:
+        raise ValueError(
+            f"{name} is not whole: {len(health.missing)} of {len(data.files)} files are missing "
+            f"from {data_root}; get them from {data.source.url or 'their authors'} "
+            "(datamodules/README.md has the details)"
+        )
+    if health.problems:
+        raise ValueError(
+            f"{name} is not whole: {counted(len(health.problems), 'problem')}, see above"
+        )
+    typer.echo(f"{name} is whole")
+
+
+def describe_data(
+    name: DataName,
+    words: DataArguments = None,
+    *,
+    fold: Fold = 0,
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Show task, modalities, sizes, classes, natural gaps and terms of a data set.
+
+    Without the arguments that a data set cannot do without (`table`), its rules alone.
+
+    Example: `mmbench data describe tabler modalities=[outline,tags]`
+    """
+    import inspect
+    import re
+
+    from mmbench.bench.run.build import bound_data, needed_by_data
+    from mmbench.data.missingness import realised
+    from mmbench.data.samples import SPLITS
+    from mmbench.registry import DATASETS
+
+    if not words and (needed := needed_by_data(name)):
+        cls = DATASETS.get(name)
+        typer.echo(f"{inspect.getdoc(cls)}\n")
+        _print_source(cls)
+        typer.echo(f"needs    {', '.join(f'{one}=...' for one in needed)}")
+        return
+    data = bound_data(name, arguments(words), data_root, fold)
+    about = re.split(r"\n(?:Args|Raises|Returns):\n", inspect.getdoc(type(data)) or "")[0]
+    typer.echo(f"{about.strip()}\n")
+    _print_source(data)
+    task = data.task
+    typer.echo(f"task     {task.kind}, {counted(task.num_outputs, 'output')}")
+    typer.echo(f"folds    {data.folds}, this is {fold}\n")
+    print_table(
+        ("modality", "kind", "shape", "vocabulary"),
+        [
+            (m.name, m.kind, " x ".join(map(str, m.shape)), str(m.vocab_size or ""))
+            for m in task.modalities
+        ],
+    )
+    splits: dict[str, Any] = {split: data.samples(split) for split in SPLITS}
+    gaps = {
+        split: realised(samples.presence, samples.presence, task.names)
+        for split, samples in splits.items()
+    }
+    shares = [
+        (f"{column} present", *(f"{s.presence[:, i].mean():.3f}" for s in splits.values()))
+        for i, column in enumerate(task.names)
+    ]
+    print_table(
+        ("by nature", *SPLITS),
+        [
+            ("samples", *(str(len(samples)) for samples in splits.values())),
+            ("missing rate", *(f"{gap.missing_rate:.3f}" for gap in gaps.values())),
+            ("incomplete samples", *(f"{gap.incomplete_rate:.3f}" for gap in gaps.values())),
+            *shares,
+        ],
+    )
+    print_patterns({split: gap.patterns for split, gap in gaps.items()})
+    _print_target(task, splits)
+    for note in data.notes():
+        typer.echo(f"note     {note}")
+
+
+def _print_source(data: Any) -> None:
+    source = data.source
+    typer.echo(f"cite     {source.citation}")
+    if source.licence:
+        typer.echo(f"licence  {source.licence}")
+    if source.url:
+        typer.echo(f"url      {source.url}")
+    if source.checksum:
+        typer.echo(f"ships    with mmbench, SHA-256 {source.checksum}")
+    if source.superseded_by:
+        typer.echo(f"note     superseded by {source.superseded_by}; take that one for new work")
+
+
+def _print_target(task: Any, splits: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    if task.kind == "regression":
+        rows = []
+        for i, output in enumerate(task.outputs):
+            values = [samples.target[:, i] for samples in splits.values()]
+            rows.append((output, *(f"{v.mean():.3g} ± {v.std():.3g}" for v in values)))
+        print_table(("mean ± deviation", *splits), rows)
+        return
+    counts = [
+        np.bincount(samples.target, minlength=task.num_outputs)
+        if task.kind == "single_label"
+        else samples.target.sum(axis=0).astype(int)
+        for samples in splits.values()
+    ]
+    if task.num_outputs > SHOWN_CLASSES:  # a page of numbers helps nobody
+        rows = [("rarest", *(str(c.min()) for c in counts))]
+        rows.append(("median", *(f"{np.median(c):g}" for c in counts)))
+        rows.append(("most frequent", *(str(c.max()) for c in counts)))
+        print_table((f"{task.num_outputs} classes", *splits), rows)
+        return
+    header = "class" if task.kind == "single_label" else "label"
+    columns = zip(task.outputs, *counts, strict=True)
+    print_table((header, *splits), [(out, *map(str, row)) for out, *row in columns])

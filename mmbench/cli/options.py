@@ -1,0 +1,78 @@
+"""Arguments that several commands have."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mmbench.config import JSON
+    from mmbench.sweep import Sweep
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SUITE] [KEY=VALUE]...",
+        help="A built-in suite, a YAML file or a folder of results (default: quickstart), then "
+        "changes to it, such as seeds=5 methods=[shaspec,zero_fill] trainer.max_epochs=3",
+        show_default=False,
+    ),
+]
+Results = Annotated[Path, typer.Option(help="Folder of all results.", show_default=True)]
+DataRoot = Annotated[
+    Path, typer.Option(envvar="MMBENCH_DATA", help="Folder of the data sets that you bring.")
+]
+Metric = Annotated[
+    str | None, typer.Option(help="Shown metric. [default: the suite's selection metric]")
+]
+Paired = Annotated[
+    bool,
+    typer.Option(
+        "--p-values/--no-p-values",
+        help="Compare every method with the best; reads the predictions of all runs that are new.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="At most so many samples a split; kept apart from full results."),
+]
+DataName = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name or class path.")]
+DataArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Arguments of the data set as in a suite, such as modalities=[fou,kar]",
+        show_default=False,
+    ),
+]
+Fold = Annotated[int, typer.Option(min=0, help="Which partition of the data set.")]
+Out = Annotated[Path | None, typer.Option(help="File to write.", show_default=False)]
+
+
+def sweep_of(words: list[str] | None, results: Path, limit: int | None, data_root: Path) -> "Sweep":
+    """The sweep that the words of a command mean."""
+    import mmbench
+
+    rest = list(words or [])
+    suite = rest.pop(0) if rest and "=" not in rest[0] else "quickstart"
+    if limit is not None:
+        rest.append(f"limit={limit}")
+    return mmbench.Sweep(suite, *rest, results=results, data_root=data_root)
+
+
+def may_write(sweep: "Sweep") -> bool:
+    """Whether tables may be written; says so where the folder is somebody else's."""
+    where = sweep.board_folder
+    there = next(path for path in (where, *where.parents) if path.is_dir())
+    if os.access(there, os.W_OK):
+        return True
+    typer.echo(f"nothing is written: {there} is read-only", err=True)
+    return False
+
+
+def arguments(words: list[str] | None) -> dict[str, "JSON"]:
+    """`a=1 b.c=[x,y]` as arguments of a data set."""
+    from mmbench.config import load_config
+
+    return load_config({}, words or (), kind="data set")

@@ -1,0 +1,200 @@
+"""`mmbench run` and `mmbench plan`."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+
+if TYPE_CHECKING:
+    from mmbench.bench.record import Run
+    from mmbench.sweep import Sweep
+
+SHOWN = 20  # unfinished runs that are listed
+
+
+def run(
+    words: Words = None,
+    *,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
+    ] = None,
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Repeat runs that are finished, too.")
+    ] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Train and evaluate a suite, then write and print its leaderboard.
+
+    Finished runs are kept: the same command again does what is left, failed runs included.
+    Exit code 0: every planned run is finished and in the table; 1: some are not; 2: the input is
+    wrong; 130: stopped by Ctrl-C.
+    """
+    sweep = sweep_of(words, results, limit, data_root)
+    if dry_run:
+        _show_plan(sweep)
+        return
+    todo = sweep.todo(overwrite=overwrite)
+    for item in todo:
+        if item.state == "broken":
+            typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
+    if todo:
+        _carry_out(sweep, todo, workers, overwrite=overwrite)
+    raise typer.Exit(0 if _show_board(sweep) else 1)
+
+
+def plan(
+    words: Words = None,
+    *,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Say how many trainings a suite asks for and how many are finished; runs nothing.
+
+    What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
+    """
+    _show_plan(sweep_of(words, results, limit, data_root))
+
+
+def _show_plan(sweep: "Sweep") -> None:
+    from mmbench.cli.show import print_table
+
+    rows = sweep.plan()
+    cells = rows.astype(str)
+    print_table(list(cells.columns), cells.to_numpy().tolist(), left=3)
+    runs, finished = rows["runs"].sum(), rows["finished"].sum()
+    folds = len({(spec.data_label, spec.fold) for spec in sweep.specs})
+    suite = sweep.suite
+    typer.echo(
+        f"suite {suite.name}: {runs} trainings ({folds} folds of {len(suite.data)} data sets x "
+        f"{len(suite.scenarios)} scenarios x {len(suite.methods)} methods x "
+        f"{len(suite.seeds)} seeds), {finished} finished, {runs - finished} to do"
+    )
+
+
+def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwrite: bool) -> None:
+    """Run what is left, showing progress: live lines in a terminal, plain lines elsewhere."""
+    import time
+
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from mmbench.bench.executors.local import default_workers
+
+    console = Console()
+    total, ended, failed = len(todo), 0, 0
+    workers = min(workers or default_workers(), total)
+    began = time.perf_counter()
+    before = len(sweep.specs) - total
+    kept = f" ({before} are finished)" if before else ""
+    typer.echo(f"{total} runs on {workers} workers{kept}, results in {sweep.folder}")
+    overall = Progress(
+        BarColumn(None),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        expand=True,
+    )
+    bar = overall.add_task("", total=total)
+    each = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    lines: dict[int, TaskID] = {}  # worker -> the line of its run
+    live = Live(Group(overall, each), console=console, refresh_per_second=4)
+    events = sweep.execute(todo, workers, overwrite=overwrite)
+    try:
+        with live if console.is_terminal else contextlib.nullcontext():
+            for event in events:
+                outcome = event.outcome
+                if outcome is None:
+                    lines[event.worker] = each.add_task(escape(event.spec.title))
+                    continue
+                each.remove_task(lines.pop(event.worker))
+                if event.again:
+                    continue
+                overall.advance(bar)
+                ended += 1
+                failed += outcome.state == "failed"
+                if outcome.state != "done" or not console.is_terminal:
+                    why = f": {outcome.why}" if outcome.why else ""
+                    text = f"[{ended}/{total}] {event.spec.title}: {outcome.state}{why}"
+                    seconds = f" ({outcome.wall_s:.1f} s)" if outcome.wall_s else ""
+                    console.print(text + seconds, markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+        events.close()
+        typer.echo(
+            f"\nstopped: {before + ended} of {len(sweep.specs)} runs are finished and kept. "
+            "The same command continues."
+        )
+        raise typer.Exit(130) from None
+    typer.echo(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")
+
+
+def _show_board(sweep: "Sweep") -> bool:
+    """Write and print the leaderboard; returns whether every planned run is on it."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from mmbench.bench.leaderboard import render
+
+    runs = sweep.runs()
+    metric = sweep.suite.select.metric
+    board, robust = sweep.boards(runs=runs)
+    console = Console()
+    if board.empty:
+        console.print("no run finished, so there is no leaderboard")
+        return _show_unfinished(sweep, runs)
+    path = sweep.write(board, robust)
+    text = render(board, "md", metric=metric, title=sweep.suite.name)
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        sys.stdout.write(text)
+    finished = _show_unfinished(sweep, runs)
+    typer.echo(f"every metric and condition: {path}")
+    try:
+        page = sweep.write_page(runs, board, robust)
+    except ValueError as error:  # its libraries are an extra
+        typer.echo(f"no page with plots: {error}")
+    else:
+        typer.echo(f"a page with plots: {page}")
+    if path.parent != sweep.folder:
+        typer.echo(f"the suite's own table, of more runs, stays in {sweep.folder}")
+    return finished
+
+
+def _show_unfinished(sweep: "Sweep", runs: Sequence["Run"]) -> bool:
+    """Say which planned runs are not finished, a line each; returns whether there are none."""
+    left = [item for item in runs if item.state not in ("done", "skipped")]
+    for item in left[:SHOWN]:
+        state = "held elsewhere" if item.state == "running" else item.state
+        log = item.folder / "log.txt"
+        why = f": {item.why}" if item.why else ""
+        more = f" ({log})" if log.is_file() else ""
+        typer.echo(f"{state}: {item.spec.title}{why}{more}")
+    if left:
+        typer.echo(
+            f"{len(left)} of {len(runs)} runs are not finished; the same command tries them "
+            f"again, and `mmbench status {sweep.where}` lists them"
+        )
+    return not left
