@@ -41,7 +41,7 @@ TASKS = (
 
 def sample_tasks(cls: type[Method]) -> list[Task]:
     """Tasks that cover every kind of task and of modality, as far as the method applies."""
-    return [task for task in TASKS if cls.applies.reason_not(task) is None]
+    return [task for task in TASKS if cls.reason_not(task) is None]
 
 
 def make_batch(
@@ -316,9 +316,10 @@ def fits_a_few_samples(cls: type[Method], task: Task) -> None:
     method = build(cls, task)
     presence = torch.ones(24, len(task.modalities), dtype=torch.bool)
     if len(task.modalities) > 1 and not cls.applies.complete_rows:
-        # a method for a single modality has nothing to learn from samples without it
+        # a method for a single modality has nothing to learn from samples without it; one for any
+        # kind reads the first
         read = cls.applies.one_of
-        gap = next((c for c, m in enumerate(task.modalities) if m.kind not in read), 0)
+        gap = next((c for c, m in enumerate(task.modalities) if m.kind not in read), -1)
         presence[12:, gap] = False
     batch = make_batch(task, presence)
     before = method.task_loss(_outputs(method, batch), batch.target)

@@ -129,6 +129,15 @@ class Method(LightningModule, ABC):
         self._term_sums: dict[str, Tensor] = {}
         self._steps = 0
 
+    @classmethod
+    def reason_not(cls, task: Task, **args: Any) -> str | None:
+        """Why the method, built with these arguments, cannot be had for a task; None if it can.
+
+        Asked before it is built. What a method cannot do without is said in `applies`; a method
+        extends this where the answer depends on its arguments or on what is installed.
+        """
+        return cls.applies.reason_not(task)
+
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Trainings in their order, each from the weights that the one before selected."""
@@ -185,8 +194,10 @@ class Method(LightningModule, ABC):
         return None
 
     def candidates(self, batch: Batch) -> Float[Tensor, "batch candidate output"] | None:
-        """Predictions among which validation decides, before an epoch is scored; None = only one.
+        """Predictions among which validation decides; None = only one.
 
+        It does so before each epoch is scored, and once for a method without training, after
+        `prepare`: such is how hyperparameters are chosen. The test split is never shown.
         The batch is as in `stage_output`; a method is told the losses alone, by `choose`.
         """
         return None
@@ -264,7 +275,7 @@ class Method(LightningModule, ABC):
     @final
     @torch.no_grad()
     def compare_candidates(self, validation: Iterable[tuple[Batch, Tensor]]) -> None:
-        """Compare the candidates by their loss; the runner calls this in every epoch.
+        """Compare the candidates by their loss; the runner calls this, see `candidates`.
 
         Args:
             validation: Blind batches, each with the target that the method does not see.

@@ -49,13 +49,16 @@ def check(
     method: Annotated[str, typer.Argument(help="A method's name or class path.")],
 ) -> None:
     """Put a method through the contract that every method keeps; for plugins, too."""
-    from mmbench.contract import METHOD_CHECKS, sample_tasks
+    from mmbench.contract import METHOD_CHECKS, TASKS, sample_tasks
     from mmbench.registry import METHODS
 
     cls = METHODS.get(method)
+    tasks = sample_tasks(cls)
+    if not tasks:
+        raise ValueError(f"{method} cannot be checked: it {cls.reason_not(TASKS[0])}")
     failed = 0
     for name, examine in METHOD_CHECKS.items():
-        for task in sample_tasks(cls):
+        for task in tasks:
             try:
                 examine(cls, task)
             except AssertionError as error:

@@ -462,6 +462,19 @@ def _word_parts(m: Modality, dim: int) -> Tokens:
     return StepTokens(Words(m.vocab_size, dim), most), most
 
 
+def untrained(m: Modality) -> tuple[nn.Module, int]:
+    """What turns a modality into features (B, W) without any training, and W.
+
+    That is the suite's frozen backbone where it has one, else `HowRead.raw`.
+    """
+    if m.encoder.backbone and m.encoder.frozen:
+        trunk = encoder(m, 1).trunk
+        assert isinstance(trunk, MapTrunk)
+        return trunk, trunk.network.channels
+    raw = KINDS[m.kind].raw(m)
+    return raw, raw.width
+
+
 KINDS: Mapping[Kind, HowRead] = {
     "vector": HowRead(_vector, _vector_parts, RawVector),
     "sequence": HowRead(_sequence, _step_parts, RawMean),

@@ -57,6 +57,23 @@ def random_subset(
     return presence & (rank < n_keep[:, None])
 
 
+def random_drop(
+    presence: Bool[Tensor, "batch modality"], drop: float
+) -> Bool[Tensor, "batch modality"]:
+    """Drop each modality that is there with the same probability; one of a sample always stays.
+
+    Args:
+        presence: What there is to drop from.
+        drop: Probability, in [0, 1].
+
+    Returns:
+        A subset of `presence`, empty only where `presence` itself is.
+    """
+    u = torch.rand(presence.shape, device=presence.device).masked_fill(~presence, -1.0)
+    last = u == u.max(dim=1, keepdim=True).values
+    return presence & ((u >= drop) | last)
+
+
 def random_pattern(
     presence: Bool[Tensor, "batch modality"], generator: torch.Generator | None = None
 ) -> Bool[Tensor, "batch modality"]:

@@ -24,18 +24,27 @@ class LateFusion(nn.Module):
     def __init__(self, task: Task, dim: int, dropout: float) -> None:
         super().__init__()
         self.encode = ModalityEncoders(task, dim)
-        self.head = nn.Sequential(
-            nn.Linear(len(task.modalities) * dim, dim),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(dim, task.num_outputs),
-        )
+        self.head = head(dim, dropout, task.num_outputs, parts=len(task.modalities))
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
         z = self.encode(batch)  # (B, M, D), zeros where absent
         output: Tensor = self.head(z.flatten(1))
         return output
+
+
+def head(dim: int, dropout: float, outputs: int, *, parts: int = 1) -> nn.Sequential:
+    """Two layers on embeddings side by side.
+
+    Args:
+        dim: D, width of an embedding and of the hidden layer.
+        dropout: In [0, 1).
+        outputs: C, width of the output.
+        parts: How many embeddings stand side by side, >= 1.
+    """
+    return nn.Sequential(
+        nn.Linear(parts * dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, outputs)
+    )
 
 
 class StackedMLP(nn.Module):

@@ -14,9 +14,9 @@ Differences from the paper:
 - Needs 2^M - 1 experts at least; `experts` None = that number, 16 at least. Hence at most seven
   modalities.
 - Training starts with complete samples in the paper; the released code merely puts them first in
-  each of its first five epochs. Here complete samples alone count in the first `general_epochs`
-  epochs, in all losses, which needs no other order of data. They are among the suite's epochs, and
-  any of them may be selected, as released.
+  each of its first five epochs. Here complete samples alone count in a first stage of
+  `general_epochs` epochs, in all losses, which needs no other order of data. They come before the
+  suite's epochs, the last of them goes on, and the bank does not learn in them.
 - Balance leaves out each incomplete sample's own specialist, as the paper says; the released code
   leaves out expert 0, which is `variant="official"`. That variant also loses the input of the
   attention layer, as the release does, starts its bank from N(0, 1) without a base, and its tokens
@@ -42,7 +42,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, Routing, SparseBlock, cv_squared
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import Applies, Method, Paper, Stage
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Variant = Literal["paper", "official"]
@@ -62,8 +62,8 @@ class FlexMoE(Method):
         top_k: Experts for each token, 1 to E.
         layers: Transformer layers, all of them sparse, >= 1.
         gate_loss: Weight of specialisation and balance, >= 0.
-        general_epochs: First epochs, which learn from complete samples alone, >= 0; the paper's
-            phase of general knowledge.
+        general_epochs: Epochs of the paper's phase of general knowledge, which learns from
+            complete samples alone, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
     """
@@ -104,7 +104,7 @@ class FlexMoE(Method):
                 f"but there are {experts} experts; raise experts"
             )
         self.variant, self.gate_loss = variant, gate_loss
-        self.general_epochs, self.epoch = general_epochs, 0
+        self.general_epochs = general_epochs
         self.encode = ModalityEncoders(task, dim, tokens=tokens, patches=variant == "official")
         self.bank = MissingBank(number, (modalities, tokens, dim), base=variant == "paper")
         self.position = nn.Parameter(torch.zeros(modalities * tokens, dim))
@@ -122,9 +122,14 @@ class FlexMoE(Method):
         self.head = nn.Linear(modalities * dim, task.num_outputs)
         self.register_buffer("combination", combination_table(modalities), persistent=False)
 
-    def on_train_epoch_start(self) -> None:
-        """Know which phase of training it is."""
-        self.epoch = self.current_epoch
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """General knowledge from complete samples, which have no gap to fill; then everything."""
+        fit = Stage("fit")
+        if not self.general_epochs:
+            return (fit,)
+        parts = ("encode", "position", "layers", "head")
+        return (Stage("general", parts, epochs=self.general_epochs, select="last"), fit)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
@@ -152,7 +157,7 @@ class FlexMoE(Method):
         output, routings = self.predict(batch)
         c = self.combination_of(batch.presence)
         counted = torch.ones_like(c, dtype=torch.bool)
-        if self.epoch < self.general_epochs:
+        if self.stage == "general":
             counted = c == 0
             tokens = len(routings[0].gates) // len(batch)
             # who asks nobody is balanced with nobody, and complete samples have no specialist

@@ -7,12 +7,12 @@ Differences from the paper: only its dropping of whole modalities is taken; its 
 and its initialisation belong to gesture recognition. One modality of a sample is always kept.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.fusion import random_drop
 from mmbench.layers.late_fusion import LateFusion
 from mmbench.method import Applies, Method, Paper
 
@@ -56,11 +56,7 @@ class ModalityDropout(Method):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present, less what chance hides in training."""
-        output: Tensor = self.fuse(self._thinned(batch) if self.training else batch)
+        if self.training:
+            batch = batch.hide(~random_drop(batch.presence, self.drop))
+        output: Tensor = self.fuse(batch)
         return output
-
-    def _thinned(self, batch: Batch) -> Batch:
-        u = torch.rand(batch.presence.shape, device=batch.presence.device)
-        u = u.masked_fill(~batch.presence, -1.0)
-        last = u == u.max(dim=1, keepdim=True).values  # one always stays
-        return batch.hide((u < self.drop) & ~last)

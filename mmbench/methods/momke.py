@@ -191,7 +191,7 @@ class MoMKE(Method):
         "https://doi.org/10.1145/3664647.3681683",
     )
     applies = Applies(min_modalities=2)
-    own_encoders = "experts attend to the steps of a sequence, which an encoder would average"
+    own_encoders = "steps of sequences are projected one by one, as in the paper"
 
     def __init__(
         self,

@@ -111,8 +111,12 @@ def test_specialisation_sends_each_combination_to_its_expert():
     assert hit.mean() > 0.9
 
 
-def test_general_epochs_learn_from_complete_samples_alone():
+def test_the_general_stage_learns_from_complete_samples_alone():
     method = build(general_epochs=1).train()
+    general, fit = method.stages
+    assert (general.epochs, general.select) == (1, "last")
+    method.begin(general)
+    assert not any(p.requires_grad for p in method.bank.parameters())
     batch = make_batch(TASK, all_patterns(TASK))
     complete = presence_code(batch.presence) == 7
 
@@ -129,10 +133,12 @@ def test_general_epochs_learn_from_complete_samples_alone():
     assert losses(changed) == losses(batch)
     nobody = make_batch(TASK, ~torch.eye(3, dtype=torch.bool))
     assert not any(losses(nobody).values())
-    method.epoch = 1
+    method.begin(fit)
+    assert all(p.requires_grad for p in method.parameters())
     assert losses(changed) != losses(batch)
     assert losses(nobody)["task"] > 0
-    assert FlexMoE(TASK).general_epochs == 5
+    assert FlexMoE(TASK).stages[0].epochs == 5
+    assert len(build(general_epochs=0).stages) == 1
 
 
 def test_too_few_experts_for_the_combinations_are_refused():

@@ -173,9 +173,9 @@ def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
     return bound_data(entry.name, entry.args, root).ingredients()
 
 
-def reason_to_skip(method: type[Method], data: DataModule) -> str | None:
+def reason_to_skip(method: type[Method], args: Mapping[str, Any], data: DataModule) -> str | None:
     """Why a method does not apply to what the scenario leaves of the data; None if it does."""
-    if reason := method.applies.reason_not(data.task):
+    if reason := method.reason_not(data.task, **args):
         return reason
     if method.applies.complete_rows and not data.split("train").presence.all(axis=1).any():
         return "needs complete training samples, and the scenario leaves none"

@@ -117,7 +117,7 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
     """
     cls, args = bound_method(spec)
     data = build_data(spec, root)
-    if reason := reason_to_skip(cls, data):
+    if reason := reason_to_skip(cls, args, data):
         return "skipped.json", reason, 0.0
     task, train_split = encoded_task(spec, data), data.split("train")
     noted = notes(data)
@@ -126,7 +126,6 @@ def _train_and_evaluate(spec: RunSpec, folder: Path, root: Path) -> tuple[str | 
 
     seed_everything(spec.seed)
     method: Method = cls(task, **args)
-    method.prepare(data.batches("train"))
     training = train(spec, folder, data, method)
     if not training.writes_record:
         return None, "", 0.0

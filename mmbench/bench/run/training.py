@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,12 +39,14 @@ class Training:
     """How a method was trained.
 
     Args:
+        prepare_s: Seconds of looking at the data before any stage.
         stages: What the record says of each stage; none for a method without training.
         device: Where it was trained.
         energy_j: Joules that the GPU drew; None where that is not metered.
         writes_record: Whether this is the one of several processes that writes the record.
     """
 
+    prepare_s: float
     stages: list[dict[str, Any]]
     device: torch.device
     energy_j: float | None = None
@@ -52,7 +55,7 @@ class Training:
     @property
     def seconds(self) -> float:
         """Seconds of fitting, those of an earlier attempt's stages included."""
-        return float(sum(stage["train_s"] for stage in self.stages))
+        return self.prepare_s + float(sum(stage["train_s"] for stage in self.stages))
 
     @property
     def selected(self) -> dict[str, Any]:
@@ -63,12 +66,21 @@ class Training:
 
 
 def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Training:
-    """Train all stages of a method; it ends with the weights that the last one selected."""
+    """Prepare a method and train its stages; it ends with the weights that the last one selected.
+
+    A method without training is shown the validation split once, to choose among its candidates.
+    """
     stages: list[dict[str, Any]] = []
     curves: list[Path] = []
     device = torch.device("cpu")
+    began = time.perf_counter()
+    method.prepare(data.batches("train"))
     if not method.applies.trains:
-        return Training(stages, device)
+        val = data.split("val")
+        batches = data.val_dataloader()
+        method.eval().compare_candidates((b, val.target_of(b.sample_id)) for b in batches)
+        return Training(time.perf_counter() - began, stages, device)
+    prepare_s = time.perf_counter() - began
     before_j = metered("joules", energy_j)
     for number, stage in enumerate(method.stages):
         if number:
@@ -79,12 +91,12 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Trai
         curves.append(curve)
         device = trainer.strategy.root_device
         if trainer.world_size > 1 and not trainer.is_global_zero:
-            return Training(stages, device, writes_record=False)
+            return Training(prepare_s, stages, device, writes_record=False)
     if len(stages) > 1:
         _join_curves(folder / CURVE, [words["stage"] for words in stages], curves)
     after_j = metered("joules", energy_j)
     spent_j = None if before_j is None or after_j is None else after_j - before_j
-    return Training(stages, device, spent_j)
+    return Training(prepare_s, stages, device, spent_j)
 
 
 def _train_stage(
