@@ -208,3 +208,8 @@ def test_a_number_that_is_too_large_or_none_is_refused(refused, word, message):
 def test_a_file_that_holds_no_suite_is_refused(refused, tmp_path, content, message):
     (tmp_path / "odd.yaml").write_bytes(content)
     refused(message, "odd.yaml")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\nb.yaml", ".", "", "tiny.yaml/x"])
+def test_a_name_that_no_suite_can_have_is_refused(refused, name):
+    refused("no suite", name)
