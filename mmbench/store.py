@@ -15,6 +15,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -288,8 +289,26 @@ def _sha256(file: Path) -> str:
 # --- claims -----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What came of a claim.
+
+    Args:
+        ours: Whether this process is the one to make the target.
+        lease: What says so to others; None where nothing does.
+    """
+
+    ours: bool
+    lease: SoftFileLease | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether another took it over since: this process was silent for too long."""
+        return self.lease is not None and self.lease.compromise is not None
+
+
 @contextlib.contextmanager
-def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[bool]:
+def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[Claim]:
     """Say that somebody makes `target`, so that others do something else.
 
     Args:
@@ -298,7 +317,7 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
             been silent for `LEASE_S` and is taken over. Otherwise the answer comes at once.
 
     Yields:
-        Whether the claim is ours. Where claims cannot be written at all, everybody's is.
+        Whether it is ours. Where claims cannot be written at all, it is everybody's.
     """
     file = _claim_file(target)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +333,7 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
         except OSError:  # a file system without what leases need
             ours = True
     try:
-        yield ours
+        yield Claim(ours, lease if held else None)
     finally:
         if held:
             with contextlib.suppress(OSError):

@@ -12,7 +12,8 @@ from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SMALL, Run, find, read_metrics, read_records
+from mmbench.bench.record import SMALL, Run, find, read_records
+from mmbench.bench.result import read_result
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
 from mmbench.registry import DATASETS, METHODS, suggest
@@ -184,7 +185,7 @@ class Sweep:
         """
         rows = []
         for run in self.runs(read_up_to=None if verify else 0):
-            cost = read_metrics(run)["cost"] if run.state == "done" else None
+            cost = read_result(run.folder).cost if run.state == "done" else None
             rows.append(
                 {
                     "data": run.spec.data_label,
@@ -195,7 +196,7 @@ class Sweep:
                     "title": run.spec.title,
                     "state": run.state,
                     "why": run.why,
-                    "seconds": float("nan") if cost is None else cost["train_s"] + cost["eval_s"],
+                    "seconds": float("nan") if cost is None else cost.seconds,
                     "folder": run.folder,
                 }
             )

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from mmbench.bench.record import Run, read_metrics
+from mmbench.bench.record import Run
+from mmbench.bench.result import read_result
 from mmbench.bench.run.build import bound_method, build_data, encoded_task
 from mmbench.bench.spec import RunSpec
 from mmbench.data.batch import Batch
@@ -73,7 +74,7 @@ def load(run: Run | str | Path, *, data_root: str | Path = "data") -> Trained:
     if problem := damage(folder, "done", read_up_to=None):
         raise ValueError(f"{folder} is damaged: {problem}; run it again")
     spec = RunSpec.from_json(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
-    scale = read_metrics(Run(spec, folder, "done"))["target_scale"]
+    scale = read_result(folder).target_scale
     cls, args = bound_method(spec)
     data = build_data(spec, Path(data_root))
     if spec.content and data.content() != spec.content:
@@ -94,5 +95,5 @@ def load(run: Run | str | Path, *, data_root: str | Path = "data") -> Trained:
     method.eval()
     return Trained(
         spec, method, data,
-        None if scale is None else TargetScale(**{k: np.asarray(v) for k, v in scale.items()}),
+        None if scale is None else TargetScale(np.asarray(scale.mean), np.asarray(scale.std)),
     )  # fmt: skip

@@ -15,6 +15,7 @@ import pytest
 from mmbench import store
 from mmbench.data.cache import cached, digest
 from mmbench.store import (
+    Claim,
     attempt,
     checksums,
     claim,
@@ -173,14 +174,14 @@ def test_a_claim_keeps_others_away_and_is_taken_over_from_who_falls_silent(tmp_p
     while not (tmp_path / "held").exists():
         pass
     try:
-        with claim(target) as ours:
-            assert not ours
+        with claim(target) as held:
+            assert not held.ours
         deadline = time.monotonic() + 2
-        with claim(target, until=lambda: time.monotonic() > deadline) as ours:
-            assert not ours  # it lives: no takeover after two lease times
+        with claim(target, until=lambda: time.monotonic() > deadline) as held:
+            assert not held.ours  # it lives: no takeover after two lease times
         os.kill(child, signal.SIGSTOP)
-        with claim(target, until=lambda: False) as ours:
-            assert ours
+        with claim(target, until=lambda: False) as held:
+            assert held.ours
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -195,8 +196,8 @@ def test_where_claims_cannot_be_written_work_goes_on(tmp_path, monkeypatch):
             raise PermissionError("no such thing here")
 
     monkeypatch.setattr(store, "SoftFileLease", Refusing)
-    with claim(tmp_path / "run") as ours:
-        assert ours
+    with claim(tmp_path / "run") as held:
+        assert held.ours
 
 
 # --- the whole protocol, without claims and with deaths ---------------------------------------
@@ -205,7 +206,7 @@ def test_where_claims_cannot_be_written_work_goes_on(tmp_path, monkeypatch):
 @contextlib.contextmanager
 def no_claim(target, *, until=None):
     """A file system on which claims do nothing: everybody believes to be alone."""
-    yield True
+    yield Claim(ours=True)
 
 
 CONTENT = "".join(f"{i:07d}\n" for i in range(4000))

@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from mmbench.bench.kept import Kept
-from mmbench.bench.record import IPW, Run, read_metrics, read_predictions, read_records
+from mmbench.bench.record import IPW, Run, read_predictions, read_records
+from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.statistics import (
     best,
@@ -221,7 +222,7 @@ def _over_samples(
 def _compared(
     here: Sequence[Run], condition: str, part: pd.DataFrame, metric: str
 ) -> Float[np.ndarray, "method 3"]:
-    kind = read_metrics(here[0])["task"]["kind"]
+    kind = read_result(here[0].folder).task.kind
     resampled = []
     for fold in sorted({run.spec.fold for run in here}):
         logits, target = [], np.empty(0)

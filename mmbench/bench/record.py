@@ -17,7 +17,7 @@ import hashlib
 import json
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbench.bench.result import ConditionResult, Provenance, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.metrics.metric import metrics_for, score
@@ -41,7 +42,6 @@ from mmbench.store import (
 State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
 STATES: dict[str, State] = {"done": "done", "failed.json": "failed", "skipped.json": "skipped"}
 ENDS = tuple(STATES)  # names of the files that say how a run ended
-SCHEMA = 2  # of metrics.json; raised when what it holds is read in another way
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
@@ -132,28 +132,6 @@ def find(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
     return Run(spec, folder, "broken", "it does not say how it ended")
 
 
-def read_metrics(run: Run) -> dict[str, Any]:
-    """Contents of `metrics.json` of a finished run.
-
-    Raises:
-        ValueError: If the file is damaged, or of a version that wrote other records.
-    """
-    file = run.folder / "metrics.json"
-    try:
-        words = json.loads(file.read_text(encoding="utf-8"))
-        schema, code = words.get("schema"), words.get("code")
-        words["conditions"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if schema != SCHEMA:
-        raise ValueError(
-            f"{file} was written by mmbench {code or 'of unknown version'} with records of schema "
-            f"{schema or 'none'}, and this version reads schema {SCHEMA}: read it with that "
-            "version, or repeat the run with --overwrite"
-        )
-    return dict(words)
-
-
 def read_predictions(
     run: Run, condition: str, *, only: Sequence[str] | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -196,11 +174,11 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
     for run in runs:
         if run.state != "done":
             continue
-        words = read_metrics(run)
+        result = read_result(run.folder)
         spec = run.spec
-        names = "+".join(words["task"].get("modalities", ()))
-        cost = dict(words["cost"])
-        flops = cost.pop("flops_per_pattern", None) or {}
+        names = "+".join(result.task.modalities)
+        cost = asdict(result.cost)
+        flops = cost.pop("flops_per_pattern") or {}
         common = {
             "data": spec.data_label,
             "scenario": spec.scenario_name,
@@ -209,61 +187,56 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "fold": spec.fold,
             "seed": spec.seed,
             "protocol": spec.protocol,
-            "code": words["code"],
-            "sources": _sources(words),
-            "machine": words.get("machine", ""),
+            "code": result.code,
+            "sources": _sources(result),
+            "machine": result.machine,
             "modalities": names,
-            "rising": bool(words.get("selected", {}).get("rising", False)),
+            "rising": result.selected.rising,
             **cost,
         }
-        for name, condition in words["conditions"].items():
+        for name, condition in result.conditions.items():
             own = {
                 "condition": name,
-                "mechanism": condition["mechanism"],
-                "missing_rate_nominal": condition["missing_rate_nominal"],
-                "missing_rate_realised": condition["realised"]["missing_rate"],
-                "incomplete_rate_realised": condition["realised"]["incomplete_rate"],
-                "samples": condition.get("samples") or _samples(run, name),
+                "mechanism": condition.mechanism,
+                "missing_rate_nominal": condition.missing_rate_nominal,
+                "missing_rate_realised": condition.realised.missing_rate,
+                "incomplete_rate_realised": condition.realised.incomplete_rate,
+                "samples": condition.samples,
             }
             pattern = names if name == "complete" else name
-            if condition["mechanism"] == "pattern" or name == "complete":
-                own["flops_per_sample"] = flops.get(pattern, cost.get("flops_per_sample"))
-            scores = condition["scores"] | _newer_scores(run, name, words)
+            if condition.mechanism == "pattern" or name == "complete":
+                own["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
+            scores = condition.scores | _newer_scores(run, name, result, condition)
             rows.extend(
                 {
                     **common,
                     **own,
                     "metric": metric,
                     "value": float("nan") if value is None else value,
-                    "effective_n": condition["effective_n" if metric.endswith(IPW) else "n"],
-                    "bayes": condition["bayes"].get(metric),
-                    "bayes_se": condition["bayes_se"].get(metric),
+                    "effective_n": condition.effective_n if metric.endswith(IPW) else condition.n,
+                    "bayes": condition.bayes.get(metric),
+                    "bayes_se": condition.bayes_se.get(metric),
                 }
                 for metric, value in scores.items()
             )
     return pd.DataFrame(rows)
 
 
-def _sources(words: Mapping[str, Any]) -> str:
-    """Short name of the sources and plugins that made a run; empty if it does not say."""
-    made = {name: words[name] for name in ("sources", "distributions") if words.get(name)}
-    text = json.dumps(made, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16] if made else ""
+def _sources(made: Provenance) -> str:
+    """Short name of the sources and plugins that made a run."""
+    text = json.dumps([made.sources, made.distributions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _samples(run: Run, condition: str) -> str:
-    """Of a run that does not say yet what it was asked."""
-    kept = read_predictions(run, condition, only=("sample_id", "target", "presence"))
-    return samples_digest(**kept)
-
-
-def _newer_scores(run: Run, condition: str, words: Mapping[str, Any]) -> dict[str, float]:
-    stored = words["conditions"][condition]["scores"]
-    missing = [m for m in metrics_for(words["task"]["kind"]) if m not in stored]
+def _newer_scores(
+    run: Run, name: str, result: Result, condition: ConditionResult
+) -> dict[str, float]:
+    kind = result.task.kind
+    missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
     if not missing:
         return {}
-    kept = read_predictions(run, condition, only=("logits", "target"))
-    return {m: score(m, kept["logits"], kept["target"], words["task"]["kind"]) for m in missing}
+    kept = read_predictions(run, name, only=("logits", "target"))
+    return {m: score(m, kept["logits"], kept["target"], kind) for m in missing}
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

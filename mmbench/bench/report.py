@@ -23,6 +23,7 @@ import pandas as pd
 
 from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
+from mmbench.bench.result import read_result
 from mmbench.bench.robustness import patterns, rate_families
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.config import JSON
@@ -485,10 +486,10 @@ def _operations(runs: Sequence[Run]) -> list[Plot]:
         of = found.setdefault((run.spec.data_label, run.spec.scenario_name), {})
         if _run_name(run) in of:
             continue
-        counted = _read_json(run.folder / "metrics.json") or {}
-        flops = counted.get("cost", {}).get("flops_per_pattern")
-        if flops and max(flops.values()):
-            of[_run_name(run)] = {str(name): float(value) for name, value in flops.items()}
+        flops = read_result(run.folder).cost.flops_per_pattern or {}
+        counted = {name: value for name, value in flops.items() if value is not None}
+        if any(counted.values()):
+            of[_run_name(run)] = counted
     drawn: list[Plot] = []
     for (data, scenario), rows in found.items():
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -556,8 +557,7 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
         rows = {}
         for name, run in by_place.get((card.data, card.scenario), {}).items():
             path = run.folder / "predictions" / f"{card.columns[0]}.npz"
-            kind = ((_read_json(run.folder / "metrics.json") or {}).get("task") or {}).get("kind")
-            if kind in ("single_label", "multi_label") and path.is_file():
+            if read_result(run.folder).task.kind != "regression" and path.is_file():
                 kept = read_predictions(run, card.columns[0], only=("logits", "target"))
                 rows[name] = f1_by_class(kept["logits"], kept["target"])
         classes = len(next(iter(rows.values()))) if rows else 0

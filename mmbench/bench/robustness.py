@@ -14,7 +14,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from mmbench.bench.kept import Kept
-from mmbench.bench.record import IPW, Run, read_metrics, read_predictions
+from mmbench.bench.record import IPW, Run, read_predictions
+from mmbench.bench.result import read_result
 from mmbench.metrics.degradation import (
     Curve,
     area_under_rate_curve,
@@ -194,7 +195,7 @@ def pooled(runs: Sequence[Run], records: pd.DataFrame, metric: str, kept: Kept) 
             found = {n: read_predictions(run, n, only=("logits", "target")) for n in names}
             logits = {name: arrays["logits"] for name, arrays in found.items()}
             target = {name: arrays["target"] for name, arrays in found.items()}
-            kind = read_metrics(run)["task"]["kind"]
+            kind = read_result(run.folder).task.kind
             return [pooled_over_patterns(metric, logits, target, kind)]
 
         rows.append(

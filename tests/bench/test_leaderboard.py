@@ -9,9 +9,11 @@ import pytest
 from sweeps import specs
 
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
-from mmbench.bench.record import SCHEMA, Run, finish
+from mmbench.bench.record import Run, finish
+from mmbench.bench.result import write_result
 from mmbench.metrics.metric import metrics_for
 from mmbench.store import write_arrays, write_json
+from results import condition, result
 
 ALL_REGRESSION = dict.fromkeys(metrics_for("regression"), 0.0)
 PLANNED = specs(seeds=3)  # majority and zero_fill, seeds 0 to 2
@@ -32,41 +34,21 @@ def record(
     """Write a finished run whose accuracy under each condition is given."""
     folder = runs / spec.folder
     folder.mkdir(parents=True)
-    write_json(
-        folder / "metrics.json",
-        {
-            "schema": SCHEMA,
-            "task": {"kind": "regression"},  # has few metrics, all of them given below
-            "conditions": {
-                name: {
-                    "mechanism": "mcar",
-                    "missing_rate_nominal": rate,
-                    "realised": {"missing_rate": rate + 0.01, "incomplete_rate": 2 * rate},
-                    "scores": {"accuracy": value, **ALL_REGRESSION},
-                    "bayes": {"accuracy": bayes},
-                    "bayes_se": {"accuracy": 0.01},
-                    "effective_n": None,
-                    "n": 10,
-                    "samples": samples,
-                }
-                for (name, rate), value in zip(
-                    (("complete", 0.0), ("mcar_0.3", 0.3)), values, strict=True
-                )
-            },
-            "cost": {
-                "params_total": 7,
-                "params_trainable": 6,
-                "flops_per_sample": None,
-                "train_s": 2.0,
-                "infer_ms_per_sample": 0.5,
-                "peak_mib": 100.0,
-            },
-            "code": code,
-            "selected": {"rising": rising},
-            "sources": sources or {"mmbench.method": "a"},
-            "machine": machine,
-        },
-    )
+    conditions = {
+        name: condition(
+            missing=rate + 0.01,
+            incomplete=2 * rate,
+            missing_rate_nominal=rate,
+            scores={"accuracy": value, **ALL_REGRESSION},
+            bayes={"accuracy": bayes},
+            bayes_se={"accuracy": 0.01},
+            samples=samples,
+        )
+        for (name, rate), value in zip((("complete", 0.0), ("mcar_0.3", 0.3)), values, strict=True)
+    }
+    made = {"sources": sources or {"mmbench.method": "a"}, "machine": machine, "code": code}
+    # of the kind with few metrics, all of them given above
+    write_result(folder, result("regression", conditions, rising=rising, **made))
     finish(folder, "done")
     return Run(spec, folder, "done")
 
@@ -187,16 +169,16 @@ def test_p_values_come_from_paired_predictions(runs):
         rng = np.random.default_rng(run.spec.seed)
         said = np.where(rng.random(200) < right, target, (target + 1) % 4)
         (run.folder / "predictions").mkdir()
-        for condition in ("complete", "mcar_0.3"):
+        for name in ("complete", "mcar_0.3"):
             write_arrays(
-                run.folder / "predictions" / f"{condition}.npz",
+                run.folder / "predictions" / f"{name}.npz",
                 {"logits": np.eye(4, dtype=np.float32)[said], "target": target},
             )
         words = json.loads((run.folder / "metrics.json").read_text())
         words["task"]["kind"] = "single_label"
-        for condition in words["conditions"].values():
-            condition["scores"] = dict.fromkeys(metrics_for("single_label"), 0.0)
-            condition["scores"]["accuracy"] = float((said == target).mean())
+        for one in words["conditions"].values():
+            one["scores"] = dict.fromkeys(metrics_for("single_label"), 0.0)
+            one["scores"]["accuracy"] = float((said == target).mean())
         write_json(run.folder / "metrics.json", words)
     board = leaderboard(runs, compare="accuracy")
     assert cell(board, "majority", "complete")["p_vs_best"] < 0.01

@@ -166,7 +166,7 @@ def test_a_run_that_somebody_is_at_is_tried_again_at_the_end(tmp_path):
     planned = specs(methods=["majority"], seeds=2)
     answers = []
     with contextlib.ExitStack() as held:
-        assert held.enter_context(claim(tmp_path / planned[0].folder))
+        assert held.enter_context(claim(tmp_path / planned[0].folder)).ours
         for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
             if event.outcome is not None:
                 answers.append((event.spec.seed, event.outcome.state, event.again))

@@ -1,25 +1,26 @@
 """The state of a run is what its files say."""
 
 import json
+import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sweeps import specs
 
 from mmbench.bench.record import (
-    SCHEMA,
     SMALL,
-    Run,
     count,
     find,
     finish,
-    read_metrics,
     read_records,
     record_failure,
 )
+from mmbench.bench.result import read_result, write_result
 from mmbench.store import attempt, claim, write_arrays, write_json
+from results import condition, result
 
 
 @pytest.fixture
@@ -35,28 +36,10 @@ def folder(spec, tmp_path):
     write_json(path / "spec.json", spec.to_json())
     arrays = {"logits": np.eye(3, dtype=np.float32), "target": np.array([0, 1, 1])}
     write_arrays(path / "predictions" / "complete.npz", arrays)
-    write_json(
-        path / "metrics.json",
-        {
-            "schema": SCHEMA,
-            "task": {"kind": "single_label"},
-            "conditions": {
-                "complete": {
-                    "mechanism": "mcar",
-                    "missing_rate_nominal": 0.0,
-                    "realised": {"missing_rate": 0.0, "incomplete_rate": 0.0},
-                    "scores": {"accuracy": 0.5},
-                    "bayes": {"accuracy": 0.75},
-                    "bayes_se": {"accuracy": 0.1},
-                    "effective_n": None,
-                    "n": 3,
-                    "samples": "same",
-                }
-            },
-            "cost": {"params_total": 7},
-            "code": "0.1",
-        },
+    one = condition(
+        scores={"accuracy": 0.5}, bayes={"accuracy": 0.75}, bayes_se={"accuracy": 0.1}, n=3
     )
+    write_result(path, result("single_label", {"complete": one}))
     finish(path, "done")
     return path
 
@@ -123,8 +106,8 @@ def test_a_claimed_run_is_running_until_its_process_ends(spec, tmp_path):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert find(spec, tmp_path).state == "waiting"
-    with claim(path) as ours:
-        assert ours
+    with claim(path) as held:
+        assert held.ours
 
 
 def test_a_run_that_was_killed_is_recorded_with_what_it_had_written(spec, tmp_path):
@@ -168,7 +151,7 @@ def test_damaged_metrics_are_one_line(spec, folder, tmp_path):
     size = (folder / "metrics.json").stat().st_size
     (folder / "metrics.json").write_text("{" + " " * (size - 1))
     with pytest.raises(ValueError, match=r"metrics\.json is damaged") as error:
-        read_metrics(find(spec, tmp_path))
+        read_result(folder)
     assert "\n" not in str(error.value)
 
 
@@ -180,6 +163,33 @@ def test_a_record_of_another_version_is_refused_with_its_version(
     words = json.loads(file.read_text()) | {"schema": schema, "code": "0.0.7"}
     write_json(file, words)
     with pytest.raises(ValueError, match=r"written by mmbench 0\.0\.7") as error:
-        read_metrics(Run(spec, folder, "done"))
+        read_result(folder)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_record_reads_back_as_it_was_written_and_an_undefined_score_as_none(tmp_path):
+    scores = {"accuracy": 0.5, "auroc": math.nan}
+    whole = result("single_label", {"complete": condition(scores=scores)}, modalities=("a", "b"))
+    write_result(tmp_path, whole)
+    none = {"complete": condition(scores=scores | {"auroc": None})}
+    assert read_result(tmp_path) == replace(whole, conditions=none)
+
+
+@pytest.mark.parametrize("key", ["task", "conditions", "cost", "selected", "sources"])
+def test_a_record_without_one_of_its_parts_is_damaged_and_names_the_part(folder, key):
+    file = folder / "metrics.json"
+    words = json.loads(file.read_text())
+    del words[key]
+    write_json(file, words)
+    with pytest.raises(ValueError, match=rf"metrics\.json is damaged: {key}: Field required"):
+        read_result(folder)
+
+
+def test_a_record_with_a_word_for_a_number_is_damaged_and_names_the_place(folder):
+    file = folder / "metrics.json"
+    words = json.loads(file.read_text())
+    words["conditions"]["complete"]["realised"]["missing_rate"] = "0.5"
+    write_json(file, words)
+    with pytest.raises(ValueError, match=r"conditions\.complete\.realised\.missing_rate: Input"):
+        read_result(folder)

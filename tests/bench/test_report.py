@@ -18,11 +18,13 @@ import pytest
 from mmbench.bench import plots, report
 from mmbench.bench.compare import read_board
 from mmbench.bench.leaderboard import leaderboard, robustness
-from mmbench.bench.record import SCHEMA, Run
+from mmbench.bench.record import Run
 from mmbench.bench.report import safe_json, write_plots, write_report
+from mmbench.bench.result import write_result
 from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.metrics.metric import metrics_for
 from mmbench.store import write_arrays, write_json
+from results import condition, result
 
 HOSTILE = "<script>alert(1)</script>"
 CLOSING = "$x$ </script><!-- \" ' & ]]>"
@@ -56,34 +58,17 @@ def finished(spec, runs, loss, *, bayes=None, undefined=()):
     conditions = {}
     for name, (mechanism, nominal, rate) in CONDITIONS.items():
         scores = dict.fromkeys(METRICS, loss + rate) | dict.fromkeys(undefined, math.nan)
-        conditions[name] = {
-            "mechanism": mechanism,
-            "missing_rate_nominal": nominal,
-            "realised": {"missing_rate": rate, "incomplete_rate": min(1.0, 2 * rate)},
-            "scores": scores,
-            "bayes": {} if bayes is None else {"mse": bayes + rate},
-            "bayes_se": {} if bayes is None else {"mse": 0.01},
-            "effective_n": None,
-            "n": 10,
-            "samples": "same",
-        }
-    write_json(
-        folder / "metrics.json",
-        {
-            "schema": SCHEMA,
-            "task": {"kind": "regression"},
-            "conditions": conditions,
-            "cost": {
-                "params_total": 1000 + int(1000 * loss),
-                "params_trainable": 6,
-                "flops_per_sample": None,
-                "train_s": 10 * loss,
-                "infer_ms_per_sample": 0.5,
-                "peak_mib": 100.0,
-            },
-            "code": "0.1-abc",
-        },
-    )
+        conditions[name] = condition(
+            mechanism=mechanism,
+            missing_rate_nominal=nominal,
+            missing=rate,
+            incomplete=min(1.0, 2 * rate),
+            scores=scores,
+            bayes={} if bayes is None else {"mse": bayes + rate},
+            bayes_se={} if bayes is None else {"mse": 0.01},
+        )
+    cost = {"params_total": 1000 + int(1000 * loss), "train_s": 10 * loss}
+    write_result(folder, result("regression", conditions, cost=cost, code="0.1-abc"))
     write_json(folder / "env.json", {"code": "0.1-abc", "versions": {"torch": "9.8.7"}})
     rows = "".join(f"{e},{e},{1 / (e + 1)},\n{e},{e},,{0.1 * e}\n" for e in range(3))
     (folder / "metrics.csv").write_text("epoch,step,train/task,val/mse\n" + rows)

@@ -10,7 +10,8 @@ from sweeps import specs
 
 from mmbench.bench.kept import FILE, Kept
 from mmbench.bench.leaderboard import ROBUSTNESS, render, robustness, robustness_tables, write
-from mmbench.bench.record import SCHEMA, Run, finish
+from mmbench.bench.record import Run, finish
+from mmbench.bench.result import write_result
 from mmbench.bench.robustness import degraded, patterns, rate_families
 from mmbench.metrics.degradation import (
     area_under_rate_curve,
@@ -23,6 +24,7 @@ from mmbench.metrics.degradation import (
 )
 from mmbench.metrics.metric import metrics_for, score
 from mmbench.store import write_arrays, write_json
+from results import condition, result
 
 NAMES = ("a", "t", "v")
 PATTERNS = ["+".join(p) for n in (1, 2) for p in itertools.combinations(NAMES, n)]
@@ -42,27 +44,18 @@ def made(spec, runs, rng, *, without=(), state="done"):
             continue
         logits = rng.normal(size=(40, 3)).astype(np.float32) + np.eye(3, dtype=np.float32)[target]
         write_arrays(folder / "predictions" / f"{name}.npz", {"logits": logits, "target": target})
-        conditions[name] = {
-            "mechanism": "mcar" if name in RATES else "pattern",
-            "missing_rate_nominal": RATES.get(name),
-            "realised": {"missing_rate": 0.1, "incomplete_rate": 0.2},
-            "scores": {m: score(m, logits, target, KIND) for m in metrics_for(KIND)},
-            "bayes": {"accuracy": 1 - RATES.get(name, 0.5)},
-            "bayes_se": {"accuracy": 0.01},
-            "effective_n": None,
-            "n": 40,
-            "samples": "same",
-        }
-    write_json(
-        folder / "metrics.json",
-        {
-            "schema": SCHEMA,
-            "task": {"kind": KIND, "outputs": 3, "modalities": NAMES},
-            "conditions": conditions,
-            "cost": {"params_total": 1, "flops_per_sample": 9.0, "energy_j": None},
-            "code": "0.1",
-        },
-    )
+        conditions[name] = condition(
+            mechanism="mcar" if name in RATES else "pattern",
+            missing_rate_nominal=RATES.get(name),
+            missing=0.1,
+            incomplete=0.2,
+            scores={m: score(m, logits, target, KIND) for m in metrics_for(KIND)},
+            bayes={"accuracy": 1 - RATES.get(name, 0.5)},
+            bayes_se={"accuracy": 0.01},
+            n=40,
+        )
+    cost = {"flops_per_sample": 9.0}
+    write_result(folder, result(KIND, conditions, modalities=NAMES, cost=cost))
     finish(folder, "done")
     return Run(spec, folder, state)
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
 
-from mmbench.bench.record import find, read_metrics, read_predictions, samples_digest
+from mmbench.bench.record import find, read_predictions, samples_digest
+from mmbench.bench.result import read_result
 from mmbench.bench.run import provenance
 from mmbench.bench.run.build import build_data, check
 from mmbench.bench.run.evaluation import evaluate
@@ -31,6 +32,7 @@ from mmbench.bench.run.training import seed_everything
 from mmbench.method import Method
 from mmbench.metrics.metric import score
 from mmbench.registry import METHODS
+from mmbench.store import Claim
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +79,14 @@ def test_a_run_leaves_the_files_that_are_promised(finished):
 def test_stored_scores_are_those_of_the_stored_predictions(finished):
     spec, runs = finished
     found = find(spec, runs)
-    for name, condition in read_metrics(found)["conditions"].items():
+    for name, condition in read_result(found.folder).conditions.items():
         kept = read_predictions(found, name)
         assert kept["logits"].dtype == np.float32
         again = score("accuracy", kept["logits"], kept["target"], "single_label")
-        assert condition["scores"]["accuracy"] == again
+        assert condition.scores["accuracy"] == again
         realised = 1 - kept["presence"].mean()
-        assert condition["realised"]["missing_rate"] == pytest.approx(realised)
-        assert condition["missing_rate_nominal"] == (0.0 if name == "complete" else 0.3)
+        assert condition.realised.missing_rate == pytest.approx(realised)
+        assert condition.missing_rate_nominal == (0.0 if name == "complete" else 0.3)
 
 
 def test_kept_weights_give_the_kept_predictions(finished):
@@ -274,9 +276,9 @@ def test_synthetic_data_come_with_their_ceiling_and_no_honest_method_is_a_leak(t
     [spec] = specs(**SYNTHETIC, methods=["zero_fill"], limit=None)
     outcome = run(spec, tmp_path, NO_DATA)
     assert outcome.state == "done", outcome.why
-    for condition in read_metrics(find(spec, tmp_path))["conditions"].values():
-        ceiling, error = condition["bayes"]["accuracy"], condition["bayes_se"]["accuracy"]
-        assert 1 / 8 < condition["scores"]["accuracy"] < ceiling < 1
+    for condition in read_result(tmp_path / spec.folder).conditions.values():
+        ceiling, error = condition.bayes["accuracy"], condition.bayes_se["accuracy"]
+        assert 1 / 8 < condition.scores["accuracy"] < ceiling < 1
         assert error == pytest.approx(np.sqrt(ceiling * (1 - ceiling) / 300), rel=0.3)
 
 
@@ -295,12 +297,12 @@ def test_natural_gaps_bring_weighted_scores(tmp_path):
     [spec] = specs(data=["tabler"], methods=["majority"], scenarios=[natural], limit=None)
     outcome = run(spec, tmp_path, NO_DATA)
     assert outcome.state == "done", outcome.why
-    [condition] = read_metrics(find(spec, tmp_path))["conditions"].values()
-    assert 0 < condition["scores"]["accuracy_ipw"] < 1
-    assert 1 < condition["effective_n"] < condition["n"]
-    assert condition["realised"]["natural_missing_rate"] > 0.2
-    assert condition["realised"]["simulated_missing_rate"] == 0
-    assert condition["dependence"]["label"] > 0.01  # who has a filled picture depends on the class
+    [condition] = read_result(tmp_path / spec.folder).conditions.values()
+    assert 0 < condition.scores["accuracy_ipw"] < 1
+    assert 1 < condition.effective_n < condition.n
+    assert condition.realised.natural_missing_rate > 0.2
+    assert condition.realised.simulated_missing_rate == 0
+    assert condition.dependence.label > 0.01  # who has a filled picture depends on the class
 
 
 def test_a_run_has_its_own_number_of_threads_and_gives_back_what_was_before(monkeypatch):
@@ -354,24 +356,24 @@ print(outcome, (Path(sys.argv[1]) / spec.folder / "metrics.csv").is_file())
 
 def test_a_record_says_what_made_it_and_what_it_was_asked(finished):
     spec, runs = finished
-    words = read_metrics(find(spec, runs))
-    assert words["sources"].keys() >= {
+    made = read_result(runs / spec.folder)
+    assert made.sources.keys() >= {
         "mmbench.methods.zero_fill",
         "mmbench.layers.encoders",
         "mmbench.method",
         "mmbench.bench.run.training",
         "datamodules.mfeat",
     }
-    assert words["distributions"] == {}
+    assert made.distributions == {}
     env = json.loads((runs / spec.folder / "env.json").read_text())
-    assert env["instructions"] in words["machine"]
-    for name, condition in words["conditions"].items():
+    assert env["instructions"] in made.machine
+    for name, condition in made.conditions.items():
         kept = read_predictions(find(spec, runs), name, only=("sample_id", "target", "presence"))
-        assert condition["samples"] == samples_digest(**kept)
+        assert condition.samples == samples_digest(**kept)
         hidden = kept["presence"].copy()
         hidden[3, 1] ^= True
-        assert condition["samples"] != samples_digest(**kept | {"presence": hidden})
-        assert condition["samples"] != samples_digest(**kept | {"target": kept["target"][::-1]})
+        assert condition.samples != samples_digest(**kept | {"presence": hidden})
+        assert condition.samples != samples_digest(**kept | {"target": kept["target"][::-1]})
 
 
 def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
@@ -420,7 +422,7 @@ def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
         asked = few if steps is None else few | {"min_steps": steps}
         spec = specs(trainer=asked)[1]
         assert run(spec, tmp_path, NO_DATA).state == "done"
-        epochs[steps] = read_metrics(find(spec, tmp_path))["selected"]["epochs"]
+        epochs[steps] = read_result(tmp_path / spec.folder).selected.epochs
     assert epochs == {None: 1, 4: 1, 9: 3}
 
 
@@ -432,9 +434,9 @@ def test_processes_at_the_same_run_and_stage_leave_one_whole_run_without_any_loc
 
     @contextlib.contextmanager
     def no_claim(target, *, until=None):
-        yield True
+        yield Claim(ours=True)
 
-    monkeypatch.setattr("mmbench.bench.run.run.claim", no_claim)
+    monkeypatch.setattr("mmbench.bench.run.attempt.claim", no_claim)
     monkeypatch.setattr("mmbench.data.cache.claim", no_claim)
     [spec] = specs(methods=[{"name": "momke", "args": {"dim": 8}}], trainer={"max_epochs": 2})
     assert run(spec, tmp_path / "alone", NO_DATA).state == "done"

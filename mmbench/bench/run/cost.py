@@ -1,10 +1,10 @@
 """What a run costs, as its record says."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from mmbench.bench.result import Cost
 from mmbench.bench.run.meters import flops_by_pattern, metered, peak_mib
 from mmbench.bench.run.training import Training
 from mmbench.datamodule import DataModule
@@ -17,7 +17,7 @@ def cost(
     training: Training,
     eval_s: float,
     ms_per_sample: Sequence[float],
-) -> dict[str, Any]:
+) -> Cost:
     """What the record says of costs.
 
     Args:
@@ -30,15 +30,15 @@ def cost(
     parameters = list(method.parameters())
     flops = metered("operations", lambda: flops_by_pattern(method, data, training.device))
     predictions = len(data.split("test")) * len(data.conditions)
-    return {
-        "params_total": sum(p.numel() for p in parameters),
-        "params_trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "flops_per_sample": None if flops is None else flops["+".join(data.task.names)],
-        "train_s": training.seconds,
-        "eval_s": eval_s,
-        "infer_ms_per_sample": 1000 * eval_s / predictions,
-        "infer_ms_std": float(np.std(ms_per_sample)),
-        "peak_mib": peak_mib(training.device),
-        "energy_j": training.energy_j,
-        "flops_per_pattern": flops,
-    }
+    return Cost(
+        params_total=sum(p.numel() for p in parameters),
+        params_trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        flops_per_sample=None if flops is None else flops["+".join(data.task.names)],
+        train_s=training.seconds,
+        eval_s=eval_s,
+        infer_ms_per_sample=1000 * eval_s / predictions,
+        infer_ms_std=float(np.std(ms_per_sample)),
+        peak_mib=peak_mib(training.device),
+        energy_j=training.energy_j,
+        flops_per_pattern=flops,
+    )

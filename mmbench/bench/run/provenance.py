@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mmbench.bench.result import Provenance
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.sources import distributions, sources
@@ -19,27 +20,18 @@ HERE = "mmbench.bench.run"
 STEPS = tuple(f"{HERE}.{step}" for step in ("training", "selection", "evaluation", "threads"))
 
 
-def provenance(method: type[Method], data: DataModule, device: torch.device) -> dict[str, Any]:
-    """What the record says of a run's making.
+def provenance(method: type[Method], data: DataModule, device: torch.device) -> Provenance:
+    """What made a run.
 
     Args:
         method: Class of the method.
         data: Its data.
         device: Where it was trained.
-
-    Returns:
-        `code` (version, and commit where git knows it), `sources` (module -> hash, of all that
-        method, data set and the steps of a run are made of), `distributions` (plugin -> version)
-        and `machine` (what computed: numbers differ in their last bits from one to another).
     """
-    return {
-        "code": environment()["code"],
-        **made_by(method, data),
-        "machine": _machine(device),
-    }
+    return Provenance(code=environment()["code"], machine=_machine(device), **made_by(method, data))
 
 
-def made_by(method: type, data: DataModule) -> dict[str, Any]:
+def made_by(method: type, data: DataModule) -> dict[str, dict[str, str]]:
     """`sources` and `distributions` of a run, by which its numbers and weights are known."""
     return {
         "sources": sources(method, type(data), *STEPS),

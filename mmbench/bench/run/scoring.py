@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from mmbench.bench.record import samples_digest
+from mmbench.bench.result import ConditionResult
 from mmbench.bench.run.build import build_data
 from mmbench.bench.spec import RunSpec
 from mmbench.data.batch import LeakError
@@ -30,7 +31,7 @@ SAME = {"batch_size": 1}  # trainer settings that have no bearing on a ceiling
 
 def score_conditions(
     spec: RunSpec, root: Path, data: DataModule, logits: Mapping[str, NDArray[Any]]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ConditionResult]:
     """What the record says of each test condition: how much was missing, and the scores.
 
     Raises:
@@ -47,18 +48,18 @@ def score_conditions(
         if best is not None:
             _require_no_leak(name, output, best.log_posterior, test.target)
         weighted = {} if weights is None else _weighted_scores(task, output, test.target, weights)
-        conditions[name] = {
-            "mechanism": missingness.mechanism,
-            "missing_rate_nominal": missingness.nominal_rate,
-            "realised": asdict(realised(presence, test.presence, task.names)),
-            "dependence": asdict(dependence(presence, test)),
-            "n": len(test),
-            "samples": samples_digest(test.sample_id, test.target, presence),
-            "effective_n": None if weights is None else effective_sample_size(weights),
-            "scores": _scores(task, output, test.target) | weighted,
-            "bayes": {} if best is None else best.scores,
-            "bayes_se": {} if best is None else best.errors,
-        }
+        conditions[name] = ConditionResult(
+            mechanism=missingness.mechanism,
+            missing_rate_nominal=missingness.nominal_rate,
+            realised=realised(presence, test.presence, task.names),
+            dependence=dependence(presence, test),
+            n=len(test),
+            samples=samples_digest(test.sample_id, test.target, presence),
+            effective_n=None if weights is None else effective_sample_size(weights),
+            scores={**_scores(task, output, test.target), **weighted},
+            bayes={} if best is None else {**best.scores},
+            bayes_se={} if best is None else {**best.errors},
+        )
     return conditions
 
 

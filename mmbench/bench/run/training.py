@@ -1,6 +1,5 @@
 """Train a method, stage by stage; a stage that was trained before is loaded."""
 
-import json
 import math
 import shutil
 import time
@@ -17,8 +16,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
+from mmbench.bench.result import Selected, StageResult, read_stage, write_stage
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.checkpoint import Checkpoints
+from mmbench.bench.run.claimed import WhileClaimed
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest, still_rising
@@ -27,11 +28,12 @@ from mmbench.data.cache import cached
 from mmbench.data.digest import digest
 from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
-from mmbench.store import write_json, write_text
+from mmbench.store import Claim, write_text
 
 STAGES = ".stages"  # beside the runs: finished stages of each run in flight
 SHARED = ".shared"  # beside the runs: stages that several methods have in common
 CURVE = "metrics.csv"
+RECORD = "stage.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Training:
     """
 
     prepare_s: float
-    stages: list[dict[str, Any]]
+    stages: list[StageResult]
     device: torch.device
     energy_j: float | None = None
     writes_record: bool = True
@@ -55,22 +57,25 @@ class Training:
     @property
     def seconds(self) -> float:
         """Seconds of fitting, those of an earlier attempt's stages included."""
-        return self.prepare_s + float(sum(stage["train_s"] for stage in self.stages))
+        return self.prepare_s + sum(stage.train_s for stage in self.stages)
 
     @property
-    def selected(self) -> dict[str, Any]:
+    def selected(self) -> Selected:
         """Epoch and score of the last stage."""
         if not self.stages:
-            return {"epoch": None, "score": None, "epochs": 0, "rising": False}
-        return dict(self.stages[-1]["selected"])
+            return Selected(epoch=None, score=None, epochs=0, rising=False)
+        return self.stages[-1].selected
 
 
-def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Training:
+def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: Claim) -> Training:
     """Prepare a method and train its stages; it ends with the weights that the last one selected.
 
     A method without training is shown the validation split once, to choose among its candidates.
+
+    Raises:
+        LostClaimError: If the claim `held` of the run is lost in between.
     """
-    stages: list[dict[str, Any]] = []
+    stages: list[StageResult] = []
     curves: list[Path] = []
     device = torch.device("cpu")
     began = time.perf_counter()
@@ -86,22 +91,22 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method) -> Trai
         if number:
             # the same draws whether the stage before was trained, loaded or resumed
             seed_everything(spec.seed + 1_000_003 * number)
-        words, trainer, curve = _train_stage(spec, folder, data, method, stage)
-        stages.append(words)
+        result, trainer, curve = _train_stage(spec, folder, data, method, stage, held)
+        stages.append(result)
         curves.append(curve)
         device = trainer.strategy.root_device
         if trainer.world_size > 1 and not trainer.is_global_zero:
             return Training(prepare_s, stages, device, writes_record=False)
     if len(stages) > 1:
-        _join_curves(folder / CURVE, [words["stage"] for words in stages], curves)
+        _join_curves(folder / CURVE, [result.stage for result in stages], curves)
     after_j = metered("joules", energy_j)
     spent_j = None if before_j is None or after_j is None else after_j - before_j
     return Training(prepare_s, stages, device, spent_j)
 
 
 def _train_stage(
-    spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage
-) -> tuple[dict[str, Any], Trainer, Path]:
+    spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage, held: Claim
+) -> tuple[StageResult, Trainer, Path]:
     """Train one stage, or load what an earlier attempt or another method made of it.
 
     Returns:
@@ -121,9 +126,10 @@ def _train_stage(
     minutes = spec.trainer_args.get("checkpoint_minutes", 1.0)
     checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
     steps_an_epoch = len(data.train_dataloader())
-    trainer = _trainer(spec, logs, [keep, checkpoints], stage.epochs, steps_an_epoch)
+    callbacks = [WhileClaimed(held), keep, checkpoints]
+    trainer = _trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
 
-    def fit() -> dict[str, Any]:
+    def fit() -> StageResult:
         if stage.shared:
             seed_everything(spec.seed)  # whoever trains it comes from elsewhere
         going_on = checkpoints.newest
@@ -137,19 +143,19 @@ def _train_stage(
         checkpoints.finish()
         flops = None if alone else metered("operations", lambda: flops_of_loss(method, data))
         keep.restore(method)
-        return {
-            "stage": stage.name,
-            "selected": {
-                "epoch": keep.epoch,
-                "score": keep.best,
-                "epochs": len(keep.curve),
-                "rising": still_rising(keep.curve, keep.sign),
-            },
-            "train_s": train_s,
-            "params_trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
-            "flops_per_sample": flops,
-            "shared": bool(stage.shared),
-        }
+        return StageResult(
+            stage=stage.name,
+            selected=Selected(
+                epoch=keep.epoch,
+                score=keep.best,
+                epochs=len(keep.curve),
+                rising=still_rising(keep.curve, keep.sign),
+            ),
+            train_s=train_s,
+            params_trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
+            flops_per_sample=flops,
+            shared=bool(stage.shared),
+        )
 
     if alone or trainer.world_size > 1:  # with several processes, none may wait for the others
         return fit(), trainer, logs / CURVE
@@ -162,14 +168,13 @@ def _train_stage(
             if stage.covers(name) or not stage.shared
         }
         save_file(kept, part / "weights.safetensors")
-        write_json(part / "stage.json", record)
+        write_stage(part / RECORD, record)
         shutil.move(logs / CURVE, part / CURVE)
         logs.rmdir()
 
     made = cached(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
-    record = dict(json.loads((made / "stage.json").read_text(encoding="utf-8")))
-    return record, trainer, made / CURVE
+    return read_stage(made / RECORD), trainer, made / CURVE
 
 
 def _identity(
