@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -95,6 +95,7 @@ class Samples:
         )
 
 
+@runtime_checkable
 class Splits(Protocol):
     """A task and the samples of each split, as a data module has them."""
 
