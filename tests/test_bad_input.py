@@ -3,18 +3,27 @@
 import gzip
 import hashlib
 import io
-import json
 import lzma
+import re
 import sys
 import warnings
 import zipfile
+from html import escape
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from sweeps import NO_DATA, suite
 
+from mmbench import Sweep
+from mmbench.bench.compare import read_board
+from mmbench.bench.latex import latex
+from mmbench.bench.leaderboard import render
+from mmbench.bench.run.run import run
 from mmbench.cli import main
+from mmbench.cli.show import print_table
 from mmbench.data.masks import TITLE
 
 IDS = [f"s{i}" for i in range(60)]
@@ -237,3 +246,85 @@ def test_a_broken_table_of_others_is_one_line_and_writes_nothing(
     )  # fmt: skip
     assert refused(said, name)
     assert not (here / "out.csv").exists()
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+NASTY = [
+    "[/b]", "[bold red]x", "a|b|c", "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "+1+1",
+    "-2+3", "@SUM(A1)", "\\end{table}%$#_&", "**x** `y`", "![x](http://x)", "../../x", "$x$",
+    "&lt;b&gt;", "'\"><img src=x>",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """A leaderboard with a row for each nasty name of a method, data set and condition."""
+    small = suite(methods=["majority"], limit=40)
+    sweep = Sweep(small.model_dump(), results=tmp_path_factory.mktemp("nasty"))
+    outcome = run(sweep.specs[0], sweep.runs_folder, NO_DATA)
+    assert outcome.state == "done", outcome.why
+    made, _ = sweep.boards(paired=False)
+    row = made[(made["metric"] == "accuracy") & (made["condition"] == "complete")]
+    rows = [row.assign(method=name, data=name, condition=name) for name in NASTY]
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_names_in_a_csv_are_no_formulas_and_are_read_back_as_they_are(board, tmp_path):
+    (tmp_path / "leaderboard.csv").write_text(render(board, "csv", metric="accuracy"))
+    cells = pd.read_csv(tmp_path / "leaderboard.csv", dtype=str, keep_default_na=False)
+    for column in ("method", "data", "condition"):
+        assert not cells[column].str.contains(r"^[=+\-@\t\r]", regex=True).any()
+    back = read_board(tmp_path)
+    assert list(back["method"]) == NASTY
+    assert np.allclose(back["mean"], board["mean"])
+
+
+def test_names_in_markdown_end_no_cell_and_open_no_tag(board):
+    text = render(board, "md", metric="accuracy", title="<b>|")
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) == 3 * len(NASTY)  # header, rule and one row each
+    for line in tables:
+        assert len(re.findall(r"(?<!\\)\|", line)) == 3, line
+    assert "<" not in text
+    assert "](" not in text
+
+
+def test_names_in_html_are_text(board):
+    page = render(board, "html", metric="accuracy", title="<b>|")
+    assert "<script>" not in page
+    assert "<img" not in page
+    assert page.count("<table>") == page.count("</table>") == len(NASTY)
+    for name in NASTY:
+        assert escape(name).split("**")[0] in page
+
+
+def test_names_in_latex_close_no_environment(board):
+    text = latex(board, metric="accuracy")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(NASTY)
+    assert r"\textbackslash{}end\{table\}\%\$\#\_\&" in text
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_in_a_terminal_s_tables_are_printed_as_they_are(name, capsys):
+    print_table([name, "n"], [[name, "1"]])
+    assert capsys.readouterr().out.count(name) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["a\u202eb", "a\u2066b", "a\x1b[31mb", "a\x07b", "a\u200fb", "a\x00b", "a\x9bb"]
+)
+@pytest.mark.parametrize("place", ["label", "scenario", "key"])
+def test_a_letter_that_is_not_seen_is_refused_and_spelt_out(here, mmbench, name, place):
+    words = suite().model_dump(exclude={"limit", "keep_weights"})
+    if place == "label":
+        words["methods"][0]["label"] = name
+    elif place == "scenario":
+        words["scenarios"][0]["name"] = name
+    else:
+        words["trainer"][name] = 3
+    (here / "s.yaml").write_text(yaml.safe_dump(words))
+    said = mmbench("run", "s.yaml")
+    assert refused(said)
+    assert said[2].strip().isprintable()
+    assert not (here / "results").exists()

@@ -144,8 +144,8 @@ def read_metrics(run: Run) -> dict[str, Any]:
         words = json.loads(file.read_text(encoding="utf-8"))
         schema, code = words.get("schema"), words.get("code")
         words["conditions"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
     if schema != SCHEMA:
         raise ValueError(
             f"{file} was written by mmbench {code or 'of unknown version'} with records of schema "

@@ -945,7 +945,7 @@ def _flat(words: Mapping[str, JSON]) -> list[tuple[str, str]]:
 def _read_json(path: Path) -> dict[str, JSON] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
