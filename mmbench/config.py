@@ -58,7 +58,9 @@ def load_config(
                 raise ValueError(f"{word[:40]}... is nested deeper than {LEVELS} levels")
         plain = OmegaConf.to_container(written)
         _require_plain(plain, where, kind)
-        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        merged = written
+        for word in overrides:
+            merged = _changed(merged, word, where)
         plain = OmegaConf.to_container(merged)
         _require_plain(plain, said, kind)
         words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
@@ -82,6 +84,16 @@ def _read(source: Path | Mapping[str, JSON], where: str) -> Any:
     text = source.read_text(encoding="utf-8")
     _require_small(text, where)
     return OmegaConf.load(io.StringIO(text))
+
+
+def _changed(written: Any, word: str, where: str) -> Any:
+    try:
+        return OmegaConf.merge(written, OmegaConf.from_dotlist([word]))
+    except TypeError:  # of omegaconf: a list and a mapping
+        raise ValueError(
+            f"{_short(word)} would put a mapping in the place of a list of {where}, or the "
+            "reverse; write the whole list, such as methods=[zero_fill,shaspec]"
+        ) from None
 
 
 def _require_small(text: str, where: str) -> None:
@@ -130,7 +142,7 @@ def _require_plain(value: JSON, where: str, kind: str, path: str = "", depth: in
         _require_no_resolver(value, here)
         _require_visible(value, here)
     elif isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(f"{here} is {_short(str(value))}, a number beyond {LARGEST}")
+        raise ValueError(f"{here} is a number beyond {LARGEST}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{here} is {value}, no finite number")
     elif not isinstance(value, bool | int | float | None):

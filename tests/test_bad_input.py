@@ -3,9 +3,14 @@
 import gzip
 import hashlib
 import io
+import json
 import lzma
+import os
 import re
+import shutil
+import socket
 import sys
+import time
 import warnings
 import zipfile
 from html import escape
@@ -17,10 +22,11 @@ import torch
 import yaml
 from sweeps import NO_DATA, suite
 
-from mmbench import Sweep
+from mmbench import Sweep, store
 from mmbench.bench.compare import read_board
 from mmbench.bench.latex import latex
 from mmbench.bench.leaderboard import render
+from mmbench.bench.record import finish
 from mmbench.bench.run.run import run
 from mmbench.cli import main
 from mmbench.cli.show import print_table
@@ -328,3 +334,114 @@ def test_a_letter_that_is_not_seen_is_refused_and_spelt_out(here, mmbench, name,
     assert refused(said)
     assert said[2].strip().isprintable()
     assert not (here / "results").exists()
+
+
+# --- folders of results --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder of results with one finished run."""
+    root = tmp_path_factory.mktemp("finished")
+    sweep = Sweep(suite(methods=["majority"], limit=40).model_dump(), results=root)
+    sweep.todo()
+    run(sweep.specs[0], sweep.runs_folder, NO_DATA)
+    return sweep.folder
+
+
+@pytest.fixture
+def results(finished, tmp_path):
+    """A copy of it that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "r")
+    return tmp_path / "r"
+
+
+def end_of(results):
+    [end] = results.glob("runs/**/done")
+    return end
+
+
+def edited(file, change):
+    words = json.loads(file.read_text())
+    change(words)
+    file.write_text(json.dumps(words))
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("suite.json", DEEP),
+        ("suite.json", "{}"),
+        ("suite.json", "null"),
+        ("suite.json", '{"name": "../../x"}'),
+        ("suite.json", "\0"),
+        ("content.json", DEEP),
+        ("content.json", "[]"),
+        ("content.json", '{"a": 3}'),
+        ("content.json", '{"a": {}}'),
+        ("content.json", "{"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "leaderboard"])
+def test_a_folder_whose_own_files_are_damaged_is_one_line(results, mmbench, name, content, command):
+    (results / name).write_text(content)
+    before = sorted(results.rglob("*"))
+    assert refused(mmbench(command, results, "--data-root", "."), name)
+    assert sorted(results.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        DEEP,
+        "null",
+        '{"files": null}',
+        '{"files": {"spec.json": null}}',
+        '{"files": {"../../outside": {"bytes": 3, "sha256": "x"}}}',
+        '{"files": {"/etc/hostname": {"bytes": 3, "sha256": "x"}}}',
+        '{"files": {"' + "a" * 5000 + '": {"bytes": 3, "sha256": "x"}}}',
+        '{"files": {"a\\u0000b": {"bytes": 3, "sha256": "x"}}}',
+        '{"files": {"spec.json/x": {"bytes": 3, "sha256": "x"}}}',
+    ],
+)
+def test_a_run_whose_end_mark_is_damaged_is_broken_and_not_a_traceback(results, mmbench, files):
+    end_of(results).write_text(files)
+    code, out, error = mmbench("status", results, "--verify")
+    assert code in (0, 1), error
+    assert "broken" in out
+    assert error.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda words: words.update(schema=99),
+        lambda words: words.update(schema=1, code="0.0.1"),
+        lambda words: words.pop("schema"),
+        lambda words: words.pop("conditions"),
+        lambda words: words.update(schema=None),
+    ],
+)
+@pytest.mark.parametrize("command", ["leaderboard", "report"])
+def test_a_record_of_another_version_is_one_line_that_names_it(results, mmbench, change, command):
+    end = end_of(results)
+    edited(end.parent / "metrics.json", change)
+    finish(end.parent, "done")
+    assert refused(mmbench(command, results), "metrics.json")
+
+
+def test_a_claim_of_a_clock_that_was_set_back_holds_nothing_for_ever(tmp_path):
+    target = tmp_path / "a" / "b"
+    target.parent.mkdir()
+    with store.claim(target) as mine:
+        assert mine
+        file = next(target.parent.glob(".b.claim*"))
+        text = file.read_text()
+    file.write_text(text.replace(socket.gethostname(), "another-host"))
+    now = time.time()
+    for ahead, held in ((0, True), (86_400, False), (-86_400, False), (10**9, False)):
+        os.utime(file, (now + ahead, now + ahead))
+        assert store.is_claimed(target) is held

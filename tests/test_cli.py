@@ -254,7 +254,7 @@ def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatc
 
 def test_a_run_that_somebody_else_is_at_is_no_finished_run(here, monkeypatch, capsys):
     """The claim is that of a process that lives: this one."""
-    monkeypatch.setattr("mmbench.bench.executors.local.execute", lambda *_, **__: iter(()))
+    monkeypatch.setattr("mmbench.bench.executors.local.execute", lambda *_, **__: (x for x in ()))
     words = ["run", "tiny.yaml", "methods=[majority]", "--limit", "64"]
     sweep = Sweep(*words[1:3], "limit=64", data_root=here)
     sweep.check()

@@ -40,11 +40,11 @@ def check_data(
     Example: `mmbench data check rosmap --data-root ~/data`
     """
     from mmbench.bench.run.build import bound_data
-    from mmbench.data.health import examine
+    from mmbench.health import examine
 
     data = bound_data(name, arguments(words), data_root, fold)
     _print_source(data)
-    health = examine(data, data.files, data_root)
+    health = examine(data)
     for path in health.found:
         typer.echo(f"found    {path}")
     for path in (*health.missing, *health.unread):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
