@@ -16,6 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
+# letters that turn round what follows, so that a name reads as another, or that a terminal obeys
+UNSEEN = re.compile(
+    "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|(?![\t\n\r])[\x00-\x1f\x7f-\x9f]"
+)
 LEVELS = 32  # of nesting; a suite has about eight
 VALUES = 1_000_000  # aliases written out: a few lines of them may stand for billions
 LARGEST = 2**63 - 1  # what an array holds as an integer
@@ -129,18 +133,29 @@ def _require_plain(value: JSON, where: str, kind: str, path: str = "", depth: in
             if not isinstance(key, str) and (kind, path, key) != ("suite", "select", True):
                 why = "; YAML reads on, off, yes and no as true and false" * isinstance(key, bool)
                 raise ValueError(f"{here} has the key {key!r}, which is no text; quote it{why}")
+            _require_visible(str(key), here)
             _require_plain(one, where, kind, below, depth + 1)
     elif isinstance(value, list | tuple):
         for i, one in enumerate(value):
             _require_plain(one, where, kind, f"{path}.{i}", depth + 1)
     elif isinstance(value, str):
         _require_no_resolver(value, here)
+        _require_visible(value, here)
     elif isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError(f"{here} is a number beyond {LARGEST}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{here} is {value}, no finite number")
     elif not isinstance(value, bool | int | float | None):
         raise ValueError(f"{here} is of the type {type(value).__name__}, which JSON does not have")
+
+
+def _require_visible(text: str, here: str) -> None:
+    """Refuse letters that turn a line round, and those that a terminal obeys."""
+    if found := UNSEEN.search(text):
+        raise ValueError(
+            f"{here} holds {text[:60]!a}, in which {found[0]!a} is no letter that is seen; take it "
+            "out"
+        )
 
 
 def _require_no_resolver(text: str, here: str) -> None:

@@ -11,6 +11,7 @@ from mmbench.cli.listing import check, list_things
 from mmbench.cli.masks import export_masks, import_masks, verify_masks
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
+from mmbench.cli.show import visible
 from mmbench.cli.status import status
 
 app = typer.Typer(
@@ -104,7 +105,6 @@ def start() -> None:
 def _fail(message: str, *, code: int) -> NoReturn:
     from rich.console import Console
 
-    text = " ".join(message.split())
     Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{visible(message)}\n")
     raise SystemExit(code)
