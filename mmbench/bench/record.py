@@ -36,6 +36,7 @@ from mmbench.store import (
     identity,
     is_claimed,
     publish,
+    restore,
     write_json,
 )
 
@@ -65,6 +66,7 @@ def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     A run that is finished by now stays as it is.
     """
     target = runs / spec.folder
+    restore(target)
     before = find(spec, runs)
     if before.state in ("done", "skipped"):
         return
