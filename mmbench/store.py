@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 LEASE_S = 90.0  # of silence on a contender's own clock, after which it takes a claim over
 HEARTBEAT_S = 30.0
 LOOK_S = 0.2  # between two looks while waiting
-CHUNK = 1 << 20  # bytes read at a time
+MARK = "files.json"  # in what `data.cache` made: checksums of what it held when published
 LEFT = "left"  # in the place of a process: an attempt that its maker gave up
 OLD = "-old"  # after a process: what was moved aside, whole, until the new one is published
 GONE = "-gone"  # after a process: what is being removed
@@ -214,6 +214,11 @@ def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = No
             _remove(aside, target)
     _flush(target.parent)
     return True
+
+
+def remove(target: Path) -> None:
+    """Remove a published folder at once for every reader."""
+    _remove(target, target)
 
 
 def _remove(folder: Path, target: Path) -> None:

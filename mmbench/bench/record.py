@@ -43,6 +43,8 @@ from mmbench.store import (
 State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
 STATES: dict[str, State] = {"done": "done", "failed.json": "failed", "skipped.json": "skipped"}
 ENDS = tuple(STATES)  # names of the files that say how a run ended
+STAGES = ".stages"  # beside the runs: finished stages of each run in flight
+SHARED = ".shared"  # beside the runs: stages that several methods have in common
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 

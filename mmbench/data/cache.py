@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmbench.data.digest import digest
 from mmbench.store import (
+    MARK,
     attempt,
     checksums,
     claim,
@@ -27,8 +28,6 @@ from mmbench.store import (
     restore,
     write_json,
 )
-
-MARK = "files.json"  # checksums of what a folder held when it was published
 
 
 def cache_folder() -> Path:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from mmbench.bench.record import SMALL, STATES, Outcome, find, finish
+from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find, finish
 from mmbench.bench.run.failures import LostClaimError, classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
 from mmbench.bench.run.threads import threads
-from mmbench.bench.run.training import STAGES
 from mmbench.bench.spec import RunSpec
 from mmbench.store import Claim, attempt, claim, heartbeat, identity, publish, restore, write_json
 
