@@ -3,12 +3,13 @@
     python benchmarks/speed/store.py [RUNS]
 
 1. Plan and scan of so many finished runs (100,000), made as folders with an end mark and a record;
-   then what `mmbench status` reads of them. Torch must not be imported on the way.
+   seconds of one core, whatever else the machine does. Torch must not be imported on the way.
 2. Fixed cost of a warm run: the median of what one takes beyond fitting and evaluation, in one
    process that has run one before; and beside it what the disk takes to flush a run's files.
 3. What a checkpoint costs: the share of a training that writes one a minute, as by default.
 """
 
+import gc
 import json
 import resource
 import statistics
@@ -64,11 +65,11 @@ def scan(runs: int) -> None:
         home = Path(name) / "runs"
         suite = many(runs)
         fill(plan(suite), home)
-        began = time.perf_counter()
+        began = time.process_time()
         specs = plan(suite)
-        planned_s = time.perf_counter() - began
+        planned_s = time.process_time() - began
         states = {find(spec, home).state for spec in specs}
-        took_s = time.perf_counter() - began
+        took_s = time.process_time() - began
         assert states == {"done"}
         assert "torch" not in sys.modules
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -103,17 +104,22 @@ def warm() -> None:
         flushed[-1] += time.perf_counter() - began
 
     store._flush = timed
-    fixed = []
+    fixed, busy = [], []
     with tempfile.TemporaryDirectory(dir=".") as name:
         for spec in plan(parse(Suite, words, "suite")):
             flushed.append(0.0)
+            began_s = time.process_time()
             outcome = run(spec, Path(name), Path("no-data"))
             assert outcome.state == "done", outcome.why
             fixed.append(outcome.wall_s - outcome.work_s)
+            busy.append(time.process_time() - began_s - outcome.work_s)
+            gc.collect()
+            gc.freeze()  # as a worker does once it is warm
     store._flush = flush
     print(
         f"fixed cost of a warm run: {statistics.median(fixed[1:]):.3f} s in the median of "
-        f"{REPEATS} (limit 0.1), of which flushing to disk {statistics.median(flushed[1:]):.3f} s",
+        f"{REPEATS} (limit 0.1), of which flushing to disk {statistics.median(flushed[1:]):.3f} s; "
+        f"{statistics.median(busy[1:]):.3f} s of one core",
         flush=True,
     )
 
