@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -27,9 +28,14 @@ from numpy.typing import NDArray
 LEASE_S = 90.0  # of silence on a contender's own clock, after which it takes a claim over
 HEARTBEAT_S = 30.0
 LOOK_S = 0.2  # between two looks while waiting
-CHUNK = 1 << 20  # bytes read at a time
+MARK = "files.json"  # in what `data.cache` made: checksums of what it held when published
 LEFT = "left"  # in the place of a process: an attempt that its maker gave up
-OLD = "-old"  # after a process: what was moved aside, and is gone the next moment
+OLD = "-old"  # after a process: what was moved aside, whole, until the new one is published
+GONE = "-gone"  # after a process: what is being removed
+PRIVATE = re.compile(
+    r"\.(?P<target>.+)\.[0-9a-f]{12}\.(?P<maker>left|\d+)(?P<mark>-old|-gone)?\.[0-9a-f]{8}"
+)
+ABANDONED_S = 86400.0  # after which an attempt that nobody claims is nobody's
 
 Files = dict[str, dict[str, Any]]  # path inside a folder -> size and checksum
 
@@ -111,8 +117,9 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
     part = private(target)
     if not (go_on and any(_rename(past, part) for past in leftovers(target))):
         part.mkdir()
-    for past in [*leftovers(target), *leftovers(target, OLD)]:
-        _remove(past, target)
+    for mark in ("", OLD, GONE):
+        for past in leftovers(target, mark):
+            _remove(past, target)
     try:
         yield part
     except BaseException:
@@ -130,17 +137,48 @@ def leftovers(target: Path, mark: str = "") -> list[Path]:
 
     Args:
         target: What was attempted.
-        mark: `OLD` for what they had moved aside instead.
+        mark: `OLD` for what they had moved aside instead, `GONE` for what they were removing.
     """
     found = []
     for part in target.parent.glob(f".{target.name}.{_here()}.*.*"):
-        maker = part.name.split(".")[-2]
-        if maker.endswith(OLD) != (mark == OLD) or not part.is_dir():
+        name = PRIVATE.fullmatch(part.name)
+        if name is None or (name["mark"] or "") != mark or not part.is_dir():
             continue
-        if maker == LEFT or not _is_alive(int(maker.removesuffix(OLD))):
+        if name["maker"] == LEFT or not _is_alive(int(name["maker"])):
             with contextlib.suppress(FileNotFoundError):
                 found.append((part.stat().st_mtime_ns, part))
     return [part for _, part in sorted(found, reverse=True)]
+
+
+def restore(target: Path) -> None:
+    """Put back what was moved aside by a process that died before it published the new one."""
+    if not target.exists():
+        any(_rename(aside, target) for aside in leftovers(target, OLD))
+
+
+def clean(folder: Path) -> None:
+    """Remove attempts in a folder that are left behind, by whatever machine.
+
+    They are if nothing in them was written for `ABANDONED_S` and nobody claims their target. What
+    was moved aside is put back where nothing was published in its place.
+    """
+    for part in folder.glob(".*.*.*.*"):
+        name = PRIVATE.fullmatch(part.name)
+        if name is None or not part.is_dir():
+            continue
+        target = folder / name["target"]
+        if time.time() - _last_written(part) < ABANDONED_S or is_claimed(target):
+            continue
+        if not (name["mark"] == OLD and _rename(part, target)):
+            _remove(part, target)
+
+
+def _last_written(folder: Path) -> float:
+    """When anything in a folder was written last; now, if it is going away."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = None) -> bool:
@@ -158,8 +196,9 @@ def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = No
         _flush(file)
     _flush(part)
     aside: Path | None = None
+    published = False
     try:
-        while not _rename(part, target):
+        while not (published := _rename(part, target)):
             if instead_of is None or identity(target) not in (instead_of, None):
                 shutil.rmtree(part)
                 return False
@@ -168,18 +207,23 @@ def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = No
                 aside = None
             elif identity(aside) != instead_of:  # another was quicker: what is theirs goes back
                 if not _rename(aside, target):
-                    shutil.rmtree(aside, ignore_errors=True)
+                    _remove(aside, target)
                 aside = None
     finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+        if aside is not None and (published or not _rename(aside, target)):
+            _remove(aside, target)
     _flush(target.parent)
     return True
 
 
+def remove(target: Path) -> None:
+    """Remove a published folder at once for every reader."""
+    _remove(target, target)
+
+
 def _remove(folder: Path, target: Path) -> None:
-    """Remove a leftover of `target`, unless another takes it up at this moment."""
-    mine = private(target, OLD)
+    """Remove what lies beside `target`, unless another takes it up at this moment."""
+    mine = private(target, GONE)
     if _rename(folder, mine):
         shutil.rmtree(mine, ignore_errors=True)
 

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmbench.bench import deletion
 from mmbench.bench.content import Contents, Ingredients
+from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SMALL, Run, find, read_records
+from mmbench.bench.record import SHARED, SMALL, Run, find, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
 from mmbench.registry import DATASETS, METHODS, suggest
+from mmbench.store import MARK, clean, damage
 
 FINISHED = ("done", "skipped")
 
@@ -129,6 +132,8 @@ class Sweep:
         self.contents.write()
         if self.board_folder == self.folder:
             hold(self.folder, self.suite)
+        for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
+            clean(folder)  # what machines left that died long ago
         finished = ("skipped",) if overwrite else FINISHED
         found = self.runs(read_up_to=SMALL)
         return [run for run in found if overwrite or run.state not in finished]
@@ -201,6 +206,36 @@ class Sweep:
                 }
             )
         return pd.DataFrame(rows)
+
+    def damaged_stages(self) -> dict[Path, str]:
+        """Stages in common of the suite's runs that do not hold what was written, and why."""
+        made = (self.runs_folder / SHARED).glob("[!.]*")
+        found = {folder: damage(folder, MARK, read_up_to=None) for folder in sorted(made)}
+        return {folder: why for folder, why in found.items() if why}
+
+    def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:
+        """What `delete` may delete: runs in the suite's folder that nobody is at.
+
+        Args:
+            failed: Failed and damaged runs of the plan.
+            stale: Runs that neither this plan nor the suite that the folder holds asks for, and
+                those that other sources made than today's. Without either, all runs.
+        """
+        found: dict[Path, Deletable] = {}
+        if failed:
+            found |= {each.folder: each for each in deletion.failed_runs(self.runs())}
+        if stale:
+            planned, held = self.specs, self.folder / FILE
+            if held.is_file():
+                planned = [*planned, *plan(load_suite(str(held)), self.contents.of)]
+            found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
+        if failed or stale:
+            return list(found.values())
+        return deletion.all_runs(self.runs_folder)
+
+    def delete(self, chosen: Sequence[Deletable]) -> None:
+        """Delete what `deletable` listed."""
+        deletion.delete(chosen)
 
     def records(self) -> pd.DataFrame:
         """One row for each finished run, test condition and metric; see `read_records`."""

@@ -19,10 +19,12 @@ from mmbench.store import (
     attempt,
     checksums,
     claim,
+    clean,
     damage,
     identity,
     leftovers,
     publish,
+    restore,
     write_arrays,
     write_json,
     write_text,
@@ -134,6 +136,88 @@ def test_an_attempt_of_a_process_that_lives_or_of_another_machine_is_not_touched
             pass
         assert mine.is_dir()
     assert strange.is_dir()
+
+
+def killed_before_it_publishes(target):
+    """Replace a published folder in a process that dies after it moved the old one aside."""
+    child = os.fork()
+    if child == 0:
+        rename = store._rename
+
+        def die(old, new):
+            moved = rename(old, new)
+            if store.OLD in new.name:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return moved
+
+        store._rename = die
+        made(target, "new", instead_of=identity(target))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_was_moved_aside_comes_back_if_its_successor_never_appears(tmp_path):
+    target = tmp_path / "run"
+    made(target, "old")
+    before = identity(target)
+    killed_before_it_publishes(target)
+    assert not target.exists()
+    restore(target)
+    assert (target / "a").read_text() == "old"
+    assert identity(target) == before
+    restore(target)  # once is enough
+    assert made(target, "new", instead_of=before)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_was_moved_aside_comes_back_if_publishing_raises(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    made(target, "old")
+    rename = store._rename
+
+    def fail(old, new):
+        if new == target and not target.exists() and store.OLD not in old.name:
+            raise KeyboardInterrupt
+        return rename(old, new)
+
+    monkeypatch.setattr(store, "_rename", fail)
+    with pytest.raises(KeyboardInterrupt):
+        made(target, "new", instead_of=identity(target))
+    assert (target / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def strange(target, mark="", *, age_s=0.0):
+    """An attempt of a machine that is not this one, with a file of that age in it."""
+    part = target.with_name(f".{target.name}.{'0' * 12}.1{mark}.{'a' * 8}")
+    part.mkdir()
+    (part / "a").write_text("strange")
+    then = time.time() - age_s
+    os.utime(part / "a", (then, then))
+    os.utime(part, (then - 7 * 86400, then - 7 * 86400))
+    return part
+
+
+def test_attempts_of_other_machines_are_removed_after_a_day_unless_somebody_is_at_it(tmp_path):
+    day = store.ABANDONED_S
+    at_work, dead = (strange(tmp_path / n, age_s=a) for n, a in (("a", day / 2), ("b", 2 * day)))
+    claimed = strange(tmp_path / "c", age_s=2 * day)
+    with claim(tmp_path / "c"):
+        clean(tmp_path)
+        assert (at_work.is_dir(), dead.is_dir(), claimed.is_dir()) == (True, False, True)
+    clean(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [at_work]
+
+
+def test_what_another_machine_moved_aside_comes_back_after_a_day(tmp_path):
+    strange(tmp_path / "run", store.OLD, age_s=2 * store.ABANDONED_S)
+    clean(tmp_path)
+    assert (tmp_path / "run" / "a").read_text() == "strange"
+    strange(tmp_path / "run", store.OLD, age_s=2 * store.ABANDONED_S)
+    made(tmp_path / "run", "published", instead_of=identity(tmp_path / "run"))
+    clean(tmp_path)
+    assert (tmp_path / "run" / "a").read_text() == "published"
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
 # --- checksums --------------------------------------------------------------------------------
@@ -286,7 +370,8 @@ def test_processes_that_die_at_any_moment_leave_nothing_partial_without_any_lock
             for number in range(4):
                 target = tmp_path / "runs" / str(number)
                 with contextlib.suppress(FileNotFoundError):  # moved aside at this moment
-                    assert whole(target)
+                    seen = identity(target)
+                    assert whole(target) or identity(target) != seen
                     looks += 1
     finally:
         (tmp_path / "stop").touch()

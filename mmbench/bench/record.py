@@ -37,12 +37,15 @@ from mmbench.store import (
     identity,
     is_claimed,
     publish,
+    restore,
     write_json,
 )
 
 State = Literal["done", "failed", "skipped", "running", "broken", "waiting"]
 STATES: dict[str, State] = {"done": "done", "failed.json": "failed", "skipped.json": "skipped"}
 ENDS = tuple(STATES)  # names of the files that say how a run ended
+STAGES = ".stages"  # beside the runs: finished stages of each run in flight
+SHARED = ".shared"  # beside the runs: stages that several methods have in common
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
@@ -66,6 +69,7 @@ def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     A run that is finished by now stays as it is.
     """
     target = runs / spec.folder
+    restore(target)
     before = find(spec, runs)
     if before.state in ("done", "skipped"):
         return

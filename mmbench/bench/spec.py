@@ -5,7 +5,8 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -214,12 +215,12 @@ class RunSpec:
     data_label: str = ""
     protocol: int = PROTOCOL
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of everything that can change the result: no path, device, label or clock."""
-        words = self.to_json()
-        for name in ("keep_weights", "method_label", "data_label"):
-            del words[name]
+        unsaid = ("keep_weights", "method_label", "data_label")
+        names = [each.name for each in fields(self) if each.name not in unsaid]
+        words = {name: getattr(self, name) for name in names}
         words["trainer_args"] = {
             name: value for name, value in self.trainer_args.items() if name not in PLACEMENT
         }
@@ -236,7 +237,7 @@ class RunSpec:
         """Which variant of the method: the paper's equations or the released code."""
         return str(self.method_args.get("variant", "paper"))
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Where the run lies under `runs`."""
         parts = (self.data_label, self.scenario_name, self.method_label)

@@ -7,6 +7,7 @@ import typer
 
 from mmbench.cli.board import compare, leaderboard
 from mmbench.cli.data import check_data, describe_data, list_data
+from mmbench.cli.delete import delete
 from mmbench.cli.listing import check, list_things
 from mmbench.cli.masks import export_masks, import_masks, verify_masks
 from mmbench.cli.report import report
@@ -45,6 +46,7 @@ app.command()(status)
 app.command()(leaderboard)
 app.command()(compare)
 app.command()(report)
+app.command()(delete)
 app.command("list")(list_things)
 app.command()(check)
 app.add_typer(data_app, name="data")

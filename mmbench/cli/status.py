@@ -21,7 +21,7 @@ def status(
 ) -> None:
     """Say what is done, running, failed and waiting; reads files only.
 
-    Exit code 1 if `--verify` finds a damaged run.
+    Exit code 1 if `--verify` finds a damaged run, or damaged weights that several share.
     """
     sweep = sweep_of(words, results, limit, data_root)
     runs = sweep.status(verify=verify)
@@ -39,4 +39,7 @@ def status(
         typer.echo(f"  slowest: {slowest['title']}, {slowest['seconds']:.1f} s")
         if left:
             typer.echo(f"  left: about {work:.0f} s of work, divided by the workers")
-    raise typer.Exit(1 if verify and (runs["state"] == "broken").any() else 0)
+    stages = sweep.damaged_stages() if verify else {}
+    for folder, why in stages.items():
+        typer.echo(f"  damaged weights of a stage in common: {folder}: {why}; made again when used")
+    raise typer.Exit(1 if verify and (stages or (runs["state"] == "broken").any()) else 0)

@@ -16,9 +16,18 @@ import torch
 from torch import Tensor
 
 from mmbench.data.digest import digest
-from mmbench.store import attempt, checksums, claim, damage, identity, publish, write_json
-
-MARK = "files.json"  # checksums of what a folder held when it was published
+from mmbench.store import (
+    MARK,
+    attempt,
+    checksums,
+    claim,
+    clean,
+    damage,
+    identity,
+    publish,
+    restore,
+    write_json,
+)
 
 
 def cache_folder() -> Path:
@@ -56,8 +65,10 @@ def cached(
         The folder, complete. Read arrays in it with `numpy.load(path, mmap_mode="r")`.
     """
     folder = (home or cache_folder()) / digest(words)
+    restore(folder)
     if not _problem(folder):
         return folder
+    clean(folder.parent)
     with claim(folder, until=lambda: not _problem(folder)):
         while problem := _problem(folder):  # nobody finished it while we waited
             damaged = identity(folder)

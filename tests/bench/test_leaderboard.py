@@ -211,27 +211,6 @@ def test_other_folds_may_hold_other_samples(tmp_path):
     assert "mean ± standard deviation over 2 folds x 2 seeds" in text
 
 
-def test_a_run_that_does_not_say_what_it_was_asked_is_asked_itself(tmp_path):
-    arrays = {
-        "sample_id": np.arange(10),
-        "target": np.zeros(10),
-        "presence": np.ones((10, 2), dtype=bool),
-    }
-    found = []
-    for spec, shift in zip(PLANNED[:2], (0, 1), strict=True):
-        run = record(spec, tmp_path, (0.5, 0.5), samples="")
-        (run.folder / "predictions").mkdir()
-        for name in ("complete", "mcar_0.3"):
-            write_arrays(
-                run.folder / "predictions" / f"{name}.npz",
-                arrays | {"target": arrays["target"] + shift},
-            )
-        found.append(run)
-    leaderboard(found[:1])
-    with pytest.raises(ValueError, match=r"majority seed 0 \| zero_fill seed 0 hold different"):
-        leaderboard(found)
-
-
 def test_a_cell_that_mixes_sources_or_machines_says_so(runs, tmp_path):
     other = record(
         PLANNED[1], tmp_path / "a", (0.8, 0.5), sources={"mmbench.method": "b"}, machine="two"

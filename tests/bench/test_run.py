@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from arrays import Arrays, alike, fit
+from filelock import SoftFileLease
 from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
 
+from mmbench import store
 from mmbench.bench.record import find, read_predictions, samples_digest
 from mmbench.bench.result import read_result
 from mmbench.bench.run import provenance
@@ -459,3 +461,30 @@ def test_processes_at_the_same_run_and_stage_leave_one_whole_run_without_any_loc
         read_predictions(find(spec, r), "complete") for r in (tmp_path / "alone", runs)
     )
     np.testing.assert_array_equal(first["logits"], second["logits"])
+
+
+def test_an_attempt_whose_claim_is_taken_over_stops_at_the_next_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "LEASE_S", 2.0)
+    monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
+    [_, spec] = specs(trainer={"max_epochs": 50})
+    claim_file = store._claim_file(tmp_path / spec.folder)
+    other = SoftFileLease(claim_file, lease_duration=2.0, heartbeat_interval=0.05)
+    zero_fill = METHODS.get("zero_fill")
+    loss, steps = zero_fill.loss, []
+
+    def taken_over(method, batch):
+        steps.append(len(batch))
+        if len(steps) == 3:
+            claim_file.unlink()  # what a contender does with a claim that fell silent
+            other.acquire(timeout=0)
+            time.sleep(0.5)
+        return loss(method, batch)
+
+    monkeypatch.setattr(zero_fill, "loss", taken_over)
+    outcome = run(spec, tmp_path, NO_DATA)
+    assert (outcome.state, outcome.why) == ("elsewhere", "another process took it over")
+    assert len(steps) == 3
+    assert [p.name for p in claim_file.parent.iterdir()] == [claim_file.name]  # theirs, untouched
+    other.release()
+    monkeypatch.undo()
+    assert run(spec, tmp_path, NO_DATA).state == "done"

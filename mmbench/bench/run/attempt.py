@@ -10,14 +10,13 @@ from pathlib import Path
 
 import torch
 
-from mmbench.bench.record import SMALL, STATES, Outcome, find, finish
+from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find, finish
 from mmbench.bench.run.failures import LostClaimError, classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
 from mmbench.bench.run.threads import threads
-from mmbench.bench.run.training import STAGES
 from mmbench.bench.spec import RunSpec
-from mmbench.store import Claim, attempt, claim, heartbeat, identity, publish, write_json
+from mmbench.store import Claim, attempt, claim, heartbeat, identity, publish, restore, write_json
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
     """
     began = time.perf_counter()
     target = runs / spec.folder
+    restore(target)
     replaced, beat = identity(target), heartbeat(target)
 
     def is_done() -> bool:

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
+from mmbench.bench.record import SHARED, STAGES
 from mmbench.bench.result import Selected, StageResult, read_stage, write_stage
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.checkpoint import Checkpoints
@@ -30,8 +31,6 @@ from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
 from mmbench.store import Claim, write_text
 
-STAGES = ".stages"  # beside the runs: finished stages of each run in flight
-SHARED = ".shared"  # beside the runs: stages that several methods have in common
 CURVE = "metrics.csv"
 RECORD = "stage.json"
 
