@@ -3,9 +3,10 @@
 import codecs
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mmbench.cli.board import compare, leaderboard
 from mmbench.cli.data import check_data, describe_data, list_data
@@ -19,7 +20,20 @@ from mmbench.cli.status import status
 # signs of our tables where the terminal has none of them
 PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
 
+
+class _Group(TyperGroup):
+    """Keeps typer from saying "Aborted." of a file that ended early."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            what = RuntimeError(f"EOFError: {error}".removesuffix(": "))
+            raise what.with_traceback(error.__traceback__) from error
+
+
 app = typer.Typer(
+    cls=_Group,
     name="mmbench",
     help=(
         "Benchmark suite for multimodal learning with missing modalities.\n\n"
@@ -92,15 +106,9 @@ def start() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is spelt out
             stream.reconfigure(errors="mmbench.plain")
     try:
-        app()
+        app(prog_name="mmbench")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except SystemExit as stop:
-        # typer calls a file that ended early "Aborted."
-        cause = stop.__context__ and stop.__context__.__cause__
-        if isinstance(cause, EOFError):
-            end(cause)
-        raise
     except Exception as error:
         if debug:
             raise
