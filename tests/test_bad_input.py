@@ -652,3 +652,25 @@ def test_a_heartbeat_beats_while_workers_are_waited_for():
     heard = len(beats)
     time.sleep(0.05)
     assert heard == len(beats) > 2
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/sys/x", "/dev/null/x", "labels.csv/x", "a" * 300])
+def test_a_place_that_cannot_be_written_is_one_line_before_any_run(here, mmbench, folder):
+    before = sorted(here.rglob("*"))
+    said = mmbench("run", *TINY, "--results", folder)
+    assert refused(said, folder)
+    said = mmbench("masks", "export", "mfeat", "natural", "--out", f"{folder}/m.csv")
+    assert refused(said, folder)
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "[/b]", "a\u202eb", "=1+1", "<b>", "a\x07|b"])
+def test_a_class_of_any_name_is_described_on_lines_that_a_terminal_does_not_obey(
+    here, mmbench, name
+):
+    pd.DataFrame({"id": IDS, "label": [name, "no"] * 30}).to_csv("labels.csv", index=False)
+    code, out, error = mmbench(
+        "data", "describe", "table", "files.b=b.csv", "labels=labels.csv", "--data-root", "."
+    )
+    assert code == 0, error
+    assert all(line.isprintable() for line in out.splitlines())

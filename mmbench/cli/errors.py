@@ -1,6 +1,7 @@
 """What an error looks like: a user's mistake, an obstacle of the machine, or a mistake of code."""
 
 import dis
+import errno
 import sys
 import sysconfig
 from functools import lru_cache
@@ -25,6 +26,8 @@ def end(error: BaseException) -> NoReturn:
     """
     if isinstance(error, ValueError) and is_meant(error):
         fail(str(error), code=2)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        fail(f"{error.strerror}: {error.filename}; give a shorter one", code=2)
     if isinstance(error, OSError):
         fail(
             f"{error.strerror or error}: {error.filename or 'disk'}; finished runs are kept, and "

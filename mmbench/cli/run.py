@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.show import visible
 
 if TYPE_CHECKING:
     from mmbench.bench.record import Run
@@ -124,7 +125,7 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
     live = Live(Group(overall, each), console=console, refresh_per_second=4)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
     def heartbeat() -> None:
         left = (time.perf_counter() - began) / ended * (total - ended) if ended else None
@@ -222,7 +223,7 @@ def _show_unfinished(sweep: "Sweep", runs: Sequence["Run"]) -> bool:
         log = item.folder / "log.txt"
         why = f": {item.why}" if item.why else ""
         more = f" ({log})" if log.is_file() else ""
-        typer.echo(f"{state}: {item.spec.title}{why}{more}")
+        typer.echo(f"{state}: {visible(f'{item.spec.title}{why}{more}')}")
     if left:
         typer.echo(
             f"{len(left)} of {len(runs)} runs are not finished; the same command tries them "
