@@ -7,13 +7,16 @@ import json
 import lzma
 import os
 import re
+import resource
 import shutil
 import socket
+import subprocess
 import sys
 import time
 import warnings
 import zipfile
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,15 +25,17 @@ import torch
 import yaml
 from sweeps import NO_DATA, suite
 
-from mmbench import Sweep, store
+from mmbench import Sweep, registry, store
 from mmbench.bench.compare import read_board
 from mmbench.bench.latex import latex
 from mmbench.bench.leaderboard import render
 from mmbench.bench.record import finish
 from mmbench.bench.run.run import run
-from mmbench.cli import main
+from mmbench.cli import errors, main
+from mmbench.cli.run import _every
 from mmbench.cli.show import print_table
 from mmbench.data.masks import TITLE
+from mmbench.registry import METHODS
 
 IDS = [f"s{i}" for i in range(60)]
 ROOM = np.random.default_rng(0)
@@ -429,6 +434,7 @@ def test_a_run_whose_end_mark_is_damaged_is_broken_and_not_a_traceback(results, 
 def test_a_record_of_another_version_is_one_line_that_names_it(results, mmbench, change, command):
     end = end_of(results)
     edited(end.parent / "metrics.json", change)
+    end.unlink()
     finish(end.parent, "done")
     assert refused(mmbench(command, results), "metrics.json")
 
@@ -445,3 +451,226 @@ def test_a_claim_of_a_clock_that_was_set_back_holds_nothing_for_ever(tmp_path):
     for ahead, held in ((0, True), (86_400, False), (-86_400, False), (10**9, False)):
         os.utime(file, (now + ahead, now + ahead))
         assert store.is_claimed(target) is held
+
+
+# --- plugins -------------------------------------------------------------------------------------
+
+PLUGINS = {
+    "exits": "raise SystemExit(0)",
+    "exits_hard": "import sys; sys.exit('bye')",
+    "base": "raise BaseException('odd\\n\\x1b[31mred')",
+    "generator": "raise GeneratorExit",
+    "syntax": "def (",
+    "name": "undefined_name",
+    "deep": "def f(): f()\nf()",
+    "nothing": "x = 3",
+    "is_no_class": "Mine = 3",
+}
+
+
+@pytest.fixture
+def plugins(here, monkeypatch):
+    """Installs distributions whose methods cannot be imported; nothing outside is touched."""
+
+    def install(**files):
+        for name, text in files.items():
+            (here / f"{name}_plugin.py").write_text(text)
+            info = here / f"{name}_plugin-1.0.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Name: {name}-plugin\nVersion: 1.0\n")
+            (info / "entry_points.txt").write_text(
+                f"[mmbench.methods]\n{name} = {name}_plugin:Mine\n"
+            )
+        monkeypatch.syspath_prepend(here)
+        METHODS.__dict__.pop("_plugins", None)
+
+    yield install
+    METHODS.__dict__.pop("_plugins", None)
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_plugin_that_fails_is_listed_and_named_by_what_imports_it(plugins, mmbench, name):
+    plugins(**{name: PLUGINS[name]})
+    code, out, _ = mmbench("list", "methods")
+    assert code == 0
+    assert f"{name}_plugin:Mine, from {name}-plugin 1.0" in out
+    for words in (("check", name), ("run", "quickstart", f"methods=[{name}]", "data=[mfeat]")):
+        said = mmbench(*words)
+        assert refused(said, name)
+        assert said[2].strip().isprintable()
+    assert not Path("results").joinpath("quickstart", "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["zero_fill", "majority", "redeem", "mosare", "logistic"])
+def test_a_plugin_that_takes_a_name_is_one_line_that_names_both(plugins, mmbench, name):
+    plugins(**{name: ""})
+    assert refused(mmbench("list", "methods"), f"two methods are named {name!r}", f"{name}_plugin")
+
+
+def test_a_slow_import_is_said(plugins, mmbench, monkeypatch, caplog):
+    plugins(slow="import time; time.sleep(0.3)\nMine = 3")
+    monkeypatch.setattr(registry, "SLOW_S", 0.05)
+    assert refused(mmbench("check", "slow"), "slow")
+    assert "method 'slow' is still being imported (module slow_plugin)" in caplog.text
+
+
+BROKEN = """
+from mmbench.methods.majority import Majority
+class Mine(Majority):
+    def {name}(self, *args, **kwargs):
+        {what}
+"""
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["raise SystemExit(0)", "raise BaseException('x')", "{}['k']", "int('x')", "raise EOFError"],
+)
+def test_a_plugin_that_breaks_within_a_check_fails_it_by_name(plugins, mmbench, what):
+    plugins(broken=BROKEN.format(name="forward", what=what))
+    code, out, error = mmbench("check", "broken")
+    assert code == 1, error
+    assert "FAILED" in out
+    assert "Traceback" not in out + error
+
+
+# --- whose mistake it is -------------------------------------------------------------------------
+
+
+def meant():
+    raise ValueError("write it like that")
+
+
+def by_a_library():
+    np.zeros(3).reshape(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "parts"),
+    [
+        (meant, 2, ["error: write it like that\n"]),
+        (lambda: int("x"), 1, ["ValueError: invalid literal", "test_bad_input.py:", "report it"]),
+        (by_a_library, 1, ["ValueError: cannot reshape", "test_bad_input.py:", "report it"]),
+        (lambda: json.loads("{"), 1, ["JSONDecodeError", "report it"]),
+        (lambda: {}["k"], 1, ["KeyError: 'k'", "test_bad_input.py:", "report it"]),
+        (lambda: next(iter(())), 1, ["StopIteration", "report it"]),
+        (lambda: open("/no/such"), 1, ["No such file or directory: /no/such"]),  # noqa: PTH123, SIM115
+        (lambda: pd.read_csv(io.StringIO("")), 1, ["EmptyDataError", "report it"]),
+    ],
+)
+def test_a_mistake_of_ours_names_its_place_and_one_of_the_user_does_not(act, code, parts, capsys):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        act()
+    with pytest.raises(SystemExit) as stop:
+        errors.end(caught.value)
+    assert stop.value.code == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for part in parts:
+        assert part in said
+
+
+@pytest.mark.parametrize("error", [EOFError, KeyError("k"), RuntimeError("\x1b[2Jx"), MemoryError])
+def test_an_error_of_a_command_is_one_line_and_with_debug_a_traceback(
+    mmbench, monkeypatch, error, capsys
+):
+    def broken(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Sweep, "__init__", broken)
+    code, _, said = mmbench("status", "quickstart")
+    assert code == 1
+    assert "report it" in said
+    assert "mmbench --debug status quickstart" in said
+    assert said.count("\n") == 1
+    assert said.strip().isprintable()
+
+
+# --- the environment -----------------------------------------------------------------------------
+
+
+def bare(*words, files=None, **environment):
+    """The command in a process of its own, with nothing but this environment."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mmbench", *map(str, words)],
+        capture_output=True,
+        env={"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"} | environment,
+        preexec_fn=files and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))),
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+TINY = ("quickstart", "methods=[majority]", "data=[mfeat]", "seeds=1", "limit=40", "--workers", "1")
+
+
+def test_a_run_needs_no_git_no_home_and_no_unicode(here, tmp_path):
+    code, out, error = bare(
+        "run", *TINY, PATH="/nowhere", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0", MMBENCH_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert code == 0, error
+    assert (out + error).isascii()
+    assert b"started majority" in out
+    assert b"+-" in out or b"mean" in out
+    assert b"Traceback" not in error
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part(here):
+    code, out, error = bare("run", *TINY, files=200, PATH=os.environ["PATH"], HOME=str(here))
+    assert code in (1, 2)
+    assert b"Traceback" not in error
+    assert b"File too large" in out + error
+    assert not list((here / "results").rglob("*.part*"))
+
+
+@pytest.mark.parametrize("words", [["list", "methods"], ["status", "quickstart"], ["--help"]])
+def test_an_output_that_is_closed_is_no_traceback(here, words):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmbench", *words], stdout=write, stderr=subprocess.PIPE,
+        env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    os.close(write)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_a_shell_completes_commands(here):
+    code, out, _ = bare(
+        _MMBENCH_COMPLETE="complete_bash", COMP_WORDS="mmbench lead", COMP_CWORD="1",
+        PATH=os.environ["PATH"],
+    )  # fmt: skip
+    assert code == 0
+    assert out.split() == [b"leaderboard"]
+
+
+def test_a_heartbeat_beats_while_workers_are_waited_for():
+    beats = []
+    with _every(0.01, lambda: beats.append(1)):
+        time.sleep(0.2)
+    heard = len(beats)
+    time.sleep(0.05)
+    assert heard == len(beats) > 2
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/sys/x", "/dev/null/x", "labels.csv/x", "a" * 300])
+def test_a_place_that_cannot_be_written_is_one_line_before_any_run(here, mmbench, folder):
+    before = sorted(here.rglob("*"))
+    said = mmbench("run", *TINY, "--results", folder)
+    assert refused(said, folder)
+    said = mmbench("masks", "export", "mfeat", "natural", "--out", f"{folder}/m.csv")
+    assert refused(said, folder)
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "[/b]", "a\u202eb", "=1+1", "<b>", "a\x07|b"])
+def test_a_class_of_any_name_is_described_on_lines_that_a_terminal_does_not_obey(
+    here, mmbench, name
+):
+    pd.DataFrame({"id": IDS, "label": [name, "no"] * 30}).to_csv("labels.csv", index=False)
+    code, out, error = mmbench(
+        "data", "describe", "table", "files.b=b.csv", "labels=labels.csv", "--data-root", "."
+    )
+    assert code == 0, error
+    assert all(line.isprintable() for line in out.splitlines())

@@ -285,7 +285,7 @@ def test_ctrl_c_is_130_without_a_traceback_however_often(here):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as sweep:
         for line in sweep.stdout:
-            if "majority" in line:
+            if "majority" in line and "done" in line:
                 break
         for _ in range(5):
             sweep.send_signal(signal.SIGINT)

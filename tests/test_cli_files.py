@@ -475,7 +475,9 @@ def test_a_tensor_of_missing_aware_prompts_becomes_a_table(mmbench, here, memes)
     assert entry == {"mechanism": "table", "path": "t.csv", "checksum": found.checksum}
     code, out, _ = mmbench("masks", "verify", "t.csv", *words[6:])
     assert code == 0
-    refused(mmbench(*words, "--split", "val", "--out", "u.csv"), "has 3 entries, but there are 2")
+    refused(
+        mmbench(*words, "--split", "val", "--out", "u.csv"), "has the shape (3,), but there are 2"
+    )
     refused(
         mmbench(*words, "--split", "test", "--missing", "text", "--out", "u.csv"),
         "belong to --format redeem",

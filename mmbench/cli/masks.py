@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, Out, arguments
-from mmbench.cli.show import print_patterns
+from mmbench.cli.show import print_patterns, visible
 
 
 class SplitName(StrEnum):
@@ -112,7 +112,7 @@ def verify_masks(
     from mmbench.tables import require_known, rows_of, split_of
 
     table = PresenceTable.load(file)
-    typer.echo(f"{file}: {len(table.sample_id)} samples of {', '.join(table.modalities)}")
+    typer.echo(f"{file}: {len(table.sample_id)} samples of {visible(', '.join(table.modalities))}")
     typer.echo(f"drawn    {json.dumps(dict(table.drawn), sort_keys=True)}")
     typer.echo(f"SHA-256  {table.checksum}, as the file says")
     if name is None:
