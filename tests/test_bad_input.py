@@ -674,3 +674,24 @@ def test_a_class_of_any_name_is_described_on_lines_that_a_terminal_does_not_obey
     )
     assert code == 0, error
     assert all(line.isprintable() for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda words: words.pop("cost"),
+        lambda words: words.pop("task"),
+        lambda words: words.update(cost=None),
+        lambda words: words.update(conditions=[1]),
+        lambda words: next(iter(words["conditions"].values())).pop("scores"),
+        lambda words: next(iter(words["conditions"].values())).update(realised=3),
+        lambda words: words["cost"].pop("train_s"),
+    ],
+)
+@pytest.mark.parametrize("command", ["leaderboard", "status"])
+def test_a_record_that_lacks_a_key_is_one_line_that_names_it(results, mmbench, change, command):
+    end = end_of(results)
+    edited(end.parent / "metrics.json", change)
+    end.unlink()
+    finish(end.parent, "done")
+    assert refused(mmbench(command, results), "metrics.json")
