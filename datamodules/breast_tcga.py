@@ -81,12 +81,12 @@ class BreastTCGA(DataModule):
             subtype = np.asarray(content["subtype"], dtype=str)
             names = [str(x) for x in content["mirna"].coords["dim_0"].values]
             rows_of_each = {m: content[m].coords["dim_0"].values for m in WIDTHS if m in content}
+            rows = {f"{path} {name} {key}": len(x) for key, x in content.items()}
         except Exception as error:  # a damaged file may fail in any way
             raise ValueError(
                 f"{path} is not laid out as breast.TCGA of mixOmics: no readable {name} with "
                 f"mirna (named rows) and subtype ({type(error).__name__}: {error})"
             ) from error
-        rows = {f"{path} {name} {key}": len(x) for key, x in content.items()}
         n = same_length(rows)
         if (bad := ~np.isin(subtype, SUBTYPES)).any():
             row = int(np.flatnonzero(bad)[0])

@@ -16,6 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 JSON = Any  # what json.dumps takes: None, bool, int, float, str, lists and string-keyed dicts
+# letters that turn round what follows, so that a name reads as another, or that a terminal obeys
+UNSEEN = re.compile(
+    "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|(?![\t\n\r])[\x00-\x1f\x7f-\x9f]"
+)
 LEVELS = 32  # of nesting; a suite has about eight
 VALUES = 1_000_000  # aliases written out: a few lines of them may stand for billions
 LARGEST = 2**63 - 1  # what an array holds as an integer
@@ -54,7 +58,9 @@ def load_config(
                 raise ValueError(f"{word[:40]}... is nested deeper than {LEVELS} levels")
         plain = OmegaConf.to_container(written)
         _require_plain(plain, where, kind)
-        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        merged = written
+        for word in overrides:
+            merged = _changed(merged, word, where)
         plain = OmegaConf.to_container(merged)
         _require_plain(plain, said, kind)
         words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
@@ -78,6 +84,16 @@ def _read(source: Path | Mapping[str, JSON], where: str) -> Any:
     text = source.read_text(encoding="utf-8")
     _require_small(text, where)
     return OmegaConf.load(io.StringIO(text))
+
+
+def _changed(written: Any, word: str, where: str) -> Any:
+    try:
+        return OmegaConf.merge(written, OmegaConf.from_dotlist([word]))
+    except TypeError:  # of omegaconf: a list and a mapping
+        raise ValueError(
+            f"{_short(word)} would put a mapping in the place of a list of {where}, or the "
+            "reverse; write the whole list, such as methods=[zero_fill,shaspec]"
+        ) from None
 
 
 def _require_small(text: str, where: str) -> None:
@@ -117,18 +133,29 @@ def _require_plain(value: JSON, where: str, kind: str, path: str = "", depth: in
             if not isinstance(key, str) and (kind, path, key) != ("suite", "select", True):
                 why = "; YAML reads on, off, yes and no as true and false" * isinstance(key, bool)
                 raise ValueError(f"{here} has the key {key!r}, which is no text; quote it{why}")
+            _require_visible(str(key), here)
             _require_plain(one, where, kind, below, depth + 1)
     elif isinstance(value, list | tuple):
         for i, one in enumerate(value):
             _require_plain(one, where, kind, f"{path}.{i}", depth + 1)
     elif isinstance(value, str):
         _require_no_resolver(value, here)
+        _require_visible(value, here)
     elif isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(f"{here} is {_short(str(value))}, a number beyond {LARGEST}")
+        raise ValueError(f"{here} is a number beyond {LARGEST}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{here} is {value}, no finite number")
     elif not isinstance(value, bool | int | float | None):
         raise ValueError(f"{here} is of the type {type(value).__name__}, which JSON does not have")
+
+
+def _require_visible(text: str, here: str) -> None:
+    """Refuse letters that turn a line round, and those that a terminal obeys."""
+    if found := UNSEEN.search(text):
+        raise ValueError(
+            f"{here} holds {text[:60]!a}, in which {found[0]!a} is no letter that is seen; take it "
+            "out"
+        )
 
 
 def _require_no_resolver(text: str, here: str) -> None:

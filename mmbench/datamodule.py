@@ -377,16 +377,16 @@ class _Split(Dataset[Batch]):
         self.samples = samples
         self.presence = presence
         self._teach = teach
-        lengths = {n: torch.from_numpy(x).long() for n, x in samples.lengths.items()}
+        lengths = {n: as_tensor(x).long() for n, x in samples.lengths.items()}
         self._stored = {
             name: Stored(as_tensor(samples.inputs[name]), scales[name], lengths.get(name))
             for name in task.names
         }
-        self._presence = torch.from_numpy(presence)
-        self._natural = torch.from_numpy(samples.presence)
-        self._sample_id = torch.from_numpy(samples.sample_id)
+        self._presence = as_tensor(presence)
+        self._natural = as_tensor(samples.presence)
+        self._sample_id = as_tensor(samples.sample_id)
         target = samples.target if target_scale is None else target_scale.apply(samples.target)
-        targets = torch.from_numpy(target)
+        targets = as_tensor(target)
         self._target = targets.long() if task.kind == "single_label" else targets.float()
         # the test split is read once, and a condition's samples must not lead to whole ones
         self._memory: Remembered | None = None

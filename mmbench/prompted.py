@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch
 from mmbench.data.embeddings import share
 from mmbench.data.task import Task
-from mmbench.layers.backbones import Backbone, backbone
+from mmbench.layers.backbones import Backbone
+from mmbench.layers.named_backbone import backbone as _backbone  # an argument has that name
 from mmbench.method import Method, Stage
 
 HIDE_RATE = 0.3  # share of entries hidden while the backbone warms
@@ -154,9 +155,6 @@ class PromptMethod(Method, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-
-_backbone = backbone  # the constructor has an argument of this name
 
 
 def random_absence(presence: Tensor, rate: float) -> Tensor:

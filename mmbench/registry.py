@@ -4,11 +4,15 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import logging
+import threading
 from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
+
+SLOW_S = 10.0  # after which an import is said to be slow
 
 
 def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
@@ -94,13 +98,24 @@ class Registry:
             module, attribute = f"{self.home}.{name}", ""
         else:
             module, _, attribute = self._plugins[name].value.partition(":")
+        slow = threading.Timer(
+            SLOW_S,
+            logging.getLogger(__name__).warning,
+            (f"{self.kind} {name!r} is still being imported (module {module}); Ctrl-C ends it",),
+        )
+        slow.daemon = True
+        slow.start()
         try:
             imported = importlib.import_module(module)
-        except Exception as error:  # a plugin may fail in any way
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may fail in any way, and may even exit
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise ValueError(
-                f"{self.kind} {name!r} does not import: {type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''} (module {module})"
+                f"{self.kind} {name!r} does not import: {reason} (module {module})"
             ) from error
+        finally:
+            slow.cancel()
         base_module, _, base_name = self.base.partition(":")
         base: type[Any] = getattr(importlib.import_module(base_module), base_name)
         if attribute:

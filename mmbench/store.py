@@ -310,14 +310,18 @@ def damage(folder: Path, mark: str, *, read_up_to: int | None = 0) -> str:
     try:
         files = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
         known_by_name = {name: (known["bytes"], known["sha256"]) for name, known in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{mark} is damaged"
+    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+        return f"{mark} names {outside[0]}, which leads out of the folder"
     for name, (known_size, known_sum) in known_by_name.items():
         file = folder / name
         try:
             size = file.stat().st_size
         except FileNotFoundError:
             return f"{name} is missing"
+        except (OSError, ValueError) as error:  # no name that a file can have
+            return f"{name[:60]!a} cannot be looked up: {error.__class__.__name__}"
         if size != known_size:
             return f"{name} has {size} bytes instead of {known_size}"
         if (read_up_to is None or size <= read_up_to) and _sha256(file) != known_sum:
@@ -395,7 +399,7 @@ def is_claimed(target: Path) -> bool:
     owner = lease.owner
     if owner is not None and owner.hostname == socket.gethostname() and owner.pid is not None:
         return _is_alive(owner.pid)
-    return silent_s < 2 * LEASE_S
+    return abs(silent_s) < 2 * LEASE_S  # a clock may have been set back since
 
 
 def heartbeat(target: Path) -> int | None:

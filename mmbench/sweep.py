@@ -55,12 +55,8 @@ class Sweep:
     ) -> None:
         self.data_root = Path(data_root)
         self.where = "SUITE" if isinstance(suite, Mapping) else str(suite)  # in messages
-        held = None if isinstance(suite, Mapping) else Path(suite) / FILE
-        if held is not None and held.is_file():  # moved, or a colleague's
-            suite = held
-        else:
-            held = None
-        self.suite = load_suite(suite, overrides)
+        held = _held(suite)
+        self.suite = load_suite(suite if held is None else held, overrides)
         for method in self.suite.methods:
             METHODS.check(method.name)
         for data in self.suite.data:
@@ -343,6 +339,17 @@ class Sweep:
             self.suite.name, runs, board, self.board_folder, metric=shown, robust=robust,
             watched=watched,
         )  # fmt: skip
+
+
+def _held(suite: str | Path | Mapping[str, JSON]) -> Path | None:
+    """The suite of a folder of results, which may be moved or a colleague's; None = no folder."""
+    if isinstance(suite, Mapping):
+        return None
+    file = Path(suite) / FILE
+    try:
+        return file if file.is_file() else None
+    except OSError as error:  # of a name that no file system takes
+        raise ValueError(f"{str(suite)[:40]}... is no suite: {error.strerror}") from None
 
 
 def _examine(entry: DataEntry, root: Path) -> Ingredients:

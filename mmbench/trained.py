@@ -73,7 +73,10 @@ def load(run: Run | str | Path, *, data_root: str | Path = "data") -> Trained:
         )
     if problem := damage(folder, "done", read_up_to=None):
         raise ValueError(f"{folder} is damaged: {problem}; run it again")
-    spec = RunSpec.from_json(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+    try:
+        spec = RunSpec.from_json(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{folder / 'spec.json'} is no run of this version: {error}") from error
     scale = read_result(folder).target_scale
     cls, args = bound_method(spec)
     data = build_data(spec, Path(data_root))

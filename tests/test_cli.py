@@ -254,7 +254,7 @@ def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatc
 
 def test_a_run_that_somebody_else_is_at_is_no_finished_run(here, monkeypatch, capsys):
     """The claim is that of a process that lives: this one."""
-    monkeypatch.setattr("mmbench.bench.executors.local.execute", lambda *_, **__: iter(()))
+    monkeypatch.setattr("mmbench.bench.executors.local.execute", lambda *_, **__: (x for x in ()))
     words = ["run", "tiny.yaml", "methods=[majority]", "--limit", "64"]
     sweep = Sweep(*words[1:3], "limit=64", data_root=here)
     sweep.check()
@@ -285,7 +285,7 @@ def test_ctrl_c_is_130_without_a_traceback_however_often(here):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as sweep:
         for line in sweep.stdout:
-            if "majority" in line:
+            if "majority" in line and "done" in line:
                 break
         for _ in range(5):
             sweep.send_signal(signal.SIGINT)

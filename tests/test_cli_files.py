@@ -198,7 +198,7 @@ def test_a_description_takes_arguments(mmbench):
     assert "outline+" not in out
     refused(mmbench("data", "describe", "tabler", "modalitis=[tags]"), "did you mean 'modalities'?")
     refused(mmbench("data", "describe", "tabler", "fold=1"), "unknown key 'fold'")
-    refused(mmbench("data", "describe", "tabler", "tags"), "'tags' is no argument; write key=value")
+    refused(mmbench("data", "describe", "tabler", "tags"), "'tags' is no override; write key=value")
     refused(mmbench("data", "describe", "tablr"), "no data set named 'tablr'; did you mean")
     refused(mmbench("data", "describe", "mfeat", "--fold", 1), "fold 1 was asked for")
 
@@ -353,7 +353,7 @@ def test_an_export_never_replaces_another_file(mmbench, here):
         (["mcarr"], "no scenario named 'mcarr'; did you mean 'mcar'?"),
         (["nowhere.yaml"], "nowhere.yaml cannot be read: [Errno 2]"),
         (["list.yaml"], "list.yaml is no scenario: it must be a mapping"),
-        (["broken.yaml"], "broken.yaml cannot be read"),
+        (["broken.yaml"], "broken.yaml is no YAML (line 1)"),
         (["odd.yaml"], "scenario 'odd': unknown key 'tests'; did you mean 'test'?"),
         (["mcar"], "scenario 'mcar' has 6 test conditions; choose one with --condition: complete"),
         (["mcar", "--condition", "mcar_0.33"], "no test condition 'mcar_0.33'; did you mean"),
@@ -475,7 +475,9 @@ def test_a_tensor_of_missing_aware_prompts_becomes_a_table(mmbench, here, memes)
     assert entry == {"mechanism": "table", "path": "t.csv", "checksum": found.checksum}
     code, out, _ = mmbench("masks", "verify", "t.csv", *words[6:])
     assert code == 0
-    refused(mmbench(*words, "--split", "val", "--out", "u.csv"), "has 3 entries, but there are 2")
+    refused(
+        mmbench(*words, "--split", "val", "--out", "u.csv"), "has the shape (3,), but there are 2"
+    )
     refused(
         mmbench(*words, "--split", "test", "--missing", "text", "--out", "u.csv"),
         "belong to --format redeem",

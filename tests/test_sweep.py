@@ -135,5 +135,5 @@ def test_a_loaded_regression_predicts_in_the_units_of_its_targets(tmp_path, word
 
     with (tmp_path / "a.csv").open("a") as file:
         file.write("p60,1,1\n")
-    with pytest.raises(ValueError, match=r"is not what .* was trained on"):
+    with pytest.raises(ValueError, match="is not what"):
         mmbench.load(run, data_root=tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmbench.bench.leaderboard import CELL, COLUMNS
+from mmbench.bench.leaderboard import CELL, COLUMNS, in_markdown
 from mmbench.bench.record import IPW
 from mmbench.metrics.metric import higher_is_better
 from mmbench.registry import METHODS
@@ -391,6 +391,8 @@ def _read(path: Path, needed: Sequence[str], what: str, numbers: Sequence[str]) 
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as a {what}: {reason}") from error
     _require_columns(table, needed, str(path), what)
+    # the quote that keeps a spreadsheet from computing a name
+    table = table.replace(r"^'(?=[=+\-@\t\r])", "", regex=True)
     for name in numbers:
         if name not in table:
             continue
@@ -440,4 +442,5 @@ def _intervals(table: pd.DataFrame) -> list[str]:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return str(table.to_markdown(index=False, disable_numparse=True))
+    named = table.map(lambda cell: in_markdown(cell) if isinstance(cell, str) else cell)
+    return str(named.to_markdown(index=False, disable_numparse=True))

@@ -38,7 +38,15 @@ class Contents:
         self.examine = examine
         self._known: dict[str, Any] = {}
         if self.path.is_file():
-            self._known = json.loads(self.path.read_text(encoding="utf-8"))
+            try:
+                self._known = json.loads(self.path.read_text(encoding="utf-8"))
+                for known in self._known.values():
+                    digest(known["made_of"])
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(
+                    f"{self.path} is damaged ({type(error).__name__}); remove it, it is made again "
+                    "where the data are"
+                ) from error
 
     def of(self, entry: DataEntry) -> str:
         """Content of a data set as it is now, or as it was remembered where it is not here.

@@ -29,7 +29,7 @@ class Kept:
         if self._path is not None and self._path.is_file():
             try:
                 words = json.loads(self._path.read_text(encoding="utf-8"))
-            except ValueError:
+            except (ValueError, RecursionError):
                 words = None  # cut off or edited: compute again
             self._found = words if isinstance(words, dict) else {}
 

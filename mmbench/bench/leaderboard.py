@@ -51,6 +51,7 @@ AVERAGED = [
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
+FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 RISING = "\N{UPWARDS ARROW}"  # most trainings of a cell ended while validation still rose
 MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources or machines
 RANKED_VARIANT = "paper"  # methods of which the best is marked
@@ -491,7 +492,8 @@ def render(
         robust: From `robustness`, as further tables of `md` and `html`.
     """
     if form == "csv":
-        return board.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        plain = board.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
+        return plain.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     shown = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
     shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
@@ -508,11 +510,18 @@ def render(
         about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
         return _html(title or "leaderboard", about, shown)
-    parts = [f"# {title}", ""] if title else []
+    parts = [f"# {in_markdown(title)}", ""] if title else []
     parts += [about]
     for heading, table in shown.items():
-        parts += ["", f"## {heading}", "", table.to_markdown()]
+        named = table.rename(index=in_markdown, columns=in_markdown)
+        parts += ["", f"## {in_markdown(heading)}", "", named.to_markdown()]
     return "\n".join(parts) + "\n"
+
+
+def in_markdown(text: object) -> str:
+    """Any name as it is in Markdown: no cell's end, no tag, no link and no emphasis."""
+    plain = re.sub(r"([\\`*|]|(?<=\])\()", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"&(?=#?\w+;)", "&amp;", plain).replace("<", "&lt;")
 
 
 HEAD = """<!doctype html>

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from mmbench.bench.result import ConditionResult, Provenance, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
+from mmbench.data.files import read_npz
 from mmbench.metrics.metric import metrics_for, score
 from mmbench.store import (
     attempt,
@@ -146,8 +147,7 @@ def read_predictions(
         condition: Name of a test condition.
         only: Names of the arrays that are read; None = all.
     """
-    with np.load(run.folder / "predictions" / f"{condition}.npz", allow_pickle=False) as kept:
-        return {name: kept[name] for name in only or kept.files}
+    return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
 
 
 def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:

@@ -27,6 +27,7 @@ from mmbench.bench.result import read_result
 from mmbench.bench.robustness import patterns, rate_families
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.config import JSON
+from mmbench.data.files import read_npz
 from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
 from mmbench.store import write_text
@@ -669,8 +670,7 @@ def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
         if run.state != "done" or place in seen or not path.is_file():
             continue
         seen.add(place)
-        with np.load(path, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
+        arrays = read_npz(path)
         of = f"{place[2]} on {place[0]}, {place[1]}"
         own = Inside(f"{of}, seed {run.spec.seed}")
         _routers(own, arrays, of, room)
@@ -945,7 +945,7 @@ def _flat(words: Mapping[str, JSON]) -> list[tuple[str, str]]:
 def _read_json(path: Path) -> dict[str, JSON] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -31,7 +31,7 @@ CHUNK = 1_000_000  # sample draws at a time: 8 MB of counts, however many resamp
 def bootstrap(
     metric: str,
     runs: Sequence[Sequence[Float[np.ndarray, "sample output"]]],
-    target: Num[np.ndarray, "sample *output"],
+    target: Num[np.ndarray, " sample *output"],
     task_kind: TaskKind,
     *,
     resamples: int = 1000,

@@ -1,20 +1,40 @@
 """The command `mmbench`: which commands there are, and what an error looks like."""
 
+import codecs
+import io
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mmbench.cli.board import compare, leaderboard
 from mmbench.cli.data import check_data, describe_data, list_data
 from mmbench.cli.delete import delete
+from mmbench.cli.errors import end
 from mmbench.cli.listing import check, list_things
 from mmbench.cli.masks import export_masks, import_masks, verify_masks
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
 
+# signs of our tables where the terminal has none of them
+PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
+
+
+class _Group(TyperGroup):
+    """Keeps typer from saying "Aborted." of a file that ended early."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            what = RuntimeError(f"EOFError: {error}".removesuffix(": "))
+            raise what.with_traceback(error.__traceback__) from error
+
+
 app = typer.Typer(
+    cls=_Group,
     name="mmbench",
     help=(
         "Benchmark suite for multimodal learning with missing modalities.\n\n"
@@ -22,7 +42,6 @@ app = typer.Typer(
         "leaderboard. The same command again continues where it stopped."
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -85,28 +104,23 @@ def _options(
 def start() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     debug = sys.argv[1:2] == ["--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is spelt out
+            stream.reconfigure(errors="mmbench.plain")
     try:
-        app()
+        app(prog_name="mmbench")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except ValueError as error:
+    except Exception as error:
         if debug:
             raise
-        _fail(str(error), code=2)
-    except OSError as error:
-        if debug:
-            raise
-        _fail(
-            f"{error.strerror}: {error.filename or 'disk'}; finished runs are kept, and the same "
-            "command continues once that is mended",
-            code=1,
-        )
+        end(error)
 
 
-def _fail(message: str, *, code: int) -> NoReturn:
-    from rich.console import Console
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(PLAIN.get(sign, "?") for sign in signs), error.end
 
-    text = " ".join(message.split())
-    Console(stderr=True, soft_wrap=True).print("[bold red]error:[/] ", end="")
-    sys.stderr.write(f"{text}\n")
-    raise SystemExit(code)
+
+codecs.register_error("mmbench.plain", _plain)

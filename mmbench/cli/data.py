@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, arguments
-from mmbench.cli.show import counted, print_patterns, print_table
+from mmbench.cli.show import counted, print_patterns, print_table, visible
 
 SHOWN_CLASSES = 30
 
@@ -40,11 +40,11 @@ def check_data(
     Example: `mmbench data check rosmap --data-root ~/data`
     """
     from mmbench.bench.run.build import bound_data
-    from mmbench.data.health import examine
+    from mmbench.health import examine
 
     data = bound_data(name, arguments(words), data_root, fold)
     _print_source(data)
-    health = examine(data, data.files, data_root)
+    health = examine(data)
     for path in health.found:
         typer.echo(f"found    {path}")
     for path in (*health.missing, *health.unread):
@@ -54,7 +54,7 @@ def check_data(
     if health.unread:
         typer.echo("note     what is missing is not read with these arguments")
     for problem in health.problems:
-        typer.echo(f"problem  {problem}")
+        typer.echo(f"problem  {visible(problem)}")
     if health.missing and not data_root.is_dir():
         raise ValueError(next(iter(health.missing.values())))
     if health.missing:
@@ -132,7 +132,7 @@ def describe_data(
     print_patterns({split: gap.patterns for split, gap in gaps.items()})
     _print_target(task, splits)
     for note in data.notes():
-        typer.echo(f"note     {note}")
+        typer.echo(f"note     {visible(note)}")
 
 
 def _print_source(data: Any) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mmbench.cli.show import visible
+
 
 class Things(StrEnum):
     """What `list` lists."""
@@ -61,9 +63,12 @@ def check(
         for task in tasks:
             try:
                 examine(cls, task)
-            except AssertionError as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # what a method raises is its own failure
                 failed += 1
-                typer.echo(f"FAILED {name} on {task.kind}: {str(error).strip()[:300]}")
+                kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+                typer.echo(f"FAILED {name} on {task.kind}: {kind}{visible(str(error))[:300]}")
                 break
         else:
             typer.echo(f"passed {name}")

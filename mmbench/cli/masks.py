@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, Out, arguments
-from mmbench.cli.show import print_patterns
+from mmbench.cli.show import print_patterns, visible
 
 
 class SplitName(StrEnum):
@@ -63,7 +63,7 @@ def export_masks(
     """
     from mmbench.bench.run.build import bound_data
     from mmbench.data.scenario import Scenario, load_scenario
-    from mmbench.data.tables import draw_table, missingness_of, save_new
+    from mmbench.tables import draw_table, missingness_of, save_new
 
     seed = {} if mask_seed is None else {"mask_seed": mask_seed}
     laid = Scenario.parse(load_scenario(scenario) | seed)
@@ -109,10 +109,10 @@ def verify_masks(
     from mmbench.bench.run.build import bound_data
     from mmbench.data.masks import PresenceTable
     from mmbench.data.missingness import realised
-    from mmbench.data.tables import require_known, rows_of, split_of
+    from mmbench.tables import require_known, rows_of, split_of
 
     table = PresenceTable.load(file)
-    typer.echo(f"{file}: {len(table.sample_id)} samples of {', '.join(table.modalities)}")
+    typer.echo(f"{file}: {len(table.sample_id)} samples of {visible(', '.join(table.modalities))}")
     typer.echo(f"drawn    {json.dumps(dict(table.drawn), sort_keys=True)}")
     typer.echo(f"SHA-256  {table.checksum}, as the file says")
     if name is None:
@@ -174,7 +174,7 @@ def import_masks(
     """
     from mmbench.bench.run.build import bound_data
     from mmbench.data.samples import SPLITS
-    from mmbench.data.tables import import_table, rows_of, save_new
+    from mmbench.tables import import_table, rows_of, save_new
 
     args = arguments(words)
     data = bound_data(name, args, data_root, fold)

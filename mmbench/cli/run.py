@@ -3,19 +3,22 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.show import visible
 
 if TYPE_CHECKING:
     from mmbench.bench.record import Run
     from mmbench.sweep import Sweep
 
 SHOWN = 20  # unfinished runs that are listed
+HEARTBEAT_S = 60.0  # between two lines that say how far a sweep is, where there is no terminal
 
 
 def run(
@@ -120,13 +123,24 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
     each = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     lines: dict[int, TaskID] = {}  # worker -> the line of its run
     live = Live(Group(overall, each), console=console, refresh_per_second=4)
+
+    def say(line: str) -> None:
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+
+    def heartbeat() -> None:
+        left = (time.perf_counter() - began) / ended * (total - ended) if ended else None
+        more = "" if left is None else f", about {left / 60:.0f} min left"
+        say(f"{ended} of {total} done, {len(lines)} running{more}")
+
     events = sweep.execute(todo, workers, overwrite=overwrite)
     try:
-        with live if console.is_terminal else contextlib.nullcontext():
+        with live if console.is_terminal else _every(HEARTBEAT_S, heartbeat):
             for event in events:
                 outcome = event.outcome
                 if outcome is None:
                     lines[event.worker] = each.add_task(escape(event.spec.title))
+                    if not console.is_terminal:
+                        say(f"started {event.spec.title}")
                     continue
                 each.remove_task(lines.pop(event.worker))
                 if event.again:
@@ -138,7 +152,7 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
                     why = f": {outcome.why}" if outcome.why else ""
                     text = f"[{ended}/{total}] {event.spec.title}: {outcome.state}{why}"
                     seconds = f" ({outcome.wall_s:.1f} s)" if outcome.wall_s else ""
-                    console.print(text + seconds, markup=False, highlight=False, soft_wrap=True)
+                    say(text + seconds)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         events.close()
@@ -148,6 +162,24 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
         )
         raise typer.Exit(130) from None
     typer.echo(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")
+
+
+@contextlib.contextmanager
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Act again and again while the body waits for its workers."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _show_board(sweep: "Sweep") -> bool:
@@ -191,7 +223,7 @@ def _show_unfinished(sweep: "Sweep", runs: Sequence["Run"]) -> bool:
         log = item.folder / "log.txt"
         why = f": {item.why}" if item.why else ""
         more = f" ({log})" if log.is_file() else ""
-        typer.echo(f"{state}: {item.spec.title}{why}{more}")
+        typer.echo(f"{state}: {visible(f'{item.spec.title}{why}{more}')}")
     if left:
         typer.echo(
             f"{len(left)} of {len(runs)} runs are not finished; the same command tries them "

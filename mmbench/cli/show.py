@@ -5,6 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 SHOWN_PATTERNS = 12
 
 
+def visible(text: str) -> str:
+    """Any text on one line; letters that a terminal obeys, or that turn a line round, spelt out."""
+    one = " ".join(text.split())
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in one)
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
     """Print a table; the first `left` columns are words, the others numbers."""
     from rich.console import Console
@@ -13,9 +19,9 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: i
 
     table = Table()
     for i, column in enumerate(header):
-        table.add_column(escape(column), justify="left" if i < left else "right")
+        table.add_column(escape(visible(column)), justify="left" if i < left else "right")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(visible(cell)) for cell in row))
     Console().print(table)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.show import visible
 
 
 def status(
@@ -30,7 +31,7 @@ def status(
     )
     typer.echo(f"suite {sweep.suite.name} in {sweep.folder}: {states}")
     for run in runs[runs["state"].isin(("failed", "broken"))].itertuples():
-        typer.echo(f"  {run.state}: {run.title}: {run.why}")
+        typer.echo(f"  {run.state}: {visible(f'{run.title}: {run.why}')}")
     finished = runs.dropna(subset="seconds")
     if not finished.empty:
         slowest = finished.nlargest(1, "seconds").iloc[0]

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbench.data.files import exact, read_npz
-from mmbench.data.frames import as_text
+from mmbench.data.frames import WHOLE, as_text
 from mmbench.data.task import AXES, WITH_LENGTHS, Kind
 
 COLOURS = (1, 3, 4)  # channels that a picture has: grey, colour, colour with transparency
@@ -53,8 +53,11 @@ def read_arrays(path: Path, kind: Kind) -> Arrays:
         if key not in content:
             raise ValueError(f"{path} has no array {key}; it has {', '.join(content)}")
     x, ids = content["x"], _ids(content["id"], path)
-    sizes = {key: len(content[key]) for key in ("id", "x", "length") if key in content}
-    if x.ndim == 0 or len(set(sizes.values())) != 1:
+    parts = {key: content[key] for key in ("id", "x", "length") if key in content}
+    if flat := [key for key, array in parts.items() if array.ndim == 0]:
+        raise ValueError(f"{path}: {flat[0]} is a single value, but one entry a sample is expected")
+    sizes = {key: len(array) for key, array in parts.items()}
+    if len(set(sizes.values())) != 1:
         raise ValueError(f"{path}: arrays must have one entry a sample, found {sizes}")
     if x.dtype.kind not in "biuf":
         what = {"c": "complex numbers", "M": "dates", "m": "times"}.get(x.dtype.kind, "text")
@@ -105,7 +108,10 @@ def read_arrays(path: Path, kind: Kind) -> Arrays:
 
 def _ids(names: NDArray[Any], path: Path) -> "pd.Index[str]":
     if names.dtype.kind == "S":  # bytes
-        names = np.char.decode(names, "utf-8")
+        try:
+            names = np.char.decode(names, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: id holds bytes that are no UTF-8 text: {error}") from error
     if names.ndim != 1 or names.dtype.kind in "cMmV":
         raise ValueError(
             f"{path}: id has the shape {names.shape} of {names.dtype}, but one text or whole "
@@ -118,7 +124,8 @@ def _ids(names: NDArray[Any], path: Path) -> "pd.Index[str]":
 
 
 def _lengths(length: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    if length.ndim != 1 or length.dtype.kind not in "iuf" or (length != np.round(length)).any():
+    whole = length.ndim == 1 and length.dtype.kind in "iuf"
+    if not whole or (length != np.round(length)).any() or (np.abs(length) > WHOLE).any():
         raise ValueError(f"{path}: length needs one whole number a sample, found {length[:3]}")
     return length.astype(np.int64)
 

@@ -34,7 +34,10 @@ def cache_folder() -> Path:
     """`$MMBENCH_CACHE`, else `mmbench` in the user's cache folder; may be deleted any time."""
     if chosen := os.environ.get("MMBENCH_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
+    except RuntimeError as error:
+        raise ValueError("there is no home folder; set MMBENCH_CACHE to a folder") from error
 
 
 def content(tensors: Iterable[Tensor]) -> str:

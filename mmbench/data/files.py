@@ -1,7 +1,11 @@
 """Reads the files a user brings; what is wrong with one is said in a line that names it."""
 
 import hashlib
+import math
+import os
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float32
+from numpy.lib import format as npy
 from numpy.typing import NDArray
-from scipy import io
 
 COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
 
@@ -43,6 +47,27 @@ def locate(root: Path, name: str) -> Path:
     )
 
 
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into one line that names the file.
+
+    Only the library's call belongs inside: a decoder fails in any way, by `EOFError`,
+    `zlib.error`, `MemoryError` or a plain `TypeError`.
+
+    Args:
+        path: The file.
+        what: It should be, "CSV file".
+
+    Raises:
+        ValueError: If anything fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no readable {what}: {reason[:300]}") from error
+
+
 def stamp(path: Path) -> list[int]:
     """Size, time of change and inode: as long as they stay, so does the content."""
     status = path.stat()
@@ -66,10 +91,8 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     Raises:
         ValueError: If it is empty or no CSV.
     """
-    try:
+    with reading(path, "CSV file"):
         table: pd.DataFrame = pd.read_csv(path, **options)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no readable CSV file: {error}".replace("\n", " ")) from error
     return table
 
 
@@ -134,14 +157,13 @@ def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
     Raises:
         ValueError: If a variable is not in it, or it is no MATLAB file of version 4 to 7.2.
     """
-    try:
-        content = io.loadmat(path)
-    except NotImplementedError as error:  # version 7.3 is HDF5
-        raise ValueError(
-            f"{path} is a MATLAB 7.3 file; save it again with save(file, '-v7')"
-        ) from error
-    except Exception as error:  # scipy raises nearly anything on a damaged file
-        raise ValueError(f"{path} is no readable MATLAB file: {error}") from error
+    from scipy import io
+
+    with reading(path, "MATLAB file"):
+        try:
+            content = io.loadmat(path)
+        except NotImplementedError as error:  # version 7.3 is HDF5
+            raise ValueError("it is one of 7.3; save it again with save(file, '-v7')") from error
     for name in names:
         if name not in content:
             has = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
@@ -209,14 +231,44 @@ def same_length(rows: dict[str, int]) -> int:
     return next(iter(rows.values()))
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an `.npz` file; no pickles.
+def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Read arrays of an `.npz` file; no pickles.
+
+    A header claims a shape, and room for it is made before anything is read. So what it claims is
+    first compared with what the archive holds, and that with the memory of the machine.
+
+    Args:
+        path: The file.
+        names: Of the arrays; None = all.
 
     Raises:
-        ValueError: If it is no such file or holds Python objects.
+        ValueError: If it is no such file, lacks an array, holds Python objects, or claims more
+            than it has.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise ValueError(f"{path} is no readable npz file of plain arrays: {error}") from error
+    with reading(path, "npz file of plain arrays"), zipfile.ZipFile(path) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        for name in names or ():
+            if name not in entries:
+                raise ValueError(f"it has no array {name}; it has {', '.join(entries)}")
+        return {name: _array(archive, entries[name]) for name in names or entries}
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    with archive.open(entry) as file:
+        version = npy.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"{entry.filename} is of version {version}, known are 1 and 2")
+        shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise ValueError(f"{entry.filename} holds Python objects, which are not read")
+    claimed = math.prod(shape) * dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if min(shape, default=0) < 0 or claimed > min(entry.file_size, memory):
+        raise ValueError(
+            f"{entry.filename} claims the shape {shape} of {dtype}, {claimed:,} bytes, but the "
+            f"archive holds {entry.file_size:,} and this machine has {memory:,}"
+        )
+    with archive.open(entry) as file:
+        found: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+    return found

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.data.files import stamp
+from mmbench.data.files import reading, stamp
 from mmbench.registry import suggest
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -33,6 +33,7 @@ PEEK = 20  # rows that tell a separator at each line's end from names of rows
 KEPT_FILES = 8  # parsed files that a process remembers
 WHOLE = 2**53  # above it, float64 skips whole numbers
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".zst", ".7z", ".rar", ".lz4")
 _OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text, or a line split wrongly, may be long
 
@@ -148,6 +149,11 @@ def _read(
 ) -> Frame:
     del stamped  # part of the cache's key alone: a file that was edited is read again
     commas = False
+    if path.suffix in ARCHIVES:
+        raise ValueError(
+            f"{path} is an archive of a kind that is not read; unpack it, or compress the file "
+            f"itself ({', '.join(_OPEN)})"
+        )
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
     elif {".csv", ".tsv", ".txt"} & _endings(path):
@@ -439,15 +445,14 @@ def _head(path: Path, id_column: str) -> tuple[str, list[str]]:
 def _records(path: Path, separator: str) -> Iterator[list[str]]:
     """Rows as the csv module splits them; lines without anything are none."""
     opened = _OPEN.get(path.suffix, open)
-    try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield from (row for row in csv.reader(file, delimiter=separator) if row)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as CSV UTF-8"
-        ) from error
-    except (csv.Error, OSError, EOFError, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is no readable CSV file: {error}") from error
+    with reading(path, "CSV file"):
+        try:
+            with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+                yield from (row for row in csv.reader(file, delimiter=separator) if row)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"no UTF-8 text ({error.reason} at byte {error.start}); save it as CSV UTF-8"
+            ) from error
 
 
 def _text_columns(
@@ -460,17 +465,9 @@ def _text_columns(
 
 
 def _parsed(path: Path, options: Mapping[str, Any]) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that it would drop
-            table: pd.DataFrame = pd.read_csv(path, **options)
-    except (
-        pd.errors.EmptyDataError,
-        pd.errors.ParserError,
-        pd.errors.ParserWarning,
-        UnicodeDecodeError,
-    ) as error:
-        raise ValueError(f"{path} is no readable CSV file: {error}".replace("\n", " ")) from error
+    with reading(path, "CSV file"), warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that it would drop
+        table: pd.DataFrame = pd.read_csv(path, **options)
     return table
 
 
@@ -490,15 +487,11 @@ def _require_rectangle(path: Path, separator: str, width: int, last: "pd.Series[
 
 
 def _parquet(path: Path, id_column: str) -> tuple[_Columns, list[str]]:
-    try:
-        table = pd.read_parquet(path)
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is a parquet file and the package that reads it is missing; "
-            "pip install pyarrow"
-        ) from error
-    except Exception as error:  # pyarrow raises its own kinds
-        raise ValueError(f"{path} is no readable parquet file: {error}") from error
+    with reading(path, "parquet file"):
+        try:
+            table = pd.read_parquet(path)
+        except ImportError as error:
+            raise ValueError("the package for it is missing; pip install pyarrow") from error
     names = [str(name) for name in table.columns]
     index_is_id = table.index.name == id_column or (
         table.index.name is None and not isinstance(table.index, pd.RangeIndex)

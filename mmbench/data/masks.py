@@ -71,6 +71,10 @@ class PresenceTable:
                 f"{len(self.sample_id)} sample ids and {len(self.modalities)} modalities, but "
                 f"presence has the shape {self.presence.shape}"
             )
+        if len(set(self.modalities)) < len(self.modalities) or "" in self.modalities:
+            raise ValueError(
+                f"a modality has no name, or two have the same: {', '.join(self.modalities)}"
+            )
         ids, counts = np.unique(self.sample_id, return_counts=True)
         if (counts > 1).any():
             raise ValueError(f"sample id {ids[counts > 1][0]} occurs {counts.max()} times")
@@ -126,12 +130,21 @@ class PresenceTable:
                 f"{said[:12]}...; export it again"
             )
         names = tuple(lines[3].split(",")[1:])
+        if len({row.count(",") for row in lines[4].split("\n")[:-1]} - {len(names)}):
+            raise ValueError(f"{path} is no presence table: a line has not {1 + len(names)} cells")
         try:
             cells = np.array(lines[4].replace("\n", ",").split(",")[:-1], dtype=np.int64)
             cells = cells.reshape(-1, 1 + len(names))
-            drawn = json.loads(lines[1].removeprefix("# drawn: "))
-        except ValueError:
-            raise ValueError(f"{path} is no presence table: a line is no row of integers") from None
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{path} is no presence table: a line is no row of integers of 64 bits"
+            ) from None
+        try:
+            drawn = json.loads(lines[1].removeprefix("# drawn: "), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no presence table: drawn is no JSON: {error}") from None
+        if not isinstance(drawn, dict):
+            raise ValueError(f"{path} is no presence table: drawn must be a mapping")
         if not np.isin(cells[:, 1:], (0, 1)).all():
             raise ValueError(f"{path} is no presence table: presence must be 0 or 1")
         try:
@@ -258,8 +271,11 @@ def own_table(
         ValueError: If a column is not there, an id is none of the data or repeats, or a value is
             neither 0 nor 1; the message names the row.
     """
-    from mmbench.data.frames import read_frame  # pandas, which nothing else about masks needs
+    from mmbench.data.files import reading  # pandas, which nothing else about masks needs
+    from mmbench.data.frames import read_frame
 
+    with reading(path, "file"):  # one that is not there has no stamp, either
+        path.stat()
     frame = read_frame(path, id_column, only=modalities)
     numbers = [int(one) if re.fullmatch(r"0|-?[1-9]\d{0,17}", one) else None for one in frame.ids]
     hashes = [stable_hash(one) for one in frame.ids]
@@ -305,12 +321,25 @@ def missing_aware_prompts_legacy(path: Path, sample_id: IdArray) -> PresenceTabl
     try:
         codes = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no type for what it refuses
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a saved tensor: {reason}") from None
     if not isinstance(codes, torch.Tensor):
         raise ValueError(f"{path} holds {type(codes).__name__}, no tensor")
+    plain = codes.layout == torch.strided and codes.device.type == "cpu" and not codes.is_quantized
+    if not plain or codes.is_nested or codes.is_complex():
+        raise ValueError(f"{path} holds no plain tensor of real numbers, one code a sample")
+    if codes.shape != sample_id.shape:  # before it is copied: its shape may claim anything
+        raise ValueError(
+            f"{path} has the shape {tuple(codes.shape)}, but there are {len(sample_id)} samples"
+        )
     drawn = {"legacy": "missing_aware_prompts", "file": path.name}
-    return _coded(codes.numpy(), {0: (1, 1), 1: (0, 1), 2: (1, 0)}, sample_id, drawn, str(path))
+    return _coded(
+        codes.detach().double().numpy(),
+        {0: (1, 1), 1: (0, 1), 2: (1, 0)},
+        sample_id,
+        drawn,
+        str(path),
+    )
 
 
 def redeem_file_legacy(
@@ -335,7 +364,7 @@ def redeem_file_legacy(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None
     if not rows or column not in rows[0]:
-        found = ", ".join(rows[0]) if rows else "no rows"
+        found = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise ValueError(f"{path} has no column {column}; found {found}")
     meaning = {
         "text": {0: (0, 1), 1: (1, 1)},
@@ -451,6 +480,10 @@ def mosare_legacy(
     kept[1, without[len(without) // 2 :]] = True
     drawn = {"legacy": "mosare", "seed": seed, "missing_rate": rate}
     return PresenceTable(modalities, sample_id, kept.T.copy(), drawn)
+
+
+def _refuse_constant(word: str) -> JSON:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _refuse_pickle(path: Path) -> None:

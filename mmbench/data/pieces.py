@@ -29,8 +29,8 @@ def tokenizer_of(folder: Path) -> Any:
         )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        line = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged file may fail in any way
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"the tokenizer in {folder} cannot be read: {line}") from error
 
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
-
-from mmbench.data.task import Task
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -93,14 +91,3 @@ class Samples:
             presence=kept.presence[:, columns],
             lengths={name: steps for name, steps in kept.lengths.items() if name in modalities},
         )
-
-
-class Splits(Protocol):
-    """A task and the samples of each split, as a data module has them."""
-
-    @property
-    def task(self) -> Task:
-        """What goes in and what is predicted."""
-
-    def samples(self, split: Split) -> Samples:
-        """Read one split."""

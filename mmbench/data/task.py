@@ -226,6 +226,11 @@ def with_encoders(task: Task, encoders: Mapping[str, Any]) -> Task:
 
 
 def _fields(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, str | Mapping):
+        raise ValueError(
+            f"encoders.{name} must be the name of a backbone, or a mapping such as "
+            f"{{backbone: resnet18, frozen: true}}, found {value!r}"
+        )
     settings = {"backbone": value} if isinstance(value, str) else dict(value)
     known = [field.name for field in fields(EncoderSpec)]
     for key in settings:

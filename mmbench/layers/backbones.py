@@ -1,9 +1,8 @@
 """Multimodal transformers into which prompt methods insert tokens.
 
 A backbone turns each modality into tokens, runs layers over them and reads one token at the end.
-`SmallBackbone` works for any modalities and is trained here; those with published weights live in
-`mmbench.layers.pretrained_backbones`. `backbone` makes one from a text: "small", "packaged" or
-"vilt:/folder".
+`SmallBackbone` works for any modalities and is trained here. Others, with published weights, build
+on this file, and `mmbench.layers.named_backbone` chooses one by its name.
 
 Notation: B batch, N tokens of a sequence, N_m tokens of modality m, D width, P width of what is
 read at the end, L layers.
@@ -11,7 +10,6 @@ read at the end, L layers.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -299,36 +297,3 @@ class _Embedder(nn.Module):
         z: Tensor = self.cut(x, lengths)
         z = self.norm(z) + self.position
         return torch.cat([self.cls.expand(len(z), 1, -1), z], dim=1)
-
-
-def backbone(
-    text: str, task: Task, *, dim: int = 64, depth: int = 4, dropout: float = 0.1
-) -> Backbone:
-    """Make a backbone from a text.
-
-    Args:
-        text: "small"; "packaged", networks that install as packages; or a model and the local
-            folder with its configuration, weights, tokenizer and preprocessor:
-            "vilt:/folder", "clip:/folder", "blip2:/folder".
-        task: Whose modalities are read.
-        dim: D of the small one.
-        depth: L of the small one.
-        dropout: Of the small one, while it learns.
-
-    Raises:
-        ValueError: If there is no such backbone, or it does not fit the task.
-    """
-    if text == "small":
-        return SmallBackbone(task, dim=dim, depth=depth, dropout=dropout)
-    kind, _, folder = text.partition(":")
-    if text != "packaged" and (kind not in ("vilt", "clip", "blip2") or not folder):
-        raise ValueError(
-            f"no backbone {text!r}; take small, packaged, or vilt:/folder, clip:/folder or "
-            "blip2:/folder"
-        )
-    from mmbench.layers import pretrained_backbones  # slow to import
-
-    if text == "packaged":
-        return pretrained_backbones.packaged(task)
-    made: Backbone = getattr(pretrained_backbones, kind)(task, Path(folder).expanduser())
-    return made

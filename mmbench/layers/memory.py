@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, FrozenMemo, Remembered, is_frozen, keep, opaque_ids
 from mmbench.data.embeddings import is_shared, shared_embeddings
+from mmbench.data.files import read_npz
 from mmbench.data.hashing import hashed
 from mmbench.data.scale import Moments, Scale
 from mmbench.data.stored import Inputs, Stored, change
@@ -267,9 +268,9 @@ class Vectors(Feature):
 
     def __init__(self, modality: Modality, bits: int, file: Path) -> None:
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                ids, vectors = arrays["id"], arrays[modality.name]
-        except (OSError, KeyError, ValueError, EOFError) as error:
+            arrays = read_npz(file, ("id", modality.name))
+            ids, vectors = arrays["id"], arrays[modality.name]
+        except ValueError as error:
             raise ValueError(
                 f"retrieve_by: {file} is no npz with id (n,) and {modality.name} (n, width): "
                 f"{error}"

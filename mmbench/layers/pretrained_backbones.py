@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Blip2ForImageTextRetrieval, CLIPModel, ViltModel
 
@@ -31,6 +30,7 @@ from mmbench.data.features import (
     image_network,
     text_network,
 )
+from mmbench.data.files import reading
 from mmbench.data.pieces import tokenizer_of, vocabulary_name
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, prepend
@@ -769,7 +769,8 @@ def scaling_of(image: Modality, folder: Path) -> Scaling:
             f"no preprocessor_config.json in {folder}, which says how the model's pixels are "
             "scaled; a model's folder comes with it"
         )
-    said = json.loads(file.read_text(encoding="utf-8"))
+    with reading(file, "JSON file"):
+        said = json.loads(file.read_text(encoding="utf-8"))
     try:
         mean, std = (torch.tensor([float(x) for x in said[f"image_{w}"]]) for w in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
@@ -838,8 +839,8 @@ def _load(model: Any, folder: Path, made_here: tuple[str, ...] = ()) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0]
+    except Exception as error:  # a damaged file may fail in any way
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{folder} does not hold a {model.__name__}: {line}") from error
     missing = [name for name in report["missing_keys"] if not name.startswith(made_here)]
     if missing:

@@ -4,14 +4,12 @@ Notation: B batch, C channels.
 """
 
 import math
-import pickle
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -235,9 +233,10 @@ def _load(net: nn.Module, file: Path) -> None:
             state = _from_timm(state)
         head = ("fc.", "_fc.", "classifier.", "heads.")
         net.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)})
-    except (RuntimeError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # torch names no type for what it refuses
         raise ValueError(
-            f"{file} does not hold the weights of {type(net).__name__} for such images: {error}"
+            f"{file} does not hold the weights of {type(net).__name__} for such images: "
+            f"{' '.join(str(error).split())[:300] or type(error).__name__}"
         ) from error
 
 

@@ -220,7 +220,7 @@ def effective_sample_size(weight: Float[np.ndarray, " sample"]) -> float:
 def inverse_probability_score(
     metric: str,
     logits: Float[np.ndarray, "sample output"],
-    target: Num[np.ndarray, "sample *output"],
+    target: Num[np.ndarray, " sample *output"],
     task_kind: TaskKind,
     probability: Float[np.ndarray, " sample"],
 ) -> tuple[float, float]:

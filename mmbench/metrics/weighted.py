@@ -8,8 +8,8 @@ Array = NDArray[np.float64]
 
 
 def weighted_mean(
-    weight: Float[Array, "resample sample"], values: Float[Array, "sample *output"]
-) -> Float[Array, "resample *output"]:
+    weight: Float[Array, "resample sample"], values: Float[Array, " sample *output"]
+) -> Float[Array, " resample *output"]:
     """Mean over samples, for each row of weights (not all zero)."""
     total = weight.sum(axis=1)
     mean: Array = (weight @ values) / (total[:, None] if values.ndim == 2 else total)

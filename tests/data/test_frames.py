@@ -88,8 +88,14 @@ def test_compressed_files_and_capital_endings_are_read(tmp_path):
     [
         (b"", "t.csv is empty"),
         (b"\n\n", "t.csv is empty"),
-        ("id,x\np1,\u00e4\n".encode("latin-1"), "t.csv is no UTF-8 text .*; save it as CSV UTF-8"),
-        ("id,x\np1,2\n".encode("utf-16"), "t.csv is no UTF-8 text .*; save it as CSV UTF-8"),
+        (
+            "id,x\np1,\u00e4\n".encode("latin-1"),
+            "no UTF-8 text .*; save it as CSV UTF-8",
+        ),
+        (
+            "id,x\np1,2\n".encode("utf-16"),
+            "no UTF-8 text .*; save it as CSV UTF-8",
+        ),
         (b"name,x\np1,2\n", "t.csv has no column 'id'; it has name, x"),
         (b"id,x,id\np1,2,p1\n", "t.csv has 2 columns 'id'; rename all but one"),
         (b"id,x\n ,2\n", "t.csv row 2: id is empty"),

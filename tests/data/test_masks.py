@@ -228,7 +228,7 @@ def test_codes_and_sizes_that_do_not_fit_are_refused(tmp_path):
     torch.save(torch.tensor([0.0, 3.0]), path)
     with pytest.raises(ValueError, match=r"holds the code 3; known are \[0, 1, 2\]"):
         missing_aware_prompts_legacy(path, np.arange(2))
-    with pytest.raises(ValueError, match="has 2 entries, but there are 5 samples"):
+    with pytest.raises(ValueError, match=r"has the shape \(2,\), but there are 5 samples"):
         missing_aware_prompts_legacy(path, np.arange(5))
     torch.save({"a": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="holds dict, no tensor"):

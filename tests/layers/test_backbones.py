@@ -4,8 +4,9 @@ import torch
 from mmbench.contract import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import PreNormBlock
-from mmbench.layers.backbones import SmallBackbone, backbone
+from mmbench.layers.backbones import SmallBackbone
 from mmbench.layers.encoders import MAX_TOKENS
+from mmbench.layers.named_backbone import backbone
 
 D = 16
 

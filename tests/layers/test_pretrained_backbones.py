@@ -10,8 +10,8 @@ from transformers import ViltForMaskedLM
 from mmbench.contract import make_batch
 from mmbench.data import features
 from mmbench.data.task import Modality, Pixels, Task
-from mmbench.layers.backbones import backbone
 from mmbench.layers.memory import Memory
+from mmbench.layers.named_backbone import backbone
 from mmbench.methods.backbone_alone import BackboneAlone
 
 

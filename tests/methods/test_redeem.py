@@ -460,7 +460,7 @@ def test_diagnostics_show_neighbours_and_recovered_tokens():
     shown = method.diagnostics()
     assert shown["retrieved_query_id"].tolist() == ask.sample_id[:8].tolist()
     assert (shown["retrieved_train_id"] == method.memory.sample_id[rows[:8]].numpy()).all()
-    assert len(shown["retrieved_train_id"]) == min(n, 8)
+    assert len(shown["retrieved_train_id"]) == min(len(ask), 8)
     assert shown["retrieved_by"].tolist() == ["token counts", "pixel means"]
     for side, pixels in (
         ("query", ask.inputs["image"][:8]),

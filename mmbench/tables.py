@@ -15,8 +15,9 @@ from mmbench.data.masks import (
     redeem_file_legacy,
 )
 from mmbench.data.missingness import Missingness, Natural, Stream
-from mmbench.data.samples import SPLITS, PresenceArray, Split, Splits
+from mmbench.data.samples import SPLITS, PresenceArray, Split
 from mmbench.data.scenario import Scenario
+from mmbench.datamodule import DataModule
 from mmbench.registry import suggest
 
 Format = Literal["own", "missing_aware_prompts", "redeem"]
@@ -60,7 +61,7 @@ def missingness_of(
 
 
 def draw_table(
-    data: Splits,
+    data: DataModule,
     scenario: Scenario,
     split: Split,
     missingness: Missingness,
@@ -95,7 +96,7 @@ def draw_table(
 def import_table(
     file: Path,
     form: Format,
-    data: Splits,
+    data: DataModule,
     about: Mapping[str, JSON],
     *,
     split: Split | None = None,
@@ -153,7 +154,7 @@ def import_table(
     return replace(table, modalities=names, presence=table.presence[:, columns])
 
 
-def rows_of(table: PresenceTable, data: Splits, split: Split, otherwise: str) -> PresenceArray:
+def rows_of(table: PresenceTable, data: DataModule, split: Split, otherwise: str) -> PresenceArray:
     """A table's rows for the samples of a split.
 
     Raises:
@@ -165,7 +166,7 @@ def rows_of(table: PresenceTable, data: Splits, split: Split, otherwise: str) ->
         raise ValueError(f"{otherwise}: {error}") from None
 
 
-def require_known(table: PresenceTable, data: Splits, otherwise: str) -> None:
+def require_known(table: PresenceTable, data: DataModule, otherwise: str) -> None:
     """Refuse rows of samples that no split has.
 
     Raises:

@@ -1,14 +1,15 @@
 """Whether the files of a data set are there, and its splits what its task says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mmbench.data.files import locate
-from mmbench.data.samples import SPLITS, Samples, Split, Splits
+from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.task import Task
+from mmbench.datamodule import DataModule
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,19 @@ class Health:
     unread: tuple[Path, ...] = ()
 
 
-def examine(data: Splits, files: Sequence[str], root: Path) -> Health:
+def examine(data: DataModule) -> Health:
     """Look for the files of a data set, then load every split and compare it with the task.
 
     Args:
         data: The data set.
-        files: What its user brings.
-        root: Folder of the user's data.
     """
     found: list[Path] = []
     missing: dict[Path, str] = {}
-    for file in files:
+    for file in data.files:
         try:
-            found.append(locate(root, file))
+            found.append(locate(data.root, file))
         except ValueError as error:
-            missing[root / file] = _line(error)
+            missing[data.root / file] = _line(error)
     loaded, problems = _load(data)
     unread: tuple[Path, ...] = ()
     if missing and not problems:  # the load did without them
@@ -54,7 +53,7 @@ def examine(data: Splits, files: Sequence[str], root: Path) -> Health:
     return Health(tuple(found), missing, loaded, tuple(problems), unread)
 
 
-def _load(data: Splits) -> tuple[dict[Split, Samples], list[str]]:
+def _load(data: DataModule) -> tuple[dict[Split, Samples], list[str]]:
     """Splits that load, and what is wrong, one line each."""
     try:
         task = data.task

@@ -1,0 +1,215 @@
+"""Words that no suite may hold: each kind is refused in one line, by a plan as by a run."""
+
+import sys
+
+import pytest
+import yaml
+from sweeps import suite
+
+from mmbench.cli import main
+from mmbench.config import load_config
+
+WORDS = suite().model_dump(exclude={"limit", "keep_weights"})
+HUGE = 10**400
+RATE = (
+    "scenarios=[{name: s, train: {mechanism: mcar, missing_rate: %s}, "
+    "test: {mechanism: mcar, missing_rate: 0.1}}]"
+)
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Whether a plan and a run of these words end in exit code 2 with a line that holds a text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(WORDS))
+
+    def check(message, *words):
+        before = sorted(tmp_path.rglob("*"))
+        for verb in ("plan", "run"):
+            monkeypatch.setattr(sys, "argv", ["mmbench", verb, *words])
+            with pytest.raises(SystemExit) as end:
+                main()
+            said = capsys.readouterr()
+            assert end.value.code == 2, said.out
+            assert message in said.err
+            assert said.err.startswith("error: ")
+            assert said.err.count("\n") == 1
+            assert len(said.err) < 600
+            assert sorted(tmp_path.rglob("*")) == before
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("select=5", "select: input should be a valid dictionary"),
+        ("select=0", "select: input should be a valid dictionary"),
+        ("select=macro_f1", "select: input should be a valid dictionary"),
+        ("select=null", "select: input should be a valid dictionary"),
+        ("trainer=5", "trainer: input should be a valid dictionary"),
+        ("encoders=efficientnet_lite0", "encoders: input should be a valid dictionary"),
+        ("methods=[{name: zero_fill, args: 5}]", "methods.0.args: input should be a valid dict"),
+        ("methods=[[zero_fill]]", "methods.0: input should be a valid dictionary"),
+        ("methods=[{class_path: zero_fill, init_args: 3}]", "methods.0.args: input should be"),
+        ("scenarios=[{name: s, train: 5, test: 5}]", "train: must be a mapping such as"),
+        ("encoders={image: 5}", "encoders.image must be the name of a backbone, or a mapping"),
+    ],
+)
+def test_a_word_where_a_mapping_is_wanted_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("methods.0=zero_fill", "write the whole list"),
+        ("methods.0.name=zero_fill", "write the whole list"),
+        ("data={name: mfeat}", "write the whole list"),
+        ("data.name=mfeat", "write the whole list"),
+        ("scenarios={train: 5}", "write the whole list"),
+        ("seeds={a: 1}", "write the whole list"),
+        ("select=[a]", "write the whole list"),
+        ("name={a: b}", "name: input should be a valid string"),
+        ("methods=[{name: {a: b}}]", "methods.0.name: input should be a valid string"),
+        ("trainer.max_epochs={a: 1}", "trainer.max_epochs: input should be a valid integer"),
+        ("select.metric.a=5", "select.metric: input should be a valid string"),
+        ("data=[{name: mfeat, args: {modalities: {a: b}}}]", "modalities: input should be"),
+    ],
+)
+def test_a_mapping_where_a_word_or_a_list_is_wanted_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("args", "where"),
+    [
+        ("files: {on: a.csv}", "data.0.args.files has the key True"),
+        ("yes: x", "data.0.args has the key True"),
+        ("files: {a: {b: [{no: 1}]}}", "data.0.args.files.a.b.0 has the key False"),
+        ("1: x", "data.0.args has the key 1"),
+        ("1.5: x", "data.0.args has the key 1.5"),
+        ("null: x", "key type 'NoneType'"),
+        ("[a]: x", "found unhashable key"),
+    ],
+)
+def test_a_key_that_is_no_text_is_refused_at_any_depth(refused, tmp_path, args, where):
+    rest = yaml.safe_dump({key: value for key, value in WORDS.items() if key != "data"})
+    (tmp_path / "keys.yaml").write_text(f"{rest}data: [{{name: mfeat, args: {{{args}}}}}]\n")
+    refused(where, "keys.yaml")
+    if "key True" in where:
+        refused("YAML reads on, off, yes and no as true and false", "keys.yaml")
+
+
+def test_the_key_on_of_a_selection_needs_no_quotes(tmp_path):
+    (tmp_path / "on.yaml").write_text("select: {metric: accuracy, on: last}\n")
+    found = load_config(tmp_path / "on.yaml", kind="suite")["select"]
+    assert suite(select=found).select.on == "last"
+
+
+@pytest.mark.parametrize(
+    ("word", "secret"),
+    [
+        ("name=${oc.env:SECRET_OF_MINE}", True),
+        ("about=${oc.env:SECRET_OF_MINE,none}", True),
+        ("about=a${oc.decode:${oc.env:SECRET_OF_MINE}}b", True),
+        ("about=${${name}:SECRET_OF_MINE}", True),
+        ("about=${oc.${name}:SECRET_OF_MINE}", True),
+        ("methods=[{name: zero_fill, label: '${oc.env:SECRET_OF_MINE}'}]", True),
+        ("data=[{name: mfeat, args: {modalities: ['${oc.env:SECRET_OF_MINE}']}}]", True),
+        ("about=${nothing}", False),
+        ("about=${about}", False),
+        ("about=${", False),
+    ],
+)
+def test_what_would_copy_the_environment_into_a_record_is_refused(
+    refused, monkeypatch, word, secret
+):
+    monkeypatch.setenv("SECRET_OF_MINE", "hunter2")
+    refused("a value of your environment" if secret else "cannot be read", "tiny.yaml", word)
+
+
+def test_a_reference_to_another_key_is_followed():
+    words = load_config({"a": {"b": 3}, "c": "${a.b}", "d": "${a.${e}}", "e": "b"}, kind="suite")
+    assert (words["c"], words["d"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "about=" + "[" * 2000 + "]" * 2000,
+        "encoders=" + "{a: " * 40 + "1" + "}" * 40,
+        "trainer=" + "[{a: " * 20 + "1" + "}]" * 20,
+        ".".join("a" * 500) + "=1",
+        "methods=[{name: zero_fill, args: " + "{a: " * 200 + "1" + "}" * 200 + "}]",
+    ],
+)
+def test_words_that_are_nested_too_deeply_are_refused(refused, word):
+    refused("nested deeper than 32 levels", "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 3000 + "]" * 3000, "nested deeper than 32 levels"),
+        ("{a: " * 100_000, "nested deeper than 32 levels"),
+        ("&x [*x]", "recursive aliases"),
+        ("&x {a: [*x]}", "recursive aliases"),
+        # nine to the power of twelve words in a few lines
+        (
+            "\n  - &a0 [x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"  - &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)),
+            "more than 1000000 values",
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_nested_too_deeply_or_expands_without_end_is_refused(
+    refused, tmp_path, text, message
+):
+    (tmp_path / "deep.yaml").write_text(f"{yaml.safe_dump(WORDS)}more: {text}\n")
+    refused(message, "deep.yaml")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (RATE % HUGE, "scenarios.0.train.missing_rate is a number beyond"),
+        (RATE % "1e400", "missing_rate is inf, no finite number"),
+        (RATE % ".nan", "missing_rate is nan, no finite number"),
+        (RATE % "-.inf", "missing_rate is -inf, no finite number"),
+        (RATE % ("9" * 5000), "holds a number of 5000 digits"),
+        (RATE % "-1", "must be a share from 0 to 1"),
+        ("seeds=1000000000", "above 100"),
+        ("seeds=[-1]", "seeds.0: input should be greater than or equal to 0"),
+        (f"trainer.max_epochs=-{HUGE}", "trainer.max_epochs is a number beyond"),
+        ("trainer.max_epochs=0x" + "f" * 5000, "trainer.max_epochs is a number beyond"),
+        ("methods=[{name: zero_fill, args: {lr: .inf}}]", "methods.0.args.lr is inf"),
+        (f"methods=[{{name: zero_fill, args: {{dim: {HUGE}}}}}]", "args.dim is a number beyond"),
+        (f"limit={HUGE}", "limit is a number beyond"),
+    ],
+)
+def test_a_number_that_is_too_large_or_none_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x00", "is no YAML"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"- a", "is no suite"),
+        (b"5", "cannot be read"),
+        (b"", "the key 'name' is missing"),
+        (b"name: x\nname: y\n", "found duplicate key name"),
+        (b"!!python/object/apply:os.system [x]", "is no YAML (line 1)"),
+        (b"--- a\n--- b", "is no YAML (line 2)"),
+    ],
+)
+def test_a_file_that_holds_no_suite_is_refused(refused, tmp_path, content, message):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    refused(message, "odd.yaml")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\nb.yaml", ".", "", "tiny.yaml/x"])
+def test_a_name_that_no_suite_can_have_is_refused(refused, name):
+    refused("no suite", name)
