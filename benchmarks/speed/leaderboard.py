@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,35 @@ import pandas as pd
 
 from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness
-from mmbench.bench.record import Run, read_records, write_arrays
+from mmbench.bench.record import Run, read_records
+from mmbench.bench.result import (
+    FILE,
+    SCHEMA,
+    Asked,
+    ConditionResult,
+    Cost,
+    Result,
+    Selection,
+)
 from mmbench.bench.spec import RunSpec
+from mmbench.data.missingness import Dependence, Realised
 from mmbench.metrics.metric import metrics_for
+from mmbench.store import write_arrays
 
 METRICS = (*metrics_for("single_label"), "accuracy_ipw")[:10]
 RATES = [rate / 20 for rate in range(20)]
-COST = dict.fromkeys(
-    ("params_total", "params_trainable", "flops_per_sample", "train_s", "infer_ms_per_sample",
-     "peak_mib"),
-    1.0,
-)  # fmt: skip
+COST = Cost(
+    params_total=1,
+    params_trainable=1,
+    flops_per_sample=1.0,
+    train_s=1.0,
+    eval_s=1.0,
+    infer_ms_per_sample=1.0,
+    infer_ms_std=0.0,
+    peak_mib=1.0,
+    energy_j=None,
+    flops_per_pattern=None,
+)
 CLASSES, MADE = 10, 100  # different files of predictions, which all others link to
 
 
@@ -52,25 +71,38 @@ def write(folder: Path) -> list[Run]:
         home = folder / str(number)
         home.mkdir()
         conditions = {
-            f"mcar_{rate:g}" if rate else "complete": {
-                "mechanism": "mcar",
-                "missing_rate_nominal": rate,
-                "realised": {"missing_rate": rate, "incomplete_rate": rate},
-                "scores": dict.fromkeys(METRICS, number * 7919 % 1000 / 1000 * (1 - rate)),
-                "bayes": {},
-                "bayes_se": {},
-                "effective_n": 100.0,
-                "n": 100,
-            }
+            f"mcar_{rate:g}" if rate else "complete": ConditionResult(
+                mechanism="mcar",
+                missing_rate_nominal=rate,
+                realised=Realised(rate, rate, 0.0, rate, {}),
+                dependence=Dependence(0.0, {}),
+                n=100,
+                samples="same",
+                effective_n=100.0,
+                scores=dict.fromkeys(METRICS, number * 7919 % 1000 / 1000 * (1 - rate)),
+                bayes={},
+                bayes_se={},
+            )
             for rate in RATES
         }
-        words = {
-            "task": {"kind": "single_label"},
-            "conditions": conditions,
-            "cost": COST,
-            "code": "0.1",
-        }
-        (home / "metrics.json").write_text(json.dumps(words))
+        result = Result(
+            schema=SCHEMA,
+            task=Asked(kind="single_label", outputs=(), modalities=()),
+            target_scale=None,
+            selected=Selection(
+                epoch=0, score=0.5, epochs=1, rising=False, metric="accuracy", on="val"
+            ),
+            stages=(),
+            train=Realised(0.0, 0.0, 0.0, 0.0, {}),
+            notes=(),
+            conditions=conditions,
+            cost=COST,
+            code="0.1",
+            sources={},
+            distributions={},
+            machine="one",
+        )
+        (home / FILE).write_text(json.dumps(asdict(result)))
         runs.append(Run(spec, home, "done"))
     return runs
 
@@ -104,7 +136,7 @@ def main() -> None:
         runs = write(folder)
         began = time.process_time()
         for run in runs:
-            json.loads((run.folder / "metrics.json").read_text())
+            json.loads((run.folder / FILE).read_text())
         bare_s = time.process_time() - began
         read_s, records = timed(lambda: read_records(runs))
         board_s, board = timed(lambda: leaderboard(runs, records=records))
