@@ -21,7 +21,7 @@ MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
 Fold = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-PROTOCOL = 1  # raised when the same words come to mean another run
+PROTOCOL = 2  # raised when the same words come to mean another run
 # trainer settings that say where and how safely, not what; no part of the key
 PLACEMENT = ("accelerator", "checkpoint_minutes")
 
