@@ -36,7 +36,7 @@ class Cut(Callback):
 
 def spec_of(name):
     parameters = inspect.signature(METHODS.get(name).__init__).parameters
-    small = {"warm_epochs": 2, "dim": 16}
+    small = {"warm_epochs": 2, "dim": 24}  # which 4, 6 and 8 heads share
     args = {key: value for key, value in small.items() if key in parameters}
     reads_steps = set(METHODS.get(name).applies.one_of) & {"bag", "sequence"}
     [spec] = specs(
