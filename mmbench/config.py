@@ -172,4 +172,4 @@ def _require_no_resolver(text: str, here: str) -> None:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) < 80 else f"{text[:60]}..."
+    return text if len(text) < 80 else f"{text[:30]}...{text[-40:]}"  # a path ends in its file
