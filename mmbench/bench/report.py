@@ -247,6 +247,7 @@ def _page(
         holes=_holes(runs)[:HOLES],
         holes_left_out=max(0, len(_holes(runs)) - HOLES),
         undefined=_undefined(board),
+        doubts=_doubts(runs),
         environments=environments,
         settings=_settings(runs),
         board=rows,
@@ -860,6 +861,18 @@ def _holes(runs: Sequence[Run]) -> list[dict[str, Any]]:
     names = ("state", "data", "scenario", "method", "why")
     rows = [dict(zip(names, key, strict=True)) | {"seeds": s} for key, s in found.items()]
     return sorted(rows, key=lambda row: -STATES.index(row["state"]))
+
+
+def _doubts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What is doubtful about each data set, as its records say; one run of a fold tells it."""
+    seen: set[tuple[str, str, int]] = set()
+    found: dict[tuple[str, str], None] = {}
+    for run in runs:
+        key = (run.spec.data_label, run.spec.scenario_name, run.spec.fold)
+        if run.state == "done" and key not in seen:
+            seen.add(key)
+            found |= {(run.spec.data_label, note): None for note in read_result(run.folder).notes}
+    return list(found)
 
 
 def _undefined(board: pd.DataFrame) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ CONDITIONS = {  # name -> mechanism, nominal rate, realised rate
     **{name: ("pattern", None, rate) for name, rate in PATTERNS.items()},
 }
 
+DOUBT = "the class <i>rare</i> is never trained on"
+
 
 def spec(method, data, seed):
     return RunSpec(
@@ -68,7 +70,8 @@ def finished(spec, runs, loss, *, bayes=None, undefined=()):
             bayes_se={} if bayes is None else {"mse": 0.01},
         )
     cost = {"params_total": 1000 + int(1000 * loss), "train_s": 10 * loss}
-    write_result(folder, result("regression", conditions, cost=cost, code="0.1-abc"))
+    notes = (DOUBT,) if spec.data == "first" else ()
+    write_result(folder, result("regression", conditions, cost=cost, code="0.1-abc", notes=notes))
     write_json(folder / "env.json", {"code": "0.1-abc", "versions": {"torch": "9.8.7"}})
     rows = "".join(f"{e},{e},{1 / (e + 1)},\n{e},{e},,{0.1 * e}\n" for e in range(3))
     (folder / "metrics.csv").write_text("epoch,step,train/task,val/mse\n" + rows)
@@ -684,3 +687,9 @@ def test_the_policy_lets_the_page_s_script_run_and_refuses_others(page, tmp_path
     assert re.findall(r"<title>(.*?)</title>", text) == [
         "tiny &lt;suite&gt; \N{EN DASH} mmbench report"
     ]
+
+
+def test_doubts_about_a_data_set_are_said_once_and_escaped(page):
+    said = "<li><b>first</b>: the class &lt;i&gt;rare&lt;/i&gt; is never trained on</li>"
+    assert page.count(said) == 1
+    assert "<li><b>second</b>" not in page
