@@ -24,6 +24,8 @@ def backbone(request, tmp_path_factory):
 
 def on(cls, backbone):
     class OnBackbone(cls):
+        own_encoders = "published weights read inputs by the layers that they were trained with"
+
         def __init__(self, task):
             super().__init__(task, backbone=backbone, lr=1e-2)
 
