@@ -27,7 +27,7 @@ def on(cls, backbone):
         own_encoders = "published weights read inputs by the layers that they were trained with"
 
         def __init__(self, task):
-            super().__init__(task, backbone=backbone, lr=1e-2)
+            super().__init__(task, backbone=backbone, lr=5e-3)
 
     return OnBackbone
 

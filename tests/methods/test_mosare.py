@@ -165,7 +165,7 @@ def test_after_training_what_is_decoded_has_the_norm_and_the_mean_of_what_is_the
     method.prepare(data.batches("train"))
     method.train()
     optimiser = method.configure_optimizers()
-    for _ in range(12):
+    for _ in range(24):
         for batch in data.train_dataloader():
             optimiser.zero_grad()
             torch.stack(list(method.loss(batch).values())).sum().backward()
