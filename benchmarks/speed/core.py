@@ -18,8 +18,8 @@ from mmbench.bench.plan import plan
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.spec import load_suite
 from mmbench.data.scenario import Scenario
+from mmbench.data.task import with_encoders
 from mmbench.datamodule import DataModule
-from mmbench.layers.encoders import ModalityEncoders
 from mmbench.registry import DATASETS, METHODS
 
 HERE = Path()
@@ -83,9 +83,7 @@ def conditions() -> None:
     """All 7 patterns of openmoji with a ResNet-18 against one pattern."""
     every = data_of("openmoji", {"mechanism": "every_pattern"})
     one = data_of("openmoji", {"mechanism": "pattern", "present": ["image", "english", "german"]})
-    method = METHODS.get("zero_fill")(every.task).eval()
-    backbones = {"image": "resnet18"}
-    method.fuse.encode = ModalityEncoders(every.task, 128, backbones=backbones)
+    method = METHODS.get("zero_fill")(with_encoders(every.task, {"image": "resnet18"})).eval()
     all_s = median_s(lambda: evaluate(method, every), 3)
     one_s = median_s(lambda: evaluate(method, one), 3)
     print(
