@@ -16,6 +16,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.embeddings import share
 from mmbench.data.task import Task
 from mmbench.layers.backbones import Backbone
+from mmbench.layers.fusion import random_drop
 from mmbench.layers.named_backbone import backbone as _backbone  # an argument has that name
 from mmbench.method import Method, Stage
 
@@ -130,7 +131,7 @@ class PromptMethod(Method, ABC):
         """While the backbone warms: the task's loss, with entries hidden at random."""
         if self.stage != "warm":
             return self.prompt_loss(batch)
-        hidden = batch.hide(random_absence(batch.presence, HIDE_RATE))
+        hidden = batch.hide(~random_drop(batch.presence, HIDE_RATE))
         return {"task": self.task_loss(self.warm_output(hidden), batch.target)}
 
     def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -155,14 +156,3 @@ class PromptMethod(Method, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-
-def random_absence(presence: Tensor, rate: float) -> Tensor:
-    """Which present entries to hide: each with probability `rate`, but never a sample's last.
-
-    Of the entries of a sample that would lose all, the one with the largest draw stays.
-    """
-    draw = torch.rand(presence.shape, device=presence.device)
-    draw = torch.where(presence, draw, -1.0)
-    best = draw == draw.amax(1, keepdim=True)
-    return presence & (draw < rate) & ~best

@@ -10,8 +10,9 @@ from mmbench.contract import all_patterns, make_batch
 from mmbench.data.batch import Batch, is_frozen
 from mmbench.data.embeddings import is_shared
 from mmbench.data.task import Modality, Task
+from mmbench.layers.fusion import random_drop
 from mmbench.method import Paper
-from mmbench.prompted import HIDE_RATE, PromptMethod, random_absence
+from mmbench.prompted import HIDE_RATE, PromptMethod
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
 
@@ -141,7 +142,7 @@ def test_a_backbone_may_be_taken_as_it_comes_or_learn_together_with_the_prompts(
 def test_hiding_at_random_leaves_every_sample_something():
     torch.manual_seed(0)
     presence = all_patterns(TASK, repeat=2000)
-    absent = random_absence(presence, HIDE_RATE)
+    absent = presence & ~random_drop(presence, HIDE_RATE)
     assert not (absent & ~presence).any()
     assert (presence & ~absent).any(1).all()
     assert not absent[presence.sum(1) == 1].any()
@@ -149,7 +150,9 @@ def test_hiding_at_random_leaves_every_sample_something():
     # three entries: 0.3 each, but the last of 0.3³ samples stays
     expected = (3 * 0.3 - 0.3**3) / 3
     assert absent[complete].float().mean().item() == pytest.approx(expected, abs=0.02)
-    torch.testing.assert_close(random_absence(presence[:20], 1.0).sum(1), presence[:20].sum(1) - 1)
+    torch.testing.assert_close(
+        (presence[:20] & ~random_drop(presence[:20], 1.0)).sum(1), presence[:20].sum(1) - 1
+    )
 
 
 @pytest.fixture(scope="module")

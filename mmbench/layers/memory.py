@@ -37,6 +37,7 @@ from mmbench.data.stored import Inputs, Stored, change
 from mmbench.data.task import Kind, Modality, Task
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
+from mmbench.layers.retrieval import make_room
 
 BLOCK = 64  # rows of the bank that are first compared by their best one alone
 SCORES = 1 << 25  # scores held at a time, 128 MiB
@@ -682,12 +683,7 @@ class Memory(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # a fresh bank is empty: make room for what was kept
-        for name, buffer in self._buffers.items():
-            kept = state_dict.get(prefix + name)
-            if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
-                room = torch.empty(kept.shape, dtype=kept.dtype, device=buffer.device)
-                self._buffers[name] = room
+        make_room(self, state_dict, prefix)
         loaded = {}
         for m, name in enumerate(self.names):
             values = state_dict.pop(f"{prefix}input_{m}", None)

@@ -191,13 +191,22 @@ class SupportBank(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # a fresh bank is empty: make room for what was kept
-        for name, buffer in self._buffers.items():
-            kept = state_dict.get(prefix + name)
-            if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
-                room = torch.empty(kept.shape, dtype=kept.dtype, device=buffer.device)
-                self._buffers[name] = room
+        make_room(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def make_room(bank: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Let a fresh bank, whose buffers are empty, take over the rows of a saved one.
+
+    Args:
+        bank: Whose buffers get the number of rows that is to be loaded.
+        state_dict: What is loaded next.
+        prefix: Of the bank's names in it.
+    """
+    for name, buffer in bank._buffers.items():
+        kept = state_dict.get(prefix + name)
+        if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
+            bank._buffers[name] = torch.empty(kept.shape, dtype=kept.dtype, device=buffer.device)
 
 
 def candidates(wanted: Bool[Tensor, " entry"]) -> Int[Tensor, " _"]:
