@@ -77,7 +77,9 @@ class Checkpoints(Callback):
     def _whole_curve(self) -> str:
         now = self.curve.read_text(encoding="utf-8") if self.curve.is_file() else ""
         parts = [pd.read_csv(io.StringIO(text)) for text in (self._curve_before, now) if text]
-        return pd.concat(parts).to_csv(index=False) if parts else ""
+        if not parts:
+            return ""
+        return pd.concat(parts).sort_index(axis=1).to_csv(index=False)  # as the logger sorts
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
