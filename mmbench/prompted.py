@@ -64,7 +64,6 @@ class PromptMethod(Method, ABC):
             "warm_frozen" if backbone in ("small", "packaged") else "pretrained_frozen"
         )
         self.warm_epochs = warm_epochs
-        self._made_of = f"{backbone} dim={dim} depth={depth}"
         self.backbone: Backbone = _backbone(backbone, task, dim=dim, depth=depth)
         if self.regime == "warm_frozen":
             self.warm_head = nn.Linear(self.backbone.pooled_width, task.num_outputs)
@@ -84,7 +83,7 @@ class PromptMethod(Method, ABC):
             trains=("backbone", "warm_head"),
             epochs=self.warm_epochs,
             select="best",
-            shared=f"{self._made_of} hide={HIDE_RATE} lr={WARM_LR} weight_decay={WARM_DECAY}",
+            shared_across=("frozen", "lr", "weight_decay"),
         )
         return (warm, prompt)
 

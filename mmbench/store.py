@@ -337,6 +337,10 @@ def _sha256(file: Path) -> str:
 # --- claims -----------------------------------------------------------------------------------
 
 
+class LostClaimError(RuntimeError):
+    """Another process took over what this one was at."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """What came of a claim.
@@ -353,6 +357,18 @@ class Claim:
     def lost(self) -> bool:
         """Whether another took it over since: this process was silent for too long."""
         return self.lease is not None and self.lease.compromise is not None
+
+    def require(self) -> None:
+        """Go on only while it is held.
+
+        Raises:
+            LostClaimError: If another took it over.
+        """
+        if self.lost:
+            raise LostClaimError("another process took it over")
+
+
+ALONE = Claim(ours=True)  # of what nobody else is at
 
 
 @contextlib.contextmanager

@@ -369,7 +369,7 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
             Any if parameter.annotation is parameter.empty else parameter.annotation,
             ... if parameter.default is parameter.empty else parameter.default,
         )
-        for parameter in _parameters(call)
+        for parameter in parameters(call)
         if parameter.name not in given
     }
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
@@ -383,15 +383,24 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
     return {key: getattr(bound, key) for key in args}
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def complete(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str, Any]:
+    """Arguments as `bind` converts them, and the constructor's defaults for all others."""
+    return {
+        each.name: each.default
+        for each in parameters(call)
+        if each.name not in given and each.default is not each.empty
+    } | bind(call, args, given)
+
+
+def parameters(cls: type) -> list[inspect.Parameter]:
     """A constructor's own parameters, then those of its bases as far as **kwargs passes them."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         found = {p.name: p for p in named} | found
-        if len(named) == len(parameters):
+        if len(named) == len(own):
             break
     return list(found.values())

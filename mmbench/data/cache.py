@@ -18,6 +18,7 @@ from torch import Tensor
 from mmbench.data.digest import digest
 from mmbench.store import (
     MARK,
+    Claim,
     attempt,
     checksums,
     claim,
@@ -49,7 +50,7 @@ def content(tensors: Iterable[Tensor]) -> str:
 
 
 def cached(
-    words: Mapping[str, Any], build: Callable[[Path], None], *, home: Path | None = None
+    words: Mapping[str, Any], build: Callable[[Path, Claim], None], *, home: Path | None = None
 ) -> Path:
     """Folder whose content depends on `words` alone; built by the first that asks for it.
 
@@ -61,7 +62,8 @@ def cached(
             settings, sources. Kept beside the content as `words.json`.
         build: Writes the content into the private folder that it is given. If an earlier attempt
             was cut off, the folder may hold what that left, so a long build writes pieces by
-            rename and goes on after the last one.
+            rename and goes on after the last one. It also gets the claim, and may end by
+            `Claim.require` when that is lost; if it goes on, its work is thrown away.
         home: Where the folders lie; None = `cache_folder()`.
 
     Returns:
@@ -72,7 +74,7 @@ def cached(
     if not _problem(folder):
         return folder
     clean(folder.parent)
-    with claim(folder, until=lambda: not _problem(folder)):
+    with claim(folder, until=lambda: not _problem(folder)) as held:
         while problem := _problem(folder):  # nobody finished it while we waited
             damaged = identity(folder)
             if damaged is not None:
@@ -80,7 +82,7 @@ def cached(
                     "%s is damaged and is made again: %s", folder, problem
                 )
             with attempt(folder, go_on=True) as part:
-                build(part)
+                build(part, held)
                 write_json(part / "words.json", words)
                 write_json(part / MARK, {"files": checksums(part)})
                 publish(part, folder, instead_of=damaged)

@@ -107,7 +107,6 @@ class CorrKD(Method):
         super().__init__(task, lr=lr)
         self.contrast, self.prototype, self.response = contrast, prototype, response
         self.margin = margin
-        self.recipe = f"corr_kd {dim=} {dropout=} {lr=}"
         self.teacher = Network(task, dim, dropout)
         self.student = Network(task, dim, dropout)
 
@@ -115,7 +114,11 @@ class CorrKD(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The teacher, the same whatever the weights of distillation, then the student."""
         return (
-            Stage("teacher", trains=("teacher",), shared=self.recipe),
+            Stage(
+                "teacher",
+                trains=("teacher",),
+                shared_across=("contrast", "prototype", "response", "margin"),
+            ),
             Stage("student", trains=("student",)),
         )
 

@@ -191,9 +191,6 @@ class CPIMoE(Method):
                 del self.interaction_heads[drop]
         elif drop is not None and not pretrain:  # else it is there to train its encoder
             self.specific[task.names.index(drop)] = nn.Identity()
-        self._recipe = (
-            f"{variant} dim={dim} penalty={penalty} dropout={dropout} lr={lr} views={views}"
-        )
 
         prompts = torch.linspace(0, LAST_STATUS, 2**modalities - 1)[:, None].repeat(1, dim)
         self.status_learns = status == "learned" and "status" in prompt
@@ -228,10 +225,8 @@ class CPIMoE(Method):
         main = ["router", "decide", "head"]
         main += ["generators"] if len(self.generators) else []
         main += ["status_prompt"] if self.status_learns else []
-        pretraining = (
-            Stage(name, parts, shared=f"cp_imoe {name} {self._recipe}")
-            for name, parts in trains.items()
-        )
+        across = ("prompt", "status", "drop")
+        pretraining = (Stage(name, parts, shared_across=across) for name, parts in trains.items())
         return (*pretraining, Stage("main", tuple(main)))
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:

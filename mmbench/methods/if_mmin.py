@@ -156,7 +156,6 @@ class IFMMIN(Method):
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.imagination, self.invariance = imagination, invariance
-        self.recipe = f"if_mmin {dim=} {dropout=} {lr=} {weight_decay=}"
         width = len(task.modalities) * dim
 
         def head(features: int) -> nn.Sequential:
@@ -180,7 +179,11 @@ class IFMMIN(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The teacher, the same for both variants, then the student."""
         return (
-            Stage("teacher", trains=("teacher", "teacher_head"), shared=self.recipe),
+            Stage(
+                "teacher",
+                trains=("teacher", "teacher_head"),
+                shared_across=("variant", "blocks", "imagination", "invariance"),
+            ),
             Stage("imagine", trains=("student", "imagine", "head")),
         )
 

@@ -217,7 +217,6 @@ class MoMKE(Method):
         count = len(task.modalities)
         self.regime, self.freeze_experts = regime, freeze_experts
         # the router is made last: what the first stage trains starts the same with any of them
-        self.first_stage = f"momke {dim=} {depth=} {heads=} {dropout=} {lr=} {weight_decay=}"
         self.project = nn.ModuleList(projection(m, dim) for m in task.modalities)
         self.drop = nn.Dropout(dropout)
         self.experts = ModalityExperts(
@@ -255,7 +254,8 @@ class MoMKE(Method):
         if self.unimodal is None:
             return (joint,)
         alone = ("project", "experts", "unimodal")
-        return (Stage("unimodal", trains=alone, shared=self.first_stage), joint)
+        across = ("regime", "router", "freeze_experts")
+        return (Stage("unimodal", trains=alone, shared_across=across), joint)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present, less what chance hides in training."""

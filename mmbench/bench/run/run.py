@@ -67,7 +67,7 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
 
     began = time.perf_counter()
     ms_per_sample: list[float] = []
-    logits = evaluate(method, data, training.device, ms_per_sample)
+    logits = evaluate(method, data, training.device, ms_per_sample, held)
     eval_s = time.perf_counter() - began
     write_predictions(folder, data, logits)
     conditions = score_conditions(spec, root, data, logits)
