@@ -156,6 +156,34 @@ def restore(target: Path) -> None:
         any(_rename(aside, target) for aside in leftovers(target, OLD))
 
 
+def moved_aside(target: Path) -> Path | None:
+    """What still counts of a published folder that is not there: it waits for its successor.
+
+    Until that appears, it is whole, whoever moved it, and whether they live.
+    """
+    try:
+        changed = target.parent.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    # the clock of file systems ticks slowly: a folder may change twice at one time
+    fresh = abs(time.time_ns() - changed) < 10**9
+    look = _moved_aside_in.__wrapped__ if fresh else _moved_aside_in
+    return look(target.parent, changed).get(target.name)
+
+
+@lru_cache(maxsize=1024)
+def _moved_aside_in(folder: Path, changed: int) -> dict[str, Path]:
+    """Name -> what was moved aside of it, the last; `changed` tells one state from another."""
+    named = [(PRIVATE.fullmatch(part.name), part) for part in folder.glob(f".*{OLD}.*")]
+    found = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
+    return {name["target"]: part for name, part in sorted(found, key=lambda one: _age(one[1]))}
+
+
+def _age(folder: Path) -> int:
+    seen = identity(folder)
+    return 0 if seen is None else seen[1]
+
+
 def clean(folder: Path) -> None:
     """Remove attempts in a folder that are left behind, by whatever machine.
 
@@ -318,13 +346,15 @@ def damage(folder: Path, mark: str, *, read_up_to: int | None = 0) -> str:
         file = folder / name
         try:
             size = file.stat().st_size
+            is_read = size == known_size and (read_up_to is None or size <= read_up_to)
+            found_sum = _sha256(file) if is_read else known_sum
         except FileNotFoundError:
             return f"{name} is missing"
         except (OSError, ValueError) as error:  # no name that a file can have
-            return f"{name[:60]!a} cannot be looked up: {error.__class__.__name__}"
+            return f"{name[:60]!a} cannot be read: {error.__class__.__name__}"
         if size != known_size:
             return f"{name} has {size} bytes instead of {known_size}"
-        if (read_up_to is None or size <= read_up_to) and _sha256(file) != known_sum:
+        if found_sum != known_sum:
             return f"{name} holds other bytes than were written"
     return ""
 

@@ -14,7 +14,7 @@ from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, Run, find, read_records
+from mmbench.bench.record import SHARED, SMALL, STAGES, Run, find, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
@@ -207,10 +207,20 @@ class Sweep:
             )
         return pd.DataFrame(rows)
 
-    def damaged_stages(self) -> dict[Path, str]:
-        """Stages in common of the suite's runs that do not hold what was written, and why."""
-        made = (self.runs_folder / SHARED).glob("[!.]*")
-        found = {folder: damage(folder, MARK, read_up_to=None) for folder in sorted(made)}
+    def damaged(self) -> dict[Path, str]:
+        """What runs share that does not hold what was written, and why: it is made again when used.
+
+        That is finished stages, those in common and those of runs in flight, and the user's cache.
+        """
+        from mmbench.data.cache import cache_folder  # imports torch
+
+        made = [
+            *(self.runs_folder / SHARED).glob("[!.]*"),
+            *(self.runs_folder / STAGES).glob("[!.]*/[!.]*"),
+            *cache_folder().glob("[!.]*"),
+        ]
+        folders = sorted(folder for folder in made if folder.is_dir())
+        found = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
         return {folder: why for folder, why in found.items() if why}
 
     def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:

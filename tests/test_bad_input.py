@@ -34,6 +34,7 @@ from mmbench.bench.run.run import run
 from mmbench.cli import errors, main
 from mmbench.cli.run import _every
 from mmbench.cli.show import print_table
+from mmbench.data.cache import cached
 from mmbench.data.masks import TITLE
 from mmbench.registry import METHODS
 
@@ -370,6 +371,31 @@ def edited(file, change):
     words = json.loads(file.read_text())
     change(words)
     file.write_text(json.dumps(words))
+
+
+@pytest.mark.parametrize("place", ["cache", "runs/.shared", "runs/.stages/0123456789abcdef"])
+@pytest.mark.parametrize("fault", ["zeros", "cut", "gone", "mark"])
+def test_status_verify_reads_what_runs_share(results, mmbench, monkeypatch, place, fault):
+    monkeypatch.setenv("MMBENCH_CACHE", str(results / "cache"))
+    folder = cached(
+        {"x": 1}, lambda part, held: np.save(part / "x.npy", VALUES), home=results / place
+    )
+    assert mmbench("status", results, "--verify")[0] == 0
+    file = folder / "x.npy"
+    if fault == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+    elif fault == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif fault == "gone":
+        file.unlink()
+    else:
+        (folder / "files.json").write_text("{")
+    assert mmbench("status", results)[0] == 0
+    code, out, _ = mmbench("status", results, "--verify")
+    assert code == 1
+    [line] = [line for line in out.splitlines() if "damaged" in line]
+    assert str(folder) in line
+    assert ("files.json" if fault == "mark" else "x.npy") in line
 
 
 DEEP = "[" * 100_000
