@@ -14,7 +14,7 @@ from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, STAGES, Run, find, read_records
+from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
@@ -315,8 +315,12 @@ class Sweep:
         """
         metric = metric or self.suite.select.metric
         if board.empty:
+            runs = self.runs()
+            bad = [run for run in runs if run.state in ("broken", "failed")]
+            found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+            why = f" ({found}; {bad[0].state}: {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
-                f"no finished run of this suite lies in {self.folder}; start it with "
+                f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"
             )
         known = sorted(set(board["metric"]))

@@ -373,6 +373,13 @@ def edited(file, change):
     file.write_text(json.dumps(words))
 
 
+@pytest.mark.parametrize("command", ["leaderboard", "report"])
+def test_a_folder_whose_only_run_is_broken_says_so(results, mmbench, command):
+    (end_of(results).parent / "env.json").unlink()
+    said = mmbench(command, results)
+    assert refused(said, "no finished run", "1 broken", "majority", "env.json is missing")
+
+
 @pytest.mark.parametrize("place", ["cache", "runs/.shared", "runs/.stages/0123456789abcdef"])
 @pytest.mark.parametrize("fault", ["zeros", "cut", "gone", "mark"])
 def test_status_verify_reads_what_runs_share(results, mmbench, monkeypatch, place, fault):
