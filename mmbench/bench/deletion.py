@@ -105,8 +105,8 @@ def _other_sources(made: Result) -> str:
 def _deletable(folder: Path, why: str) -> Deletable:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     try:
-        words = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        title = RunSpec.from_json(words).title
+        record = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        title = RunSpec.from_json(record).title
     except (OSError, ValueError, TypeError, KeyError):  # damaged, or of another version
         title = "/".join(folder.parts[-4:])
     return Deletable(folder, title, why, size)

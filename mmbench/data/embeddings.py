@@ -209,7 +209,7 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         (count, ...) on the CPU. What is written to it stays in this process.
     """
     weights = encoder.state_dict()
-    words = {
+    spec = {
         "what": "embeddings",
         "encoder": type(encoder).__qualname__,
         "structure": repr(encoder),
@@ -237,7 +237,7 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         assert start == count, f"{start} samples were given, not {count}"
         kept.flush()
 
-    folder = cached(words, build)
+    folder = cached(spec, build)
     # copy on write: torch wants an array that could be written to
     return torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
 
