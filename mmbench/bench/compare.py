@@ -222,7 +222,7 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
     found, used = [], set()
     for (_, row), unit in zip(table.iterrows(), units, strict=True):
         size = 100.0 if unit.startswith("percent") else 1.0
-        reported = {
+        line = {
             **{name: row[name] for name in ("data", "modalities", "condition", "metric")},
             **{name: row[name] for name in ("table", "source")},
             "method": names.get(_plain(row["row"]), row["row"]),
@@ -230,12 +230,12 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
             "reported_std": row["std"] / size,
             "unit": unit,
         }
-        matching, why = _matching(ours, reported, everything)
+        matching, why = _matching(ours, line, everything)
         if why:
-            found.append({**reported, "status": "only reported", "covered": "unknown", "why": why})
+            found.append({**line, "status": "only reported", "covered": "unknown", "why": why})
         for index, cell in zip(matching.index, matching.to_dict("records"), strict=True):
             used.add(index)
-            found.append({**reported, **_ours(cell, reported["reported"]), "status": "matched"})
+            found.append({**line, **_ours(cell, line["reported"]), "status": "matched"})
     found += [
         {**_ours(cell, float("nan")), "status": "only ours", "why": "not reported"}
         for cell in ours.drop(index=list(used)).to_dict("records")
