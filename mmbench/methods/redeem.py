@@ -49,7 +49,9 @@ from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
-from mmbench.layers.lent import (
+from mmbench.layers.memory import Memory, Neighbours, take
+from mmbench.layers.retrieval import queries
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
@@ -57,11 +59,9 @@ from mmbench.layers.lent import (
     mean_target,
     pool_rows,
 )
-from mmbench.layers.memory import Memory, Neighbours, take
-from mmbench.layers.retrieval import queries
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Paper, Stage
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
 SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all

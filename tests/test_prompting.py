@@ -6,13 +6,13 @@ from jaxtyping import Float
 from tiny_models import NAME, PIXELS, save
 from torch import Tensor
 
-from mmbench.contract import all_patterns, make_batch
+from mmbench.checks import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.embeddings import is_frozen, is_shared_between_runs
 from mmbench.data.task import Modality, Task
 from mmbench.layers.fusion import random_drop
 from mmbench.method import Paper
-from mmbench.prompted import HIDE_RATE, PromptMethod
+from mmbench.prompting import HIDE_RATE, PromptMethod
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
 
