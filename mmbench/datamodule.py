@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from mmbench.data.batch import Batch, LeakError, keep, opaque_ids
+from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
 from mmbench.data.embeddings import Embeddings
 from mmbench.data.files import content_of, locate
@@ -437,7 +437,7 @@ class _Split(Dataset[Batch]):
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
         there = presence[:, self.task.names.index(name)]
         x, steps = self._stored[name].read(index)
-        return keep(x, there), None if steps is None else keep(steps, there)
+        return zero_absent(x, there), None if steps is None else zero_absent(steps, there)
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
         def reader(name: str) -> Callable[[], Tensor]:
@@ -445,7 +445,7 @@ class _Split(Dataset[Batch]):
 
         inputs = Inputs({name: reader(name) for name in self.task.names})
         lengths = {
-            name: keep(stored.lengths[index], presence[:, column])
+            name: zero_absent(stored.lengths[index], presence[:, column])
             for column, (name, stored) in enumerate(self._stored.items())
             if stored.lengths is not None
         }

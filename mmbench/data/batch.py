@@ -86,8 +86,8 @@ class Batch:
         there = dict(zip(self.modalities, presence.unbind(1), strict=True))
         return replace(
             self,
-            inputs=change(self.inputs, lambda name, x: keep(x, there[name])),
-            lengths={name: keep(x, there[name]) for name, x in self.lengths.items()},
+            inputs=change(self.inputs, lambda name, x: zero_absent(x, there[name])),
+            lengths={name: zero_absent(x, there[name]) for name, x in self.lengths.items()},
             presence=presence,
         )
 
@@ -133,7 +133,7 @@ class Batch:
         z = None if self.embeddings is None else self.embeddings.embed(modality, encoder)
         if z is None:
             z = encoder(self.inputs[modality], self.lengths.get(modality))
-        return keep(z, self.has(modality))
+        return zero_absent(z, self.has(modality))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to a device; Lightning calls this by itself."""
@@ -162,6 +162,6 @@ def opaque_ids(sample_id: Int[Tensor, " sample"]) -> Int[Tensor, " sample"]:
     return -1 - hashed(sample_id)
 
 
-def keep(x: Tensor, rows: Bool[Tensor, " batch"]) -> Tensor:
-    """Zero all other rows; NaN there does not survive, as it would in a product."""
-    return torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, torch.zeros_like(x))
+def zero_absent(x: Tensor, present: Bool[Tensor, " batch"]) -> Tensor:
+    """Zero the rows that are absent; NaN there does not survive, as it would in a product."""
+    return torch.where(present.view(-1, *[1] * (x.dim() - 1)), x, torch.zeros_like(x))

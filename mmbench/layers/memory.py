@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep, opaque_ids
+from mmbench.data.batch import Batch, opaque_ids, zero_absent
 from mmbench.data.embeddings import (
     Embeddings,
     is_frozen,
@@ -252,7 +252,7 @@ class Feature(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch width"]:
         """Features of a batch, zeros where the modality is absent."""
-        return keep(self.scaled(self.of(batch)), batch.has(self.name))
+        return zero_absent(self.scaled(self.of(batch)), batch.has(self.name))
 
 
 class Vectors(Feature):
@@ -313,7 +313,7 @@ class Vectors(Feature):
                 f"retrieve_by: {int(lost.sum())} of {len(lost)} samples have no vector for "
                 f"{self.name!r} in the file; it needs those of all splits"
             )
-        return keep(self.vectors[self.row[at]], batch.has(self.name))
+        return zero_absent(self.vectors[self.row[at]], batch.has(self.name))
 
 
 class Projections(Feature):
@@ -459,7 +459,7 @@ class Memory(nn.Module):
 
         def look(rows: Tensor, present: bool) -> Tensor:
             parts = (
-                keep(part.scaled(raw[name][rows]), there[rows] | present)
+                zero_absent(part.scaled(raw[name][rows]), there[rows] | present)
                 for name, part, there in pairs
             )
             return torch.cat(list(parts), 1)

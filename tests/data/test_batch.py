@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.embeddings import Embeddings
 
 NAMES = ("audio", "words")
@@ -22,13 +22,13 @@ def build(presence=PRESENCE):
     return Batch(
         modalities=NAMES,
         inputs={
-            "audio": keep(1 + torch.arange(8.0).view(4, 2), presence[:, 0]),
-            "words": keep(1 + torch.arange(12).view(4, 3), presence[:, 1]),
+            "audio": zero_absent(1 + torch.arange(8.0).view(4, 2), presence[:, 0]),
+            "words": zero_absent(1 + torch.arange(12).view(4, 3), presence[:, 1]),
         },
         presence=presence,
         target=torch.tensor([0, 1, 0, 1]),
         sample_id=torch.arange(4) + 7,
-        lengths={"words": keep(steps, presence[:, 1])},
+        lengths={"words": zero_absent(steps, presence[:, 1])},
     )
 
 
@@ -111,7 +111,7 @@ def test_an_encoder_is_given_the_lengths_of_its_modality():
     z = batch.embed("words", Counting())
     there = batch.presence[:, 1]
     assert torch.equal(
-        z, keep(2.0 * batch.inputs["words"] + batch.lengths["words"][:, None], there)
+        z, zero_absent(2.0 * batch.inputs["words"] + batch.lengths["words"][:, None], there)
     )
 
 
@@ -147,7 +147,7 @@ def test_embeddings_do_not_mistake_a_new_encoder_for_one_that_is_gone():
     shared = build().with_embeddings(Embeddings(4, learning=False))
     for k in range(20):  # an encoder that nobody holds would free its id for the next one
         found = shared.embed("audio", lambda x, _, k=k: x + k)
-        assert torch.equal(found, keep(build().inputs["audio"] + k, build().has("audio")))
+        assert torch.equal(found, zero_absent(build().inputs["audio"] + k, build().has("audio")))
 
 
 def test_a_batch_moves_with_its_teacher():
@@ -168,5 +168,5 @@ def test_a_batch_moves_with_its_teacher():
 def test_keep_zeroes_all_other_rows(rows):
     x = torch.full((3, 2, 2), torch.nan)
     x[torch.tensor(rows)] = 5.0
-    kept = keep(x, torch.tensor(rows))
+    kept = zero_absent(x, torch.tensor(rows))
     assert kept.sum().item() == 20 * sum(rows)
