@@ -13,7 +13,7 @@ from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, Run, find, read_records
+from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
@@ -119,7 +119,7 @@ class Sweep:
 
     def runs(self, *, read_up_to: int | None = 0) -> list[Run]:
         """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""
-        return [find(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
+        return [find_run(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
 
     def todo(self, *, overwrite: bool = False) -> list[Run]:
         """Check the suite, leave it in its folder, and list what is left to run.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmbench.bench.record import Run, find
+from mmbench.bench.record import Run, find_run
 from mmbench.bench.result import Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.sources import hash_of
@@ -55,7 +55,7 @@ def stale_runs(runs: Path, planned: Sequence[RunSpec]) -> list[Deletable]:
     found = []
     for folder in _folders(runs):
         spec = by_folder.get(folder)
-        why = "not in the plan" if spec is None else _changed(find(spec, runs))
+        why = "not in the plan" if spec is None else _changed(find_run(spec, runs))
         if why:
             found.append(_deletable(folder, why))
     return found

@@ -70,7 +70,7 @@ def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     """
     target = runs / spec.folder
     restore(target)
-    before = find(spec, runs)
+    before = find_run(spec, runs)
     if before.state in ("done", "skipped"):
         return
     replaced = identity(target)
@@ -116,7 +116,7 @@ class Outcome:
     work_s: float = 0.0
 
 
-def find(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
+def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
     """Look up one run.
 
     Args:

@@ -465,9 +465,9 @@ class Redeem(PromptMethod):
         """Find K similar complete training samples, and their tokens (Eq. 1)."""
         names = self.task.names
         if self.how.paired:
-            rows = dict.fromkeys(names, self.find(batch).rows)
+            rows = dict.fromkeys(names, self.neighbours_of(batch).rows)
         else:
-            rows = {name: self.find(_alone(batch, name)).rows for name in names}
+            rows = {name: self.neighbours_of(_alone(batch, name)).rows for name in names}
         if self.retriever == "none":
             which = rows[names[0]] % NOISE_ROWS
             tokens = {name: getattr(self, f"noise_{m}")[which] for m, name in enumerate(names)}
@@ -486,7 +486,7 @@ class Redeem(PromptMethod):
         target = self.memory.target[rows[self.by]]
         return Retrieved(rows, tokens, read, mean_target(target, self.task))
 
-    def find(self, batch: Batch) -> Neighbours:
+    def neighbours_of(self, batch: Batch) -> Neighbours:
         """Rows of the memory, by likeness or at random."""
         if self.retriever == "msa":
             return self.memory.neighbours(batch)
