@@ -152,7 +152,7 @@ def pattern_index(presence: PresenceArray) -> Int[np.ndarray, " sample"]:
     return found
 
 
-def patterns(size: int) -> Bool[np.ndarray, "pattern modality"]:
+def every_pattern(size: int) -> Bool[np.ndarray, "pattern modality"]:
     """All 2^size sets of modalities, the empty one first; row i is the pattern of index i."""
     return ((np.arange(1 << size)[:, None] >> np.arange(size)) & 1).astype(bool)
 
@@ -274,7 +274,7 @@ def _entry_law(
     """
     found = np.zeros((len(p), 1 << p.shape[1]))
     everything = np.where(natural, p, 1.0).prod(axis=1)
-    for index, shown in enumerate(patterns(p.shape[1])):
+    for index, shown in enumerate(every_pattern(p.shape[1])):
         if index:
             factors = np.where(shown, np.where(natural, 1 - p, 0.0), np.where(natural, p, 1.0))
             found[:, index] = factors.prod(axis=1)
@@ -416,7 +416,7 @@ class Mcar:
         for name, rate in rates.items():
             r[modality_index(name, names)] = rate
         codes, counts = np.unique(pattern_index(natural), return_counts=True)
-        shown = patterns(len(names))[codes]  # (natural pattern, modality)
+        shown = every_pattern(len(names))[codes]  # (natural pattern, modality)
         size = shown.sum(axis=1)
         entries = np.maximum(counts @ shown, 1)
         p = r.copy()
@@ -949,7 +949,7 @@ def realised(presence: PresenceArray, natural: PresenceArray, names: Sequence[st
     """Count what is absent in a drawn table; all rates are 0 if it is empty."""
     codes, counts = np.unique(pattern_index(presence), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shown = patterns(len(names))
+    shown = every_pattern(len(names))
     entries, there = max(presence.size, 1), max(int(natural.sum()), 1)
     return Realised(
         missing_rate=int((~presence).sum()) / entries,

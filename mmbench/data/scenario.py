@@ -17,8 +17,8 @@ from mmbench.data.missingness import (
     MnarValue,
     Natural,
     Pattern,
+    every_pattern,
     pattern_name,
-    patterns,
 )
 from mmbench.paths import folder
 from mmbench.registry import suggest
@@ -40,7 +40,7 @@ class EveryPattern:
 
     def expand(self, names: tuple[str, ...]) -> dict[str, Missingness]:
         """Condition name -> pattern; the one with everything is called `complete`."""
-        shown = [row for row in patterns(len(names)) if row.any()]
+        shown = [row for row in every_pattern(len(names)) if row.any()]
         shown.sort(key=lambda row: (-row.sum(), [not there for there in row]))
         found: dict[str, Missingness] = {}
         for row in shown:

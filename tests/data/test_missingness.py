@@ -18,12 +18,12 @@ from mmbench.data.missingness import (
     Pattern,
     Stream,
     dependence,
+    every_pattern,
     label_score,
     natural,
     pattern_index,
     pattern_name,
     pattern_probability,
-    patterns,
     realised,
     score,
     scores,
@@ -221,7 +221,7 @@ def test_the_law_is_a_distribution_over_what_a_row_can_show(name, data):
     assert law.shape == (len(samples), 2 ** len(samples.modalities))
     assert (law >= 0).all()
     np.testing.assert_allclose(law.sum(axis=1), 1, rtol=1e-12)
-    beyond = (patterns(len(samples.modalities)) & ~samples.presence[:, None]).any(axis=2)
+    beyond = (every_pattern(len(samples.modalities)) & ~samples.presence[:, None]).any(axis=2)
     assert (law[beyond] == 0).all()
     assert (law[:, 0] == 0).all()
 
@@ -234,7 +234,7 @@ def test_the_expected_share_of_hidden_entries_is_the_nominal_rate(name, data, sh
     rate = share * highest_rate(samples)
     assume(rate > 1e-3)
     law = pattern_probability(NESTED[name](rate), samples)
-    shown = (law @ patterns(len(samples.modalities))).sum()
+    shown = (law @ every_pattern(len(samples.modalities))).sum()
     assert 1 - shown / samples.presence.sum() == pytest.approx(rate, abs=1e-9)
 
 
@@ -329,7 +329,7 @@ def test_own_rates_are_the_expected_shares_of_each_modality(data, pick):
     rates = {name: pick.draw(st.floats(0, 0.4), label=name) for name in names}
     missingness = Mcar(rates)
     draw_or_skip(missingness, samples)
-    shown = pattern_probability(missingness, samples) @ patterns(len(names))
+    shown = pattern_probability(missingness, samples) @ every_pattern(len(names))
     for column, name in enumerate(names):
         there = samples.presence[:, column].sum()
         if there:
@@ -512,10 +512,10 @@ def test_a_sample_that_cannot_show_the_pattern_keeps_what_it_has():
 
 def test_patterns_are_named_in_the_order_of_the_columns_and_numbered_by_bits():
     names = ("audio", "image", "text")
-    assert [pattern_name(row, names) for row in patterns(3)] == [
+    assert [pattern_name(row, names) for row in every_pattern(3)] == [
         "", "audio", "image", "audio+image", "text", "audio+text", "image+text", "audio+image+text",
     ]  # fmt: skip
-    assert pattern_index(patterns(3)).tolist() == list(range(8))
+    assert pattern_index(every_pattern(3)).tolist() == list(range(8))
 
 
 def test_natural_and_simulated_gaps_are_counted_apart():
