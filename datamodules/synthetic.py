@@ -47,9 +47,9 @@ from mmbench.data.missingness import (
     Natural,
     Pattern,
     Stream,
+    modality_values,
     pattern_index,
     pattern_name,
-    scores,
 )
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
@@ -466,7 +466,7 @@ class Clocks:
     @classmethod
     def fit(cls, mechanism: MnarValue, samples: Samples) -> "Clocks":
         """Read the intercept off one entry: log a = -(intercept + strength z) for all of them."""
-        raw = scores(samples)
+        raw = modality_values(samples)
         centre, spread = raw.mean(axis=0), raw.std(axis=0)
         p = mechanism.absence_probability(samples)
         row, column = np.unravel_index(np.abs(p - 0.5).argmin(), p.shape)

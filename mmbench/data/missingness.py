@@ -131,7 +131,7 @@ class Missingness(Protocol):
         """Calibrate to the samples and return the exact probability of each pattern.
 
         The function that comes back takes, for any rows, also made-up ones, what `scores` and
-        `label_score` would say of them, and their natural presence; values that the mechanism
+        `label_value` would say of them, and their natural presence; values that the mechanism
         does not look at may be NaN. Its result has 2^M columns: column sum_m presence_m 2^m is
         the probability of that pattern, column 0 is zero, a row sums to 1. So a Bayes posterior
         can count the mask as evidence. Where counts are exact (`incomplete`) rows depend on each
@@ -175,12 +175,12 @@ def modality_index(word: str, names: Sequence[str]) -> int:
 # --- what a mechanism may look at -----------------------------------------------------------
 
 
-def score(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
+def modality_value(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
     """Sum up the value of a modality in one raw number: the mean of all its values.
 
-    Padding has no part in it. Token ids mean nothing as numbers; their score is the number of
+    Padding has no part in it. Token ids mean nothing as numbers; their value is the number of
     tokens (integer inputs with lengths are token ids). It is linear in the values, so a
-    Gaussian modality has a Gaussian score.
+    Gaussian modality has a Gaussian value.
 
     Returns:
         Any real number; NaN where the sample lacks the modality by nature.
@@ -203,12 +203,12 @@ def score(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
     return found
 
 
-def scores(samples: Samples) -> Float[np.ndarray, "sample modality"]:
-    """Score of every modality, NaN where absent by nature."""
-    return np.stack([score(samples, name) for name in samples.modalities], axis=1)
+def modality_values(samples: Samples) -> Float[np.ndarray, "sample modality"]:
+    """Value of every modality, NaN where absent by nature."""
+    return np.stack([modality_value(samples, name) for name in samples.modalities], axis=1)
 
 
-def label_score(samples: Samples) -> Float[np.ndarray, " sample"]:
+def label_value(samples: Samples) -> Float[np.ndarray, " sample"]:
     """Sum up the target in one raw number: the class number, or the mean over the outputs."""
     target: NDArray[np.float64] = samples.target.astype(np.float64)
     if target.ndim > 1:
@@ -499,7 +499,7 @@ class _Dependent:
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
         """See `Missingness`."""
-        w = self._weights(samples)(scores(samples), label_score(samples), samples.presence)
+        w = self._weights(samples)(modality_values(samples), label_value(samples), samples.presence)
         tau = self._time(w, samples.presence)
         u = stream.uniform(samples.sample_id, samples.modalities)
 
@@ -513,7 +513,8 @@ class _Dependent:
         """See `Missingness`."""
         weights = self._weights(samples)
         tau = self._time(
-            weights(scores(samples), label_score(samples), samples.presence), samples.presence
+            weights(modality_values(samples), label_value(samples), samples.presence),
+            samples.presence,
         )
 
         def probability(score: Scores, label: Labels, natural: PresenceArray) -> PatternProbability:
@@ -526,7 +527,7 @@ class _Dependent:
 
     def absence_probability(self, samples: Samples) -> Float[np.ndarray, "sample modality"]:
         """Chance that an entry vanishes before the rule that one is kept."""
-        w = self._weights(samples)(scores(samples), label_score(samples), samples.presence)
+        w = self._weights(samples)(modality_values(samples), label_value(samples), samples.presence)
         return np.exp(-self._time(w, samples.presence) * w)
 
     def _weights(
@@ -581,8 +582,8 @@ def _scaled(x: NDArray[np.float64], *, centre: float, factor: float) -> NDArray[
 class Mar(_Dependent):
     """Missing at random: what vanishes depends on a modality that stays (see `_Dependent`).
 
-    z is the standardised `score` of the modality `given`, which is itself never hidden. A sample
-    that lacks it by nature counts as average (z = 0) and keeps one of its others.
+    z is the standardised `modality_value` of the modality `given`, which is itself never hidden. A
+    sample that lacks it by nature counts as average (z = 0) and keeps one of its others.
 
     Args:
         missing_rate: Share of entries, those of `given` included, 0 <= rate <= (M - 1) / M.
@@ -606,7 +607,7 @@ class Mar(_Dependent):
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
         column = modality_index(self.given, samples.modalities)
-        standard = _standardise(score(samples, samples.modalities[column]))
+        standard = _standardise(modality_value(samples, samples.modalities[column]))
 
         def weights(
             score: Scores, label: Labels, natural: PresenceArray
@@ -623,7 +624,7 @@ class Mar(_Dependent):
 class MnarValue(_Dependent):
     """Missing not at random: an entry vanishes depending on its own value (see `_Dependent`).
 
-    z is the standardised `score` of the entry itself.
+    z is the standardised `modality_value` of the entry itself.
 
     Args:
         missing_rate: Share of entries, 0 <= rate <= (M - 1) / M.
@@ -635,7 +636,7 @@ class MnarValue(_Dependent):
     def _weights(
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
-        standard = [_standardise(column) for column in scores(samples).T]
+        standard = [_standardise(column) for column in modality_values(samples).T]
 
         def weights(
             score: Scores, label: Labels, natural: PresenceArray
@@ -650,7 +651,7 @@ class MnarValue(_Dependent):
 class MnarLabel(_Dependent):
     """Missing depending on the target, so that the mask itself is evidence (see `_Dependent`).
 
-    z is the standardised `label_score`: later classes, more labels or larger values lose more.
+    z is the standardised `label_value`: later classes, more labels or larger values lose more.
 
     Args:
         missing_rate: Share of entries, 0 <= rate <= (M - 1) / M.
@@ -662,7 +663,7 @@ class MnarLabel(_Dependent):
     def _weights(
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
-        standard = _standardise(label_score(samples))
+        standard = _standardise(label_value(samples))
 
         def weights(
             score: Scores, label: Labels, natural: PresenceArray
@@ -921,7 +922,7 @@ def pattern_probability(
 ) -> Float[np.ndarray, "sample pattern"]:
     """Exact probability of each pattern for these samples; columns as in `Missingness.law`."""
     law = missingness.law(samples)
-    return law(scores(samples), label_score(samples), samples.presence)
+    return law(modality_values(samples), label_value(samples), samples.presence)
 
 
 @dataclass(frozen=True)
@@ -966,7 +967,7 @@ class Dependence:
 
     Args:
         label: Mutual information of pattern and target.
-        value: Modality -> mutual information of pattern and that modality's score, over the
+        value: Modality -> mutual information of pattern and that modality's value, over the
             samples that have it by nature.
     """
 
@@ -985,8 +986,8 @@ def dependence(presence: PresenceArray, samples: Samples) -> Dependence:
     value = {}
     for column, name in enumerate(samples.modalities):
         there = samples.presence[:, column]
-        value[name] = _information(codes[there], _binned(score(samples, name)[there]))
-    label = label_score(samples)
+        value[name] = _information(codes[there], _binned(modality_value(samples, name)[there]))
+    label = label_value(samples)
     classes = samples.target.ndim == 1 and np.issubdtype(samples.target.dtype, np.integer)
     return Dependence(label=_information(codes, label if classes else _binned(label)), value=value)
 

@@ -19,14 +19,14 @@ from mmbench.data.missingness import (
     Stream,
     dependence,
     every_pattern,
-    label_score,
+    label_value,
+    modality_value,
+    modality_values,
     natural,
     pattern_index,
     pattern_name,
     pattern_probability,
     realised,
-    score,
-    scores,
 )
 from mmbench.data.samples import Samples
 
@@ -382,7 +382,7 @@ def test_the_law_of_a_race_is_the_one_worked_by_hand_for_two_modalities():
     samples = make_samples(500, 2)
     missingness = MnarValue(0.3, strength=0.8)
     p = missingness.absence_probability(samples)
-    x = scores(samples)
+    x = modality_values(samples)
     w = np.exp(-0.8 * (x - x.mean(axis=0)) / x.std(axis=0))
     both = p[:, 0] * p[:, 1]
     only_first = (1 - p[:, 0]) * p[:, 1] + both * w[:, 0] / w.sum(axis=1)
@@ -416,7 +416,7 @@ def test_mar_never_hides_what_it_depends_on_and_looks_at_nothing_else():
     missingness = Mar(0.4, 2.0, given="image")
     presence = missingness.draw(samples, Stream(0, "train"))
     assert presence[:, 1].all()
-    law, x, label = missingness.law(samples), scores(samples), label_score(samples)
+    law, x, label = missingness.law(samples), modality_values(samples), label_value(samples)
     other = x.copy()
     other[:, [0, 2]] = np.nan
     np.testing.assert_array_equal(
@@ -545,10 +545,10 @@ def test_scores_are_means_over_what_is_no_padding():
         presence=np.array([[1, 1, 1, 1], [0, 1, 1, 1]], bool),
         lengths={"steps": np.array([2, 1]), "words": np.array([3, 1])},
     )
-    np.testing.assert_array_equal(score(samples, "vector"), [2.0, np.nan])
-    np.testing.assert_array_equal(score(samples, "steps"), [3.5, 3.0])
-    np.testing.assert_array_equal(score(samples, "image"), [127.5, 251.0])
-    np.testing.assert_array_equal(score(samples, "words"), [3.0, 1.0])
+    np.testing.assert_array_equal(modality_value(samples, "vector"), [2.0, np.nan])
+    np.testing.assert_array_equal(modality_value(samples, "steps"), [3.5, 3.0])
+    np.testing.assert_array_equal(modality_value(samples, "image"), [127.5, 251.0])
+    np.testing.assert_array_equal(modality_value(samples, "words"), [3.0, 1.0])
 
 
 def test_a_mask_that_is_the_label_carries_the_entropy_of_the_label():

@@ -24,8 +24,8 @@ from mmbench.data.missingness import (
     Natural,
     Pattern,
     Stream,
+    modality_values,
     pattern_index,
-    scores,
 )
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario
@@ -380,7 +380,7 @@ def test_value_mechanism_averages_the_law_over_the_hidden_values(
     """Against the mechanism's own law on a grid of hidden scores, word by word."""
     data = module(mechanism, n_test=400, kinds=kinds, noise=0.8)
     s, presence, found = drawn(data, mechanism)
-    w, law, observed = data.world, mechanism.law(s), scores(s)
+    w, law, observed = data.world, mechanism.law(s), modality_values(s)
     grid, weight = np.polynomial.hermite_e.hermegauss(60)
     kept = [np.flatnonzero((presence == p).all(axis=1))[:3] for p in np.unique(presence, axis=0)]
     for row in np.concatenate(kept):
