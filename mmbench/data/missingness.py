@@ -2,7 +2,7 @@
 
 Rates. `missing_rate` is the share of the naturally present (sample, modality) entries that a
 mechanism hides, in expectation over the samples it is laid over; on complete data that is the
-share of absent entries. Gaps that nature left always stay, are never counted as hidden, and a
+share of absent entries. Natural gaps always stay, are never counted as hidden, and a
 sample always keeps one of the modalities that it really has. So samples with m_i modalities allow
 a rate of at most sum(m_i - 1) / sum(m_i), which is (M - 1) / M on complete data.
 
@@ -124,7 +124,7 @@ class Missingness(Protocol):
         """Draw what the samples show: never more than they have, and at least one modality.
 
         Raises:
-            ValueError: If the rate cannot be reached with the gaps that nature left.
+            ValueError: If the rate cannot be reached with the natural gaps.
         """
 
     def law(self, samples: Samples) -> Law:
@@ -304,7 +304,7 @@ class Mcar:
     r_1 + r_2 <= 1; more of them not quite all whose sum is at most M - 1. Nothing is ever drawn
     again.
 
-    Where nature left gaps, M is the number of modalities that a sample really has, and p is
+    Where gaps are natural, M is the number of modalities that a sample really has, and p is
     solved so that the expected share over all naturally present entries is the nominal one.
 
     Args:
@@ -860,7 +860,7 @@ def _certain(presence: PresenceArray) -> PatternProbability:
 
 @dataclass(frozen=True)
 class Natural:
-    """Only what nature left out is missing, whether simulated gaps come on top or not.
+    """Only natural gaps are missing, whether simulated gaps come on top or not.
 
     Args:
         simulated: Mechanism that hides further entries; None = nothing more. Its rates speak of
@@ -910,7 +910,7 @@ class Natural:
 
 
 def natural() -> Missingness:
-    """Only what nature left out is missing."""
+    """Only natural gaps are missing."""
     return Natural()
 
 
@@ -932,7 +932,7 @@ class Realised:
     Args:
         missing_rate: Share of all entries that are absent, for whatever reason.
         incomplete_rate: Share of samples that lack something, for whatever reason.
-        natural_missing_rate: Share of all entries that nature left out.
+        natural_missing_rate: Share of all entries that are naturally missing.
         simulated_missing_rate: Share of the naturally present entries that were hidden; this is
             what the nominal rate speaks of.
         patterns: Pattern name -> samples, most frequent first; those that do not occur are

@@ -62,7 +62,7 @@ class Propensity(ABC):
         """Stabilised inverse-probability weights of test samples.
 
         Args:
-            presence: What nature left of each sample.
+            presence: Natural presence of each sample.
             given: What the propensity depends on, see the subclass; one entry a sample.
             needs: One bool a modality. None weighs each sample for its own pattern. Otherwise
                 for a condition that shows these modalities to whoever has them: w = P(has all

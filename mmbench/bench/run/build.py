@@ -136,7 +136,7 @@ def bound_data(
     fold: int = 0,
     scenario: Scenario | None = None,
 ) -> DataModule:
-    """A data module with arguments as in a suite; without a scenario, as nature left it.
+    """A data module with arguments as in a suite; without a scenario, with natural gaps alone.
 
     Raises:
         ValueError: If there is no such data set or fold, or an argument is wrong.
