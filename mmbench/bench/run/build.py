@@ -40,7 +40,7 @@ REFUSED = {
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
-def check(spec: RunSpec, root: Path) -> None:
+def check_arguments(spec: RunSpec, root: Path) -> None:
     """Find a user's mistakes in a planned run before anything is written.
 
     Raises:
