@@ -91,6 +91,19 @@ class Batch:
             presence=presence,
         )
 
+    def take(self, rows: Tensor) -> "Batch":
+        """These samples alone, by number or by a mask; nothing that was computed before."""
+        return replace(
+            self,
+            inputs=change(self.inputs, lambda _, x: x[rows]),
+            presence=self.presence[rows],
+            target=self.target[rows],
+            sample_id=self.sample_id[rows],
+            lengths={name: x[rows] for name, x in self.lengths.items()},
+            teacher=None if self.teacher is None else self.teacher.take(rows),
+            embeddings=None,
+        )
+
     def blind(self) -> "Batch":
         """Take away what an evaluated method must not know: the target, and who the samples are.
 

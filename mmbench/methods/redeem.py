@@ -49,7 +49,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
-from mmbench.layers.memory import Memory, Neighbours, take
+from mmbench.layers.memory import Memory, Neighbours
 from mmbench.layers.retrieval import queries
 from mmbench.layers.retrieved import (
     LabelPrompt,
@@ -661,8 +661,7 @@ def _probed(train: Iterable[Batch], into: list[Batch]) -> Iterator[Batch]:
         rows = (~batch.presence).any(1).nonzero().squeeze(1)[:most]
         most -= len(rows)
         if len(rows):
-            teacher = None if batch.teacher is None else take(batch.teacher, rows)
-            into.append(replace(take(batch, rows), teacher=teacher))
+            into.append(batch.take(rows))
         yield batch
 
 

@@ -9,7 +9,6 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from mmbench.checks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.memory import take
 from mmbench.methods.redeem import Experts, NeighbourAttention, Redeem, Router
 
 TEXT = Modality("text", "tokens", (9,), vocab_size=30)
@@ -356,7 +355,7 @@ def test_every_row_of_table_3_predicts_each_sample_by_itself(args):
         output = method(ask)
         assert torch.equal(output, method(replace(dirty, sample_id=ask.sample_id)))
         for i in range(3):
-            one = take(ask, torch.tensor([i]))
+            one = ask.take(torch.tensor([i]))
             assert torch.allclose(method(one)[0], output[i], atol=1e-5)
 
 
