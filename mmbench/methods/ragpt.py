@@ -114,7 +114,7 @@ class Generator(nn.Module):
         return z
 
 
-class Prompter(nn.Module):
+class ContextPrompter(nn.Module):
     """Context-aware prompter: own tokens attend to the neighbours' of the same modality.
 
     P_m = Pool(Softmax((T W_Q)(R W_K)ᵀ / √D) R W_V) over the tokens of all K neighbours at once;
@@ -209,7 +209,7 @@ class RAGPT(PromptMethod):
         self.generators = nn.ModuleList(
             Generator(counts[name], widths[name], dropout=dropout) for name in task.names
         )
-        self.prompter = Prompter([widths[name] for name in task.names], prompt_length)
+        self.prompter = ContextPrompter([widths[name] for name in task.names], prompt_length)
         streams = [widths[stream[0]] for stream in self.backbone.streams]
         self.label = LabelPrompt(task.num_outputs, streams, self.backbone.pooled_width)
 

@@ -152,7 +152,7 @@ class Router(nn.Module):
         return scores.softmax(1)
 
 
-class Experts(nn.Module):
+class NeighbourExperts(nn.Module):
     """Σ_k w_k FFN_k(R_k), one FFN for each rank k: Linear, ReLU, Linear (Eq. 4).
 
     Hidden units are weighted before the second product, which then sums over k as well; that is
@@ -232,7 +232,7 @@ class NeighbourAttention(nn.Module):
         return prompt
 
 
-class Prompter(nn.Module):
+class NeighbourPrompter(nn.Module):
     """Prompts of all modalities.
 
     Args:
@@ -399,13 +399,13 @@ class Redeem(PromptMethod):
             if generator == "cmoe":
                 self.routers.append(Router(sources, width, scaled=self.how.scaled, bias=bias))
             if generator in ("cmoe", "no_router"):
-                self.experts.append(Experts(neighbours, width))
+                self.experts.append(NeighbourExperts(neighbours, width))
             if generator == "cross_modal":
                 self.translators.append(Translator(sources, width, counts[name]))
         self.prompter = (
             None
             if prompter == "none"
-            else Prompter(widths, self.how.prompt_length, prompter, bias=bias)
+            else NeighbourPrompter(widths, self.how.prompt_length, prompter, bias=bias)
         )
         if self.how.label_prompt:
             streams = [widths[stream[0]] for stream in self.backbone.streams]

@@ -9,7 +9,7 @@ from mmbench.checks import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.retrieved import LabelPrompt
-from mmbench.methods.ragpt import RAGPT, Generator, Lent, Prompter
+from mmbench.methods.ragpt import RAGPT, ContextPrompter, Generator, Lent
 
 D, K, LENGTH = 16, 3, 2
 TASK = Task(
@@ -102,7 +102,7 @@ def naive_prompt(prompter, m, own, keys, b):
 @pytest.mark.parametrize(("own_tokens", "b"), [(7, 2), (5, 6), (1, 3)])
 def test_the_pooled_form_of_the_prompter_is_the_naive_one(own_tokens, b):
     torch.manual_seed(0)
-    prompter = Prompter([8, 12], b)
+    prompter = ContextPrompter([8, 12], b)
     own, tokens = torch.randn(4, own_tokens, 12), torch.randn(4, K, 6, 12)
     read = torch.arange(own_tokens) < torch.tensor([1, 2, 3, own_tokens])[:, None]
     lent_read = torch.arange(6) < torch.randint(1, 7, (4, K, 1))
@@ -117,7 +117,7 @@ def test_the_pooled_form_of_the_prompter_is_the_naive_one(own_tokens, b):
 
 def test_prompts_depend_on_the_samples_own_tokens():
     torch.manual_seed(0)
-    prompter, lent = Prompter([8], 2), torch.randn(1, K, 6, 8)
+    prompter, lent = ContextPrompter([8], 2), torch.randn(1, K, 6, 8)
     lent = Lent(torch.zeros(1, K).long(), lent, torch.ones(1, K, 6, dtype=torch.bool))
     everything = torch.ones(1, 5, dtype=torch.bool)
     one, other = (prompter(0, torch.randn(1, 5, 8), everything, lent) for _ in range(2))
@@ -268,7 +268,7 @@ def test_the_released_parameter_counts_at_vilts_sizes(classes, text, image, both
     # theirs: a full complex filter, two reals an entry, and a bias of K that cancels
     full = [reals(part, besides=[part.spectrum]) + 2 * n * dim for part, n in each]
     pooler = nn.Linear(dim, dim)
-    rest = reals(pooler) + reals(Prompter([dim, dim], 6)) + dim
+    rest = reals(pooler) + reals(ContextPrompter([dim, dim], 6)) + dim
     rest += reals(LabelPrompt(classes, [dim], dim))
     assert rest + full[0] == text
     assert rest + full[1] == image

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from mmbench.checks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.methods.redeem import Experts, NeighbourAttention, Redeem, Router
+from mmbench.methods.redeem import NeighbourAttention, NeighbourExperts, Redeem, Router
 
 TEXT = Modality("text", "tokens", (9,), vocab_size=30)
 IMAGE = Modality("image", "image", (3, 8, 8))
@@ -197,7 +197,7 @@ def test_routing_scores_are_the_scaled_products_worked_by_hand():
 
 def tied(k, dim):
     torch.manual_seed(0)
-    experts = Experts(k, dim)
+    experts = NeighbourExperts(k, dim)
     with torch.no_grad():
         for part in experts.parameters():
             part.copy_(part[:1].expand_as(part))
@@ -215,7 +215,7 @@ def test_equal_experts_on_equal_neighbours_are_one_of_them():
 
 def test_only_the_experts_know_the_order_of_neighbours():
     lent, weight, order = torch.randn(2, 4, 7, 6), torch.rand(2, 4), torch.tensor([2, 0, 3, 1])
-    same, torch_seeded = tied(4, 6), Experts(4, 6)
+    same, torch_seeded = tied(4, 6), NeighbourExperts(4, 6)
     turned = lent[:, order], weight[:, order]
     assert torch.allclose(same(lent, weight), same(*turned), atol=1e-6)
     assert not torch.allclose(torch_seeded(lent, weight), torch_seeded(*turned), atol=1e-3)
