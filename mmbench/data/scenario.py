@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbench.config import JSON, load_config
-from mmbench.data.masks import Table
+from mmbench.data.masks import FromTable
 from mmbench.data.missingness import (
     Incomplete,
     Mar,
@@ -26,7 +26,7 @@ from mmbench.registry import suggest
 Regime = Literal["withheld", "full_access"]
 REGIMES: tuple[Regime, ...] = ("withheld", "full_access")
 MECHANISMS: dict[str, type[Any]] = {
-    cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, Table)
+    cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, FromTable)
 }
 KNOWN = (*MECHANISMS, "natural", "every_pattern")
 
@@ -302,4 +302,4 @@ def _pinned(entry: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     if "path" not in entry or "checksum" in entry:
         return [dict(entry)]
     paths = entry["path"] if _is_list(entry["path"]) else [entry["path"]]
-    return [{**entry, "path": path, "checksum": Table(path).load().checksum} for path in paths]
+    return [{**entry, "path": path, "checksum": FromTable(path).load().checksum} for path in paths]

@@ -13,7 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from datamodules.synthetic import RESIDUAL, Bend, Synthetic, World
-from mmbench.data.masks import Table
+from mmbench.data.masks import FromTable
 from mmbench.data.missingness import (
     Incomplete,
     Mar,
@@ -430,7 +430,7 @@ def test_a_limit_changes_no_posterior():
 def test_a_table_from_a_file_has_no_posterior_since_nothing_says_how_it_was_drawn():
     data = module(n_test=40)
     s = data.samples("test")
-    assert data.bayes_posterior(s, s.presence, Table("anything.csv")) is None
+    assert data.bayes_posterior(s, s.presence, FromTable("anything.csv")) is None
 
 
 def test_a_mechanism_that_never_leaves_a_pattern_is_refused():
