@@ -77,7 +77,7 @@ def make_batch(
         else:
             flat = x.view(n, -1)
             flat[:, : c * (flat.shape[1] // c)] += 2 * code.repeat(1, flat.shape[1] // c)
-        there = presence[:, column].view(-1, *[1] * (x.dim() - 1))
+        present = presence[:, column].view(-1, *[1] * (x.dim() - 1))
         if modality.has_lengths:
             steps = 1 + torch.arange(n) % modality.shape[0]
             padding = torch.arange(modality.shape[0]) >= steps[:, None]
@@ -87,7 +87,7 @@ def make_batch(
             fill = 0.0 if garbage is None else float(modality.vocab_size - 1)
         else:
             fill = garbage
-        inputs[modality.name] = torch.where(there, x, torch.tensor(fill, dtype=x.dtype))
+        inputs[modality.name] = torch.where(present, x, torch.tensor(fill, dtype=x.dtype))
     return Batch(
         modalities=task.names,
         inputs=inputs,

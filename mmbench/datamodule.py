@@ -435,9 +435,9 @@ class _Split(Dataset[Batch]):
 
     def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
-        there = presence[:, self.task.names.index(name)]
+        present = presence[:, self.task.names.index(name)]
         x, steps = self._stored[name].read(index)
-        return zero_absent(x, there), None if steps is None else zero_absent(steps, there)
+        return zero_absent(x, present), None if steps is None else zero_absent(steps, present)
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
         def reader(name: str) -> Callable[[], Tensor]:

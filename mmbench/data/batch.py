@@ -83,11 +83,11 @@ class Batch:
             A batch whose hidden inputs and lengths are zero.
         """
         presence = self.presence & ~absent
-        there = dict(zip(self.modalities, presence.unbind(1), strict=True))
+        visible = dict(zip(self.modalities, presence.unbind(1), strict=True))
         return replace(
             self,
-            inputs=change(self.inputs, lambda name, x: zero_absent(x, there[name])),
-            lengths={name: zero_absent(x, there[name]) for name, x in self.lengths.items()},
+            inputs=change(self.inputs, lambda name, x: zero_absent(x, visible[name])),
+            lengths={name: zero_absent(x, visible[name]) for name, x in self.lengths.items()},
             presence=presence,
         )
 

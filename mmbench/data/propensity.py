@@ -246,4 +246,4 @@ def _count(
 
 
 def _word(presence: NDArray[np.bool_]) -> str:
-    return "".join("1" if there else "0" for there in presence)
+    return "".join("1" if present else "0" for present in presence)

@@ -200,11 +200,11 @@ class BipartiteGraph(nn.Module):
         """Follow the modality nodes slowly; those without an edge stay as they are."""
         if not states:
             return
-        now, there = torch.stack(states), presence.any(0)[:, None]
+        now, present = torch.stack(states), presence.any(0)[:, None]
         step = torch.where(self.seen, MOMENTUM, 1.0)  # the first batch is taken as it is
         moved = self.remembered + step * (now - self.remembered)
-        self.remembered.copy_(torch.where(there, moved, self.remembered))
-        self.seen.logical_or_(there)
+        self.remembered.copy_(torch.where(present, moved, self.remembered))
+        self.seen.logical_or_(present)
 
 
 def side_by_side(*parts: Float[Tensor, "..."]) -> Float[Tensor, "batch modality features"]:

@@ -253,11 +253,11 @@ class RAGPT(PromptMethod):
             if not len(lacks):
                 continue
             own, has = tokens[name], batch.has(name)[:, None]
-            mean, there = mean_lent(lent[name].tokens[lacks], lent[name].read[lacks])
+            mean, present = mean_lent(lent[name].tokens[lacks], lent[name].read[lacks])
             made = self.generators[m](mean).to(own)
             gap = torch.zeros_like(own).index_copy(0, lacks, made)
             tokens[name] = torch.where(has[:, :, None], own, gap)
-            read[name] = torch.where(has, read[name], read[name].index_copy(0, lacks, there))
+            read[name] = torch.where(has, read[name], read[name].index_copy(0, lacks, present))
         return tokens, read
 
     def predict(
@@ -269,7 +269,7 @@ class RAGPT(PromptMethod):
         """Run the transformer with label and prompts in it, and compare with all labels."""
         counted = read
         if self.attend_padding:
-            counted = {name: torch.ones_like(there) for name, there in read.items()}
+            counted = {name: torch.ones_like(present) for name, present in read.items()}
         prompts = {
             name: self.prompter(m, tokens[name], counted[name], lent[name])
             for m, name in enumerate(self.task.names)
