@@ -418,7 +418,7 @@ class World:
 
         Args:
             u: (row, latent) of the modalities `there`, one after the other.
-            there: Which.
+            present: Which.
             kernel: (row, term).
             basis: (term, word); with one term alone the kernel is no more than a factor.
         """

@@ -201,8 +201,8 @@ class CPIMoE(Method):
             self.status_prompt = nn.Parameter(prompts)
         else:
             self.register_buffer("status_prompt", prompts, persistent=False)
-        told = pairs(modalities) if "dynamic" in prompt else ()
-        self.generators = nn.ModuleList(FeedForward(dim, dropout) for _ in told)
+        generated = pairs(modalities) if "dynamic" in prompt else ()
+        self.generators = nn.ModuleList(FeedForward(dim, dropout) for _ in generated)
         reads = modalities if prompt == "none" else len(prompt.split("_"))  # vectors
         experts = modalities + 2 - (drop is not None)
         self.router = nn.Sequential(
@@ -275,12 +275,12 @@ class CPIMoE(Method):
 
     def dynamic_prompt(self, b: Features, presence: Bool[Tensor, "batch modality"]) -> Vectors:
         """Sum of the features of a complete sample; else what they tell about missing ones."""
-        told = torch.zeros_like(b[:, 0])
+        generated = torch.zeros_like(b[:, 0])
         for (a, m), generate in zip(pairs(b.shape[1]), self.generators, strict=True):
-            told = told + zero_absent(generate(b[:, a]), presence[:, a] & ~presence[:, m])
+            generated = generated + zero_absent(generate(b[:, a]), presence[:, a] & ~presence[:, m])
         count = presence.sum(1) * (~presence).sum(1)
-        told = told / count.clamp_min(1)[:, None]
-        return torch.where(presence.all(1)[:, None], b.sum(1), told)
+        generated = generated / count.clamp_min(1)[:, None]
+        return torch.where(presence.all(1)[:, None], b.sum(1), generated)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Terms of the present stage; before any stage has begun, of all of them."""

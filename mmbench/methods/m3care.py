@@ -330,7 +330,7 @@ class GraphConvolution(nn.Module):
         degree = self.degree(torch.cat([edges, itself], dim=2)).clamp_min(LEAST_DEGREE)
         between = between / self.degree(between).clamp_min(LEAST_DEGREE)
         for w, b in zip(self.w, self.b, strict=True):
-            lent = anchor @ w
-            h = ((edges @ lent + itself * (h @ w)) / degree + b).relu()
-            anchor = (between @ lent + b).relu()
+            passed = anchor @ w
+            h = ((edges @ passed + itself * (h @ w)) / degree + b).relu()
+            anchor = (between @ passed + b).relu()
         return h

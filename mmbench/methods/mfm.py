@@ -237,7 +237,7 @@ def discrepancy(
 
     Args:
         z: Codes.
-        there: Which take part; a code that nobody has adds zero.
+        present: Which take part; a code that nobody has adds zero.
     """
     z, draw = z.transpose(0, 1), torch.randn_like(z).transpose(0, 1)  # (code, B, D)
     w = present.T[:, :, None] / present.sum(0)[:, None, None].clamp_min(1)  # (code, B, 1)
