@@ -42,9 +42,9 @@ def stage_identity(
         stage: Which begins.
     """
     beside = folder.parents[len(spec.folder.parts) - 1]
-    words: dict[str, Any] = {"stage": asdict(stage)}
+    identity: dict[str, Any] = {"stage": asdict(stage)}
     if not stage.shared_across:
-        return words | made_by(type(method), data), beside / STAGES / spec.key
+        return identity | made_by(type(method), data), beside / STAGES / spec.key
     trainer = _trains(type(method))
     arguments = complete(type(method), spec.method_args, given=("task",))
     known = {each.name for each in parameters(trainer)}
@@ -59,14 +59,14 @@ def stage_identity(
     anyone = replace(
         spec, method="", method_args={}, method_label="", data_label="", keep_weights=False
     )
-    words |= anyone.to_json() | made_by(trainer, data)
-    words["arguments"] = {
+    identity |= anyone.to_json() | made_by(trainer, data)
+    identity["arguments"] = {
         name: repr(value)
         for name, value in arguments.items()
         if name in known - {*stage.shared_across}
     }
-    words["parts"] = described(method, is_trained)
-    return words, beside / SHARED
+    identity["parts"] = described(method, is_trained)
+    return identity, beside / SHARED
 
 
 def _trains(cls: type) -> type:
