@@ -340,12 +340,12 @@ def damage(folder: Path, mark: str, *, read_up_to: int | None = 0) -> str:
         known_by_name = {name: (known["bytes"], known["sha256"]) for name, known in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{mark} is damaged"
-    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+    if outside := [name for name in files if name.startswith("/") or ".." in name.split("/")]:
         return f"{mark} names {outside[0]}, which leads out of the folder"
     for name, (known_size, known_sum) in known_by_name.items():
-        file = folder / name
+        file = f"{folder}/{name}"  # of many runs, paths as objects take most of the time
         try:
-            size = file.stat().st_size
+            size = os.stat(file).st_size  # noqa: PTH116
             is_read = size == known_size and (read_up_to is None or size <= read_up_to)
             found_sum = _sha256(file) if is_read else known_sum
         except FileNotFoundError:
@@ -359,8 +359,8 @@ def damage(folder: Path, mark: str, *, read_up_to: int | None = 0) -> str:
     return ""
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
+def _sha256(file: Path | str) -> str:
+    with open(file, "rb") as content:  # noqa: PTH123
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 

@@ -141,6 +141,8 @@ def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
+            if end == "done":
+                return Run(spec, folder, "done")
             try:
                 note = json.loads((folder / end).read_text(encoding="utf-8"))
             except FileNotFoundError:  # replaced at this moment
