@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmbench.bounds import Decay, LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
 
@@ -120,7 +121,7 @@ class Method(LightningModule, ABC):
     applies: ClassVar[Applies] = Applies()
     own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
-    def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
+    def __init__(self, task: Task, *, lr: LearningRate = 1e-3, weight_decay: Decay = 1e-2) -> None:
         super().__init__()
         self.task = task
         self.lr = lr

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from mmbench.bounds import Seed
 from mmbench.config import JSON, load_config
 from mmbench.paths import folder
 from mmbench.registry import suggest
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
 Fold = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 2  # raised when the same words come to mean another run
@@ -51,6 +51,9 @@ class Entry(_Strict):
             return {"name": value}
         if isinstance(value, dict) and "class_path" in value:
             value = dict(value)
+            for ours, theirs in (("name", "class_path"), ("args", "init_args")):
+                if ours in value:
+                    raise ValueError(f"{theirs} and {ours} say the same of one entry; keep one")
             value["name"] = value.pop("class_path")
             value["args"] = value.pop("init_args", {})
         return value

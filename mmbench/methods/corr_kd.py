@@ -28,11 +28,15 @@ Differences from the paper:
 - AdamW, and the suite's learning rate.
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -96,13 +100,13 @@ class CorrKD(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        contrast: float = 1.0,
-        prototype: float = 1.0,
-        response: float = 1.0,
-        margin: float = 1.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        contrast: LossWeight = 1.0,
+        prototype: LossWeight = 1.0,
+        response: LossWeight = 1.0,
+        margin: Annotated[float, Field(ge=0, le=2)] = 1.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         self.contrast, self.prototype, self.response = contrast, prototype, response

@@ -51,6 +51,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -139,15 +140,15 @@ class CPIMoE(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
+        dim: Width = 128,
         prompt: Prompt = "status_dynamic",
         status: Literal["constant", "learned"] = "constant",
         drop: str | None = None,
         pretrain: bool = True,
-        penalty: float = 1.0,
-        views: int = 1,
-        dropout: float = 0.3,
-        lr: float = 1e-3,
+        penalty: LossWeight = 1.0,
+        views: Count = 1,
+        dropout: Rate = 0.3,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities, outputs = len(task.modalities), task.num_outputs

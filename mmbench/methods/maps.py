@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench.bounds import Count, Depth
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import presence_code
@@ -61,8 +62,8 @@ class MAPs(PromptMethod):
         *,
         variant: Literal["paper", "official"] = "paper",
         kind: PromptKind = "input",
-        length: int = 16,
-        layers: int = 6,
+        length: Count = 16,
+        layers: Depth = 6,
         dummy: Dummy | None = None,
         **common: Any,
     ) -> None:

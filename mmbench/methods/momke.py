@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import encoder
@@ -197,16 +198,16 @@ class MoMKE(Method):
         self,
         task: Task,
         *,
-        dim: int = 256,
-        depth: int = 4,
-        heads: int = 2,
-        dropout: float = 0.5,
+        dim: Width = 256,
+        depth: Depth = 4,
+        heads: Count = 2,
+        dropout: Rate = 0.5,
         regime: Regime = "unified",
         stage1: bool = True,
         router: Router = "soft",
         freeze_experts: bool = False,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
+        lr: LearningRate = 1e-4,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if freeze_experts and not stage1:

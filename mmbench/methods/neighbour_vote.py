@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench.bounds import Count
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.memory import Memory
@@ -47,7 +48,7 @@ class NeighbourVote(Method):
     prior: Tensor
 
     def __init__(
-        self, task: Task, *, neighbours: int = 5, index: str | None = None, retrieve_by: str = ""
+        self, task: Task, *, neighbours: Count = 5, index: str | None = None, retrieve_by: str = ""
     ) -> None:
         super().__init__(task)
         self.memory = Memory(task, neighbours, index=index, retrieve_by=retrieve_by)

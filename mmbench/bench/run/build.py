@@ -2,11 +2,13 @@
 
 import inspect
 import json
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from mmbench.bench.run.selection import require_defined
@@ -37,6 +39,7 @@ REFUSED = {
     "logger": "the training curve is part of the record",
     "num_sanity_val_steps": "an epoch would be selected before training",
 }
+MOST_TRAINED = 4 * 10**9  # weights of a method; AdamW takes 16 bytes for each
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
@@ -48,11 +51,15 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
             the scenario cannot be laid over the data, or encoders or the selection metric do not
             fit.
     """
-    method, _ = bound_method(spec)
+    method, args = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.scenario.check(task.names)
-    encoded_task(spec, data)
+    encoded = encoded_task(spec, data)
+    if method.reason_not(task, **args) is None:
+        why = _why_not_built(spec.method, json.dumps(spec.method_args, sort_keys=True), encoded)
+        if why:
+            raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
     if metric not in metrics_for(task.kind):
         raise ValueError(
@@ -63,6 +70,27 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+
+
+@lru_cache(maxsize=4096)  # the same under every scenario
+def _why_not_built(name: str, args: str, task: Task) -> str:
+    """What a method's constructor refuses; empty if nothing. It is built without its numbers."""
+    cls = METHODS.get(name)
+    bound = bind(cls, json.loads(args), given=("task",))
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            method = cls(task, **bound)
+    except ValueError as error:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a plugin's: it may want the numbers, and its run says what is wrong
+        return ""
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    if trained > MOST_TRAINED:
+        return f"{trained:,} weights would be trained, more than {MOST_TRAINED:,}; make it smaller"
+    return ""
 
 
 def require_fold(spec: RunSpec, root: Path) -> None:
