@@ -12,15 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from mmbench.bounds import Seed
+from mmbench.bounds import Number, Positive, Seed
 from mmbench.config import JSON, load_config
 from mmbench.paths import folder
 from mmbench.registry import suggest
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
-Fold = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 2  # raised when the same words come to mean another run
 # trainer settings that say where and how safely, not what; no part of the key
 PLACEMENT = ("accelerator", "checkpoint_minutes")
@@ -66,7 +64,7 @@ class DataEntry(Entry):
         folds: How many (0, 1, ...) or which of its partitions; by default those of the suite.
     """
 
-    folds: Annotated[list[Fold], Field(min_length=1)] | None = None
+    folds: Annotated[list[Number], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -93,12 +91,12 @@ class TrainerSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    max_epochs: Count = 30
-    batch_size: Count = 64
-    min_steps: Count | None = None
-    patience: Count | None = None
+    max_epochs: Positive = 30
+    batch_size: Positive = 64
+    min_steps: Positive | None = None
+    patience: Positive | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
 
 
 class Select(_Strict):
@@ -147,11 +145,11 @@ class Suite(_Strict):
     methods: Annotated[list[Entry], Field(min_length=1)]
     scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    folds: Annotated[list[Fold], Field(min_length=1)] = [0]
+    folds: Annotated[list[Number], Field(min_length=1)] = [0]
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
-    limit: Count | None = None
+    limit: Positive | None = None
     keep_weights: bool = False
 
     @model_validator(mode="before")
@@ -169,6 +167,8 @@ def _counted(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A number under a key, written out as the numbers below it."""
     count = mapping.get(key)
     if isinstance(count, int) and not isinstance(count, bool):
+        if count < 1:
+            raise ValueError(f"{key}: N asks for N of them, at least 1, found {count}")
         if count > MOST:
             raise ValueError(
                 f"{key}: N asks for the {key} 0 to N - 1, and this N is above {MOST}; for the one "

@@ -104,7 +104,7 @@ class CorrKD(Method):
         contrast: LossWeight = 1.0,
         prototype: LossWeight = 1.0,
         response: LossWeight = 1.0,
-        margin: Annotated[float, Field(ge=0, le=2)] = 1.0,
+        margin: Annotated[float, Field(strict=True, ge=0, le=2)] = 1.0,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
     ) -> None:

@@ -208,7 +208,7 @@ class I2MoE(Method):
         heads: Count = 4,
         dropout: Rate = 0.5,
         interaction: LossWeight | None = None,
-        temperature: Annotated[float, Field(gt=0, le=1e6)] = 2.0,
+        temperature: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 2.0,
         variant: Variant = "paper",
         lr: LearningRate = 1e-4,
     ) -> None:

@@ -90,7 +90,7 @@ class M3Care(Method):
         variant: Literal["paper", "official"] = "paper",
         dim: Width = 128,
         heads: Count = 4,
-        threshold: Annotated[float, Field(ge=-100, le=100)] = 0.0,
+        threshold: Annotated[float, Field(strict=True, ge=-100, le=100)] = 0.0,
         stabiliser: LossWeight = 1e-7,
         anchors: Count = 256,
         dropout: Rate = 0.5,

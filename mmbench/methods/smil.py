@@ -234,7 +234,7 @@ class SMIL(Method):
         dim: Width = 128,
         hidden: Width = 64,
         centres: Count = 10,
-        inner_lr: Annotated[float, Field(ge=0, le=100)] = 1e-3,
+        inner_lr: Annotated[float, Field(strict=True, ge=0, le=100)] = 1e-3,
         consistency: LossWeight = 0.01,
         second_order: bool = False,
         dropout: Rate = 0.5,
