@@ -253,13 +253,16 @@ def _remove(folder: Path, target: Path) -> None:
     """Remove what lies beside `target`, unless another takes it up at this moment."""
     mine = private(target, GONE)
     if _rename(folder, mine):
-        shutil.rmtree(mine, ignore_errors=True)
+        if mine.is_symlink() or mine.is_file():
+            mine.unlink()
+        else:
+            shutil.rmtree(mine, ignore_errors=True)
 
 
 def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a published folder from another of its name; None if there is none."""
     try:
-        found = folder.stat()
+        found = folder.lstat()
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns
@@ -272,7 +275,7 @@ def _rename(old: Path, new: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             return False
         raise
     return True

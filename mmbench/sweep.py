@@ -318,7 +318,7 @@ class Sweep:
             runs = self.runs()
             bad = [run for run in runs if run.state in ("broken", "failed")]
             found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
-            why = f" ({found}; {bad[0].state}: {bad[0].spec.title}: {bad[0].why})" if bad else ""
+            why = f" ({found}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
                 f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"

@@ -135,6 +135,8 @@ def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
 
 
 def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
+    if not folder.is_dir() and identity(folder) is not None:
+        return Run(spec, folder, "broken", "a file or a link is in its place")
     if not folder.is_dir():
         return Run(spec, folder, "running" if is_claimed(folder) else "waiting")
     for end in ENDS:
