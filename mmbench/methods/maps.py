@@ -23,11 +23,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.data.batch import Batch
+from mmbench.data.missingness import every_pattern, pattern_name
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic, Matrix
 from mmbench.layers.fusion import presence_code
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
@@ -90,9 +91,16 @@ class MAPs(PromptMethod):
         output: Tensor = self.head(self.backbone.run(tokens, keys, insert, prefix=prefix))
         return output
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        return {"pattern_seen_in_training": self.seen.cpu().numpy()}
+        names = self.task.names
+        patterns = every_pattern(len(names))[1:]
+        seen = Matrix(
+            values=self.seen.cpu().numpy()[None].astype(float),
+            row=np.array(["seen"]),
+            column=np.array([pattern_name(row, names) for row in patterns]),
+        )
+        return {"pattern_seen_in_training": seen}
 
 
 def pattern_index(presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
