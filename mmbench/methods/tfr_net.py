@@ -273,6 +273,11 @@ class TFRNet(Method):
         h: Tensor = self.extract(self.encode(batch) + self.position)
         return h
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Features of each modality, averaged over its steps."""
+        h = self.extracted(batch).mean(2)
+        return dict(zip(self.task.names, h, strict=True))
+
     def decide(self, h: Extracted) -> Float[Tensor, "batch output"]:
         """Sum up each modality, and predict."""
         parts = [gate(x) for gate, x in zip(self.gates, h, strict=True)]
