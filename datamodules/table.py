@@ -1,7 +1,7 @@
 """Your own files: CSV, parquet or npz, one a modality, joined by id; no Python needed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,26 +10,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.data.arrays import read_arrays
-from mmbench.data.columns import features
+from mmbench.data.entries import Joined, ModalityFile
+from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
 from mmbench.data.files import locate
-from mmbench.data.frames import (
-    EMPTY_NUMBERS,
-    Frame,
-    likely_cause,
-    read_frame,
-    require_unique,
-    to_numbers,
-)
+from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
+from mmbench.data.pieces import files_of
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import rows_of, stable_hash, stratified, stratified_groups
-from mmbench.data.task import Kind, Modality, Task, TaskKind
-from mmbench.data.words import encode, vocabulary, words
+from mmbench.data.task import Kind, Task, TaskKind
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
 VECTOR: Kind = "vector"
+PACKAGED = "packaged"  # the tokenizer that installs with its model
 SPLIT_WORDS: dict[str, Split] = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -64,7 +58,9 @@ class Table(DataModule):
       `<5`, `12 %`), infinities, text that hardly repeats, numbers mixed with text.
 
     Texts (kind `tokens`, CSV or parquet). One column beside the id; its words are numbered by
-    those that occur twice in the training split.
+    those that occur twice in the training split. With `tokenizer`, texts are cut into the ids of
+    a published model's own vocabulary, which its weights need, and an npz file is taken to hold
+    such ids.
 
     Arrays (npz). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
     bags, `length` (n,) if samples differ in length; what lies beyond it is ignored. Token ids
@@ -103,6 +99,10 @@ class Table(DataModule):
             are refused or left out.
         indicators: Whether a feature that is empty for some training samples gets another beside
             it that says so (1 = was empty).
+        tokenizer: Folder of a published model, whose tokenizer cuts all texts, or `packaged` for
+            that of MiniLM (extra `pretrained`); None = words numbered by the training split.
+        max_tokens: Of a text, >= 1; longer ones are cut. None = the longest text decides, or what
+            the tokenizer's model reads at most.
         **common: Passed to `DataModule`; fold is 0 with a column of train, val and test, below K
             with a column of folds, 0..4 with shares.
 
@@ -130,6 +130,8 @@ class Table(DataModule):
         separator: str | None = None,
         unlabelled: Literal["refuse", "drop"] = "refuse",
         indicators: bool = False,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
         **common: Any,
     ) -> None:
         by_column = isinstance(split, str)
@@ -152,6 +154,9 @@ class Table(DataModule):
         self.separator = separator
         self.unlabelled = unlabelled
         self.indicators = indicators
+        self.max_tokens = max_tokens
+        self.packaged = tokenizer == PACKAGED
+        self.tokenizer = None if tokenizer is None else self._folder(tokenizer)
         if unknown := [name for name in self.kinds if name not in self.paths]:
             raise ValueError(
                 f"kinds names the modality {unknown[0]!r}, which has no file"
@@ -179,6 +184,27 @@ class Table(DataModule):
                 f"split is {[*self.split_by]}, but wanted are three shares of train, val and "
                 "test that sum to 1, or the name of a column"
             )
+
+    def _folder(self, tokenizer: str) -> Path:
+        """Folder of a tokenizer, whose files are then among those of the data set."""
+        if "tokens" not in self.kinds.values():
+            raise ValueError(
+                f"tokenizer {tokenizer!r} cuts texts, but no modality is of kind tokens; say "
+                "kinds={notes: tokens}, or leave it out"
+            )
+        if self.packaged:
+            return text_folder()
+        folder = self.root / tokenizer
+        files = [f"{tokenizer}/{file.name}" for file in files_of(folder)]
+        self.files = (*self.files, *files)  # type: ignore[misc]
+        return folder
+
+    def ingredients(self) -> dict[str, dict[str, str]]:
+        """See `DataModule`."""
+        found = super().ingredients()
+        if self.packaged:
+            found["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
+        return found
 
     def describe(self) -> Task:
         """Shapes and classes as the files have them; a process reads each file once."""
@@ -307,11 +333,6 @@ class Table(DataModule):
         part = self._given if isinstance(self.split_by, str) else self._dealt
         if self.group_by is not None:
             self._require_whole_groups(part)
-        if empty := [split for split in SPLITS if not len(rows_of(part, split))]:
-            raise ValueError(
-                f"the {empty[0]} split of {self.labels_file} is empty; "
-                f"split is {self.split_by!r} over {len(part)} rows"
-            )
         return part
 
     @property
@@ -374,26 +395,14 @@ class Table(DataModule):
 
     @cached_property
     def _content(self) -> tuple[Task, Samples, tuple[str, ...]]:
-        modalities, inputs, lengths = [], {}, {}
-        notes: list[str] = []
-        n = len(self._labels.ids)
-        presence = np.zeros((n, len(self.paths)), bool)
-        for column, (name, file) in enumerate(self.paths.items()):
-            found = self._modality(name, locate(self.root, file))
-            if not len(found.rows):
-                raise ValueError(
-                    f"{locate(self.root, file)} has no row with a value, so that no sample has "
-                    f"the modality {name}; fill it in, or take it out of files"
-                )
-            inputs[name] = np.zeros((n, *found.x.shape[1:]), found.x.dtype)
-            inputs[name][found.rows] = found.x
-            presence[found.rows, column] = True
-            modality = Modality(name, self.kinds[name], found.x.shape[1:], found.vocab_size)
-            modalities.append(modality)
-            if modality.has_lengths:
-                lengths[name] = np.zeros(n, np.int64)
-                lengths[name][found.rows] = found.length
-            notes += found.notes
+        joined = Joined(
+            self.labels_file,
+            self._labels.ids,
+            self._part == SPLITS.index("train"),
+            self.unlabelled,
+        )
+        entries = [self._file(name).read(joined) for name in self.paths]
+        presence = np.stack([one.present for one in entries], axis=1)
         if not (some := presence.any(axis=1)).all():
             row = int(np.flatnonzero(~some)[0])
             frame = self._labels
@@ -401,106 +410,34 @@ class Table(DataModule):
                 f"{frame.path} row {frame.lines[row]}: id {frame.ids[row]} is in no modality's "
                 f"file ({int((~some).sum())} such in all); leave the row out"
             )
+        if empty := [split for split in SPLITS if not len(rows_of(self._part, split))]:
+            raise ValueError(
+                f"the {empty[0]} split of {self.labels_file} is empty; "
+                f"split is {self.split_by!r} over {len(self._part)} rows"
+            )
+        modalities = tuple(one.modality for one in entries)
         samples = Samples(
             modalities=tuple(self.paths),
-            inputs=inputs,
+            inputs={one.modality.name: one.x for one in entries},
             target=self._target,
             sample_id=self._ids,
             presence=presence,
-            lengths=lengths,
+            lengths={one.modality.name: one.length for one in entries if one.modality.has_lengths},
         )
-        task = Task(self.task_kind, tuple(modalities), tuple(self._outputs))
-        return task, samples, tuple(notes)
+        task = Task(self.task_kind, modalities, tuple(self._outputs))
+        return task, samples, tuple(note for one in entries for note in one.notes)
 
-    def _modality(self, name: str, path: Path) -> "_Found":
-        """What a file holds of the labelled samples."""
-        kind = self.kinds[name]
-        if path.suffix == ".npz":
-            return self._from_npz(kind, path)
-        frame = read_frame(path, self.id_column, text=kind == "tokens").without(self._roles)
-        rows, notes = self._rows(frame.ids, path)
-        frame = frame.take(np.flatnonzero(rows >= 0))
-        rows = rows[rows >= 0]
-        notes = [*frame.notes, *notes]
-        if kind == "vector":
-            return self._vector(frame, rows, notes)
-        if kind != "tokens" or len(frame.names) != 1:
-            raise ValueError(
-                f"{path} has the columns {[*frame.names]} beside the id, which makes no "
-                f"{kind}: a CSV or parquet file holds a vector (numbers) or, of kind "
-                "tokens, one column of text; for anything else take an npz file"
-            )
-        texts = frame.text(frame.names[0])
-        there = (texts != "").to_numpy(bool)
-        texts, rows = texts[there], rows[there]
-        ids = vocabulary(texts[self._trains(rows)])
-        steps = max((len(words(text)) for text in texts), default=1)
-        x, length = encode(texts.tolist(), ids, steps=max(steps, 1))
-        return _Found(x, rows, length, 2 + len(ids), notes)
-
-    def _from_npz(self, kind: Kind, path: Path) -> "_Found":
-        arrays = read_arrays(path, kind)
-        require_unique(arrays.ids, path)
-        rows, notes = self._rows(arrays.ids, path)
-        kept = (rows >= 0) & arrays.present
-        x, length, rows = arrays.x[kept], arrays.length[kept], rows[kept]
-        notes = [*arrays.notes, *notes]
-        if kind == "vector" and (self.indicators or np.isnan(x).any()):
-            names = tuple(str(k) for k in range(x.shape[1]))
-            frame = Frame(
-                path, arrays.ids[kept], names, x.astype(np.float64), {}, np.arange(len(x))
-            )
-            return self._vector(frame, rows, notes)
-        vocab_size = int(arrays.x.max(initial=0)) + 1 if kind == "tokens" else 0
-        return _Found(x, rows, length, vocab_size, notes)
-
-    def _vector(self, frame: Frame, rows: NDArray[np.int_], notes: list[str]) -> "_Found":
-        found = features(frame, self._trains(rows), indicators=self.indicators)
-        rows = rows[found.present]
-        length = np.ones(len(rows), np.int64)
-        return _Found(found.x[found.present], rows, length, 0, [*notes, *found.notes])
-
-    def _trains(self, rows: NDArray[np.int_]) -> NDArray[np.bool_]:
-        """Which of these rows of the labels file are of the training split."""
-        trains: NDArray[np.bool_] = self._part[rows] == SPLITS.index("train")
-        return trains
-
-    def _rows(self, ids: "pd.Index[str]", path: Path) -> tuple[NDArray[np.int_], list[str]]:
-        """Position of each id in the labels file, -1 = has none and is left out; and notes."""
-        wanted = self._labels.ids
-        rows = np.asarray(wanted.get_indexer(ids))
-        lost = rows < 0
-        if not lost.any():
-            return rows, []
-        first = ids[int(np.flatnonzero(lost)[0])]
-        if lost.all():
-            why = likely_cause(ids, wanted, (path.name, self.labels_file))
-            raise ValueError(f"{path}: none of its {len(ids)} ids is in {self.labels_file}; {why}")
-        if self.unlabelled == "refuse":
-            raise ValueError(
-                f"{path}: id {first} ({int(lost.sum())} in all) has no row in {self.labels_file}; "
-                "add its label, or leave such rows out with unlabelled: drop"
-            )
-        return rows, [f"{path.name}: {int(lost.sum())} rows without a label left out"]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What a file holds of one modality.
-
-    Args:
-        x: Values of the samples that have it.
-        rows: Their positions in the labels file.
-        length: Their lengths; 1 for kinds without.
-        vocab_size: Of tokens, else 0.
-        notes: What was left out or filled in.
-    """
-
-    x: NDArray[Any]
-    rows: NDArray[np.int_]
-    length: NDArray[np.int64]
-    vocab_size: int
-    notes: list[str]
+    def _file(self, name: str) -> ModalityFile:
+        return ModalityFile(
+            name,
+            self.kinds[name],
+            locate(self.root, self.paths[name]),
+            self.id_column,
+            no_features=self._roles,
+            indicators=self.indicators,
+            tokenizer=self.tokenizer,
+            max_tokens=self.max_tokens,
+        )
 
 
 def _names(given: Mapping[Any, Any], what: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Files are named by the content of what was encoded, after scaling and withholdin
 weights, and by the sources of the encoder: if any of them is another, so is the file.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.data.cache import cached, content
+from mmbench.data.cache import cached
 from mmbench.sources import HOMES, distributions, sources
 
 Parts = Iterable[tuple[Tensor, Tensor | None]]  # inputs (part, ...) and lengths (part,)
@@ -30,6 +31,14 @@ def share(module: nn.Module) -> None:
 def is_shared(encoder: object) -> bool:
     """Whether runs share what an encoder gives while it is frozen; others are a run's own."""
     return encoder in _shared
+
+
+def content(tensors: Iterable[Tensor]) -> str:
+    """Name of what tensors hold, in whatever pieces it comes; shapes are for the caller to name."""
+    found = hashlib.sha256()
+    for x in tensors:
+        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ other programs write for an empty cell, and count as one.
 import bz2
 import csv
 import gzip
+import json
 import lzma
 import re
 import sys
@@ -24,7 +25,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbench.data.files import reading, stamp
+from mmbench.data.parsed import Arrays, parsed
 from mmbench.registry import suggest
+from mmbench.sources import sources
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 EMPTY_NUMBERS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
@@ -133,9 +136,35 @@ def read_frame(
         ValueError: If it cannot be read, lacks a column or repeats an id; the message names file
             and row and says what to do.
     """
-    wanted = None if only is None else tuple(only)
-    numbers = only is None and not text
-    return _read(path, tuple(stamp(path)), id_column, wanted, numbers=numbers)
+    if only is None:
+        return _read(path, tuple(stamp(path)), id_column, None, numbers=not text)
+    spec = {"what": "columns", "name": path.name, "id": id_column, "only": list(only)}
+    found = parsed(
+        [path], spec | {"code": sources(__name__)}, lambda: _as_arrays(path, id_column, tuple(only))
+    )
+    ids, *columns = json.loads(found["text"].tobytes())
+    return Frame(
+        path=path,
+        ids=pd.Index(ids, dtype=object),
+        names=tuple(only),
+        numbers=np.empty((len(ids), 0)),
+        others={k: pd.Series(column, dtype=object) for k, column in enumerate(columns)},
+        lines=found["lines"],
+        commas=bool(found["commas"]),
+        notes=tuple(found["notes"].tolist()),
+    )
+
+
+def _as_arrays(path: Path, id_column: str, only: tuple[str, ...]) -> Arrays:
+    """A frame of text alone, for the cache."""
+    frame = _read(path, tuple(stamp(path)), id_column, only, numbers=False)
+    text = json.dumps([frame.ids.tolist(), *(frame.text(name).tolist() for name in only)])
+    return {
+        "text": np.frombuffer(text.encode(), np.uint8),
+        "lines": frame.lines,
+        "commas": np.array(frame.commas),
+        "notes": np.array(frame.notes, dtype=str),
+    }
 
 
 @lru_cache(maxsize=KEPT_FILES)

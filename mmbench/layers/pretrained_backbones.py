@@ -375,7 +375,12 @@ def packaged(task: Task) -> "PackagedBackbone":
     """
     text, image = text_and_image(task)
     net: Any = text_network()
-    require_vocabulary(text, TEXT_TOKENIZER, "take `features: pieces` of a data set that has it")
+    require_vocabulary(
+        text,
+        TEXT_TOKENIZER,
+        "take `features: pieces` of a data set that has it, or, in the data set table, "
+        "`tokenizer: packaged`",
+    )
     words, heads = net.embeddings, net.config.num_attention_heads
     layers = [BertLayer(block, heads) for block in net.encoder.layer]
     texts = TextTokens(
@@ -791,7 +796,12 @@ def require_ids(text: Modality, folder: Path) -> None:
         ValueError: If they are others, or the folder has no tokenizer.
     """
     name = vocabulary_name(tokenizer_of(folder))
-    require_vocabulary(text, name, f"cut its texts with the tokenizer in {folder}")
+    require_vocabulary(
+        text,
+        name,
+        f"cut its texts with the tokenizer in {folder} (in the data set table: "
+        f"`tokenizer: {folder}`)",
+    )
 
 
 def require_vocabulary(text: Modality, name: str, how: str) -> None:

@@ -1,0 +1,64 @@
+"""What readers make of a user's large files: parsed once a machine, then mapped by all."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmbench.data.cache import cached
+from mmbench.data.files import content_of, stamp
+
+SMALL_BYTES = 2**20  # files below it are quicker read than looked up
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def parsed(files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], Arrays]) -> Arrays:
+    """Arrays that a reader makes of files, mapped from the cache unless the files are small.
+
+    The cache keeps a copy of what the files hold, readable by its user alone. Where it cannot be
+    written, every process reads the files itself, and the log says so.
+
+    Args:
+        files: What is read.
+        spec: What else decides the arrays, in JSON's types: name and arguments of the reader, and
+            hashes of its sources.
+        read: The reader.
+
+    Returns:
+        What `read` gives; arrays must not be written to.
+
+    Raises:
+        ValueError: If a file is written to meanwhile.
+    """
+    if sum(file.stat().st_size for file in files) < SMALL_BYTES:
+        return read()
+    stamps = [stamp(file) for file in files]
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def build(folder: Path) -> None:
+        folder.chmod(0o700)  # the file may be readable by fewer people than a cache folder is
+        arrays.update(read())
+        for file, known in zip(files, stamps, strict=True):
+            if stamp(file) != known:  # else another content would lie under this one's name
+                raise ValueError(f"{file} was written to while it was read; run it again")
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+    key = {
+        **spec,
+        "content": [content_of(file) for file in files],
+        "libraries": {"numpy": np.__version__, "pandas": pd.__version__},
+    }
+    try:
+        folder = cached(key, build)
+    except OSError as error:
+        logging.getLogger(__name__).warning(
+            "what is read of %s cannot be kept for other processes: %s", files[0], error
+        )
+        return arrays or read()
+    return {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
