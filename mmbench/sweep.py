@@ -11,11 +11,11 @@ from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.home import FILE, board_folder, hold
-from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, Run, find, read_records
+from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
 from mmbench.bench.result import read_result
+from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
 from mmbench.registry import DATASETS, METHODS, suggest
@@ -119,7 +119,7 @@ class Sweep:
 
     def runs(self, *, read_up_to: int | None = 0) -> list[Run]:
         """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""
-        return [find(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
+        return [find_run(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
 
     def todo(self, *, overwrite: bool = False) -> list[Run]:
         """Check the suite, leave it in its folder, and list what is left to run.
@@ -290,11 +290,11 @@ class Sweep:
         """
         runs = self.runs() if runs is None else runs
         records = read_records(runs)
-        kept = Kept(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
+        score_cache = ScoreCache(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
         compare = (metric or self.suite.select.metric) if paired else None
-        board = leaderboard(runs, compare=compare, records=records, kept=kept)
-        robust = robustness(runs, compare=compare, records=records, kept=kept)
-        kept.write()
+        board = leaderboard(runs, compare=compare, records=records, score_cache=score_cache)
+        robust = robustness(runs, compare=compare, records=records, score_cache=score_cache)
+        score_cache.write()
         return board, robust
 
     def require_rows(self, board: pd.DataFrame, metric: str | None = None) -> None:

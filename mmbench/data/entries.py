@@ -18,7 +18,7 @@ from mmbench.data.frames import Frame, likely_cause, read_frame, require_unique
 from mmbench.data.parsed import Arrays, parsed
 from mmbench.data.pieces import Pieces
 from mmbench.data.task import Kind, Modality
-from mmbench.data.words import encode, vocabulary, words
+from mmbench.data.vocabulary import encode, vocabulary, words
 from mmbench.sources import sources
 
 

@@ -163,7 +163,7 @@ def frozen_features(
                 np.save(folder / "part.npy", compute())
                 (folder / "part.npy").rename(folder / f"{name}.npy")
 
-    words = {
+    spec = {
         "what": "frozen features",
         "code": hash_of(__name__),
         "data": data,
@@ -172,7 +172,7 @@ def frozen_features(
         "encoders": encoders,
         "side": IMAGE_SIDE,
     }
-    folder = cached(words, build)
+    folder = cached(spec, build)
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in work}
 
 

@@ -157,7 +157,7 @@ def patterns(size: int) -> Bool[np.ndarray, "pattern modality"]:
     return ((np.arange(1 << size)[:, None] >> np.arange(size)) & 1).astype(bool)
 
 
-def find(word: str, names: Sequence[str]) -> int:
+def modality_index(word: str, names: Sequence[str]) -> int:
     """Column of a modality, by name or by position (`primary`, `secondary`).
 
     Raises:
@@ -414,7 +414,7 @@ class Mcar:
         """
         r = np.zeros(len(names))
         for name, rate in rates.items():
-            r[find(name, names)] = rate
+            r[modality_index(name, names)] = rate
         codes, counts = np.unique(pattern_index(natural), return_counts=True)
         shown = patterns(len(names))[codes]  # (natural pattern, modality)
         size = shown.sum(axis=1)
@@ -599,13 +599,13 @@ class Mar(_Dependent):
 
     def check(self, names: tuple[str, ...]) -> None:
         """See `Missingness`."""
-        find(self.given, names)
+        modality_index(self.given, names)
         super().check(names)
 
     def _weights(
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
-        column = find(self.given, samples.modalities)
+        column = modality_index(self.given, samples.modalities)
         standard = _standardise(score(samples, samples.modalities[column]))
 
         def weights(
@@ -730,7 +730,7 @@ class Incomplete:
         """Which modality is hidden; None if it differs between samples."""
         if self.missing in ("each", "both", "any") and self.missing not in names:
             return None
-        return find(self.missing, names)
+        return modality_index(self.missing, names)
 
     def _eligible(
         self, natural: PresenceArray, names: tuple[str, ...]
@@ -830,7 +830,7 @@ class Pattern:
     def check(self, names: tuple[str, ...]) -> None:
         """See `Missingness`."""
         for word in self.present:
-            find(word, names)
+            modality_index(word, names)
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
         """See `Missingness`; nothing is random."""
@@ -846,7 +846,7 @@ class Pattern:
 
     def _show(self, natural: PresenceArray, names: tuple[str, ...]) -> PresenceArray:
         shown = np.zeros(len(names), bool)
-        shown[[find(word, names) for word in self.present]] = True
+        shown[[modality_index(word, names) for word in self.present]] = True
         presence = natural & shown
         return np.where(presence.any(axis=1, keepdims=True), presence, natural)
 

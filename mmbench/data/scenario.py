@@ -20,8 +20,8 @@ from mmbench.data.missingness import (
     pattern_name,
     patterns,
 )
+from mmbench.paths import folder
 from mmbench.registry import suggest
-from mmbench.resources import folder
 
 Regime = Literal["withheld", "full_access"]
 REGIMES: tuple[Regime, ...] = ("withheld", "full_access")

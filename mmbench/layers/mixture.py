@@ -105,7 +105,7 @@ class DiagonalMixture(nn.Module):
         if count * features < WORTH_KEEPING:
             state = expectation_maximisation(rows, components)
         else:
-            words = {
+            spec = {
                 "what": "mixture of diagonal Gaussians",
                 "code": hash_of(__name__),
                 "components": components,
@@ -116,7 +116,7 @@ class DiagonalMixture(nn.Module):
             def build(folder: Path) -> None:
                 expectation_maximisation(rows, components, folder)
 
-            state = _read(cached(words, build, home=home) / LAST_ROUND)
+            state = _read(cached(spec, build, home=home) / LAST_ROUND)
         with torch.no_grad():
             self.mean.copy_(state["mean"])
             self.variance.copy_(state["variance"])

@@ -51,7 +51,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
@@ -277,7 +277,7 @@ class CPIMoE(Method):
         """Sum of the features of a complete sample; else what they tell about missing ones."""
         told = torch.zeros_like(b[:, 0])
         for (a, m), generate in zip(pairs(b.shape[1]), self.generators, strict=True):
-            told = told + keep(generate(b[:, a]), presence[:, a] & ~presence[:, m])
+            told = told + zero_absent(generate(b[:, a]), presence[:, a] & ~presence[:, m])
         count = presence.sum(1) * (~presence).sum(1)
         told = told / count.clamp_min(1)[:, None]
         return torch.where(presence.all(1)[:, None], b.sum(1), told)

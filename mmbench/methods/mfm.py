@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
@@ -134,7 +134,7 @@ class MFM(Method):
         """
         total = f.new_zeros(())
         for m, (name, part) in enumerate(zip(self.task.names, self.decoders, strict=True)):
-            x = keep(batch.inputs[name], batch.has(name))
+            x = zero_absent(batch.inputs[name], batch.has(name))
             error = part(torch.cat([f[:, 0], f[:, 1 + m]], dim=1), x, batch.lengths.get(name))
             total = total + (error * asked[:, m]).sum() / asked[:, m].sum().clamp_min(1)
         return total

@@ -64,7 +64,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.dropout import Dropout
@@ -231,11 +231,11 @@ class Views(nn.Module):
         there = batch.has(self.name)
         if self.mixture is not None:
             # by itself, since it is frozen and therefore computed once for each sample
-            local = keep(self.local(batch.embed(self.name, self.mixture)), there)
+            local = zero_absent(self.local(batch.embed(self.name, self.mixture)), there)
         else:
             local = batch.embed(self.name, self.local)
         if self.of_mean:
-            return keep(self.whole(local.mean(1)), there), local
+            return zero_absent(self.whole(local.mean(1)), there), local
         return batch.embed(self.name, self.whole), local
 
 

@@ -29,7 +29,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 
 class MSPs(PromptMethod):

@@ -47,7 +47,9 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
-from mmbench.layers.lent import (
+from mmbench.layers.memory import Memory
+from mmbench.layers.retrieval import queries
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
@@ -55,10 +57,8 @@ from mmbench.layers.lent import (
     mean_target,
     pool_rows,
 )
-from mmbench.layers.memory import Memory
-from mmbench.layers.retrieval import queries
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 Tokens = Float[Tensor, "batch token dim"]
 Read = Bool[Tensor, "batch token"]

@@ -49,7 +49,9 @@ from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
-from mmbench.layers.lent import (
+from mmbench.layers.memory import Memory, Neighbours, take
+from mmbench.layers.retrieval import queries
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
@@ -57,11 +59,9 @@ from mmbench.layers.lent import (
     mean_target,
     pool_rows,
 )
-from mmbench.layers.memory import Memory, Neighbours, take
-from mmbench.layers.retrieval import queries
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Paper, Stage
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
 SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all
@@ -465,9 +465,9 @@ class Redeem(PromptMethod):
         """Find K similar complete training samples, and their tokens (Eq. 1)."""
         names = self.task.names
         if self.how.paired:
-            rows = dict.fromkeys(names, self.find(batch).rows)
+            rows = dict.fromkeys(names, self.neighbours_of(batch).rows)
         else:
-            rows = {name: self.find(_alone(batch, name)).rows for name in names}
+            rows = {name: self.neighbours_of(_alone(batch, name)).rows for name in names}
         if self.retriever == "none":
             which = rows[names[0]] % NOISE_ROWS
             tokens = {name: getattr(self, f"noise_{m}")[which] for m, name in enumerate(names)}
@@ -486,7 +486,7 @@ class Redeem(PromptMethod):
         target = self.memory.target[rows[self.by]]
         return Retrieved(rows, tokens, read, mean_target(target, self.task))
 
-    def find(self, batch: Batch) -> Neighbours:
+    def neighbours_of(self, batch: Batch) -> Neighbours:
         """Rows of the memory, by likeness or at random."""
         if self.retriever == "msa":
             return self.memory.neighbours(batch)

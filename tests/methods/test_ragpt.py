@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmbench.contract import all_patterns, make_batch
+from mmbench.checks import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.lent import LabelPrompt
+from mmbench.layers.retrieved import LabelPrompt
 from mmbench.methods.ragpt import RAGPT, Generator, Lent, Prompter
 
 D, K, LENGTH = 16, 3, 2

@@ -7,7 +7,7 @@ from tiny_models import NAME, PIXELS, save
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d
 
-from mmbench.contract import TASKS, all_patterns, make_batch
+from mmbench.checks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.memory import take
 from mmbench.methods.redeem import Experts, NeighbourAttention, Redeem, Router

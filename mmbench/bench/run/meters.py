@@ -72,7 +72,7 @@ def flops_by_pattern(
 @torch.no_grad()
 def flops_of_loss(method: Method, data: DataModule) -> float:
     """Operations of a stage's loss for one training sample, nothing taken from memory."""
-    batch = replace(next(data.batches("train")), memo=None)
+    batch = replace(next(data.batches("train")), embeddings=None)
     with torch.random.fork_rng():
         return _count(method.loss, batch.to(next(method.parameters()).device))
 

@@ -22,8 +22,7 @@ from mmbench.data.propensity import natural_weights as propensity_weights
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
 from mmbench.metrics.degradation import effective_sample_size
-from mmbench.metrics.metric import find as find_metric
-from mmbench.metrics.metric import metrics_for, score, score_resampled
+from mmbench.metrics.metric import find_metric, metrics_for, score, score_resampled
 
 CEILING_RESAMPLES = 100  # enough for a standard error to about 7 %
 SAME = {"batch_size": 1}  # trainer settings that have no bearing on a ceiling

@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmbench.data.batch import Batch, FrozenMemo, LeakError, Memo
+from mmbench.data.batch import Batch, LeakError
+from mmbench.data.embeddings import BatchEmbeddings, Embeddings, Encode
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.layers.encoders import KINDS, Encoder, StepTokens, encoder
 from mmbench.method import Method
@@ -228,23 +229,23 @@ def shared_encodings_change_nothing(cls: type[Method], task: Task) -> None:
     method = build(cls, task)
     full = make_batch(task, torch.ones_like(all_patterns(task)))
     absent = ~all_patterns(task)
-    memo = Memo(full)
+    once = full.with_embeddings(Embeddings(len(full), learning=False))
     for flip in (0, 1):
-        hidden = full.hide(absent.roll(flip, dims=0))
-        alone, shared = _outputs(method, hidden), _outputs(method, replace(hidden, memo=memo))
+        hidden = absent.roll(flip, dims=0)
+        alone, shared = _outputs(method, full.hide(hidden)), _outputs(method, once.hide(hidden))
         assert torch.allclose(alone, shared, atol=1e-6), (
             "outputs differ when encodings are shared; encode through Batch.embed, each sample "
             "and modality by itself"
         )
 
 
-class _Seen(FrozenMemo):
+class _Seen(BatchEmbeddings):
     """Remembers nothing, and notes what with weights reads which modality."""
 
     def __init__(self) -> None:
         self.readers: dict[str, set[object]] = {}
 
-    def embed(self, modality: str, encoder: object) -> None:
+    def embed(self, modality: str, encoder: Encode) -> None:
         if not isinstance(encoder, nn.Module) or list(encoder.parameters()):
             self.readers.setdefault(modality, set()).add(encoder)
 
@@ -256,7 +257,7 @@ def encoders_are_those_of_the_suite(cls: type[Method], task: Task) -> None:
     task = with_encoders(task, {"vector": {"layers": 2}, "dropout": 0.2})
     seen = _Seen()
     batch = make_batch(task, torch.ones_like(all_patterns(task)))
-    _outputs(build(cls, task), replace(batch, memo=seen))
+    _outputs(build(cls, task), replace(batch, embeddings=seen))
     for modality in task.modalities:
         readers = seen.readers.get(modality.name, set())
         assert readers or cls.applies.one_of, (

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mmbench.data.task import Modality, Task
-from mmbench.layers.lent import (
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
