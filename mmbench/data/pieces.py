@@ -55,12 +55,13 @@ class Pieces:
     @cached_property
     def size(self) -> int:
         """Number of token ids: one more than the largest."""
-        return 1 + max(self._tokenizer.get_vocab().values())
+        ids: dict[str, int] = self._tokenizer.get_vocab()
+        return 1 + max(ids.values())
 
     @property
     def longest(self) -> int | None:
         """Tokens of a text that its model reads at most; None if the folder does not say."""
-        limit = int(self._tokenizer.model_max_length)
+        limit: int = self._tokenizer.model_max_length
         return limit if limit < NO_LIMIT else None
 
     def counts(self, texts: Sequence[str]) -> list[int]:
