@@ -54,7 +54,8 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, args, data):
         return Ended("skipped.json", reason)
-    task, train_split = encoded_task(spec, data), data.split("train")
+    train_split = data.split("train")  # first: then the task says how pixels were scaled
+    task = encoded_task(spec, data)
     noted = notes(data)
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
