@@ -16,6 +16,8 @@ from jaxtyping import Float32
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from mmbench.data.unpacking import TooLargeError, require_size, require_stream
+
 COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
 
 
@@ -63,6 +65,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
+    except TooLargeError:  # a good file, maybe
+        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is no readable {what}: {reason[:300]}") from error
@@ -92,6 +96,7 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
         ValueError: If it is empty or no CSV.
     """
     with reading(path, "CSV file"):
+        require_stream(path)
         table: pd.DataFrame = pd.read_csv(path, **options)
     return table
 
@@ -246,6 +251,7 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArra
             than it has.
     """
     with reading(path, "npz file of plain arrays"), zipfile.ZipFile(path) as archive:
+        require_size(path, sum(entry.file_size for entry in archive.infolist()))
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         for name in names or ():
             if name not in entries:

@@ -5,11 +5,8 @@ Text stays text until a task asks for a number. `01` and `1` are two words, and 
 other programs write for an empty cell, and count as one.
 """
 
-import bz2
 import csv
-import gzip
 import json
-import lzma
 import re
 import sys
 import warnings
@@ -26,6 +23,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.files import reading, stamp
 from mmbench.data.parsed import Arrays, parsed
+from mmbench.data.unpacking import OPEN, require_parquet, require_stream
 from mmbench.registry import suggest
 from mmbench.sources import sources
 
@@ -37,7 +35,6 @@ KEPT_FILES = 8  # parsed files that a process remembers
 WHOLE = 2**53  # above it, float64 skips whole numbers
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".zst", ".7z", ".rar", ".lz4")
-_OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text, or a line split wrongly, may be long
 
 
@@ -181,7 +178,7 @@ def _read(
     if path.suffix in ARCHIVES:
         raise ValueError(
             f"{path} is an archive of a kind that is not read; unpack it, or compress the file "
-            f"itself ({', '.join(_OPEN)})"
+            f"itself ({', '.join(OPEN)})"
         )
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
@@ -417,6 +414,8 @@ def _csv(
     path: Path, id_column: str, only: tuple[str, ...] | None, *, numbers: bool
 ) -> tuple[_Columns, list[str], bool]:
     """Columns, the ids first; notes; and whether numbers may have decimal commas."""
+    with reading(path, "CSV file"):
+        require_stream(path)
     separator, names = _head(path, id_column)
     for name in only or ():
         _position(name, names, path)
@@ -473,7 +472,7 @@ def _head(path: Path, id_column: str) -> tuple[str, list[str]]:
 
 def _records(path: Path, separator: str) -> Iterator[list[str]]:
     """Rows as the csv module splits them; lines without anything are none."""
-    opened = _OPEN.get(path.suffix, open)
+    opened = OPEN.get(path.suffix, open)
     with reading(path, "CSV file"):
         try:
             with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -518,6 +517,7 @@ def _require_rectangle(path: Path, separator: str, width: int, last: "pd.Series[
 def _parquet(path: Path, id_column: str) -> tuple[_Columns, list[str]]:
     with reading(path, "parquet file"):
         try:
+            require_parquet(path)
             table = pd.read_parquet(path)
         except ImportError as error:
             raise ValueError("the package for it is missing; pip install pyarrow") from error
