@@ -77,7 +77,7 @@ def make_batch(
         else:
             flat = x.view(n, -1)
             flat[:, : c * (flat.shape[1] // c)] += 2 * code.repeat(1, flat.shape[1] // c)
-        there = presence[:, column].view(-1, *[1] * (x.dim() - 1))
+        present = presence[:, column].view(-1, *[1] * (x.dim() - 1))
         if modality.has_lengths:
             steps = 1 + torch.arange(n) % modality.shape[0]
             padding = torch.arange(modality.shape[0]) >= steps[:, None]
@@ -87,7 +87,7 @@ def make_batch(
             fill = 0.0 if garbage is None else float(modality.vocab_size - 1)
         else:
             fill = garbage
-        inputs[modality.name] = torch.where(there, x, torch.tensor(fill, dtype=x.dtype))
+        inputs[modality.name] = torch.where(present, x, torch.tensor(fill, dtype=x.dtype))
     return Batch(
         modalities=task.names,
         inputs=inputs,
@@ -215,10 +215,10 @@ def samples_are_independent(cls: type[Method], task: Task) -> None:
     batch = make_batch(task, presence)
     output = _outputs(method, batch)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(3))
-    shuffled = _outputs(method, _take(batch, order))
+    shuffled = _outputs(method, batch.take(order))
     assert torch.allclose(shuffled, output[order], atol=1e-5), "outputs depend on the order"
     for row in range(0, len(batch), 3):
-        alone = _outputs(method, _take(batch, torch.tensor([row])))
+        alone = _outputs(method, batch.take(torch.tensor([row])))
         assert torch.allclose(alone[0], output[row], atol=1e-5), (
             f"sample {row} is predicted differently alone than in a batch"
         )
@@ -375,17 +375,6 @@ class _Repeat(torch.utils.data.IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         return iter([self.batch] * self.times)
-
-
-def _take(batch: Batch, rows: Tensor) -> Batch:
-    return replace(
-        batch,
-        inputs={name: x[rows] for name, x in batch.inputs.items()},
-        presence=batch.presence[rows],
-        target=batch.target[rows],
-        sample_id=batch.sample_id[rows],
-        lengths={name: x[rows] for name, x in batch.lengths.items()},
-    )
 
 
 METHOD_CHECKS: dict[str, Check] = {

@@ -191,7 +191,7 @@ class DataModule(LightningDataModule, ABC):
         return replace(task, modalities=tuple(by_name[name] for name in self._restriction))
 
     def samples(self, split: Split) -> Samples:
-        """The samples of a split with what nature left of the modalities asked for."""
+        """The samples of a split with natural missingness of the modalities asked for."""
         if split not in self.loaded:
             samples = self.load(split)
             self.loaded[split] = (
@@ -265,7 +265,7 @@ class DataModule(LightningDataModule, ABC):
         return target
 
     def split(self, split: Split) -> "_Split":
-        """One split as the scenario shows it (test: as nature left it)."""
+        """One split as the scenario shows it (test: with natural gaps alone)."""
         self.setup()
         return self._splits[split]
 
@@ -299,7 +299,7 @@ class DataModule(LightningDataModule, ABC):
         return self._loader("val", SequentialSampler(self.split("val")))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches as nature left them, in order of sample, without their targets."""
+        """Test batches with natural gaps alone, in order of sample, without their targets."""
         return self._loader("test", SequentialSampler(self.split("test")))
 
 
@@ -435,9 +435,9 @@ class _Split(Dataset[Batch]):
 
     def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
-        there = presence[:, self.task.names.index(name)]
+        present = presence[:, self.task.names.index(name)]
         x, steps = self._stored[name].read(index)
-        return zero_absent(x, there), None if steps is None else zero_absent(steps, there)
+        return zero_absent(x, present), None if steps is None else zero_absent(steps, present)
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
         def reader(name: str) -> Callable[[], Tensor]:

@@ -58,9 +58,9 @@ class Sweep:
         held = _held(suite)
         self.suite = load_suite(suite if held is None else held, overrides)
         for method in self.suite.methods:
-            METHODS.check(method.name)
+            METHODS.require(method.name)
         for data in self.suite.data:
-            DATASETS.check(data.name)
+            DATASETS.require(data.name)
         # a smoke test must not stand beside real results
         suffix = "" if self.suite.limit is None else f"-limit{self.suite.limit}"
         self.folder = Path(results) / f"{self.suite.name}{suffix}" if held is None else held.parent
@@ -84,7 +84,7 @@ class Sweep:
             ValueError: If a method's or data set's argument is wrong, a file is not there, or
                 scenario, encoders or metric do not fit the data.
         """
-        from mmbench.bench.run.build import check, require_fold
+        from mmbench.bench.run.build import check_arguments, require_fold
 
         self.contents.look(self.suite)
         self.specs = plan(self.suite, self.contents.of)
@@ -92,7 +92,7 @@ class Sweep:
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
             if first not in seen:
-                check(spec, self.data_root)
+                check_arguments(spec, self.data_root)
             elif (spec.data_label, spec.fold) not in seen:
                 require_fold(spec, self.data_root)
             seen |= {first, (spec.data_label, spec.fold)}

@@ -24,7 +24,7 @@ import pandas as pd
 from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.result import read_result
-from mmbench.bench.robustness import patterns, rate_families
+from mmbench.bench.robustness import pattern_names, rate_families
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
@@ -301,7 +301,7 @@ def _card(data: str, scenario: str, part: pd.DataFrame, styles: Mapping[str, int
     higher = _better(card.metric)
     for stem, conditions in rate_families(part).items():
         card.plots.append(_curves(card, stem, part, conditions, higher, styles))
-    if present := patterns(part):
+    if present := pattern_names(part):
         card.plots.append(_pattern_heat(card, part, present, higher))
     _fill_table(card, part, higher)
     return card

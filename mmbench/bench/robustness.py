@@ -63,7 +63,7 @@ def rate_families(table: pd.DataFrame) -> dict[str, list[str]]:
     return families
 
 
-def patterns(table: pd.DataFrame) -> list[str]:
+def pattern_names(table: pd.DataFrame) -> list[str]:
     """Conditions that are patterns, the complete one among them; none if there is only one.
 
     Args:
@@ -130,7 +130,7 @@ def _measures(
         yield "slope", over, slope(rates, curve)
         if names[0] == COMPLETE:
             yield "drop_from_complete", names[-1], sign * (curve[:, 0] - curve[:, -1])
-    if not (names := patterns(table)):
+    if not (names := pattern_names(table)):
         return
     shown = scores[:, [place[name] for name in names]]
     over = f"{len(names)} patterns"
@@ -184,7 +184,7 @@ def pooled(
     shown = records[records["metric"] == metric] if len(records) else records
     if len(shown):
         for key, table in shown.groupby(["data", "scenario"], sort=False):
-            if names := patterns(table):
+            if names := pattern_names(table):
                 tables[key] = names
     rows = []
     for run in runs:

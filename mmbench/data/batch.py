@@ -83,12 +83,25 @@ class Batch:
             A batch whose hidden inputs and lengths are zero.
         """
         presence = self.presence & ~absent
-        there = dict(zip(self.modalities, presence.unbind(1), strict=True))
+        visible = dict(zip(self.modalities, presence.unbind(1), strict=True))
         return replace(
             self,
-            inputs=change(self.inputs, lambda name, x: zero_absent(x, there[name])),
-            lengths={name: zero_absent(x, there[name]) for name, x in self.lengths.items()},
+            inputs=change(self.inputs, lambda name, x: zero_absent(x, visible[name])),
+            lengths={name: zero_absent(x, visible[name]) for name, x in self.lengths.items()},
             presence=presence,
+        )
+
+    def take(self, rows: Tensor) -> "Batch":
+        """These samples alone, by number or by a mask; nothing that was computed before."""
+        return replace(
+            self,
+            inputs=change(self.inputs, lambda _, x: x[rows]),
+            presence=self.presence[rows],
+            target=self.target[rows],
+            sample_id=self.sample_id[rows],
+            lengths={name: x[rows] for name, x in self.lengths.items()},
+            teacher=None if self.teacher is None else self.teacher.take(rows),
+            embeddings=None,
         )
 
     def blind(self) -> "Batch":

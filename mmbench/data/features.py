@@ -219,8 +219,8 @@ def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
             list(part), padding=True, truncation=True, max_length=MAX_PIECES, return_tensors="pt"
         )
         z: Tensor = net(**pieces).last_hidden_state
-        there = pieces["attention_mask"][:, :, None].bool()  # False = padding
-        return F.normalize((z * there).sum(1), dim=1)  # of the mean, too: they differ in length
+        present = pieces["attention_mask"][:, :, None].bool()  # False = padding
+        return F.normalize((z * present).sum(1), dim=1)  # of the mean, too: they differ in length
 
     with torch.inference_mode():
         parts = [encode(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]

@@ -187,7 +187,7 @@ class PresenceTable:
 
 
 @dataclass(frozen=True)
-class Table:
+class FromTable:
     """A presence table from a file decides what is shown.
 
     Args:

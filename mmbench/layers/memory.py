@@ -17,7 +17,7 @@ Notation: B queries, N rows of the bank, K neighbours, W width of all features t
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -38,7 +38,7 @@ from mmbench.data.embeddings import (
 from mmbench.data.files import read_npz
 from mmbench.data.hashing import hashed
 from mmbench.data.scale import Moments, Scale
-from mmbench.data.stored import Inputs, Stored, change
+from mmbench.data.stored import Inputs, Stored
 from mmbench.data.task import Kind, Modality, Task
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
@@ -757,17 +757,3 @@ class _Seen:
 def _some(batch: Batch, name: str, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     lengths = batch.lengths.get(name)
     return batch.inputs[name][rows], None if lengths is None else lengths[rows]
-
-
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """These rows of a batch alone."""
-    return replace(
-        batch,
-        inputs=change(batch.inputs, lambda _, x: x[rows]),
-        presence=batch.presence[rows],
-        target=batch.target[rows],
-        sample_id=batch.sample_id[rows],
-        lengths={name: x[rows] for name, x in batch.lengths.items()},
-        teacher=None,
-        embeddings=None,
-    )

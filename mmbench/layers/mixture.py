@@ -69,9 +69,9 @@ class DiagonalMixture(nn.Module):
         a component of which the sample has nothing gives μ_k. The order of the instances does
         not matter, and neither does padding.
         """
-        there = valid_steps(lengths, x)[:, :, None]
-        x = torch.where(there, x, 0.0)
-        r = torch.where(there, self.posterior(x), 0.0)
+        present = valid_steps(lengths, x)[:, :, None]
+        x = torch.where(present, x, 0.0)
+        r = torch.where(present, self.posterior(x), 0.0)
         mass = r.sum(1)[:, :, None] + PRIOR_INSTANCES
         return (r.transpose(1, 2) @ x + PRIOR_INSTANCES * self.mean) / mass
 

@@ -117,13 +117,13 @@ class SupportBank(nn.Module):
         codes = presence_code(self.presence)
         self.pattern_code, self.pattern_size = torch.unique(codes, return_counts=True)
         for m, name in enumerate(self.names):
-            there = self.presence[:, m]
+            present = self.presence[:, m]
             # zeros where absent: nothing that a batch withholds may be kept
             x = torch.cat([b.inputs[name] for b in batches])[order]
-            setattr(self, f"input_{m}", zero_absent(x, there))
+            setattr(self, f"input_{m}", zero_absent(x, present))
             if name in self.with_lengths:
                 steps = torch.cat([b.lengths[name] for b in batches])[order]
-                setattr(self, f"length_{m}", zero_absent(steps, there))
+                setattr(self, f"length_{m}", zero_absent(steps, present))
 
     def everything(self) -> Batch:
         """All samples that are kept, without their targets."""

@@ -11,7 +11,7 @@ from sweeps import specs
 from mmbench.bench.leaderboard import ROBUSTNESS, render, robustness, robustness_tables, write
 from mmbench.bench.record import Run, finish
 from mmbench.bench.result import write_result
-from mmbench.bench.robustness import degraded, patterns, rate_families
+from mmbench.bench.robustness import degraded, pattern_names, rate_families
 from mmbench.bench.score_cache import FILE, ScoreCache
 from mmbench.metrics.degradation import (
     area_under_rate_curve,
@@ -201,8 +201,8 @@ def test_families_and_patterns_are_found_by_mechanism_and_rate():
         "mcar": ["complete", "mcar_0.1", "mcar_0.5"],
         "mnar_label_strength_2": ["complete", "mnar_label_0.3_strength_2"],
     }
-    assert patterns(table) == ["complete", "a+t"]
-    assert patterns(table[:2]) == []
+    assert pattern_names(table) == ["complete", "a+t"]
+    assert pattern_names(table[:2]) == []
 
 
 def test_the_tables_are_written_beside_the_leaderboard(runs, tmp_path):

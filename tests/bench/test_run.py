@@ -23,7 +23,7 @@ from mmbench import store
 from mmbench.bench.record import find_run, read_predictions, samples_digest
 from mmbench.bench.result import read_result
 from mmbench.bench.run import provenance
-from mmbench.bench.run.build import build_data, check
+from mmbench.bench.run.build import build_data, check_arguments
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
@@ -59,7 +59,7 @@ def test_a_suite_s_encoders_reach_the_method_and_are_part_of_the_key(tmp_path):
 def test_encoders_that_do_not_fit_are_refused_before_anything_runs():
     wrong = replace(specs()[1], encoders={"vektor": {"layers": 3}})
     with pytest.raises(ValueError, match=r"encoders.vektor is neither .*did you mean 'vector'"):
-        check(wrong, NO_DATA)
+        check_arguments(wrong, NO_DATA)
 
 
 def test_a_run_leaves_the_files_that_are_promised(finished):
@@ -227,7 +227,7 @@ def test_failures_are_told_apart(error, kind):
 )
 def test_a_users_mistake_is_found_before_anything_runs(change, message):
     with pytest.raises(ValueError, match=message) as error:
-        check(replace(specs()[1], **change), NO_DATA)
+        check_arguments(replace(specs()[1], **change), NO_DATA)
     assert "\n" not in str(error.value)
 
 

@@ -170,3 +170,21 @@ def test_keep_zeroes_all_other_rows(rows):
     x[torch.tensor(rows)] = 5.0
     kept = zero_absent(x, torch.tensor(rows))
     assert kept.sum().item() == 20 * sum(rows)
+
+
+def test_taking_rows_takes_everything_of_them_and_of_their_teacher():
+    whole = build(torch.ones(4, 2, dtype=torch.bool))
+    batch = replace(build(), teacher=whole).with_embeddings(Embeddings(4, learning=False))
+    rows = torch.tensor([3, 0])
+    part = batch.take(rows)
+    assert len(part) == 2
+    assert part.embeddings is None
+    for one, every in ((part, batch), (part.teacher, whole)):
+        assert torch.equal(one.presence, every.presence[rows])
+        assert torch.equal(one.target, every.target[rows])
+        assert torch.equal(one.sample_id, every.sample_id[rows])
+        for name in NAMES:
+            assert torch.equal(one.inputs[name], every.inputs[name][rows])
+        assert torch.equal(one.lengths["words"], every.lengths["words"][rows])
+    mask = torch.tensor([False, True, True, False])
+    assert torch.equal(batch.take(mask).sample_id, batch.sample_id[1:3])

@@ -361,17 +361,6 @@ def test_epochs_are_chosen_by_the_logits_of_the_stage():
     assert torch.equal(method.stage_output(batch), method(batch))
 
 
-def take(batch, rows):
-    index = torch.tensor(rows)
-    return replace(
-        batch,
-        inputs={name: x[index] for name, x in batch.inputs.items()},
-        presence=batch.presence[index],
-        target=batch.target[index],
-        sample_id=batch.sample_id[index],
-    ), index
-
-
 @pytest.mark.parametrize("stage", ["redundant", "main"])
 def test_frozen_encoders_see_a_sample_once(stage):
     method, batch, seen = build(stage=stage), batch_of(TWO), []
@@ -381,7 +370,8 @@ def test_frozen_encoders_see_a_sample_once(stage):
     embeddings = Embeddings(len(batch))
     method.train()
     for rows in ([0, 1, 2], [3, 4, 5], [5, 0, 3], [1, 2, 4]):
-        part, index = take(batch, rows)
+        index = torch.tensor(rows)
+        part = batch.take(index)
         method.loss(part.with_embeddings(embeddings, index))
     assert sum(seen) == 2 * len(batch)
     served = method.eval().loss(batch.with_embeddings(embeddings, torch.arange(len(batch))))

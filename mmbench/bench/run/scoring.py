@@ -67,7 +67,7 @@ def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str,
 
 
 def natural_weights(data: DataModule) -> Float[np.ndarray, " sample"] | None:
-    """Inverse-probability weights of test samples whose gaps nature made by label.
+    """Inverse-probability weights of test samples whose natural gaps depend on the label.
 
     None where there are no natural gaps, the target is no class, or some pattern of the test
     split never occurs in training, so that no weight could speak for it.
