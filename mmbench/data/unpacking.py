@@ -79,36 +79,32 @@ def require_parquet(path: Path) -> None:
     Raises:
         TooLargeError: If it does. What is damaged raises whatever its decoder does.
     """
-    import pyarrow as pa
     from pyarrow import compute, parquet
 
     with parquet.ParquetFile(path) as file:
-        meta, texts = file.metadata, _texts(file.schema_arrow)
-        parts = [
-            meta.row_group(i).column(j)
-            for i in range(meta.num_row_groups)
-            for j in range(meta.num_columns)
-        ]
-    require_size(
-        path, sum(max(part.num_values * VALUE, part.total_uncompressed_size) for part in parts)
-    )
-    if not texts:
-        return
+        meta, schema = file.metadata, file.schema_arrow
+    parts = [
+        meta.row_group(i).column(j)
+        for i in range(meta.num_row_groups)
+        for j in range(meta.num_columns)
+    ]
+    claims = (max(part.num_values * VALUE, part.total_uncompressed_size) for part in parts)
+    require_size(path, sum(claims))
+    texts = [field.name for field in schema if _is_text(field.type)]
     unpacked = 0
     with parquet.ParquetFile(path, read_dictionary=texts) as file:
-        for batch in file.iter_batches(BATCH, columns=texts):
-            for column in batch.columns:
-                if pa.types.is_dictionary(column.type):
-                    sizes = compute.binary_length(column.dictionary).take(column.indices)
-                    unpacked += compute.sum(sizes).as_py() or 0
-                else:
-                    unpacked += column.nbytes
+        for batch in file.iter_batches(BATCH, columns=texts) if texts else ():
+            for column in batch.columns:  # each a dictionary of texts, and which of them a row has
+                sizes = compute.binary_length(column.dictionary).take(column.indices)
+                unpacked += compute.sum(sizes).as_py() or 0
             require_size(path, unpacked)
 
 
-def _texts(schema: Any) -> list[str]:
-    """Columns whose values differ in size."""
+def _is_text(kind: Any) -> bool:
+    """Whether values of a parquet column differ in size and may be one value, repeated."""
     import pyarrow as pa
 
-    sized = (pa.types.is_primitive, pa.types.is_decimal, pa.types.is_null)
-    return [field.name for field in schema if not any(fits(field.type) for fits in sized)]
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    return any(one(kind) for one in (*texts, pa.types.is_large_binary))
