@@ -19,7 +19,6 @@ from mmbench.data.parsed import Arrays, parsed
 from mmbench.data.pieces import Pieces
 from mmbench.data.task import Kind, Modality
 from mmbench.data.vocabulary import encode, vocabulary, words
-from mmbench.sources import sources
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,8 @@ class ModalityFile:
             "tokenizer": self._tokens and self._tokens.content,
             "max_tokens": self.max_tokens,
             "joined": joined.spec,
-            "code": sources(__name__),
         }
-        found = parsed([self.path], spec, lambda: self._parse(joined))
+        found = parsed([self.path], spec, lambda: self._parse(joined), code=__name__)
         shape, size = found["x"].shape[1:], int(found["vocab_size"])
         whose = self._tokens.name if self._tokens else ""
         return Entries(

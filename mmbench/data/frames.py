@@ -25,7 +25,6 @@ from mmbench.data.files import reading, stamp
 from mmbench.data.parsed import Arrays, parsed
 from mmbench.data.unpacking import OPEN, require_parquet, require_stream
 from mmbench.registry import suggest
-from mmbench.sources import sources
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 EMPTY_NUMBERS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
@@ -135,15 +134,14 @@ def read_frame(
     """
     if only is None:
         return _read(path, tuple(stamp(path)), id_column, None, numbers=not text)
-    spec = {"what": "columns", "name": path.name, "id": id_column, "only": list(only)}
-    found = parsed(
-        [path], spec | {"code": sources(__name__)}, lambda: _as_arrays(path, id_column, tuple(only))
-    )
+    names = tuple(only)
+    spec = {"what": "columns", "name": path.name, "id": id_column, "only": [*names]}
+    found = parsed([path], spec, lambda: _as_arrays(path, id_column, names), code=__name__)
     ids, *columns = json.loads(found["text"].tobytes())
     return Frame(
         path=path,
         ids=pd.Index(ids, dtype=object),
-        names=tuple(only),
+        names=names,
         numbers=np.empty((len(ids), 0)),
         others={k: pd.Series(column, dtype=object) for k, column in enumerate(columns)},
         lines=found["lines"],

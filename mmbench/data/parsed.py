@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from mmbench.data.cache import cached
 from mmbench.data.files import content_of, stamp
+from mmbench.sources import sources
 
 SMALL_BYTES = 2**20  # files below it are quicker read than looked up
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def parsed(files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], Arrays]) -> Arrays:
+def parsed(
+    files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], Arrays], *, code: str
+) -> Arrays:
     """Arrays that a reader makes of files, mapped from the cache unless the files are small.
 
     The cache keeps a copy of what the files hold, readable by its user alone. Where it cannot be
@@ -25,9 +28,10 @@ def parsed(files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], Ar
 
     Args:
         files: What is read.
-        spec: What else decides the arrays, in JSON's types: name and arguments of the reader, and
-            hashes of its sources.
+        spec: What else decides the arrays, in JSON's types: name and arguments of the reader.
         read: The reader.
+        code: Module that the reader lies in; another source of it, or of what it imports, is
+            another entry.
 
     Returns:
         What `read` gives; arrays must not be written to.
@@ -51,6 +55,7 @@ def parsed(files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[], Ar
 
     key = {
         **spec,
+        "code": sources(code),
         "content": [content_of(file) for file in files],
         "libraries": {"numpy": np.__version__, "pandas": pd.__version__},
     }

@@ -44,7 +44,8 @@ def reads(path):
 
 
 def ask(path, pause_s=0.0, **spec):
-    return parsed.parsed([path], {"what": "test", **spec}, reader(path, pause_s))
+    code = spec.pop("code", "mmbench.data.arrays")
+    return parsed.parsed([path], {"what": "test", **spec}, reader(path, pause_s), code=code)
 
 
 def same(path, found):
@@ -87,14 +88,14 @@ def test_processes_that_ask_at_once_all_get_the_right_values(file, claims_work, 
 
 
 def test_another_content_argument_or_source_is_another_entry(file):
-    first = ask(file, code="a")
-    assert same(file, ask(file, code="b"))
-    assert reads(file) == 2
-    file.write_bytes(np.ones(2**18).tobytes())
-    assert same(file, ask(file, code="a"))
-    assert first["x"][1] == 1.0
-    assert first["x"][5] == 5.0
+    first = ask(file, width=1)
+    assert same(file, ask(file, width=2))
+    assert same(file, ask(file, width=1, code="mmbench.data.columns"))
     assert reads(file) == 3
+    file.write_bytes(np.ones(2**18).tobytes())
+    assert same(file, ask(file, width=1))
+    assert first["x"][5] == 5.0
+    assert reads(file) == 4
 
 
 def test_a_small_file_leaves_nothing(file):
@@ -108,7 +109,7 @@ def test_a_file_that_cannot_be_parsed_leaves_nothing(file):
         raise ValueError("row 7: no number")
 
     with pytest.raises(ValueError, match="row 7"):
-        parsed.parsed([file], {}, fail)
+        parsed.parsed([file], {}, fail, code="mmbench.data.arrays")
     assert list(cache_folder().iterdir()) == []
 
 
@@ -118,7 +119,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(file):
         return {"x": np.zeros(3)}
 
     with pytest.raises(ValueError, match=r"numbers\.txt was written to while it was read"):
-        parsed.parsed([file], {}, read)
+        parsed.parsed([file], {}, read, code="mmbench.data.arrays")
     assert [one for one in cache_folder().iterdir() if not one.name.startswith(".")] == []
 
 
