@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.entries import Joined, ModalityFile
 from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
-from mmbench.data.files import locate
+from mmbench.data.files import content_of, locate
 from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
 from mmbench.data.pieces import files_of
 from mmbench.data.samples import SPLITS, Samples, Split
@@ -68,6 +68,12 @@ class Table(DataModule):
     height, width, channel) is turned if the last axis is 1, 3 or 4 and the first is not, and
     (n, height, width) is grey. Complex numbers, dates and text are refused.
 
+    Pictures in files of their own (kind `image`): a CSV or parquet file with one column of paths
+    beside the id, which start from `root`; or, in place of a file, a folder of pictures named by
+    id (`p1.jpg`). They are read in colour, turned as the camera was held, transparent parts white,
+    and brought to `size`; more than 8 bits a channel are refused. A folder of `.npy` arrays named
+    by id, of any other kind, is read like an npz file of them.
+
     Missing by nature: a sample whose id does not occur in a modality's file, whose row there is
     empty throughout, or whose entry is NaN throughout or of length 0, lacks that modality. Empty
     cells in part of a vector are filled with the median of the training split (of categories:
@@ -103,6 +109,10 @@ class Table(DataModule):
             that of MiniLM (extra `pretrained`); None = words numbered by the training split.
         max_tokens: Of a text, >= 1; longer ones are cut. None = the longest text decides, or what
             the tokenizer's model reads at most.
+        size: Pixels that pictures in files of their own are brought to, a side or height and width;
+            None = all of a modality have one size.
+        skip_bad: Of a modality, so many files of samples may be unreadable or missing, >= 0;
+            these samples lack the modality, and `notes` names them.
         **common: Passed to `DataModule`; fold is 0 with a column of train, val and test, below K
             with a column of folds, 0..4 with shares.
 
@@ -132,6 +142,8 @@ class Table(DataModule):
         indicators: bool = False,
         tokenizer: str | None = None,
         max_tokens: int | None = None,
+        size: int | Sequence[int] | None = None,
+        skip_bad: int = 0,
         **common: Any,
     ) -> None:
         by_column = isinstance(split, str)
@@ -155,6 +167,8 @@ class Table(DataModule):
         self.unlabelled = unlabelled
         self.indicators = indicators
         self.max_tokens = max_tokens
+        self.size = _sides(size)
+        self.skip_bad = skip_bad
         self.packaged = tokenizer == PACKAGED
         self.tokenizer = None if tokenizer is None else self._folder(tokenizer)
         if unknown := [name for name in self.kinds if name not in self.paths]:
@@ -202,6 +216,13 @@ class Table(DataModule):
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`."""
         found = super().ingredients()
+        for name in self.paths:
+            samples = self._file(name).samples
+            for file in samples.files if samples else ():
+                where = file if file.is_file() else file.parent  # it may appear there later
+                short = where.relative_to(self.root) if where.is_relative_to(self.root) else where
+                if where.exists():
+                    found["files"][str(short)] = content_of(where)
         if self.packaged:
             found["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
         return found
@@ -432,12 +453,24 @@ class Table(DataModule):
             name,
             self.kinds[name],
             locate(self.root, self.paths[name]),
+            self.root,
             self.id_column,
             no_features=self._roles,
             indicators=self.indicators,
             tokenizer=self.tokenizer,
             max_tokens=self.max_tokens,
+            size=self.size,
+            skip_bad=self.skip_bad,
         )
+
+
+def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"size must be a side or height and width, each >= 1, found {size}")
+    return sides[0], sides[1]
 
 
 def _names(given: Mapping[Any, Any], what: str) -> dict[str, Any]:

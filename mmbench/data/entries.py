@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,21 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
-from mmbench.data.arrays import read_arrays
+from mmbench.data.arrays import Arrays as ModalityArrays
+from mmbench.data.arrays import arrays_of, read_arrays
 from mmbench.data.columns import features
 from mmbench.data.frames import Frame, likely_cause, read_frame, require_unique
-from mmbench.data.parsed import Arrays, parsed
+from mmbench.data.parsed import Arrays, Room, parsed
 from mmbench.data.pieces import Pieces
+from mmbench.data.sample_files import (
+    SampleFiles,
+    Skipped,
+    in_column,
+    in_folder,
+    read_array,
+    read_picture,
+    stacked,
+)
 from mmbench.data.task import Kind, Modality
 from mmbench.data.vocabulary import encode, vocabulary, words
 
@@ -92,22 +102,42 @@ class ModalityFile:
     Args:
         name: Of the modality.
         kind: Of the modality.
-        path: CSV and its kin, parquet or npz.
+        path: CSV and its kin, parquet or npz, or a folder of files named by id.
+        root: What paths in a column of pictures start from.
         id_column: Name of the column of ids.
         no_features: Columns that are no features, should it have them.
         indicators: Whether a feature with empty cells gets another beside it that says so.
         tokenizer: Folder of the tokenizer that cuts texts; None = words numbered by training.
         max_tokens: Of a text; longer ones are cut. None = the longest decides, or the tokenizer.
+        size: Height and width that pictures are brought to; None = they have one size.
+        skip_bad: Files of samples that may be unreadable; these samples lack the modality.
     """
 
     name: str
     kind: Kind
     path: Path
+    root: Path
     id_column: str
     no_features: Sequence[str] = ()
     indicators: bool = False
     tokenizer: Path | None = None
     max_tokens: int | None = None
+    size: tuple[int, int] | None = None
+    skip_bad: int = 0
+
+    @cached_property
+    def samples(self) -> SampleFiles | None:
+        """The files of samples that it is about; None if it holds values itself.
+
+        Raises:
+            ValueError: If it cannot be read, or names none.
+        """
+        if self.path.is_dir():
+            return in_folder(self.path, self.kind)
+        if self.kind == "image" and self.path.suffix != ".npz":
+            frame = read_frame(self.path, self.id_column, text=True)
+            return in_column(frame.without(self.no_features), self.root)
+        return None
 
     def read(self, joined: Joined) -> Entries:
         """What it holds of some samples; parsed once a machine.
@@ -125,9 +155,15 @@ class ModalityFile:
             "indicators": self.indicators,
             "tokenizer": self._tokens and self._tokens.content,
             "max_tokens": self.max_tokens,
+            "size": self.size,
+            "skip_bad": self.skip_bad,
             "joined": joined.spec,
         }
-        found = parsed([self.path], spec, lambda: self._parse(joined), code=__name__)
+        files = [] if self.path.is_dir() else [self.path]
+        if self.samples is not None:
+            spec["samples"] = list(self.samples.ids)
+            files += [file for file in self.samples.files if file.is_file()]
+        found = parsed(files, spec, partial(self._parse, joined), code=__name__)
         shape, size = found["x"].shape[1:], int(found["vocab_size"])
         whose = self._tokens.name if self._tokens else ""
         return Entries(
@@ -142,14 +178,63 @@ class ModalityFile:
     def _tokens(self) -> "Pieces | None":
         return None if self.tokenizer is None or self.kind != "tokens" else Pieces(self.tokenizer)
 
-    def _parse(self, joined: Joined) -> Arrays:
-        found = self._arrays(joined) if self.path.suffix == ".npz" else self._frame(joined)
-        if not len(found.rows):
+    def _parse(self, joined: Joined, room: Room) -> Arrays:
+        if self.samples is not None and self.kind == "image":
+            found = self._pictures(self.samples, joined, room)
+        else:
+            found = self._rows(joined).scattered(len(joined.ids))
+        if not found["present"].any():
             raise ValueError(
                 f"{self.path} has no row with a value, so that no sample has the modality "
                 f"{self.name}; fill it in, or take it out of files"
             )
-        return found.scattered(len(joined.ids))
+        return found
+
+    def _rows(self, joined: Joined) -> "_Rows":
+        if self.samples is not None:
+            return self._arrays(self._stacked(self.samples), joined)
+        if self.path.suffix == ".npz":
+            return self._arrays(read_arrays(self.path, self.kind), joined)
+        return self._frame(joined)
+
+    def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
+        rows, notes = joined.rows(samples.ids, self.path)
+        x: NDArray[np.uint8] | None = None
+        present = np.zeros(len(joined.ids), bool)
+        bad = Skipped(self.skip_bad, self.path.name)
+        for row, file, place in zip(rows, samples.files, samples.places, strict=True):
+            if row < 0:
+                continue
+            with bad.may_fail(place):
+                picture = read_picture(file, self.size)
+                if x is None:
+                    x = room("x", (len(joined.ids), *picture.shape), np.uint8)
+                if picture.shape != x.shape[1:]:
+                    raise ValueError(
+                        f"{file} has {picture.shape[1]} x {picture.shape[2]} pixels, but those "
+                        f"before have {x.shape[2]} x {x.shape[3]}; say size: 224 (or another) to "
+                        "bring all to one size"
+                    )
+                x[row], present[row] = picture, True
+        return {
+            "x": np.zeros((len(present), 3, 1, 1), np.uint8) if x is None else x,
+            "present": present,
+            "length": np.ones(len(present), np.int64),
+            "vocab_size": np.array(0),
+            "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
+        }
+
+    def _stacked(self, samples: SampleFiles) -> ModalityArrays:
+        arrays, files, ids = [], [], []
+        bad = Skipped(self.skip_bad, self.path.name)
+        for name, file in zip(samples.ids, samples.files, strict=True):
+            with bad.may_fail(str(file)):
+                arrays.append(read_array(file))
+                files.append(file)
+                ids.append(name)
+        content = stacked(arrays, files, self.kind) | {"id": np.array(ids, dtype=str)}
+        found = arrays_of(content, self.path, self.kind)
+        return replace(found, notes=(*samples.notes, *found.notes, *bad.notes))
 
     def _frame(self, joined: Joined) -> "_Rows":
         """Of a CSV or parquet file."""
@@ -171,9 +256,8 @@ class ModalityFile:
         there = (texts != "").to_numpy(bool)
         return self._texts(texts[there], rows[there], joined, notes)
 
-    def _arrays(self, joined: Joined) -> "_Rows":
-        """Of an npz file."""
-        arrays = read_arrays(self.path, self.kind)
+    def _arrays(self, arrays: ModalityArrays, joined: Joined) -> "_Rows":
+        """Of an npz file, or of arrays in files of their own."""
         require_unique(arrays.ids, self.path)
         rows, notes = joined.rows(arrays.ids, self.path)
         kept = (rows >= 0) & arrays.present

@@ -22,17 +22,19 @@ COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
 
 
 def locate(root: Path, name: str) -> Path:
-    """Find a file of the user's, plain or compressed.
+    """Find a file of the user's, plain or compressed, or a folder of files.
 
     Args:
         root: Folder of the user's data.
-        name: Path below it, `cmu_mosi/transcripts.csv`; the file may also end in .xz, .gz
+        name: Path below it, `cmu_mosi/transcripts.csv`; a file may also end in .xz, .gz
             or .bz2 on top of that.
 
     Raises:
         ValueError: If the folder or the file is not there.
     """
     path = root / name
+    if path.is_dir():
+        return path
     for ending in COMPRESSIONS:
         found = path.with_name(path.name + ending)
         if found.is_file():
@@ -73,18 +75,24 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def stamp(path: Path) -> list[int]:
-    """Size, time of change and inode: as long as they stay, so does the content."""
+    """Size, time of change and inode: as long as they stay, so does the content.
+
+    Those of a folder stay as long as nothing is added to it or taken away.
+    """
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def content_of(path: Path) -> str:
-    """Hash of a file, read once a process as long as its stamp stays."""
+    """Hash of a file, or of names in a folder; read once a process as long as its stamp stays."""
     return _content_of(path, tuple(stamp(path)))
 
 
 @lru_cache(maxsize=1024)
 def _content_of(path: Path, stamped: tuple[int, ...]) -> str:
+    if path.is_dir():
+        names = sorted(one.name for one in path.iterdir())
+        return hashlib.sha256("\0".join(names).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

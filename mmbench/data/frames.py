@@ -136,7 +136,7 @@ def read_frame(
         return _read(path, tuple(stamp(path)), id_column, None, numbers=not text)
     names = tuple(only)
     spec = {"what": "columns", "name": path.name, "id": id_column, "only": [*names]}
-    found = parsed([path], spec, lambda: _as_arrays(path, id_column, names), code=__name__)
+    found = parsed([path], spec, lambda _: _as_arrays(path, id_column, names), code=__name__)
     ids, *columns = json.loads(found["text"].tobytes())
     return Frame(
         path=path,

@@ -28,7 +28,7 @@ def file(tmp_path, monkeypatch):
 def reader(path, pause_s=0.0):
     """Reads a file of float64, and leaves a mark beside it each time."""
 
-    def read():
+    def read(_):
         with path.with_name("reads").open("a") as marks:
             marks.write("x")
         time.sleep(pause_s)
@@ -105,7 +105,7 @@ def test_a_small_file_leaves_nothing(file):
 
 
 def test_a_file_that_cannot_be_parsed_leaves_nothing(file):
-    def fail():
+    def fail(_):
         raise ValueError("row 7: no number")
 
     with pytest.raises(ValueError, match="row 7"):
@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_parsed_leaves_nothing(file):
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_refused(file):
-    def read():
+    def read(_):
         os.utime(file, (1, 1))
         return {"x": np.zeros(3)}
 
