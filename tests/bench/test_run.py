@@ -26,6 +26,7 @@ from mmbench.bench.run import provenance
 from mmbench.bench.run.build import build_data, check_arguments
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
+from mmbench.bench.run.meters import forget_peak, peak_mib
 from mmbench.bench.run.run import run
 from mmbench.bench.run.scoring import _require_no_leak
 from mmbench.bench.run.selection import KeepBest, still_rising
@@ -490,3 +491,15 @@ def test_an_attempt_whose_claim_is_taken_over_stops_at_the_next_step(tmp_path, m
     other.release()
     monkeypatch.undo()
     assert run(spec, tmp_path, NO_DATA).state == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets the peak of a process")
+def test_the_peak_of_a_run_is_not_that_of_the_run_before():
+    held = np.ones(2**26)  # 512 MiB
+    high = peak_mib(torch.device("cpu"))
+    del held
+    forget_peak()
+    assert peak_mib(torch.device("cpu")) < high - 400
+    held = np.ones(2**25)
+    assert peak_mib(torch.device("cpu")) > 256
+    del held

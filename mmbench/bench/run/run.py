@@ -17,6 +17,7 @@ from mmbench.bench.run.build import bound_method, build_data, encoded_task, reas
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import with_truth
 from mmbench.bench.run.evaluation import evaluate, write_predictions
+from mmbench.bench.run.meters import forget_peak
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
 from mmbench.bench.run.scoring import score_conditions
@@ -50,6 +51,7 @@ def run(
 
 def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:
     """Fill the private folder of a run, step by step."""
+    forget_peak()
     cls, args = bound_method(spec)
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, args, data):
