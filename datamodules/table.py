@@ -101,8 +101,10 @@ class Table(DataModule):
         task: Classes to choose from, 0 / 1 for each column, or numbers.
         separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
             target column. Labels are the words that occur, in the order of classes.
-        unlabelled: Whether rows without a label, and rows of modalities without a row of labels,
-            are refused or left out.
+        unlabelled: Whether rows without a label are refused, left out (drop), or in no split and
+            predicted by every run (predict, see `predictions/unlabelled.csv` of a run). Rows of
+            modalities without a row in the labels file are refused, or left out by drop and
+            predict.
         indicators: Whether a feature that is empty for some training samples gets another beside
             it that says so (1 = was empty).
         tokenizer: Folder of a published model, whose tokenizer cuts all texts, or `packaged` for
@@ -138,7 +140,7 @@ class Table(DataModule):
         kinds: Mapping[str | bool, Kind] | None = None,
         task: TaskKind = "single_label",
         separator: str | None = None,
-        unlabelled: Literal["refuse", "drop"] = "refuse",
+        unlabelled: Literal["refuse", "drop", "predict"] = "refuse",
         indicators: bool = False,
         tokenizer: str | None = None,
         max_tokens: int | None = None,
@@ -240,6 +242,16 @@ class Table(DataModule):
         """
         return self._content[1].take(rows_of(self._part, split))
 
+    def names_of_ids(self) -> Mapping[int, str]:
+        """The ids as the files have them."""
+        return dict(zip(self._ids.tolist(), self._joined, strict=True))
+
+    def unlabelled_samples(self) -> Samples | None:
+        """Rows without a label, if they are to be predicted."""
+        samples = self._content[1]
+        labelled = len(self._labels.ids)
+        return samples.take(np.arange(labelled, len(samples))) if labelled < len(samples) else None
+
     def notes(self) -> tuple[str, ...]:
         """What was left out, turned or filled in, a line each."""
         return (*self._labels.notes, *self._content[2])
@@ -254,33 +266,54 @@ class Table(DataModule):
 
     @cached_property
     def _labels(self) -> Frame:
-        """The labels file, without rows that have no label if so asked."""
-        frame = read_frame(locate(self.root, self.labels_file), self.id_column, only=self._roles)
+        """The labels file, without rows that have no label."""
+        frame, bare = self._all_labels, self._bare
+        if not bare.any():
+            return frame
+        if bare.all():
+            raise ValueError(f"{frame.path} has no row with a label")
+        fate = "left out" if self.unlabelled == "drop" else "predicted and in no split"
+        note = f"{self.labels_file}: {int(bare.sum())} rows without a label {fate}"
+        return replace(frame.take(np.flatnonzero(~bare)), notes=(*frame.notes, note))
+
+    @cached_property
+    def _all_labels(self) -> Frame:
+        path = locate(self.root, self.labels_file)
+        frame = read_frame(path, self.id_column, only=self._roles)
+        if not len(frame.ids):
+            raise ValueError(f"{path} has no row with a label")
+        return frame
+
+    @cached_property
+    def _bare(self) -> NDArray[np.bool_]:
+        """Which rows of the labels file have no label.
+
+        Raises:
+            ValueError: If one has none and that is refused, or another cell of a row is empty.
+        """
+        frame = self._all_labels
+        bare = np.zeros(len(frame.ids), bool)
         nothing = EMPTY_NUMBERS if self._of_numbers else ("",)
+        for column in self.targets:
+            bare |= frame.text(column).isin(nothing).to_numpy(bool)
         for column in self._roles:
             empty = frame.text(column).isin(nothing if column in self.targets else ("",))
-            if column in self.targets and self.unlabelled == "drop" and empty.any():
-                frame = replace(
-                    frame.take(np.flatnonzero(~empty)),
-                    notes=(
-                        *frame.notes,
-                        f"{self.labels_file}: {int(empty.sum())} rows without {column} left out",
-                    ),
-                )
-            elif empty.any():
+            if column not in self.targets:
+                empty &= ~bare  # what is in no split needs no word for it
+            elif self.unlabelled != "refuse":
+                continue
+            if empty.any():
                 row = int(np.flatnonzero(empty)[0])
                 way = (
-                    "give it a value, or leave rows without a label out with unlabelled: drop "
-                    "(samples without a label are not predicted)"
+                    "give it a value, leave rows without a label out with unlabelled: drop, or "
+                    "have every run predict them with unlabelled: predict"
                     if column in self.targets
                     else "give it a value, or leave the row out"
                 )
                 raise ValueError(
                     f"{frame.where(row)}: {column} is empty ({int(empty.sum())} in all); {way}"
                 )
-        if not len(frame.ids):
-            raise ValueError(f"{frame.path} has no row with a label")
-        return frame
+        return bare
 
     @property
     def _of_numbers(self) -> bool:
@@ -340,9 +373,16 @@ class Table(DataModule):
             columns.append(values)
         return np.stack(columns, axis=1)
 
+    @property
+    def _joined(self) -> "pd.Index[str]":
+        """Names of the samples: those with a label, then those that are only predicted."""
+        if self.unlabelled != "predict":
+            return self._labels.ids
+        return self._labels.ids.append(self._all_labels.ids[self._bare])
+
     @cached_property
     def _ids(self) -> NDArray[np.int64]:
-        names = self._labels.ids
+        names = self._joined
         whole = names.str.fullmatch(r"0|-?[1-9]\d{0,17}").all()  # 18 digits always fit in int64
         return np.array([int(n) if whole else stable_hash(n) for n in names], dtype=np.int64)
 
@@ -393,10 +433,11 @@ class Table(DataModule):
         assert not isinstance(self.split_by, str)
         _, val, test = self.split_by
         single = self.task_kind == "single_label"
-        stratum = self._target if single else np.zeros(len(self._ids), np.int64)
+        ids = self._ids[: len(self._labels.ids)]
+        stratum = self._target if single else np.zeros(len(ids), np.int64)
         shares: dict[str, Any] = {"val": val, "test": test, "fold": self.fold, "folds": self.folds}
         if self.group_by is None:
-            return stratified(self._ids, stratum, **shares)
+            return stratified(ids, stratum, **shares)
         return stratified_groups(self._labels.text(self.group_by).to_numpy(str), stratum, **shares)
 
     def _require_whole_groups(self, part: NDArray[np.int64]) -> None:
@@ -416,31 +457,39 @@ class Table(DataModule):
 
     @cached_property
     def _content(self) -> tuple[Task, Samples, tuple[str, ...]]:
-        joined = Joined(
-            self.labels_file,
-            self._labels.ids,
-            self._part == SPLITS.index("train"),
-            self.unlabelled,
-        )
+        labelled = len(self._labels.ids)
+        train = np.zeros(len(self._joined), bool)
+        train[:labelled] = self._part == SPLITS.index("train")
+        other: Literal["refuse", "drop"] = "refuse" if self.unlabelled == "refuse" else "drop"
+        joined = Joined(self.labels_file, self._joined, train, other)
         entries = [self._file(name).read(joined) for name in self.paths]
         presence = np.stack([one.present for one in entries], axis=1)
         if not (some := presence.any(axis=1)).all():
             row = int(np.flatnonzero(~some)[0])
-            frame = self._labels
+            frame = self._all_labels
+            line = frame.lines[frame.ids.get_loc(self._joined[row])]
             raise ValueError(
-                f"{frame.path} row {frame.lines[row]}: id {frame.ids[row]} is in no modality's "
+                f"{frame.path} row {line}: id {self._joined[row]} is in no modality's "
                 f"file ({int((~some).sum())} such in all); leave the row out"
             )
         if empty := [split for split in SPLITS if not len(rows_of(self._part, split))]:
+            way = (
+                "; rows without a label are in no split: deal the others by three shares, such as "
+                "split: [0.7, 0.15, 0.15]"
+                if self._bare.any()
+                else ""
+            )
             raise ValueError(
                 f"the {empty[0]} split of {self.labels_file} is empty; "
-                f"split is {self.split_by!r} over {len(self._part)} rows"
+                f"split is {self.split_by!r} over {len(self._part)} rows{way}"
             )
+        target = np.zeros((len(self._joined), *self._target.shape[1:]), self._target.dtype)
+        target[:labelled] = self._target
         modalities = tuple(one.modality for one in entries)
         samples = Samples(
             modalities=tuple(self.paths),
             inputs={one.modality.name: one.x for one in entries},
-            target=self._target,
+            target=target,
             sample_id=self._ids,
             presence=presence,
             lengths={one.modality.name: one.length for one in entries if one.modality.has_lengths},

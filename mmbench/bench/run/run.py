@@ -16,7 +16,7 @@ from mmbench.bench.run.attempt import Ended, publish_run
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import with_truth
-from mmbench.bench.run.evaluation import evaluate, write_predictions
+from mmbench.bench.run.evaluation import evaluate, predict_unlabelled, write_predictions
 from mmbench.bench.run.meters import forget_peak
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
@@ -72,7 +72,8 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     ms_per_sample: list[float] = []
     logits = evaluate(method, data, training.device, ms_per_sample)
     eval_s = time.perf_counter() - began
-    write_predictions(folder, data, logits)
+    unlabelled = predict_unlabelled(method, data, training.device)
+    write_predictions(folder, data, logits, unlabelled)
     conditions = score_conditions(spec, root, data, logits)
     if shown := method.diagnostics():
         write_arrays(folder / "diagnostics.npz", with_truth(shown, data))
