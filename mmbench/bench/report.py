@@ -556,13 +556,16 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             by_place.setdefault(place, {}).setdefault(_run_name(run), run)
     drawn = []
     for card in cards[:FIRST]:
-        rows = {}
+        rows: dict[str, Any] = {}
+        labels: tuple[str, ...] = ()
         for name, run in by_place.get((card.data, card.scenario), {}).items():
             path = run.folder / "predictions" / f"{card.columns[0]}.npz"
-            if read_result(run.folder).task.kind != "regression" and path.is_file():
+            task = read_result(run.folder).task
+            if task.kind != "regression" and path.is_file():
+                labels = task.outputs
                 kept = read_predictions(run, card.columns[0], only=("logits", "target"))
                 rows[name] = f1_by_class(kept["logits"], kept["target"])
-        classes = len(next(iter(rows.values()))) if rows else 0
+        classes = len(labels)
         if not 1 < classes <= LARGEST:
             continue
         values = np.stack(list(rows.values()))
@@ -570,9 +573,7 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             f"F1 by class on {card.data}, {card.scenario}, {card.columns[0]}, of {len(rows)} "
             f"methods on {classes} classes: from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
         )
-        svg = plots.heat(
-            values, list(rows), [str(c) for c in range(classes)], alt=alt, across="class"
-        )
+        svg = plots.heat(values, list(rows), labels, alt=alt, across="class")
         caption = f"{card.data}, {card.scenario}: F1 by class, {card.columns[0]}, first training."
         drawn.append((svg, caption))
     return drawn

@@ -16,7 +16,7 @@ from mmbench.bench.run.attempt import Ended, publish_run
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import diagnostics
-from mmbench.bench.run.evaluation import evaluate, write_predictions
+from mmbench.bench.run.evaluation import evaluate, predict_unlabelled, write_predictions
 from mmbench.bench.run.meters import forget_peak, metered
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
@@ -57,7 +57,8 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, args, data):
         return Ended("skipped.json", reason)
-    task, train_split = encoded_task(spec, data), data.split("train")
+    train_split = data.split("train")  # first: then the task says how pixels were scaled
+    task = encoded_task(spec, data)
     noted = notes(data)
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
@@ -72,10 +73,11 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     ms_per_sample: list[float] = []
     logits = evaluate(method, data, training.device, ms_per_sample)
     eval_s = time.perf_counter() - began
-    write_predictions(folder, data, logits)
-    conditions = score_conditions(spec, root, data, logits)
+    # of the evaluation alone: another one begins anew
     if shown := metered("diagnostics", lambda: diagnostics(method, data, training.device)):
         write_diagnostics(folder / "diagnostics.npz", shown)
+    write_predictions(folder, data, logits, predict_unlabelled(method, data, training.device))
+    conditions = score_conditions(spec, root, data, logits)
     if spec.keep_weights:
         kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(kept, folder / "weights.safetensors")
