@@ -88,7 +88,7 @@ class GraphNetwork(nn.Module):
         self.out = nn.Linear(2 * width, width)
 
     def forward(self, h: Nodes, neighbours: Neighbours) -> Float[Tensor, "batch node width"]:
-        """y of each node."""
+        """Y of each node."""
         read = self.relational(h, neighbours)
         # neighbours of any relation, summed up and not averaged
         read = self.own(read) + self.near(neighbours.sum(0) @ read)
@@ -166,7 +166,7 @@ class GCNet(Method):
     def complete(
         self, z: Float[Tensor, "batch modality node dim"]
     ) -> Float[Tensor, "batch node width"]:
-        """y of each step, from the tokens of all modalities, zeros where absent."""
+        """Y of each step, from the tokens of all modalities, zeros where absent."""
         h, _ = self.chain(z.transpose(1, 2).flatten(2))
         anyone = self.neighbours.sum(0, keepdim=True)  # one speaker: one relation
         y: Tensor = self.temporal(h, self.neighbours) + self.speaker(h, anyone)
