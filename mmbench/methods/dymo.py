@@ -186,12 +186,14 @@ class DyMo(Method):
         x = self.network.tokens(batch)
         rebuilt = self.recovery(x, batch.presence)
         x = torch.where(batch.presence[:, :, None, None], x, rebuilt)
-        return self.network(x, self.admitted(x, batch.presence))[0]
+        output: Tensor = self.network(x, self.admitted(x, batch.presence))[0]
+        return output
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """The network's prediction from what is present, then the prediction."""
         if self.stage == "classify":
-            return self.network(self.network.tokens(batch), batch.presence)[0]
+            output: Tensor = self.network(self.network.tokens(batch), batch.presence)[0]
+            return output
         return super().stage_output(batch)
 
     @torch.no_grad()
