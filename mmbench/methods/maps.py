@@ -37,7 +37,7 @@ from mmbench.layers.prompts import (
     with_dummies,
 )
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 
 class MAPs(PromptMethod):

@@ -15,7 +15,7 @@ import pytest
 from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
-from mmbench.bench.record import find, read_predictions
+from mmbench.bench.record import find_run, read_predictions
 from mmbench.store import claim
 
 
@@ -83,9 +83,9 @@ def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
             os.kill(child.pid, signal.SIGKILL)
     assert [ended[spec.key].state for spec in planned] == ["failed", "done", "done"]
     assert ended[planned[0].key].why == "killed: by signal 9 (SIGKILL)"
-    assert find(planned[0], tmp_path).state == "failed"
+    assert find_run(planned[0], tmp_path).state == "failed"
     assert (tmp_path / planned[0].folder / "log.txt").is_file()  # what it had written is kept
-    assert find(planned[1], tmp_path).state == "done"
+    assert find_run(planned[1], tmp_path).state == "done"
 
 
 ENDS = """
@@ -140,7 +140,7 @@ def test_whatever_ends_a_method_or_its_process_costs_that_run_alone(tmp_path, mo
     assert ended["base"].why == "error: Odd: no Exception"
     assert ended["majority"].state == "done"
     for spec in planned:
-        found = find(spec, tmp_path / "runs", read_up_to=None)
+        found = find_run(spec, tmp_path / "runs", read_up_to=None)
         assert (found.state, found.why) == (
             ended[spec.method_label].state,
             ended[spec.method_label].why,
@@ -187,7 +187,7 @@ def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path)
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
-    assert find(planned[0], tmp_path).state == "waiting"
+    assert find_run(planned[0], tmp_path).state == "waiting"
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
         for event in local.execute(order, tmp_path / name, NO_DATA, workers=workers):
             assert event.outcome is None or event.outcome.state == "done", event.outcome
         found[name] = {
-            (spec.key, condition): read_predictions(find(spec, tmp_path / name), condition)
+            (spec.key, condition): read_predictions(find_run(spec, tmp_path / name), condition)
             for spec in planned
             for condition in ("complete", "mcar_0.3")
         }

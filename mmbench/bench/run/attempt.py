@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find, finish
+from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find_run, finish
 from mmbench.bench.run.failures import LostClaimError, classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
@@ -54,7 +54,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
 
     def is_done() -> bool:
         changed = not overwrite or identity(target) != replaced
-        return changed and find(spec, runs, read_up_to=SMALL).state in ("done", "skipped")
+        return changed and find_run(spec, runs, read_up_to=SMALL).state in ("done", "skipped")
 
     def is_decided() -> bool:
         return is_done() or heartbeat(target) != beat
@@ -74,7 +74,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
             except LostClaimError as error:
                 return Outcome("elsewhere", str(error), time.perf_counter() - began)
             if mark is None or not publish(folder, target, instead_of=replaced):
-                return replace(outcome, state=find(spec, runs).state)  # another was quicker
+                return replace(outcome, state=find_run(spec, runs).state)  # another was quicker
         if outcome.state == "done":
             shutil.rmtree(stages, ignore_errors=True)
     return outcome

@@ -15,8 +15,9 @@ from mmbench.bench.result import SCHEMA, Asked, Result, Scale, Selection, write_
 from mmbench.bench.run.attempt import Ended, publish_run
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
-from mmbench.bench.run.diagnostics import told
+from mmbench.bench.run.diagnostics import with_truth
 from mmbench.bench.run.evaluation import evaluate, write_predictions
+from mmbench.bench.run.meters import forget_peak
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
 from mmbench.bench.run.scoring import score_conditions
@@ -50,6 +51,7 @@ def run(
 
 def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:
     """Fill the private folder of a run, step by step."""
+    forget_peak()
     cls, args = bound_method(spec)
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, args, data):
@@ -72,7 +74,7 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     write_predictions(folder, data, logits)
     conditions = score_conditions(spec, root, data, logits)
     if shown := method.diagnostics():
-        write_arrays(folder / "diagnostics.npz", told(shown, data))
+        write_arrays(folder / "diagnostics.npz", with_truth(shown, data))
     if spec.keep_weights:
         kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(kept, folder / "weights.safetensors")

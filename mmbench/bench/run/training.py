@@ -3,7 +3,9 @@
 import math
 import shutil
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,15 @@ class Training:
         return self.stages[-1].selected
 
 
+@contextmanager
+def _beside_slurm() -> Iterator[None]:
+    """Where Slurm is installed Lightning advises srun, though the trainer pins its environment."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available")
+        yield
+
+
+@_beside_slurm()
 def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: Claim) -> Training:
     """Prepare a method and train its stages; it ends with the weights that the last one selected.
 
