@@ -38,7 +38,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prompts import fallback, pattern_index
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 Table = Float[Tensor, "pattern row _"]
 Rows = Float[Tensor, "batch row dim"]
