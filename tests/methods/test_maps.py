@@ -5,8 +5,8 @@ import torch
 
 from mmbench.checks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.prompts import Prompts, with_dummies
-from mmbench.methods.maps import MAPs, fallback, pattern_index
+from mmbench.layers.prompts import Prompts, fallback, pattern_index, with_dummies
+from mmbench.methods.maps import MAPs
 from mmbench.methods.msps import MSPs
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
