@@ -32,12 +32,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic, Matrix
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
@@ -146,9 +146,12 @@ class MCE(Method):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The networks of single modalities, the same for both variants, then the rest."""
-        across = ("variant", "heads", "depth", "completion", "separate", "subset")
         return (
-            Stage("unimodal", trains=("unimodal",), shared_across=across),
+            Stage(
+                "unimodal",
+                trains=("unimodal",),
+                shared_across=("variant", "heads", "depth", "completion", "separate", "subset"),
+            ),
             Stage("joint", trains=("encode", "place", "inter", "head", "alone")),
         )
 
@@ -240,9 +243,11 @@ class MCE(Method):
             return (logits.argmax(-1) == batch.target).float()
         return ((logits > 0) == (batch.target > 0.5)).float().mean(-1)
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """a_m, by how much each modality is rarer than one that is always there: `rarity`."""
-        return {"rarity": self.rarity.cpu().numpy()}
+        values = self.rarity.cpu().double().numpy()[None]
+        names = np.array(self.task.names)
+        return {"rarity": Matrix(values=values, row=np.array(["rarity"]), column=names)}
 
 
 def shapley_weights(subsets: Bool[Tensor, "subset modality"]) -> Float[Tensor, "modality subset"]:
