@@ -73,7 +73,7 @@ def evaluate(
 def predict_unlabelled(
     method: LightningModule, data: DataModule, device: torch.device | str = "cpu"
 ) -> pd.DataFrame | None:
-    """Predict the samples that have no label, as nature left them.
+    """Predict the samples that have no label, with natural gaps alone.
 
     Args:
         method: What predicts.
