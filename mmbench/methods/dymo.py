@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import AtLeastZero, Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -152,7 +152,7 @@ class DyMo(Method):
         tokens: Count = 4,
         depth: Depth = 2,
         heads: Count = 4,
-        subsets: AtLeastZero = 2,
+        subsets: Count = 2,
         prototype: LossWeight = 1.0,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
