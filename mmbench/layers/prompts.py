@@ -7,11 +7,14 @@ tokens (`input`), or two parts of n/2, keys and values (`attention`).
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
+from mmbench.data.missingness import every_pattern, pattern_name
+from mmbench.diagnostics import Matrix
 from mmbench.layers.attention import Prefix
 from mmbench.layers.backbones import Backbone, Insert, Prefixes
 from mmbench.layers.fusion import presence_code
@@ -132,3 +135,18 @@ def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]
     own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
     use = torch.where(seen[:, None], own, contains)
     return use / use.sum(1, keepdim=True)
+
+
+def seen_patterns(seen: Bool[Tensor, " pattern"], modalities: Sequence[str]) -> Matrix:
+    """Which patterns occur in training, as a diagnostic: 1 = it does.
+
+    Args:
+        seen: In the order of `pattern_index`.
+        modalities: Names, in the order of the columns of presence.
+    """
+    patterns = every_pattern(len(modalities))[1:]
+    return Matrix(
+        values=seen.cpu().numpy()[None].astype(float),
+        row=np.array(["seen"]),
+        column=np.array([pattern_name(row, modalities) for row in patterns]),
+    )

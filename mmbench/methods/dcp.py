@@ -27,16 +27,15 @@ Differences from the paper:
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
-from mmbench.layers.prompts import fallback, pattern_index
+from mmbench.diagnostics import Diagnostic
+from mmbench.layers.prompts import fallback, pattern_index, seen_patterns
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
 
@@ -218,6 +217,6 @@ class DCP(PromptMethod):
             )
         return made
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        return {"pattern_seen_in_training": self.seen.cpu().numpy()}
+        return {"pattern_seen_in_training": seen_patterns(self.seen, self.task.names)}

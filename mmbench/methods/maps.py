@@ -20,21 +20,20 @@ Differences from the paper:
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.data.missingness import every_pattern, pattern_name
 from mmbench.data.task import Task
-from mmbench.diagnostics import Diagnostic, Matrix
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.prompts import (
     Dummy,
     PromptKind,
     Prompts,
     fallback,
     pattern_index,
+    seen_patterns,
     with_dummies,
 )
 from mmbench.method import Applies, Paper
@@ -99,11 +98,4 @@ class MAPs(PromptMethod):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        names = self.task.names
-        patterns = every_pattern(len(names))[1:]
-        seen = Matrix(
-            values=self.seen.cpu().numpy()[None].astype(float),
-            row=np.array(["seen"]),
-            column=np.array([pattern_name(row, names) for row in patterns]),
-        )
-        return {"pattern_seen_in_training": seen}
+        return {"pattern_seen_in_training": seen_patterns(self.seen, self.task.names)}

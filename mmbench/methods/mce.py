@@ -32,11 +32,11 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic, Matrix
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
@@ -239,9 +239,19 @@ class MCE(Method):
             return (logits.argmax(-1) == batch.target).float()
         return ((logits > 0) == (batch.target > 0.5)).float().mean(-1)
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """a_m, by how much each modality is rarer than one that is always there: `rarity`."""
-        return {"rarity": self.rarity.cpu().numpy()}
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Completed features h."""
+        h = self.complete(self.encode(batch))
+        return dict(zip(self.task.names, h.unbind(1), strict=True))
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """By how much each modality is rarer than one that is always there: a_m."""
+        rarity = Matrix(
+            values=self.rarity.cpu().numpy()[None].astype(float),
+            row=np.array(["rarity"]),
+            column=np.array(self.task.names),
+        )
+        return {"rarity": rarity}
 
 
 def shapley_weights(subsets: Bool[Tensor, "subset modality"]) -> Float[Tensor, "modality subset"]:
