@@ -137,16 +137,11 @@ def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]
     return use / use.sum(1, keepdim=True)
 
 
-def seen_patterns(seen: Bool[Tensor, " pattern"], modalities: Sequence[str]) -> Matrix:
-    """Which patterns occur in training, as a diagnostic: 1 = it does.
-
-    Args:
-        seen: In the order of `pattern_index`.
-        modalities: Names, in the order of the columns of presence.
-    """
-    patterns = every_pattern(len(modalities))[1:]
+def patterns_seen(seen: Bool[Tensor, " pattern"], names: Sequence[str]) -> Matrix:
+    """Which patterns have trained prompts, as a diagnostic: 1 = seen in training."""
+    presence = every_pattern(len(names))[1:]
     return Matrix(
-        values=seen.cpu().numpy()[None].astype(float),
+        values=seen.cpu().double().numpy()[None],
         row=np.array(["seen"]),
-        column=np.array([pattern_name(row, modalities) for row in patterns]),
+        column=np.array([pattern_name(row, names) for row in presence]),
     )

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmbench.bounds import Count, Depth
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -33,7 +34,7 @@ from mmbench.layers.prompts import (
     Prompts,
     fallback,
     pattern_index,
-    seen_patterns,
+    patterns_seen,
     with_dummies,
 )
 from mmbench.method import Applies, Paper
@@ -67,8 +68,8 @@ class MAPs(PromptMethod):
         *,
         variant: Literal["paper", "official"] = "paper",
         kind: PromptKind = "input",
-        length: int = 16,
-        layers: int = 6,
+        length: Count = 16,
+        layers: Depth = 6,
         dummy: Dummy | None = None,
         **common: Any,
     ) -> None:
@@ -98,4 +99,4 @@ class MAPs(PromptMethod):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        return {"pattern_seen_in_training": seen_patterns(self.seen, self.task.names)}
+        return {"seen_in_training": patterns_seen(self.seen, self.task.names)}

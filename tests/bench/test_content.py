@@ -99,6 +99,31 @@ def test_where_the_data_are_not_what_is_remembered_counts(tmp_path):
         planned(results, root)
 
 
+@pytest.mark.parametrize("what", ["files", "code"])
+def test_what_was_changed_and_cannot_be_read_is_said_and_what_is_remembered_does_not_count(
+    tmp_path, what
+):
+    root, results = tmp_path / "data", tmp_path / "results"
+    write(root, noise=False)
+    first = planned(results, root)
+
+    def unreadable(entry, root):
+        raise ValueError("labels.csv is no table")
+
+    assert planned(results, root, look=False, examine=unreadable) == first
+    if what == "files":
+        (root / "labels.csv").write_bytes(b"\0")
+    else:
+        remembered = json.loads((results / "content.json").read_text())
+        [known] = remembered.values()
+        known["made_of"]["code"]["datamodules.table"] = "of yesterday"
+        (results / "content.json").write_text(json.dumps(remembered))
+    with pytest.raises(ValueError, match="no table"):
+        planned(results, root, look=False, examine=unreadable)
+    root.rename(tmp_path / "away")
+    assert len(planned(results, root, look=False, examine=unreadable)) == 1
+
+
 def test_unchanged_files_are_not_read_again(tmp_path):
     root, results = tmp_path / "data", tmp_path / "results"
     write(root, noise=False)
