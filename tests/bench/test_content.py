@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import datamodules.table
 from mmbench.bench.content import Contents
 from mmbench.bench.run.build import build_data, check_arguments, examine, modalities_of
 from mmbench.bench.spec import Suite, parse
 from mmbench.cli import main
+from mmbench.data.frames import read_frame
 from mmbench.registry import DATASETS
 from mmbench.sweep import Sweep
 
@@ -179,13 +179,10 @@ def test_nothing_stale_is_printed(tmp_path, monkeypatch, capsys):
 def test_files_are_read_once_a_process_whatever_the_scenario_and_the_method(tmp_path, monkeypatch):
     write(tmp_path / "data", noise=False)
     reads = []
-    for name in ("read_frame", "read_csv"):
-        kept = getattr(datamodules.table, name, None)
-        if kept is not None:
-            monkeypatch.setattr(
-                f"datamodules.table.{name}",
-                lambda path, *a, kept=kept, **k: reads.append(path.name) or kept(path, *a, **k),
-            )
+    for reader in ("datamodules.table.read_frame", "mmbench.data.entries.read_frame"):
+        monkeypatch.setattr(
+            reader, lambda path, *a, **k: reads.append(path.name) or read_frame(path, *a, **k)
+        )
     mcar = NATURAL | {"name": "m", "train": {"mechanism": "natural"}}
     specs = planned(
         tmp_path / "results",
