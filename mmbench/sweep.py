@@ -12,7 +12,7 @@ from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
+from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
@@ -206,10 +206,20 @@ class Sweep:
             )
         return pd.DataFrame(rows)
 
-    def damaged_stages(self) -> dict[Path, str]:
-        """Stages in common of the suite's runs that do not hold what was written, and why."""
-        made = (self.runs_folder / SHARED).glob("[!.]*")
-        found = {folder: damage(folder, MARK, read_up_to=None) for folder in sorted(made)}
+    def damaged(self) -> dict[Path, str]:
+        """What runs share that does not hold what was written, and why: it is made again when used.
+
+        That is finished stages, those in common and those of runs in flight, and the user's cache.
+        """
+        from mmbench.data.cache import cache_folder  # imports torch
+
+        made = [
+            *(self.runs_folder / SHARED).glob("[!.]*"),
+            *(self.runs_folder / STAGES).glob("[!.]*/[!.]*"),
+            *cache_folder().glob("[!.]*"),
+        ]
+        folders = sorted(folder for folder in made if folder.is_dir())
+        found = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
         return {folder: why for folder, why in found.items() if why}
 
     def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:
@@ -304,8 +314,12 @@ class Sweep:
         """
         metric = metric or self.suite.select.metric
         if board.empty:
+            runs = self.runs()
+            bad = [run for run in runs if run.state in ("broken", "failed")]
+            found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+            why = f" ({found}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
-                f"no finished run of this suite lies in {self.folder}; start it with "
+                f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"
             )
         known = sorted(set(board["metric"]))

@@ -38,6 +38,7 @@ from mmbench.store import (
     damage,
     identity,
     is_claimed,
+    moved_aside,
     publish,
     restore,
     write_json,
@@ -90,7 +91,7 @@ class Run:
 
     Args:
         spec: What was asked.
-        folder: Where it lies.
+        folder: Where it lies; a name of its own while it waits to be replaced.
         state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody
             claims it), `broken` (files are missing or damaged: it will run again) or `waiting`.
         why: For failed, skipped and broken ones.
@@ -128,14 +129,29 @@ def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
         read_up_to: Files of at most so many bytes are read and compared with their checksums, all
             if None; of others the size has to do.
     """
-    folder = runs / spec.folder
+    target = runs / spec.folder
+    while True:
+        seen = identity(target)
+        run = _look(spec, target if seen else moved_aside(target) or target, read_up_to)
+        if run.state in STATES.values() or identity(target) == seen:  # else replaced meanwhile
+            return run
+
+
+def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
+    if not folder.is_dir() and identity(folder) is not None:
+        return Run(spec, folder, "broken", "a file or a link is in its place")
     if not folder.is_dir():
         return Run(spec, folder, "running" if is_claimed(folder) else "waiting")
     for end in ENDS:
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
-            note = json.loads((folder / end).read_text(encoding="utf-8"))
+            if end == "done":
+                return Run(spec, folder, "done")
+            try:
+                note = json.loads((folder / end).read_text(encoding="utf-8"))
+            except FileNotFoundError:  # replaced at this moment
+                break
             return Run(spec, folder, STATES[end], str(note.get("why", "")))
     return Run(spec, folder, "broken", "it does not say how it ended")
 

@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -118,22 +119,20 @@ class CMPT(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 8,
-        depth: int = 2,
-        heads: int = 4,
-        rank: int = 1,
-        alignment: float = 0.2,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        dim: Width = 128,
+        tokens: Count = 8,
+        depth: Depth = 2,
+        heads: Count = 4,
+        rank: Count = 1,
+        alignment: LossWeight = 0.2,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if rank < 1:
             raise ValueError(f"adapters have a rank of at least 1, found {rank}")
         self.alignment = alignment
-        self.recipe = f"cmpt {dim=} {tokens=} {depth=} {heads=} {rank=} {dropout=} {lr=} "
-        self.recipe += f"{weight_decay=}"
         modalities = len(task.modalities)
         self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.towers = nn.ModuleList(
@@ -151,7 +150,7 @@ class CMPT(Method):
         adapters = tuple(name for name in names if ADAPTER in name)
         own = tuple(name for name in names if ADAPTER not in name)
         return (
-            Stage("unimodal", trains=("encode", *own, "heads"), shared=self.recipe),
+            Stage("unimodal", trains=("encode", *own, "heads"), shared_across=("alignment",)),
             Stage("proxies", trains=(*adapters, "proxies", "head")),
         )
 

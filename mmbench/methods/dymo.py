@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import AtLeastZero, Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -147,15 +148,15 @@ class DyMo(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 4,
-        depth: int = 2,
-        heads: int = 4,
-        subsets: int = 2,
-        prototype: float = 1.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        dim: Width = 128,
+        tokens: Count = 4,
+        depth: Depth = 2,
+        heads: Count = 4,
+        subsets: AtLeastZero = 2,
+        prototype: LossWeight = 1.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if subsets < 1:

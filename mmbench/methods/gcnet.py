@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -131,13 +132,13 @@ class GCNet(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 8,
-        window: int = 2,
-        reconstruct: float = 1.0,
-        dropout: float = 0.5,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-5,
+        dim: Width = 128,
+        tokens: Count = 8,
+        window: Count = 2,
+        reconstruct: LossWeight = 1.0,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if dim % 4:
