@@ -10,6 +10,7 @@ from mmbench.data.scenario import load_scenario
 from mmbench.store import write_json
 
 FILE = "suite.json"
+PART = "part-"  # begins the name of a folder beside it, for a table of fewer runs
 
 
 def hold(folder: Path, suite: Suite) -> None:
@@ -34,4 +35,4 @@ def board_folder(
     asked = {spec.folder for spec in specs}
     if held <= asked:
         return folder
-    return folder / f"part-{digest({'runs': sorted(map(str, asked))})[:8]}"
+    return folder / f"{PART}{digest({'runs': sorted(map(str, asked))})[:8]}"

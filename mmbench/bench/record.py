@@ -47,6 +47,7 @@ ENDS = tuple(STATES)  # names of the files that say how a run ended
 STAGES = ".stages"  # beside the runs: finished stages of each run in flight
 SHARED = ".shared"  # beside the runs: stages that several methods have in common
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
+MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -63,6 +64,16 @@ def killed(number: int) -> str:
         return f"killed: by signal {number}"
 
 
+def may_heal(why: str) -> bool:
+    """Whether what ended a run may be gone the next time: it is tried once more then."""
+    return why.startswith(("killed", "out of memory"))
+
+
+def ran_out_of_memory(why: str) -> bool:
+    """Whether a run is tried once more with nothing beside it."""
+    return why.startswith("out of memory") or why.endswith(MEMORY)
+
+
 def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     """Record that a run was ended from outside, with what its attempt left, its log above all.
 
@@ -77,7 +88,7 @@ def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     with attempt(target, go_on=True) as part:
         if not (part / "spec.json").is_file():
             write_json(part / "spec.json", spec.to_json())
-        finish(part, "failed.json", {"why": why})
+        finish(part, "failed.json", {"why": why, "again": may_heal(why) and not before.again})
         publish(part, target, instead_of=replaced)
 
 
@@ -91,12 +102,14 @@ class Run:
         state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody
             claims it), `broken` (files are missing or damaged: it will run again) or `waiting`.
         why: For failed, skipped and broken ones.
+        again: Whether it failed of what may heal, for the first time: a worker tries it once more.
     """
 
     spec: RunSpec
     folder: Path
     state: State
     why: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,9 @@ def find(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
             words = json.loads((folder / end).read_text(encoding="utf-8"))
-            return Run(spec, folder, STATES[end], str(words.get("why", "")))
+            return Run(
+                spec, folder, STATES[end], str(words.get("why", "")), words.get("again") is True
+            )
     return Run(spec, folder, "broken", "it does not say how it ended")
 
 
