@@ -14,7 +14,7 @@ from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import grouped, stable_ids
 from mmbench.data.task import Modality, Task
-from mmbench.data.words import encode, vocabulary, words
+from mmbench.data.vocabulary import encode, vocabulary, words
 from mmbench.datamodule import DataModule, Source
 
 WIDTHS = {"text": 100, "audio": 73, "video": 100}

@@ -47,9 +47,9 @@ from mmbench.data.missingness import (
     Natural,
     Pattern,
     Stream,
+    modality_values,
     pattern_index,
     pattern_name,
-    scores,
 )
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
@@ -406,27 +406,29 @@ class World:
                     self.noise,
                 )
                 basis = basis * factor
-            there = [columns[column] for column in latent]
+            present = [columns[column] for column in latent]
             u = np.concatenate(list(latent.values()), axis=1)
-            out[rows] = self._pattern_joint(u, there, kernel, basis)
+            out[rows] = self._pattern_joint(u, present, kernel, basis)
         return out
 
-    def _pattern_joint(self, u: Array, there: Sequence[int], kernel: Array, basis: Array) -> Array:
+    def _pattern_joint(
+        self, u: Array, present: Sequence[int], kernel: Array, basis: Array
+    ) -> Array:
         """Sum over words of N(u; word) (kernel @ basis)[word], class by class.
 
         Args:
             u: (row, latent) of the modalities `there`, one after the other.
-            there: Which.
+            present: Which.
             kernel: (row, term).
             basis: (term, word); with one term alone the kernel is no more than a factor.
         """
-        carried = np.unique(np.concatenate([self.seen[m] for m in there]))
+        carried = np.unique(np.concatenate([self.seen[m] for m in present]))
         _, first, alike = np.unique(
             self.words[:, carried], axis=0, return_index=True, return_inverse=True
         )
         alike = alike.reshape(-1)
-        mean = np.concatenate([self.means(m)[first] for m in there], axis=1)
-        slope = np.linalg.solve(self.covariance(there), mean.T)  # (latent, word)
+        mean = np.concatenate([self.means(m)[first] for m in present], axis=1)
+        slope = np.linalg.solve(self.covariance(present), mean.T)  # (latent, word)
         offset = -0.5 * np.einsum("wl,lw->w", mean, slope)
         if len(basis) == 1:  # words that look alike here are weighed once and for all
             label = np.zeros((len(first), self.num_classes))
@@ -466,7 +468,7 @@ class Clocks:
     @classmethod
     def fit(cls, mechanism: MnarValue, samples: Samples) -> "Clocks":
         """Read the intercept off one entry: log a = -(intercept + strength z) for all of them."""
-        raw = scores(samples)
+        raw = modality_values(samples)
         centre, spread = raw.mean(axis=0), raw.std(axis=0)
         p = mechanism.absence_probability(samples)
         row, column = np.unravel_index(np.abs(p - 0.5).argmin(), p.shape)

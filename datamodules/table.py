@@ -25,7 +25,7 @@ from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import rows_of, stable_hash, stratified, stratified_groups
 from mmbench.data.task import Kind, Modality, Task, TaskKind
-from mmbench.data.words import encode, vocabulary, words
+from mmbench.data.vocabulary import encode, vocabulary, words
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 

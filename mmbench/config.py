@@ -63,7 +63,7 @@ def load_config(
             merged = _changed(merged, word, where)
         plain = OmegaConf.to_container(merged)
         _require_plain(plain, said, kind)
-        words = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        settings = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark and isinstance(source, Path) else ""
@@ -73,9 +73,9 @@ def load_config(
         raise ValueError(f"{said} cannot be read: {str(error).splitlines()[0]}") from error
     except RecursionError:
         raise ValueError(f"{said} refers to itself, or is nested too deeply") from None
-    _require_plain(words, said, kind)
-    assert isinstance(words, dict)
-    return {str(key): value for key, value in words.items()}
+    _require_plain(settings, said, kind)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
 
 
 def _read(source: Path | Mapping[str, JSON], where: str) -> Any:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from mmbench.data.batch import Batch, LeakError, Remembered, keep, opaque_ids
+from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
+from mmbench.data.embeddings import Embeddings
 from mmbench.data.files import content_of, locate
 from mmbench.data.missingness import Missingness, Stream, natural
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
@@ -190,7 +191,7 @@ class DataModule(LightningDataModule, ABC):
         return replace(task, modalities=tuple(by_name[name] for name in self._restriction))
 
     def samples(self, split: Split) -> Samples:
-        """The samples of a split with what nature left of the modalities asked for."""
+        """The samples of a split with natural missingness of the modalities asked for."""
         if split not in self.loaded:
             samples = self.load(split)
             self.loaded[split] = (
@@ -264,7 +265,7 @@ class DataModule(LightningDataModule, ABC):
         return target
 
     def split(self, split: Split) -> "_Split":
-        """One split as the scenario shows it (test: as nature left it)."""
+        """One split as the scenario shows it (test: with natural gaps alone)."""
         self.setup()
         return self._splits[split]
 
@@ -298,7 +299,7 @@ class DataModule(LightningDataModule, ABC):
         return self._loader("val", SequentialSampler(self.split("val")))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches as nature left them, in order of sample, without their targets."""
+        """Test batches with natural gaps alone, in order of sample, without their targets."""
         return self._loader("test", SequentialSampler(self.split("test")))
 
 
@@ -389,12 +390,14 @@ class _Split(Dataset[Batch]):
         targets = as_tensor(target)
         self._target = targets.long() if task.kind == "single_label" else targets.float()
         # the test split is read once, and a condition's samples must not lead to whole ones
-        self._memory: Remembered | None = None
+        self._embeddings: Embeddings | None = None
         if split != "test":
             visible = self._natural if teach and split == "train" else self._presence
-            self._memory = self._remember(visible)
+            self._embeddings = self._computed_once(visible)
         # the last stage is selected on what validation shows, so whole samples are apart there
-        self._whole_memory = self._remember(self._natural) if teach and split == "val" else None
+        self._whole_embeddings = (
+            self._computed_once(self._natural) if teach and split == "val" else None
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -402,17 +405,16 @@ class _Split(Dataset[Batch]):
     def __getitem__(self, rows: list[int]) -> Batch:
         index = torch.as_tensor(rows)
         batch = self._batch(index, self._presence[index])
-        if self._memory is None:
+        if self._embeddings is None:
             return batch
         if not self._teach:
-            return replace(batch, memo=self._memory.memo(batch, index))
+            return batch.with_embeddings(self._embeddings, index)
         teacher = self._batch(index, self._natural[index])
-        if self._whole_memory is None:
-            memo = whole = self._memory.memo(teacher, index)
-        else:
-            memo = self._memory.memo(batch, index)
-            whole = self._whole_memory.memo(teacher, index)
-        return replace(batch, memo=memo, teacher=replace(teacher, memo=whole))
+        if self._whole_embeddings is None:
+            teacher = teacher.with_embeddings(self._embeddings, index)
+            return replace(batch, embeddings=teacher.embeddings, teacher=teacher)
+        teacher = teacher.with_embeddings(self._whole_embeddings, index)
+        return replace(batch.with_embeddings(self._embeddings, index), teacher=teacher)
 
     def rows_of(self, opaque: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Positions of samples whose ids `Batch.blind` took."""
@@ -423,8 +425,8 @@ class _Split(Dataset[Batch]):
         """Targets of such samples, as batches of training have them."""
         return self._target[self.rows_of(opaque)]
 
-    def _remember(self, visible: Tensor) -> Remembered:
-        return Remembered(len(self), partial(self._parts, visible), self._stored)
+    def _computed_once(self, visible: Tensor) -> Embeddings:
+        return Embeddings(len(self), partial(self._parts, visible), self._stored)
 
     def _parts(self, visible: Tensor, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
         """One modality of the whole split, as much of it as is visible."""
@@ -433,9 +435,9 @@ class _Split(Dataset[Batch]):
 
     def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
-        there = presence[:, self.task.names.index(name)]
+        present = presence[:, self.task.names.index(name)]
         x, steps = self._stored[name].read(index)
-        return keep(x, there), None if steps is None else keep(steps, there)
+        return zero_absent(x, present), None if steps is None else zero_absent(steps, present)
 
     def _batch(self, index: Tensor, presence: Tensor) -> Batch:
         def reader(name: str) -> Callable[[], Tensor]:
@@ -443,7 +445,7 @@ class _Split(Dataset[Batch]):
 
         inputs = Inputs({name: reader(name) for name in self.task.names})
         lengths = {
-            name: keep(stored.lengths[index], presence[:, column])
+            name: zero_absent(stored.lengths[index], presence[:, column])
             for column, (name, stored) in enumerate(self._stored.items())
             if stored.lengths is not None
         }

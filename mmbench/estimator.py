@@ -146,8 +146,8 @@ class Estimator(Method, ABC):
     def _gaps(self, table: Float[Tensor, "sample feature"]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Features, NaN where absent, and presence."""
         features, presence = np.split(table.cpu().numpy(), [-len(self.widths)], axis=1)
-        there = np.repeat(presence > 0, self.widths, axis=1)
-        return np.where(there, features, np.float32(np.nan)), presence
+        present = np.repeat(presence > 0, self.widths, axis=1)
+        return np.where(present, features, np.float32(np.nan)), presence
 
     def _forget(self) -> None:
         self._imputer, self._fits = None, {}

@@ -77,8 +77,8 @@ def _broken_promises(task: Task, samples: Samples) -> list[str]:
     if not len(samples):
         return ["it is empty"]
     if samples.modalities != task.names:
-        there, said = ", ".join(samples.modalities), ", ".join(task.names)
-        return [f"its modalities are {there}, but the task says {said}"]
+        present, said = ", ".join(samples.modalities), ", ".join(task.names)
+        return [f"its modalities are {present}, but the task says {said}"]
     found: list[str] = []
     for modality in task.modalities:
         shape = samples.inputs[modality.name].shape[1:]

@@ -69,7 +69,7 @@ class Registry:
         """
         return (*self._files, *sorted(self._plugins))
 
-    def check(self, name: str) -> None:
+    def require(self, name: str) -> None:
         """Refuse an unknown name; a dotted class path passes and is checked by `get`.
 
         Raises:
@@ -91,7 +91,7 @@ class Registry:
         Raises:
             ValueError: If it does not exist, does not import, or has the wrong base class.
         """
-        self.check(name)
+        self.require(name)
         if "." in name:
             module, _, attribute = name.rpartition(".")
         elif name in self._files:

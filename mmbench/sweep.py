@@ -16,11 +16,11 @@ from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.executors.queue import Queue, read_again, repeated, write_again
 from mmbench.bench.executors.workers import FOLDER, Peer, live
 from mmbench.bench.home import FILE, PART, board_folder, hold
-from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, Run, find, read_records
+from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
 from mmbench.bench.result import read_result
+from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
 from mmbench.data.digest import digest
@@ -64,9 +64,9 @@ class Sweep:
         held = _held(suite)
         self.suite = load_suite(suite if held is None else held, overrides)
         for method in self.suite.methods:
-            METHODS.check(method.name)
+            METHODS.require(method.name)
         for data in self.suite.data:
-            DATASETS.check(data.name)
+            DATASETS.require(data.name)
         # a smoke test must not stand beside real results
         suffix = "" if self.suite.limit is None else f"-limit{self.suite.limit}"
         self.folder = Path(results) / f"{self.suite.name}{suffix}" if held is None else held.parent
@@ -92,7 +92,7 @@ class Sweep:
             ValueError: If a method's or data set's argument is wrong, a file is not there, or
                 scenario, encoders or metric do not fit the data.
         """
-        from mmbench.bench.run.build import check, require_fold
+        from mmbench.bench.run.build import check_arguments, require_fold
 
         self.contents.look(self.suite)
         self.specs = plan(self.suite, self.contents.of)
@@ -100,7 +100,7 @@ class Sweep:
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
             if first not in seen:
-                check(spec, self.data_root)
+                check_arguments(spec, self.data_root)
             elif (spec.data_label, spec.fold) not in seen:
                 require_fold(spec, self.data_root)
             seen |= {first, (spec.data_label, spec.fold)}
@@ -127,7 +127,7 @@ class Sweep:
 
     def runs(self, *, read_up_to: int | None = 0) -> list[Run]:
         """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""
-        return [find(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
+        return [find_run(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
 
     def todo(self, *, overwrite: bool = False) -> list[Run]:
         """Check the suite, leave it in its folder, and list what is left to run.
@@ -375,11 +375,11 @@ class Sweep:
         """
         runs = self.runs() if runs is None else runs
         records = read_records(runs)
-        kept = Kept(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
+        score_cache = ScoreCache(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
         compare = (metric or self.suite.select.metric) if paired else None
-        board = leaderboard(runs, compare=compare, records=records, kept=kept)
-        robust = robustness(runs, compare=compare, records=records, kept=kept)
-        kept.write()
+        board = leaderboard(runs, compare=compare, records=records, score_cache=score_cache)
+        robust = robustness(runs, compare=compare, records=records, score_cache=score_cache)
+        score_cache.write()
         return board, robust
 
     def require_rows(self, board: pd.DataFrame, metric: str | None = None) -> None:

@@ -31,8 +31,8 @@ class Trained:
     Args:
         spec: What the run was asked.
         method: In evaluation mode, on the CPU.
-        data: Under the run's scenario; `batches("test")` gives what nature left of the test split,
-            and `Batch.hide` takes away more.
+        data: Under the run's scenario; `batches("test")` gives the test split with natural gaps
+            alone, and `Batch.hide` takes away more.
         scale: Of the targets of a regression; None for classes and labels.
     """
 

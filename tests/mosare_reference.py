@@ -66,7 +66,7 @@ def view(method, m, batch):
     own = method.views[m]
     x, lengths = batch.inputs[own.name], batch.lengths.get(own.name)
     if own.mixture is not None:
-        known = batch.memo and batch.memo.embed(own.name, own.mixture)
+        known = batch.embeddings and batch.embeddings.embed(own.name, own.mixture)
         local = own.local(component_means(own.mixture, x, lengths) if known is None else known)
     elif isinstance(own.local, GeneTokens):
         local = gene_tokens(own.local, x)

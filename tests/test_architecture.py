@@ -13,7 +13,7 @@ import pytest
 
 from mmbench.bench.plan import plan
 from mmbench.bench.spec import load_suite, suites
-from mmbench.contract import METHOD_CHECKS, sample_tasks
+from mmbench.checks import METHOD_CHECKS, sample_tasks
 from mmbench.registry import METHODS
 
 ROOT = Path(__file__).parents[1]

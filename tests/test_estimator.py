@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from mmbench.contract import MODALITIES, all_patterns, make_batch
-from mmbench.data.batch import Batch, keep
+from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.estimator import FLOOR, Estimator, imputer
 from mmbench.method import Paper
@@ -71,7 +71,7 @@ def samples(n, seed, task=TASK, shift=0.0):
         target = torch.stack([target, 1 - target], 1).float()
     code = target.float() if target.dim() == 1 else target[:, 0]
     inputs = {
-        m.name: keep(torch.randn(n, *m.shape, generator=g) + code[:, None] + shift, there)
+        m.name: zero_absent(torch.randn(n, *m.shape, generator=g) + code[:, None] + shift, there)
         for m, there in zip(VECTORS, presence.unbind(1), strict=True)
     }
     return Batch(task.names, inputs, presence, target, torch.arange(n))

@@ -16,14 +16,14 @@ gradient.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from time import perf_counter
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmbench.data.batch import Batch, Remembered
+from mmbench.data.batch import Batch
+from mmbench.data.embeddings import Embeddings
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.methods.cp_imoe import CPIMoE
 
@@ -101,7 +101,7 @@ def make_batch() -> Batch:
 def remember(method: CPIMoE, batch: Batch) -> Batch:
     """The same batch after an epoch, in which its samples went through the frozen encoders."""
     index = torch.arange(BATCH)
-    served = replace(batch, memo=Remembered(BATCH).memo(batch, index))
+    served = batch.with_embeddings(Embeddings(BATCH), index)
     method.encode(served)
     return served
 

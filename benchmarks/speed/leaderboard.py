@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmbench.bench.kept import Kept
 from mmbench.bench.leaderboard import leaderboard, robustness
 from mmbench.bench.record import Run, read_records
 from mmbench.bench.result import (
@@ -33,6 +32,7 @@ from mmbench.bench.result import (
     Result,
     Selection,
 )
+from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness import Dependence, Realised
 from mmbench.metrics.metric import metrics_for
@@ -153,10 +153,10 @@ def main() -> None:
         if len(sys.argv) > 1:
             predict(runs, folder, int(sys.argv[1]))
             for when in ("from all predictions", "from what was kept"):
-                kept = Kept(folder)
+                kept = ScoreCache(folder)
 
-                def paired(kept: Kept = kept) -> pd.DataFrame:
-                    return leaderboard(runs, compare="macro_f1", records=records, kept=kept)
+                def paired(kept: ScoreCache = kept) -> pd.DataFrame:
+                    return leaderboard(runs, compare="macro_f1", records=records, score_cache=kept)
 
                 paired_s, board = timed(paired)
                 kept.write()

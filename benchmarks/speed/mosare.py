@@ -25,7 +25,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -79,7 +78,8 @@ def steps(form: str, args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from mmbench.bench.executors.local import keep_freed_memory
-    from mmbench.data.batch import Batch, Remembered
+    from mmbench.data.batch import Batch
+    from mmbench.data.embeddings import Embeddings
     from mmbench.data.task import Modality, Task
     from mmbench.methods.mosare import MoSARe
 
@@ -113,7 +113,7 @@ def steps(form: str, args: argparse.Namespace) -> dict[str, float]:
     )
     method.align()
     method.train()
-    batch = replace(batch, memo=Remembered(batch_size).memo(batch, torch.arange(batch_size)))
+    batch = batch.with_embeddings(Embeddings(batch_size))
     for view in method.views:
         if view.mixture is not None:
             batch.embed(view.name, view.mixture)

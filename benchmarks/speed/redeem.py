@@ -167,7 +167,7 @@ def epoch() -> None:
 
     train(data.train_dataloader())  # fills the caches
     batches = list(data.train_dataloader())
-    lent = {id(b): method.retrieve(b) for b in batches}
+    retrieved = {id(b): method.retrieve(b) for b in batches}
     seen = [part for b in batches for part in (b, b.teacher) if part is not None]
     tokens = {id(b): method.backbone.tokens(b) for b in seen}
     keys = {id(b): method.backbone.keys(b) for b in seen}
@@ -175,7 +175,7 @@ def epoch() -> None:
     def inner() -> None:
         """All that an epoch does beyond what is at hand."""
         with (
-            mock.patch.object(method, "retrieve", lambda b: lent[id(b)]),
+            mock.patch.object(method, "retrieve", lambda b: retrieved[id(b)]),
             mock.patch.object(method.backbone, "tokens", lambda b: dict(tokens[id(b)])),
             mock.patch.object(method.backbone, "keys", lambda b: dict(keys[id(b)])),
         ):

@@ -30,7 +30,7 @@ from datamodules.assets.packing import (
     write_npz,
 )
 from mmbench.data.splits import stable_hash
-from mmbench.data.words import words
+from mmbench.data.vocabulary import words
 
 _LEAST_ICONS = 50  # in a category
 _NEAR = 5.0  # grey levels

@@ -222,7 +222,7 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
     found, used = [], set()
     for (_, row), unit in zip(table.iterrows(), units, strict=True):
         size = 100.0 if unit.startswith("percent") else 1.0
-        words = {
+        line = {
             **{name: row[name] for name in ("data", "modalities", "condition", "metric")},
             **{name: row[name] for name in ("table", "source")},
             "method": names.get(_plain(row["row"]), row["row"]),
@@ -230,19 +230,19 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
             "reported_std": row["std"] / size,
             "unit": unit,
         }
-        matching, why = _matching(ours, row, everything)
+        matching, why = _matching(ours, line, everything)
         if why:
-            found.append({**words, "status": "only reported", "covered": "unknown", "why": why})
+            found.append({**line, "status": "only reported", "covered": "unknown", "why": why})
         for index, cell in zip(matching.index, matching.to_dict("records"), strict=True):
             used.add(index)
-            found.append({**words, **_ours(cell, words["reported"]), "status": "matched"})
+            found.append({**line, **_ours(cell, line["reported"]), "status": "matched"})
     found += [
         {**_ours(cell, float("nan")), "status": "only ours", "why": "not reported"}
         for cell in ours.drop(index=list(used)).to_dict("records")
     ]
     measured = ("reported", "reported_std", "ours", "ci_low", "ci_high", "gap")
     unknown = {name: float("nan") if name in measured else "" for name in AGAINST}
-    return pd.DataFrame([{**unknown, **words} for words in found], columns=list(AGAINST))
+    return pd.DataFrame([{**unknown, **row} for row in found], columns=list(AGAINST))
 
 
 def _ours(cell: Any, reported: float) -> dict[str, Any]:
@@ -305,9 +305,9 @@ def _plain(name: Any) -> str:
     return re.sub(r"[\W_]+", "", str(name).casefold())
 
 
-def _modalities(words: str) -> frozenset[str]:
+def _modalities(condition: str) -> frozenset[str]:
     """Names in "video+audio", or in "modalities=['video', 'audio']" as suites print it."""
-    names = re.split(r"[^\w-]+", words.removeprefix("modalities="))
+    names = re.split(r"[^\w-]+", condition.removeprefix("modalities="))
     return frozenset(_plain(name) for name in names if name)
 
 

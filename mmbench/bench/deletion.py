@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmbench.bench.record import Run, find
+from mmbench.bench.record import Run, find_run
 from mmbench.bench.result import Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.sources import hash_of
@@ -55,7 +55,7 @@ def stale_runs(runs: Path, planned: Sequence[RunSpec]) -> list[Deletable]:
     found = []
     for folder in _folders(runs):
         spec = by_folder.get(folder)
-        why = "not in the plan" if spec is None else _changed(find(spec, runs))
+        why = "not in the plan" if spec is None else _changed(find_run(spec, runs))
         if why:
             found.append(_deletable(folder, why))
     return found
@@ -105,8 +105,8 @@ def _other_sources(made: Result) -> str:
 def _deletable(folder: Path, why: str) -> Deletable:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     try:
-        words = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        title = RunSpec.from_json(words).title
+        record = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        title = RunSpec.from_json(record).title
     except (OSError, ValueError, TypeError, KeyError):  # damaged, or of another version
         title = "/".join(folder.parts[-4:])
     return Deletable(folder, title, why, size)

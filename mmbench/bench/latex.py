@@ -152,9 +152,9 @@ def _caption(part: pd.DataFrame, title: str, metric: str, level: float) -> str:
     )
 
 
-def _label(words: str, taken: set[str]) -> str:
+def _label(caption: str, taken: set[str]) -> str:
     """A label of safe letters, new among those taken."""
-    plain = "tab:" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    plain = "tab:" + re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")
     label, n = plain, 1
     while label in taken:
         n += 1

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.kept import Kept
 from mmbench.bench.record import IPW, Run, read_predictions, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
+from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import (
     best,
     bootstrap,
@@ -62,7 +62,7 @@ def leaderboard(
     *,
     compare: str | None = None,
     records: pd.DataFrame | None = None,
-    kept: Kept | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> pd.DataFrame:
     """One row for each (data, scenario, condition, method, variant, metric).
 
@@ -84,7 +84,7 @@ def leaderboard(
         runs: Every planned run, finished or not.
         compare: Metric that gets `p_vs_best` and intervals over samples; None = none.
         records: From `read_records(runs)`, if they are read already.
-        kept: Where p lies that was computed before.
+        score_cache: Where p lies that was computed before.
 
     Returns:
         Columns as in `COLUMNS`, in order of the plan; `n_seeds` counts trainings, of the `n_folds`
@@ -112,7 +112,9 @@ def leaderboard(
         if run.state == "done":
             done.setdefault((run.spec.data_label, run.spec.scenario_name), []).append(run)
     for key, part in whole.groupby(["data", "scenario", "condition", "variant"], sort=False):
-        cells.loc[part.index, over_samples] = _over_samples(done, key, part, str(compare), kept)
+        cells.loc[part.index, over_samples] = _over_samples(
+            done, key, part, str(compare), score_cache
+        )
     return cells[list(COLUMNS)]
 
 
@@ -121,7 +123,7 @@ def robustness(
     *,
     compare: str | None = None,
     records: pd.DataFrame | None = None,
-    kept: Kept | None = None,
+    score_cache: ScoreCache | None = None,
 ) -> pd.DataFrame:
     """What missing modalities cost each method, over the conditions of each table.
 
@@ -134,7 +136,7 @@ def robustness(
         runs: Every planned run, finished or not.
         compare: Metric that gets `pooled_over_patterns`, which reads predictions; None = none.
         records: From `read_records(runs)`, if they are read already.
-        kept: Where scores lie that were computed before.
+        score_cache: Where scores lie that were computed before.
 
     Returns:
         Columns as in `ROBUSTNESS`; no row without curves over rates and without patterns.
@@ -142,7 +144,9 @@ def robustness(
     found = read_records(runs) if records is None else records
     measured = degraded(found)
     if compare is not None and not compare.endswith(IPW):
-        more = pooled(runs, found, compare, Kept(None) if kept is None else kept)
+        more = pooled(
+            runs, found, compare, ScoreCache(None) if score_cache is None else score_cache
+        )
         measured = pd.concat([measured, more]) if len(more) else measured
         place = measured["mechanism"].map(MEASURES.index)
         measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
@@ -206,7 +210,7 @@ def _over_samples(
     key: Any,
     part: pd.DataFrame,
     metric: str,
-    kept: Kept | None,
+    score_cache: ScoreCache | None,
 ) -> Float[np.ndarray, "method 3"]:
     """Each method of one table: adjusted p against its best (NaN for it), ends of its interval."""
     data, scenario, condition, variant = key
@@ -217,7 +221,7 @@ def _over_samples(
         return [float(x) for x in _compared(here, condition, part, metric).ravel()]
 
     name = ["over_samples", metric, data, scenario, condition, variant]
-    return np.reshape(make() if kept is None else kept(name, here, make), (-1, 3))
+    return np.reshape(make() if score_cache is None else score_cache(name, here, make), (-1, 3))
 
 
 def _compared(
@@ -228,13 +232,13 @@ def _compared(
     for fold in sorted({run.spec.fold for run in here}):
         logits, target = [], np.empty(0)
         for method in part["method"]:
-            kept = [
+            arrays = [
                 read_predictions(run, condition, only=("logits", "target"))
                 for run in here
                 if (run.spec.fold, run.spec.method_label) == (fold, method)
             ]
-            logits.append([one["logits"] for one in kept])
-            target = kept[0]["target"]
+            logits.append([one["logits"] for one in arrays])
+            target = arrays[0]["target"]
         resampled.append(bootstrap(metric, logits, target, kind, seed=fold))
     scores = part["mean"].to_numpy(float)
     leader = best(scores, _better(metric))
@@ -344,11 +348,11 @@ def _plan_by_cell(
     for run in runs:
         key = (run.spec.data_label, run.spec.scenario_name, run.spec.method_label)
         planned.setdefault(key, []).append((run.spec.fold, run.spec.seed))
-        words = whys.setdefault(key, [])
+        reasons = whys.setdefault(key, [])
         if run.state != "done":
-            words.append(f"{run.state}: {run.why}" if run.why else run.state)
+            reasons.append(f"{run.state}: {run.why}" if run.why else run.state)
     # an error may quote a file name that is no Unicode, which a string column refuses
-    joined = {key: "; ".join(dict.fromkeys(words)) for key, words in whys.items()}
+    joined = {key: "; ".join(dict.fromkeys(reasons)) for key, reasons in whys.items()}
     return planned, {key: note.encode(errors="replace").decode() for key, note in joined.items()}
 
 

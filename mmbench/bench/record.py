@@ -51,9 +51,9 @@ MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counte
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
-def finish(folder: Path, end: str, words: Mapping[str, JSON] | None = None) -> None:
+def finish(folder: Path, end: str, note: Mapping[str, JSON] | None = None) -> None:
     """Mark how a run ended, with the checksum of every file so that a later loss is noticed."""
-    write_json(folder / end, {"files": checksums(folder), **(words or {})})
+    write_json(folder / end, {"files": checksums(folder), **(note or {})})
 
 
 def killed(number: int) -> str:
@@ -81,7 +81,7 @@ def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     """
     target = runs / spec.folder
     restore(target)
-    before = find(spec, runs)
+    before = find_run(spec, runs)
     if before.state in ("done", "skipped"):
         return
     replaced = identity(target)
@@ -129,7 +129,7 @@ class Outcome:
     work_s: float = 0.0
 
 
-def find(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
+def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
     """Look up one run.
 
     Args:
@@ -145,9 +145,9 @@ def find(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
-            words = json.loads((folder / end).read_text(encoding="utf-8"))
+            note = json.loads((folder / end).read_text(encoding="utf-8"))
             return Run(
-                spec, folder, STATES[end], str(words.get("why", "")), words.get("again") is True
+                spec, folder, STATES[end], str(note.get("why", "")), note.get("again") is True
             )
     return Run(spec, folder, "broken", "it does not say how it ended")
 
@@ -260,12 +260,12 @@ def _newer_scores(
 
 def fingerprint(runs: Sequence[Run]) -> str:
     """Text that differs where a run was added or lost, began, ended or was repeated."""
-    words = []
+    states = []
     for run in runs:
         end = run.folder / "metrics.json"
         ended = end.stat().st_mtime_ns if run.state == "done" else 0
-        words.append((str(run.spec.folder), run.state, run.why, ended))
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        states.append((str(run.spec.folder), run.state, run.why, ended))
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
 
 
 def count(runs: Sequence[Run]) -> dict[State, int]:

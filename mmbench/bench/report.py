@@ -24,7 +24,7 @@ import pandas as pd
 from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.result import read_result
-from mmbench.bench.robustness import patterns, rate_families
+from mmbench.bench.robustness import pattern_names, rate_families
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
@@ -301,7 +301,7 @@ def _card(data: str, scenario: str, part: pd.DataFrame, styles: Mapping[str, int
     higher = _better(card.metric)
     for stem, conditions in rate_families(part).items():
         card.plots.append(_curves(card, stem, part, conditions, higher, styles))
-    if present := patterns(part):
+    if present := pattern_names(part):
         card.plots.append(_pattern_heat(card, part, present, higher))
     _fill_table(card, part, higher)
     return card
@@ -703,11 +703,11 @@ def _routers(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
     from mmbench.bench import plots
 
     names, index = arrays.pop("router_pattern", None), arrays.pop("collapse_index", None)
-    words = "" if index is None else f" Collapse index {_numbers(index)}."
+    note = "" if index is None else f" Collapse index {_numbers(index)}."
     weight: Any = arrays.get("router_weight")
     if not _drawable(weight) or weight.ndim != 2:
-        if words:
-            own.tables.append((words.strip(), [], []))
+        if note:
+            own.tables.append((note.strip(), [], []))
         return
     del arrays["router_weight"]
     if not room.take():
@@ -723,7 +723,7 @@ def _routers(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
     )
     experts = [str(i) for i in range(weight.shape[1])]
     svg = plots.heat(weight, rows, experts, alt=alt, across="expert")
-    own.plots.append((svg, f"Weight of each expert by present modalities.{words}"))
+    own.plots.append((svg, f"Weight of each expert by present modalities.{note}"))
 
 
 def _retrieved(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
@@ -942,7 +942,7 @@ def _details(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]
         )
     keys = list(runs[0].spec.to_json()) if runs else []
     ordered = sorted(environments.items(), key=lambda item: -item[1])
-    kept = [{"runs": n, "words": _flat(json.loads(text))} for text, n in ordered[:20]]
+    kept = [{"runs": n, "settings": _flat(json.loads(text))} for text, n in ordered[:20]]
     return kept, {
         "states": STATES,
         "keys": keys,
@@ -951,8 +951,8 @@ def _details(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]
     }
 
 
-def _flat(words: Mapping[str, JSON]) -> list[tuple[str, str]]:
-    return [(key, _words(value)) for key, value in words.items()]
+def _flat(settings: Mapping[str, JSON]) -> list[tuple[str, str]]:
+    return [(key, _words(value)) for key, value in settings.items()]
 
 
 def _read_json(path: Path) -> dict[str, JSON] | None:
@@ -1043,8 +1043,8 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
             if name not in ("note", "mixed") or any(values):
                 columns[name] = {"codes": codes.tolist(), "values": [str(v) for v in values]}
     lower = [m for m in metrics if not _better(m)]
-    words = {"n": len(table), "columns": columns, "metric": metric, "lower": lower}
-    return words, len(board) - len(table)
+    summary = {"n": len(table), "columns": columns, "metric": metric, "lower": lower}
+    return summary, len(board) - len(table)
 
 
 def _best_first(board: pd.DataFrame) -> pd.DataFrame:

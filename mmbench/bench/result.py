@@ -259,7 +259,7 @@ def _damaged(file: Path, error: ValidationError) -> ValueError:
 def _written_by(text: bytes) -> tuple[Any, Any]:
     """Schema and code that a file names, each None if it does not."""
     try:
-        words = json.loads(text)
+        record = json.loads(text)
     except ValueError:
         return None, None
-    return (words.get("schema"), words.get("code")) if isinstance(words, dict) else (None, None)
+    return (record.get("schema"), record.get("code")) if isinstance(record, dict) else (None, None)

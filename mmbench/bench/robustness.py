@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.kept import Kept
 from mmbench.bench.record import IPW, Run, read_predictions
 from mmbench.bench.result import read_result
+from mmbench.bench.score_cache import ScoreCache
 from mmbench.metrics.degradation import (
     Curve,
     area_under_rate_curve,
@@ -63,7 +63,7 @@ def rate_families(table: pd.DataFrame) -> dict[str, list[str]]:
     return families
 
 
-def patterns(table: pd.DataFrame) -> list[str]:
+def pattern_names(table: pd.DataFrame) -> list[str]:
     """Conditions that are patterns, the complete one among them; none if there is only one.
 
     Args:
@@ -130,7 +130,7 @@ def _measures(
         yield "slope", over, slope(rates, curve)
         if names[0] == COMPLETE:
             yield "drop_from_complete", names[-1], sign * (curve[:, 0] - curve[:, -1])
-    if not (names := patterns(table)):
+    if not (names := pattern_names(table)):
         return
     shown = scores[:, [place[name] for name in names]]
     over = f"{len(names)} patterns"
@@ -166,14 +166,16 @@ def _weighed(scores: Curve, weights: Float[Array, " condition"]) -> Float[Array,
     return np.asarray(scores[:, needed] @ weights[needed])
 
 
-def pooled(runs: Sequence[Run], records: pd.DataFrame, metric: str, kept: Kept) -> pd.DataFrame:
+def pooled(
+    runs: Sequence[Run], records: pd.DataFrame, metric: str, score_cache: ScoreCache
+) -> pd.DataFrame:
     """Score the predictions of all patterns together, for each finished run.
 
     Args:
         runs: Every planned run.
         records: What was read of them.
         metric: Which metric; a table without it gets nothing.
-        kept: Where results lie that were computed before, since this reads all predictions.
+        score_cache: Where results lie that were computed before, since this reads all predictions.
 
     Returns:
         Rows as `degraded` returns them, for `pooled_over_patterns`.
@@ -182,7 +184,7 @@ def pooled(runs: Sequence[Run], records: pd.DataFrame, metric: str, kept: Kept) 
     shown = records[records["metric"] == metric] if len(records) else records
     if len(shown):
         for key, table in shown.groupby(["data", "scenario"], sort=False):
-            if names := patterns(table):
+            if names := pattern_names(table):
                 tables[key] = names
     rows = []
     for run in runs:
@@ -209,7 +211,7 @@ def pooled(runs: Sequence[Run], records: pd.DataFrame, metric: str, kept: Kept) 
                 "metric": metric,
                 "condition": f"{POOLED} {len(names)} patterns",
                 "mechanism": POOLED,
-                "value": kept([POOLED, metric, str(spec.folder)], [run], make)[0],
+                "value": score_cache([POOLED, metric, str(spec.folder)], [run], make)[0],
                 "bayes": np.nan,
             }
         )

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from mmbench.config import JSON, load_config
+from mmbench.paths import folder
 from mmbench.registry import suggest
-from mmbench.resources import folder
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
@@ -165,17 +165,17 @@ class Suite(_Strict):
         return value
 
 
-def _counted(words: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _counted(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A number under a key, written out as the numbers below it."""
-    count = words.get(key)
+    count = mapping.get(key)
     if isinstance(count, int) and not isinstance(count, bool):
         if count > MOST:
             raise ValueError(
                 f"{key}: N asks for the {key} 0 to N - 1, and this N is above {MOST}; for the one "
                 f"of that number write {key}=[N], for more than {MOST} write them all out"
             )
-        return {**words, key: list(range(count))}
-    return dict(words)
+        return {**mapping, key: list(range(count))}
+    return dict(mapping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +223,11 @@ class RunSpec:
         """Hash of everything that can change the result: no path, device, label or clock."""
         unsaid = ("keep_weights", "method_label", "data_label")
         names = [each.name for each in fields(self) if each.name not in unsaid]
-        words = {name: getattr(self, name) for name in names}
-        words["trainer_args"] = {
+        settings = {name: getattr(self, name) for name in names}
+        settings["trainer_args"] = {
             name: value for name, value in self.trainer_args.items() if name not in PLACEMENT
         }
-        canonical = json.dumps(words, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
@@ -259,9 +259,9 @@ class RunSpec:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, words: Mapping[str, JSON]) -> "RunSpec":
+    def from_json(cls, record: Mapping[str, JSON]) -> "RunSpec":
         """From what `to_json` gave."""
-        return cls(**words)
+        return cls(**record)
 
 
 def _file_name(label: str) -> str:
@@ -315,14 +315,14 @@ def load_suite(where: str | Path | Mapping[str, JSON], overrides: Sequence[str] 
     return parse(Suite, load_config(path, overrides, kind="suite"), str(path))
 
 
-def parse(model: type[M], words: Any, where: str) -> M:
+def parse(model: type[M], mapping: Any, where: str) -> M:
     """Check words against a model.
 
     Raises:
         ValueError: One line: where, what was found, what to do.
     """
     try:
-        return model.model_validate(words)
+        return model.model_validate(mapping)
     except ValidationError as error:
         raise ValueError(f"{where}: {_first_problem(model, error)}") from None
 

@@ -56,7 +56,7 @@ def leaderboard(
         sweep.write(board, robust, metric)
     if against is not None:
         from mmbench.bench.compare import against_reported, render_reported
-        from mmbench.resources import folder
+        from mmbench.paths import folder
 
         where = folder("benchmarks") / "reported" if against == "reported" else Path(against)
         sys.stdout.write(render_reported(against_reported(board, where)))

@@ -51,7 +51,7 @@ def check(
     method: Annotated[str, typer.Argument(help="A method's name or class path.")],
 ) -> None:
     """Put a method through the contract that every method keeps; for plugins, too."""
-    from mmbench.contract import METHOD_CHECKS, TASKS, sample_tasks
+    from mmbench.checks import METHOD_CHECKS, TASKS, sample_tasks
     from mmbench.registry import METHODS
 
     cls = METHODS.get(method)

@@ -1,21 +1,16 @@
 """What a method sees: a batch of samples from which absent entries are physically gone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmbench.data.embeddings import Parts, is_shared, shared_embeddings
+from mmbench.data.embeddings import BatchEmbeddings, Embeddings, Encode
 from mmbench.data.hashing import hashed
-from mmbench.data.stored import Stored, change
-
-Encode = Callable[[Tensor, Tensor | None], Tensor]
-CHUNK = 256  # samples at a time
-MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept
+from mmbench.data.stored import change
 
 
 class LeakError(RuntimeError):
@@ -56,7 +51,7 @@ class Batch:
         teacher: The same samples before the scenario hid anything. Only under the regime
             `full_access`, in training and where epochs of an early stage are compared
             (`Method.stage_output`); for methods that learn from the hidden truth.
-        memo: Embeddings computed before: for another test condition of the same samples, or in
+        embeddings: Those computed before: for another test condition of the same samples, or in
             an earlier epoch by an encoder that is frozen.
     """
 
@@ -67,7 +62,7 @@ class Batch:
     sample_id: Int[Tensor, " batch"]
     lengths: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
     teacher: "Batch | None" = None
-    memo: "Memo | FrozenMemo | None" = None
+    embeddings: BatchEmbeddings | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -88,12 +83,25 @@ class Batch:
             A batch whose hidden inputs and lengths are zero.
         """
         presence = self.presence & ~absent
-        there = dict(zip(self.modalities, presence.unbind(1), strict=True))
+        visible = dict(zip(self.modalities, presence.unbind(1), strict=True))
         return replace(
             self,
-            inputs=change(self.inputs, lambda name, x: keep(x, there[name])),
-            lengths={name: keep(x, there[name]) for name, x in self.lengths.items()},
+            inputs=change(self.inputs, lambda name, x: zero_absent(x, visible[name])),
+            lengths={name: zero_absent(x, visible[name]) for name, x in self.lengths.items()},
             presence=presence,
+        )
+
+    def take(self, rows: Tensor) -> "Batch":
+        """These samples alone, by number or by a mask; nothing that was computed before."""
+        return replace(
+            self,
+            inputs=change(self.inputs, lambda _, x: x[rows]),
+            presence=self.presence[rows],
+            target=self.target[rows],
+            sample_id=self.sample_id[rows],
+            lengths={name: x[rows] for name, x in self.lengths.items()},
+            teacher=None if self.teacher is None else self.teacher.take(rows),
+            embeddings=None,
         )
 
     def blind(self) -> "Batch":
@@ -109,7 +117,18 @@ class Batch:
             teacher=None if self.teacher is None else self.teacher.blind(),
         )
 
-    def embed(self, modality: str, encoder: Encode | nn.Module) -> Float[Tensor, "batch ..."]:
+    def with_embeddings(
+        self, whole: Embeddings, rows: Int[Tensor, " batch"] | None = None
+    ) -> "Batch":
+        """Let what was computed before serve this batch, and what it computes serve others.
+
+        Args:
+            whole: What encoders make of a set of samples, of all that this batch shows of them.
+            rows: Which of those samples these are, on the CPU; None = all, in order.
+        """
+        return replace(self, embeddings=BatchEmbeddings(whole, self.inputs, self.lengths, rows))
+
+    def embed(self, modality: str, encoder: Encode) -> Float[Tensor, "batch ..."]:
         """Encode one modality; zeros where it is absent.
 
         The encoder must treat every sample by itself. While all test conditions are evaluated
@@ -124,10 +143,10 @@ class Batch:
         Returns:
             (batch, ...), whatever the encoder returns, with the rows of absent entries zeroed.
         """
-        z = None if self.memo is None else self.memo.embed(modality, encoder)
+        z = None if self.embeddings is None else self.embeddings.embed(modality, encoder)
         if z is None:
             z = encoder(self.inputs[modality], self.lengths.get(modality))
-        return keep(z, self.has(modality))
+        return zero_absent(z, self.has(modality))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to a device; Lightning calls this by itself."""
@@ -156,152 +175,6 @@ def opaque_ids(sample_id: Int[Tensor, " sample"]) -> Int[Tensor, " sample"]:
     return -1 - hashed(sample_id)
 
 
-class Memo:
-    """Embeddings of one batch, computed when first asked for and then shared.
-
-    Args:
-        source: The batch with every entry that any of the conditions shows.
-    """
-
-    def __init__(self, source: Batch) -> None:
-        self._source = source
-        # the encoder is kept beside its output, so that its id cannot be given to another
-        self._kept: dict[tuple[int, str], tuple[Encode | nn.Module, Tensor]] = {}
-
-    def embed(self, modality: str, encoder: Encode | nn.Module) -> Tensor:
-        """Return the encoder's output for the source batch, computed at most once."""
-        key = (id(encoder), modality)
-        if key not in self._kept:
-            self._kept[key] = (encoder, self._source.embed(modality, encoder))
-        return self._kept[key][1]
-
-
-class Remembered:
-    """Outputs of frozen encoders for the samples of one split, kept from their first use on.
-
-    Those of encoders that other runs hold, too, lie in files that all of them share.
-
-    Args:
-        count: Samples of the split.
-        parts: Inputs and lengths of a modality, over the whole split in its order and as training
-            may see them; None = nothing is shared with other runs.
-        stored: Modality -> where its inputs lie, for banks that refer to them instead of copying;
-            whatever presence withholds is in there, too. None = nowhere.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        parts: Callable[[str], Parts] | None = None,
-        stored: Mapping[str, Stored] | None = None,
-    ) -> None:
-        self.count = count
-        self.stored = stored
-        self._parts = parts
-        self._kept: dict[tuple[int, str], _Rows] = {}
-
-    def memo(self, source: Batch, rows: Int[Tensor, " batch"]) -> "FrozenMemo":
-        """For one batch of the split.
-
-        Args:
-            source: The batch, or what training may see of the same samples beyond it.
-            rows: Positions of the samples in the split, on the CPU.
-        """
-        return FrozenMemo(self, source.blind(), rows)
-
-    def rows(self, modality: str, encoder: nn.Module) -> "_Rows":
-        """What is kept of an encoder."""
-        key = (id(encoder), modality)
-        if key not in self._kept:
-            rows = _Rows(encoder, self.count)
-            trunk, out = getattr(encoder, "trunk", None), getattr(encoder, "out", None)
-            if isinstance(out, nn.Module) and getattr(trunk, "rests", False):
-                # it has run already, before the rest was frozen
-                assert isinstance(trunk, nn.Module)
-                rows.values = self._outside(self.rows(modality, trunk), out)
-            if rows.values is not None:
-                rows.known[:] = True
-            elif self._parts is not None and is_shared(encoder):
-                parts = partial(self._parts, modality)
-                rows.values = shared_embeddings(encoder, parts, self.count)
-                rows.known[:] = True
-            self._kept[key] = rows
-        return self._kept[key]
-
-    @torch.no_grad()
-    def _outside(self, trunk: "_Rows", out: nn.Module) -> Tensor | None:
-        """Outputs of an encoder from those of its trunk; None if not all are known, or too many."""
-        if trunk.values is None or not bool(trunk.known.all()):
-            return None
-        device = next(out.parameters(), trunk.values).device
-        parts: list[Tensor] = []
-        for part in torch.split(trunk.values, CHUNK):
-            parts.append(out(part.to(device)))
-            if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
-                return None
-        return torch.cat(parts)
-
-    def forget(self, modality: str, encoder: Encode | nn.Module) -> None:
-        """Drop what is kept of an encoder that learns again."""
-        self._kept.pop((id(encoder), modality), None)
-
-
-class _Rows:
-    """Output of one encoder, sample by sample."""
-
-    def __init__(self, encoder: nn.Module, count: int) -> None:
-        self.encoder = encoder  # kept, so that its id cannot be given to another
-        self.known = torch.zeros(count, dtype=torch.bool)
-        self.values: Tensor | None = None
-
-    def put(self, rows: Tensor, z: Tensor) -> None:
-        if self.values is None:
-            if z[0].numel() * z.element_size() * len(self.known) > MOST_BYTES:
-                return
-            self.values = z.new_zeros(len(self.known), *z.shape[1:])
-        self.values[rows.to(z.device)] = z
-        self.known[rows] = True
-
-
-class FrozenMemo:
-    """Embeddings of one training batch by encoders that are frozen; see `Remembered`."""
-
-    def __init__(self, remembered: Remembered, source: Batch, rows: Tensor) -> None:
-        self.remembered = remembered
-        self.rows = rows
-        self._source = source
-
-    def embed(self, modality: str, encoder: Encode | nn.Module) -> Tensor | None:
-        """Return the encoder's output for the source batch; None for one that learns."""
-        if not isinstance(encoder, nn.Module):
-            return None
-        if not is_frozen(encoder):
-            self.remembered.forget(modality, encoder)
-            trunk = getattr(encoder, "trunk", None)
-            if not isinstance(trunk, nn.Module) or not is_frozen(trunk):
-                return None
-            out: Tensor = encoder.get_submodule("out")(self.embed(modality, trunk))
-            return out
-        kept = self.remembered.rows(modality, encoder)
-        device = next(encoder.parameters()).device
-        if kept.values is not None and bool(kept.known[self.rows].all()):
-            return kept.values.index_select(0, self.rows.to(kept.values.device)).to(device)
-        lengths = self._source.lengths.get(modality)
-        with torch.no_grad():
-            z: Tensor = encoder(
-                self._source.inputs[modality].to(device),
-                None if lengths is None else lengths.to(device),
-            )
-        kept.put(self.rows, z)
-        return z
-
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether a module has parameters, none of them learns, and it is in eval mode."""
-    learns = [parameter.requires_grad for parameter in module.parameters()]
-    return bool(learns) and not any(learns) and not module.training
-
-
-def keep(x: Tensor, rows: Bool[Tensor, " batch"]) -> Tensor:
-    """Zero all other rows; NaN there does not survive, as it would in a product."""
-    return torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, torch.zeros_like(x))
+def zero_absent(x: Tensor, present: Bool[Tensor, " batch"]) -> Tensor:
+    """Zero the rows that are absent; NaN there does not survive, as it would in a product."""
+    return torch.where(present.view(-1, *[1] * (x.dim() - 1)), x, torch.zeros_like(x))

@@ -49,16 +49,16 @@ def content(tensors: Iterable[Tensor]) -> str:
 
 
 def cached(
-    words: Mapping[str, Any], build: Callable[[Path], None], *, home: Path | None = None
+    spec: Mapping[str, Any], build: Callable[[Path], None], *, home: Path | None = None
 ) -> Path:
-    """Folder whose content depends on `words` alone; built by the first that asks for it.
+    """Folder whose content depends on `spec` alone; built by the first that asks for it.
 
     What lies there is read back before it is used, once a process: a damaged folder is named in
     the log, moved aside and built again.
 
     Args:
-        words: What decides the content, in JSON's types: data and their revision, encoder,
-            settings, sources. Kept beside the content as `words.json`.
+        spec: What decides the content, in JSON's types: data and their revision, encoder,
+            settings, sources. Kept beside the content as `spec.json`.
         build: Writes the content into the private folder that it is given. If an earlier attempt
             was cut off, the folder may hold what that left, so a long build writes pieces by
             rename and goes on after the last one.
@@ -67,7 +67,7 @@ def cached(
     Returns:
         The folder, complete. Read arrays in it with `numpy.load(path, mmap_mode="r")`.
     """
-    folder = (home or cache_folder()) / digest(words)
+    folder = (home or cache_folder()) / digest(spec)
     restore(folder)
     if not _problem(folder):
         return folder
@@ -81,7 +81,7 @@ def cached(
                 )
             with attempt(folder, go_on=True) as part:
                 build(part)
-                write_json(part / "words.json", words)
+                write_json(part / "spec.json", spec)
                 write_json(part / MARK, {"files": checksums(part)})
                 publish(part, folder, instead_of=damaged)
     return folder

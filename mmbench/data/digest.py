@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def digest(words: Mapping[str, Any]) -> str:
+def digest(spec: Mapping[str, Any]) -> str:
     """Name of a description: equal words in any order, equal name."""
-    text = json.dumps(words, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

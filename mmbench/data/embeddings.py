@@ -1,39 +1,203 @@
-"""Embeddings by encoders that several runs hold: made once for all of them, kept as mapped files.
+"""Embeddings that are computed once: what an encoder makes of samples, kept as long as it holds.
 
-Such are encoders with published weights, and those of a backbone that methods train in common.
-Files are named by the content of what was encoded, after scaling and withholding, by that of the
-weights, and by the sources of the encoder: if any of them is another, so is the file.
+Three scopes, one class for the first two:
+
+- the conditions of a test batch, `Embeddings(len(batch), learning=False)`: any encoder runs once a
+  batch, since none of them learns;
+- this run, `Embeddings(count)` over a split: an encoder that is frozen runs once a sample;
+- all runs, `stored_embeddings`: encoders that `share_between_runs` was told of, because their
+  weights are published or those of a backbone that methods train in common. A mapped file, named
+  by the content of what was encoded, after scaling and withholding, by that of the weights, and by
+  the sources of the encoder: if any of them is another, so is the file.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached, content
+from mmbench.data.stored import Stored
 from mmbench.sources import HOMES, distributions, sources
 
+Encode = Callable[[Tensor, Tensor | None], Tensor]
 Parts = Iterable[tuple[Tensor, Tensor | None]]  # inputs (part, ...) and lengths (part,)
+CHUNK = 256  # samples at a time
+MOST_BYTES = 4 * 2**30  # embeddings of one modality that would take more are not kept in memory
 
 _shared: WeakSet[object] = WeakSet()
 
 
-def share(module: nn.Module) -> None:
+class Embeddings:
+    """What encoders make of a fixed set of samples, each computed when first asked for.
+
+    Args:
+        count: Number of samples.
+        parts: Inputs and lengths of a modality, over all samples in their order and as training
+            may see them; None = nothing is shared with other runs.
+        stored: Modality -> where its inputs lie, for banks that refer to them instead of copying;
+            whatever presence withholds is in there, too. None = nowhere.
+        learning: Whether encoders may learn meanwhile, so that only what is frozen is kept. An
+            encoder that consists of a `trunk` and an `out` need only have its trunk frozen.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        parts: Callable[[str], Parts] | None = None,
+        stored: Mapping[str, Stored] | None = None,
+        *,
+        learning: bool = True,
+    ) -> None:
+        self.count = count
+        self.stored = stored
+        self.learning = learning
+        self._parts = parts
+        self._outputs: dict[tuple[int, str], Output] = {}
+
+    def output(self, modality: str, encoder: Encode) -> "Output":
+        """What is known of one encoder's output."""
+        key = (id(encoder), modality)
+        if key not in self._outputs:
+            output = Output(encoder, self.count)
+            if isinstance(encoder, nn.Module):
+                output.values = self._known(modality, encoder)
+            output.known[:] = output.values is not None
+            self._outputs[key] = output
+        return self._outputs[key]
+
+    def _known(self, modality: str, encoder: nn.Module) -> Tensor | None:
+        """All outputs of an encoder that has not run here yet, where something else tells them."""
+        trunk, out = getattr(encoder, "trunk", None), getattr(encoder, "out", None)
+        if isinstance(out, nn.Module) and getattr(trunk, "rests", False):
+            # it has run already, before the rest was frozen
+            assert isinstance(trunk, nn.Module)
+            values = self._outside(self.output(modality, trunk), out)
+            if values is not None:
+                return values
+        if self._parts is None or not is_shared_between_runs(encoder):
+            return None
+        return stored_embeddings(encoder, partial(self._parts, modality), self.count)
+
+    @torch.no_grad()
+    def _outside(self, trunk: "Output", out: nn.Module) -> Tensor | None:
+        """Outputs of an encoder from those of its trunk; None if not all are known, or too many."""
+        if trunk.values is None or not bool(trunk.known.all()):
+            return None
+        device = next(out.parameters(), trunk.values).device
+        parts: list[Tensor] = []
+        for part in torch.split(trunk.values, CHUNK):
+            parts.append(out(part.to(device)))
+            if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
+                return None
+        return torch.cat(parts)
+
+    def forget(self, modality: str, encoder: Encode) -> None:
+        """Drop what is known of an encoder that learns again."""
+        self._outputs.pop((id(encoder), modality), None)
+
+
+class Output:
+    """Output of one encoder, sample by sample.
+
+    Args:
+        encoder: Held, so that its id cannot be given to another.
+        count: Number of samples.
+    """
+
+    def __init__(self, encoder: Encode, count: int) -> None:
+        self.encoder = encoder
+        self.known: Bool[Tensor, " sample"] = torch.zeros(count, dtype=torch.bool)
+        self.values: Tensor | None = None  # (sample, ...)
+
+    def get(self, rows: Tensor | None) -> Tensor | None:
+        """Output of these samples, None = all; None if that of one is not known."""
+        if self.values is None or not bool(
+            (self.known if rows is None else self.known[rows]).all()
+        ):
+            return None
+        return self.values if rows is None else self.values[rows.to(self.values.device)]
+
+    def put(self, rows: Tensor | None, z: Tensor) -> None:
+        """Keep output of these samples, None = all."""
+        if z[0].numel() * z.element_size() * len(self.known) > MOST_BYTES:
+            return
+        if rows is None:
+            self.values, self.known[:] = z, True
+            return
+        if self.values is None:
+            self.values = z.new_zeros(len(self.known), *z.shape[1:])
+        self.values[rows.to(z.device)] = z
+        self.known[rows] = True
+
+
+class BatchEmbeddings:
+    """`Embeddings` of one batch, whose inputs are read where an encoder has not seen them yet.
+
+    Args:
+        whole: Those of all samples.
+        inputs: Modality -> (batch, ...), everything that may be seen of the batch's samples.
+        lengths: Modality -> (batch,), for kinds that have lengths.
+        rows: Which samples they are, on the CPU; None = all, in order.
+    """
+
+    def __init__(
+        self,
+        whole: Embeddings,
+        inputs: Mapping[str, Tensor],
+        lengths: Mapping[str, Tensor],
+        rows: Tensor | None,
+    ) -> None:
+        self.whole, self.rows = whole, rows
+        self._inputs, self._lengths = inputs, lengths
+
+    def embed(self, modality: str, encoder: Encode) -> Tensor | None:
+        """Output of an encoder for the batch; None for one that learns."""
+        if self.whole.learning and not (isinstance(encoder, nn.Module) and is_frozen(encoder)):
+            self.whole.forget(modality, encoder)
+            trunk = getattr(encoder, "trunk", None)
+            if not isinstance(trunk, nn.Module) or not is_frozen(trunk):
+                return None
+            assert isinstance(encoder, nn.Module)
+            out: Tensor = encoder.get_submodule("out")(self.embed(modality, trunk))
+            return out
+        output = self.whole.output(modality, encoder)
+        known = output.get(self.rows)
+        weights = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
+        if known is not None:
+            return known if weights is None else known.to(weights.device)
+        x, lengths = self._inputs[modality], self._lengths.get(modality)
+        device = x.device if weights is None else weights.device
+        with torch.no_grad():
+            z = encoder(x.to(device), None if lengths is None else lengths.to(device))
+        output.put(self.rows, z)
+        return z
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, none of them learns, and it is in eval mode."""
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(learns) and not any(learns) and not module.training
+
+
+def share_between_runs(module: nn.Module) -> None:
     """Say of all encoders in a module that other runs hold them, too, with the same weights."""
     _shared.update(module.modules())
 
 
-def is_shared(encoder: object) -> bool:
+def is_shared_between_runs(encoder: object) -> bool:
     """Whether runs share what an encoder gives while it is frozen; others are a run's own."""
     return encoder in _shared
 
 
 @torch.no_grad()
-def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int) -> Tensor:
+def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int) -> Tensor:
     """Outputs of a frozen encoder, mapped from a file that the first who asks for it writes.
 
     Args:
@@ -45,7 +209,7 @@ def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         (count, ...) on the CPU. What is written to it stays in this process.
     """
     weights = encoder.state_dict()
-    words = {
+    spec = {
         "what": "embeddings",
         "encoder": type(encoder).__qualname__,
         "structure": repr(encoder),
@@ -73,7 +237,7 @@ def shared_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         assert start == count, f"{start} samples were given, not {count}"
         kept.flush()
 
-    folder = cached(words, build)
+    folder = cached(spec, build)
     # copy on write: torch wants an array that could be written to
     return torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
 

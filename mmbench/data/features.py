@@ -162,7 +162,7 @@ def frozen_features(
                 np.save(folder / "part.npy", compute())
                 (folder / "part.npy").rename(folder / f"{name}.npy")
 
-    words = {
+    spec = {
         "what": "frozen features",
         "code": hash_of(__name__),
         "data": data,
@@ -171,7 +171,7 @@ def frozen_features(
         "encoders": encoders,
         "side": IMAGE_SIDE,
     }
-    folder = cached(words, build)
+    folder = cached(spec, build)
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in work}
 
 
@@ -218,8 +218,8 @@ def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
             list(part), padding=True, truncation=True, max_length=MAX_PIECES, return_tensors="pt"
         )
         z: Tensor = net(**pieces).last_hidden_state
-        there = pieces["attention_mask"][:, :, None].bool()  # False = padding
-        return F.normalize((z * there).sum(1), dim=1)  # of the mean, too: they differ in length
+        present = pieces["attention_mask"][:, :, None].bool()  # False = padding
+        return F.normalize((z * present).sum(1), dim=1)  # of the mean, too: they differ in length
 
     with torch.inference_mode():
         parts = [encode(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH)]

@@ -37,7 +37,7 @@ from mmbench.data.missingness import (
     PatternProbability,
     Scores,
     Stream,
-    find,
+    modality_index,
     pattern_index,
 )
 from mmbench.data.samples import PresenceArray, Samples
@@ -187,7 +187,7 @@ class PresenceTable:
 
 
 @dataclass(frozen=True)
-class Table:
+class FromTable:
     """A presence table from a file decides what is shown.
 
     Args:
@@ -228,9 +228,9 @@ class Table:
         """See `Missingness`; reads the file."""
         found = self.load().modalities
         for name in found:
-            find(name, names)
+            modality_index(name, names)
         for name in names:
-            find(name, found)
+            modality_index(name, found)
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
         """See `Missingness`; nothing is random."""

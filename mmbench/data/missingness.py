@@ -2,7 +2,7 @@
 
 Rates. `missing_rate` is the share of the naturally present (sample, modality) entries that a
 mechanism hides, in expectation over the samples it is laid over; on complete data that is the
-share of absent entries. Gaps that nature left always stay, are never counted as hidden, and a
+share of absent entries. Natural gaps always stay, are never counted as hidden, and a
 sample always keeps one of the modalities that it really has. So samples with m_i modalities allow
 a rate of at most sum(m_i - 1) / sum(m_i), which is (M - 1) / M on complete data.
 
@@ -124,14 +124,14 @@ class Missingness(Protocol):
         """Draw what the samples show: never more than they have, and at least one modality.
 
         Raises:
-            ValueError: If the rate cannot be reached with the gaps that nature left.
+            ValueError: If the rate cannot be reached with the natural gaps.
         """
 
     def law(self, samples: Samples) -> Law:
         """Calibrate to the samples and return the exact probability of each pattern.
 
         The function that comes back takes, for any rows, also made-up ones, what `scores` and
-        `label_score` would say of them, and their natural presence; values that the mechanism
+        `label_value` would say of them, and their natural presence; values that the mechanism
         does not look at may be NaN. Its result has 2^M columns: column sum_m presence_m 2^m is
         the probability of that pattern, column 0 is zero, a row sums to 1. So a Bayes posterior
         can count the mask as evidence. Where counts are exact (`incomplete`) rows depend on each
@@ -152,12 +152,12 @@ def pattern_index(presence: PresenceArray) -> Int[np.ndarray, " sample"]:
     return found
 
 
-def patterns(size: int) -> Bool[np.ndarray, "pattern modality"]:
+def every_pattern(size: int) -> Bool[np.ndarray, "pattern modality"]:
     """All 2^size sets of modalities, the empty one first; row i is the pattern of index i."""
     return ((np.arange(1 << size)[:, None] >> np.arange(size)) & 1).astype(bool)
 
 
-def find(word: str, names: Sequence[str]) -> int:
+def modality_index(word: str, names: Sequence[str]) -> int:
     """Column of a modality, by name or by position (`primary`, `secondary`).
 
     Raises:
@@ -175,12 +175,12 @@ def find(word: str, names: Sequence[str]) -> int:
 # --- what a mechanism may look at -----------------------------------------------------------
 
 
-def score(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
+def modality_value(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
     """Sum up the value of a modality in one raw number: the mean of all its values.
 
-    Padding has no part in it. Token ids mean nothing as numbers; their score is the number of
+    Padding has no part in it. Token ids mean nothing as numbers; their value is the number of
     tokens (integer inputs with lengths are token ids). It is linear in the values, so a
-    Gaussian modality has a Gaussian score.
+    Gaussian modality has a Gaussian value.
 
     Returns:
         Any real number; NaN where the sample lacks the modality by nature.
@@ -203,12 +203,12 @@ def score(samples: Samples, modality: str) -> Float[np.ndarray, " sample"]:
     return found
 
 
-def scores(samples: Samples) -> Float[np.ndarray, "sample modality"]:
-    """Score of every modality, NaN where absent by nature."""
-    return np.stack([score(samples, name) for name in samples.modalities], axis=1)
+def modality_values(samples: Samples) -> Float[np.ndarray, "sample modality"]:
+    """Value of every modality, NaN where absent by nature."""
+    return np.stack([modality_value(samples, name) for name in samples.modalities], axis=1)
 
 
-def label_score(samples: Samples) -> Float[np.ndarray, " sample"]:
+def label_value(samples: Samples) -> Float[np.ndarray, " sample"]:
     """Sum up the target in one raw number: the class number, or the mean over the outputs."""
     target: NDArray[np.float64] = samples.target.astype(np.float64)
     if target.ndim > 1:
@@ -274,7 +274,7 @@ def _entry_law(
     """
     found = np.zeros((len(p), 1 << p.shape[1]))
     everything = np.where(natural, p, 1.0).prod(axis=1)
-    for index, shown in enumerate(patterns(p.shape[1])):
+    for index, shown in enumerate(every_pattern(p.shape[1])):
         if index:
             factors = np.where(shown, np.where(natural, 1 - p, 0.0), np.where(natural, p, 1.0))
             found[:, index] = factors.prod(axis=1)
@@ -304,7 +304,7 @@ class Mcar:
     r_1 + r_2 <= 1; more of them not quite all whose sum is at most M - 1. Nothing is ever drawn
     again.
 
-    Where nature left gaps, M is the number of modalities that a sample really has, and p is
+    Where gaps are natural, M is the number of modalities that a sample really has, and p is
     solved so that the expected share over all naturally present entries is the nominal one.
 
     Args:
@@ -414,9 +414,9 @@ class Mcar:
         """
         r = np.zeros(len(names))
         for name, rate in rates.items():
-            r[find(name, names)] = rate
+            r[modality_index(name, names)] = rate
         codes, counts = np.unique(pattern_index(natural), return_counts=True)
-        shown = patterns(len(names))[codes]  # (natural pattern, modality)
+        shown = every_pattern(len(names))[codes]  # (natural pattern, modality)
         size = shown.sum(axis=1)
         entries = np.maximum(counts @ shown, 1)
         p = r.copy()
@@ -499,7 +499,7 @@ class _Dependent:
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
         """See `Missingness`."""
-        w = self._weights(samples)(scores(samples), label_score(samples), samples.presence)
+        w = self._weights(samples)(modality_values(samples), label_value(samples), samples.presence)
         tau = self._time(w, samples.presence)
         u = stream.uniform(samples.sample_id, samples.modalities)
 
@@ -513,7 +513,8 @@ class _Dependent:
         """See `Missingness`."""
         weights = self._weights(samples)
         tau = self._time(
-            weights(scores(samples), label_score(samples), samples.presence), samples.presence
+            weights(modality_values(samples), label_value(samples), samples.presence),
+            samples.presence,
         )
 
         def probability(score: Scores, label: Labels, natural: PresenceArray) -> PatternProbability:
@@ -526,7 +527,7 @@ class _Dependent:
 
     def absence_probability(self, samples: Samples) -> Float[np.ndarray, "sample modality"]:
         """Chance that an entry vanishes before the rule that one is kept."""
-        w = self._weights(samples)(scores(samples), label_score(samples), samples.presence)
+        w = self._weights(samples)(modality_values(samples), label_value(samples), samples.presence)
         return np.exp(-self._time(w, samples.presence) * w)
 
     def _weights(
@@ -581,8 +582,8 @@ def _scaled(x: NDArray[np.float64], *, centre: float, factor: float) -> NDArray[
 class Mar(_Dependent):
     """Missing at random: what vanishes depends on a modality that stays (see `_Dependent`).
 
-    z is the standardised `score` of the modality `given`, which is itself never hidden. A sample
-    that lacks it by nature counts as average (z = 0) and keeps one of its others.
+    z is the standardised `modality_value` of the modality `given`, which is itself never hidden. A
+    sample that lacks it by nature counts as average (z = 0) and keeps one of its others.
 
     Args:
         missing_rate: Share of entries, those of `given` included, 0 <= rate <= (M - 1) / M.
@@ -599,14 +600,14 @@ class Mar(_Dependent):
 
     def check(self, names: tuple[str, ...]) -> None:
         """See `Missingness`."""
-        find(self.given, names)
+        modality_index(self.given, names)
         super().check(names)
 
     def _weights(
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
-        column = find(self.given, samples.modalities)
-        standard = _standardise(score(samples, samples.modalities[column]))
+        column = modality_index(self.given, samples.modalities)
+        standard = _standardise(modality_value(samples, samples.modalities[column]))
 
         def weights(
             score: Scores, label: Labels, natural: PresenceArray
@@ -623,7 +624,7 @@ class Mar(_Dependent):
 class MnarValue(_Dependent):
     """Missing not at random: an entry vanishes depending on its own value (see `_Dependent`).
 
-    z is the standardised `score` of the entry itself.
+    z is the standardised `modality_value` of the entry itself.
 
     Args:
         missing_rate: Share of entries, 0 <= rate <= (M - 1) / M.
@@ -635,7 +636,7 @@ class MnarValue(_Dependent):
     def _weights(
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
-        standard = [_standardise(column) for column in scores(samples).T]
+        standard = [_standardise(column) for column in modality_values(samples).T]
 
         def weights(
             score: Scores, label: Labels, natural: PresenceArray
@@ -650,7 +651,7 @@ class MnarValue(_Dependent):
 class MnarLabel(_Dependent):
     """Missing depending on the target, so that the mask itself is evidence (see `_Dependent`).
 
-    z is the standardised `label_score`: later classes, more labels or larger values lose more.
+    z is the standardised `label_value`: later classes, more labels or larger values lose more.
 
     Args:
         missing_rate: Share of entries, 0 <= rate <= (M - 1) / M.
@@ -662,7 +663,7 @@ class MnarLabel(_Dependent):
     def _weights(
         self, samples: Samples
     ) -> Callable[[Scores, Labels, PresenceArray], Float[np.ndarray, "row modality"]]:
-        standard = _standardise(label_score(samples))
+        standard = _standardise(label_value(samples))
 
         def weights(
             score: Scores, label: Labels, natural: PresenceArray
@@ -730,7 +731,7 @@ class Incomplete:
         """Which modality is hidden; None if it differs between samples."""
         if self.missing in ("each", "both", "any") and self.missing not in names:
             return None
-        return find(self.missing, names)
+        return modality_index(self.missing, names)
 
     def _eligible(
         self, natural: PresenceArray, names: tuple[str, ...]
@@ -830,7 +831,7 @@ class Pattern:
     def check(self, names: tuple[str, ...]) -> None:
         """See `Missingness`."""
         for word in self.present:
-            find(word, names)
+            modality_index(word, names)
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
         """See `Missingness`; nothing is random."""
@@ -846,7 +847,7 @@ class Pattern:
 
     def _show(self, natural: PresenceArray, names: tuple[str, ...]) -> PresenceArray:
         shown = np.zeros(len(names), bool)
-        shown[[find(word, names) for word in self.present]] = True
+        shown[[modality_index(word, names) for word in self.present]] = True
         presence = natural & shown
         return np.where(presence.any(axis=1, keepdims=True), presence, natural)
 
@@ -859,7 +860,7 @@ def _certain(presence: PresenceArray) -> PatternProbability:
 
 @dataclass(frozen=True)
 class Natural:
-    """Only what nature left out is missing, whether simulated gaps come on top or not.
+    """Only natural gaps are missing, whether simulated gaps come on top or not.
 
     Args:
         simulated: Mechanism that hides further entries; None = nothing more. Its rates speak of
@@ -909,7 +910,7 @@ class Natural:
 
 
 def natural() -> Missingness:
-    """Only what nature left out is missing."""
+    """Only natural gaps are missing."""
     return Natural()
 
 
@@ -921,7 +922,7 @@ def pattern_probability(
 ) -> Float[np.ndarray, "sample pattern"]:
     """Exact probability of each pattern for these samples; columns as in `Missingness.law`."""
     law = missingness.law(samples)
-    return law(scores(samples), label_score(samples), samples.presence)
+    return law(modality_values(samples), label_value(samples), samples.presence)
 
 
 @dataclass(frozen=True)
@@ -931,7 +932,7 @@ class Realised:
     Args:
         missing_rate: Share of all entries that are absent, for whatever reason.
         incomplete_rate: Share of samples that lack something, for whatever reason.
-        natural_missing_rate: Share of all entries that nature left out.
+        natural_missing_rate: Share of all entries that are naturally missing.
         simulated_missing_rate: Share of the naturally present entries that were hidden; this is
             what the nominal rate speaks of.
         patterns: Pattern name -> samples, most frequent first; those that do not occur are
@@ -949,7 +950,7 @@ def realised(presence: PresenceArray, natural: PresenceArray, names: Sequence[st
     """Count what is absent in a drawn table; all rates are 0 if it is empty."""
     codes, counts = np.unique(pattern_index(presence), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shown = patterns(len(names))
+    shown = every_pattern(len(names))
     entries, there = max(presence.size, 1), max(int(natural.sum()), 1)
     return Realised(
         missing_rate=int((~presence).sum()) / entries,
@@ -966,7 +967,7 @@ class Dependence:
 
     Args:
         label: Mutual information of pattern and target.
-        value: Modality -> mutual information of pattern and that modality's score, over the
+        value: Modality -> mutual information of pattern and that modality's value, over the
             samples that have it by nature.
     """
 
@@ -985,8 +986,8 @@ def dependence(presence: PresenceArray, samples: Samples) -> Dependence:
     value = {}
     for column, name in enumerate(samples.modalities):
         there = samples.presence[:, column]
-        value[name] = _information(codes[there], _binned(score(samples, name)[there]))
-    label = label_score(samples)
+        value[name] = _information(codes[there], _binned(modality_value(samples, name)[there]))
+    label = label_value(samples)
     classes = samples.target.ndim == 1 and np.issubdtype(samples.target.dtype, np.integer)
     return Dependence(label=_information(codes, label if classes else _binned(label)), value=value)
 

@@ -62,7 +62,7 @@ class Propensity(ABC):
         """Stabilised inverse-probability weights of test samples.
 
         Args:
-            presence: What nature left of each sample.
+            presence: Natural presence of each sample.
             given: What the propensity depends on, see the subclass; one entry a sample.
             needs: One bool a modality. None weighs each sample for its own pattern. Otherwise
                 for a condition that shows these modalities to whoever has them: w = P(has all
@@ -246,4 +246,4 @@ def _count(
 
 
 def _word(presence: NDArray[np.bool_]) -> str:
-    return "".join("1" if there else "0" for there in presence)
+    return "".join("1" if present else "0" for present in presence)

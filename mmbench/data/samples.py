@@ -15,7 +15,7 @@ PresenceArray = Bool[np.ndarray, "sample modality"]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of one split with what nature left of their modalities.
+    """Samples of one split with their natural missingness.
 
     Args:
         modalities: Names, in the order of the columns of `presence`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbench.config import JSON, load_config
-from mmbench.data.masks import Table
+from mmbench.data.masks import FromTable
 from mmbench.data.missingness import (
     Incomplete,
     Mar,
@@ -17,16 +17,16 @@ from mmbench.data.missingness import (
     MnarValue,
     Natural,
     Pattern,
+    every_pattern,
     pattern_name,
-    patterns,
 )
+from mmbench.paths import folder
 from mmbench.registry import suggest
-from mmbench.resources import folder
 
 Regime = Literal["withheld", "full_access"]
 REGIMES: tuple[Regime, ...] = ("withheld", "full_access")
 MECHANISMS: dict[str, type[Any]] = {
-    cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, Table)
+    cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, FromTable)
 }
 KNOWN = (*MECHANISMS, "natural", "every_pattern")
 
@@ -40,7 +40,7 @@ class EveryPattern:
 
     def expand(self, names: tuple[str, ...]) -> dict[str, Missingness]:
         """Condition name -> pattern; the one with everything is called `complete`."""
-        shown = [row for row in patterns(len(names)) if row.any()]
+        shown = [row for row in every_pattern(len(names)) if row.any()]
         shown.sort(key=lambda row: (-row.sum(), [not there for there in row]))
         found: dict[str, Missingness] = {}
         for row in shown:
@@ -302,4 +302,4 @@ def _pinned(entry: Mapping[str, JSON]) -> list[dict[str, JSON]]:
     if "path" not in entry or "checksum" in entry:
         return [dict(entry)]
     paths = entry["path"] if _is_list(entry["path"]) else [entry["path"]]
-    return [{**entry, "path": path, "checksum": Table(path).load().checksum} for path in paths]
+    return [{**entry, "path": path, "checksum": FromTable(path).load().checksum} for path in paths]

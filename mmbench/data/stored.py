@@ -44,7 +44,7 @@ class Stored:
 class Inputs(Mapping[str, Tensor]):
     """Inputs of a batch, each read when it is first asked for.
 
-    Where what an encoder makes of them is remembered, nobody asks: they are not read, not scaled
+    Where embeddings of them are known, nobody asks: they are not read, not scaled
     and not moved to a device.
 
     Args:

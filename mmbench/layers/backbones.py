@@ -97,9 +97,9 @@ class Backbone(nn.Module, ABC):
         else:
             x = torch.full((1, *modality.shape), value, device=device)
         lengths = {name: torch.tensor([length], device=device)} if modality.has_lengths else {}
-        there = torch.ones(1, 1, dtype=torch.bool, device=device)
+        present = torch.ones(1, 1, dtype=torch.bool, device=device)
         nobody = torch.zeros(1, dtype=torch.long, device=device)
-        batch = Batch((name,), {name: x}, there, nobody, nobody, lengths)
+        batch = Batch((name,), {name: x}, present, nobody, nobody, lengths)
         return batch.embed(name, self.unscaled(name))[0], self.real(name, batch)[0]
 
     def unscaled(self, name: str) -> Callable[[Tensor, Tensor | None], Tensor]:

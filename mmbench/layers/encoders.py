@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.embeddings import share
+from mmbench.data.embeddings import share_between_runs
 from mmbench.data.task import EncoderSpec, Kind, Modality, Task
 from mmbench.layers.attention import GatedAttentionPool, TransformerStack
 from mmbench.layers.dropout import Dropout
@@ -330,7 +330,7 @@ def rest(module: nn.Module) -> None:
     """Freeze a module for good: no stage of a method trains it, and runs share what it gives."""
     module.rests = True  # type: ignore[assignment] # torch takes attributes for tensors
     module.requires_grad_(False)
-    share(module)
+    share_between_runs(module)
 
 
 class Words(nn.Embedding):

@@ -17,7 +17,7 @@ Notation: B queries, N rows of the bank, K neighbours, W width of all features t
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,12 +28,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, FrozenMemo, Remembered, is_frozen, keep, opaque_ids
-from mmbench.data.embeddings import is_shared, shared_embeddings
+from mmbench.data.batch import Batch, opaque_ids, zero_absent
+from mmbench.data.embeddings import (
+    Embeddings,
+    is_frozen,
+    is_shared_between_runs,
+    stored_embeddings,
+)
 from mmbench.data.files import read_npz
 from mmbench.data.hashing import hashed
 from mmbench.data.scale import Moments, Scale
-from mmbench.data.stored import Inputs, Stored, change
+from mmbench.data.stored import Inputs, Stored
 from mmbench.data.task import Kind, Modality, Task
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
@@ -247,7 +252,7 @@ class Feature(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch width"]:
         """Features of a batch, zeros where the modality is absent."""
-        return keep(self.scaled(self.of(batch)), batch.has(self.name))
+        return zero_absent(self.scaled(self.of(batch)), batch.has(self.name))
 
 
 class Vectors(Feature):
@@ -308,7 +313,7 @@ class Vectors(Feature):
                 f"retrieve_by: {int(lost.sum())} of {len(lost)} samples have no vector for "
                 f"{self.name!r} in the file; it needs those of all splits"
             )
-        return keep(self.vectors[self.row[at]], batch.has(self.name))
+        return zero_absent(self.vectors[self.row[at]], batch.has(self.name))
 
 
 class Projections(Feature):
@@ -416,7 +421,7 @@ class Memory(nn.Module):
         # where the inputs lie: all of a split, the places of the rows in it, and its embeddings
         self._stored: Mapping[str, Stored] = {}
         self._place = self.by_id.clone()
-        self._remembered: Remembered | None = None
+        self._embeddings: Embeddings | None = None
         self._tables: dict[str, tuple[object, _Table | Tensor | None]] = {}
 
     def __len__(self) -> int:
@@ -454,7 +459,7 @@ class Memory(nn.Module):
 
         def look(rows: Tensor, present: bool) -> Tensor:
             parts = (
-                keep(part.scaled(raw[name][rows]), there[rows] | present)
+                zero_absent(part.scaled(raw[name][rows]), there[rows] | present)
                 for name, part, there in pairs
             )
             return torch.cat(list(parts), 1)
@@ -479,9 +484,9 @@ class Memory(nn.Module):
             rows: Positions of the bank's samples in it.
         """
         self._tables = {}
-        split = seen[0].remembered
+        split = seen[0].embeddings
         if split is not None and split.stored is not None:
-            self._stored, self._remembered = split.stored, split
+            self._stored, self._embeddings = split.stored, split
             self._place = torch.cat([part.place for part in seen])[rows]
             return
         whole = {name: [part.copies[name] for part in seen] for name in self.names}
@@ -496,7 +501,7 @@ class Memory(nn.Module):
             )
             for name, parts in whole.items()
         }
-        self._place, self._remembered = kept[rows], None
+        self._place, self._embeddings = kept[rows], None
 
     def require_neighbours(self) -> None:
         """Refuse a memory in which a sample could find nothing but itself.
@@ -650,12 +655,12 @@ class Memory(nn.Module):
         return self._tables[name][1]
 
     def _embed_all(self, name: str, embedder: nn.Module) -> "_Table | Tensor | None":
-        if is_shared(embedder) and is_frozen(embedder) and len(self):
-            if self._remembered is not None:  # those of the training split are there already
-                values = self._remembered.rows(name, embedder).values
+        if is_shared_between_runs(embedder) and is_frozen(embedder) and len(self):
+            if self._embeddings is not None:  # those of the training split are there already
+                values = self._embeddings.output(name, embedder).values
                 assert values is not None, "shared embeddings are made for a whole split"
                 return _Table(values, self._place)
-            return shared_embeddings(embedder, partial(self._chunks, name), len(self))
+            return stored_embeddings(embedder, partial(self._chunks, name), len(self))
         pieces: list[Tensor] = []
         for rows in torch.split(torch.arange(len(self)), CHUNK):
             pieces.append(self._embed(name, rows, embedder))
@@ -696,7 +701,7 @@ class Memory(nn.Module):
                     None if lengths is None else lengths.cpu(),
                 )
         if loaded:
-            self._stored, self._remembered, self._tables = loaded, None, {}
+            self._stored, self._embeddings, self._tables = loaded, None, {}
             self._place = torch.arange(len(next(iter(loaded.values())).values))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -725,7 +730,7 @@ class _Seen:
     complete: Tensor
     target: Tensor
     raw: dict[str, Tensor]  # features that exist before training, of all that may be seen
-    remembered: Remembered | None  # of the split, and the places in it
+    embeddings: Embeddings | None  # of the split, and the places in it
     place: Tensor
     copies: Mapping[str, tuple[Tensor, Tensor | None]]  # complete samples of no data module
 
@@ -733,9 +738,9 @@ class _Seen:
     def of(cls, batch: Batch, features: list[Feature]) -> "_Seen":
         shown = batch if batch.teacher is None else batch.teacher
         complete = shown.presence.all(1)
-        memo = shown.memo if isinstance(shown.memo, FrozenMemo) else None
-        remembered = None if memo is None else memo.remembered
-        refer = remembered is not None and remembered.stored is not None
+        rows = None if shown.embeddings is None else shown.embeddings.rows
+        split = None if shown.embeddings is None else shown.embeddings.whole
+        refer = split is not None and split.stored is not None
         copies = {} if refer else {n: _some(shown, n, complete) for n in batch.modalities}
         return cls(
             batch.sample_id,
@@ -743,8 +748,8 @@ class _Seen:
             complete,
             shown.target,
             {part.name: part.of(shown) for part in features},
-            remembered,
-            batch.sample_id if memo is None else memo.rows,
+            split,
+            batch.sample_id if rows is None else rows,
             copies,
         )
 
@@ -752,17 +757,3 @@ class _Seen:
 def _some(batch: Batch, name: str, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     lengths = batch.lengths.get(name)
     return batch.inputs[name][rows], None if lengths is None else lengths[rows]
-
-
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """These rows of a batch alone."""
-    return replace(
-        batch,
-        inputs=change(batch.inputs, lambda _, x: x[rows]),
-        presence=batch.presence[rows],
-        target=batch.target[rows],
-        sample_id=batch.sample_id[rows],
-        lengths={name: x[rows] for name, x in batch.lengths.items()},
-        teacher=None,
-        memo=None,
-    )

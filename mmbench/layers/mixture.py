@@ -68,9 +68,9 @@ class DiagonalMixture(nn.Module):
         a component of which the sample has nothing gives μ_k. The order of the instances does
         not matter, and neither does padding.
         """
-        there = valid_steps(lengths, x)[:, :, None]
-        x = torch.where(there, x, 0.0)
-        r = torch.where(there, self.posterior(x), 0.0)
+        present = valid_steps(lengths, x)[:, :, None]
+        x = torch.where(present, x, 0.0)
+        r = torch.where(present, self.posterior(x), 0.0)
         mass = r.sum(1)[:, :, None] + PRIOR_INSTANCES
         return (r.transpose(1, 2) @ x + PRIOR_INSTANCES * self.mean) / mass
 
@@ -104,7 +104,7 @@ class DiagonalMixture(nn.Module):
         if count * features < WORTH_KEEPING:
             state = expectation_maximisation(rows, components)
         else:
-            words = {
+            spec = {
                 "what": "mixture of diagonal Gaussians",
                 "code": hash_of(__name__),
                 "components": components,
@@ -115,7 +115,7 @@ class DiagonalMixture(nn.Module):
             def build(folder: Path) -> None:
                 expectation_maximisation(rows, components, folder)
 
-            state = _read(cached(words, build, home=home) / LAST_ROUND)
+            state = _read(cached(spec, build, home=home) / LAST_ROUND)
         with torch.no_grad():
             self.mean.copy_(state["mean"])
             self.variance.copy_(state["variance"])

@@ -424,8 +424,8 @@ class PackagedBackbone(PretrainedBackbone):
             return super().pool(xs, reads, at)
         means = []
         for x, read, [name] in zip(xs, reads, self.streams, strict=True):
-            own, there = x[:, -self.counts[name] :], read[:, -self.counts[name] :]
-            weight = there / there.sum(1, keepdim=True).clamp_min(1)
+            own, present = x[:, -self.counts[name] :], read[:, -self.counts[name] :]
+            weight = present / present.sum(1, keepdim=True).clamp_min(1)
             means.append((weight[:, None].to(x) @ own).squeeze(1))
         return torch.cat(means, 1)
 

@@ -103,7 +103,7 @@ def with_dummies(
             continue
         grid = modality.kind in ("image", "volume")
         blank, real = backbone.blank(name, 1.0 if grid and dummy == "ones" else 0.0)
-        there = batch.has(name)[:, None]
-        tokens[name] = torch.where(there[:, :, None], tokens[name], blank)
-        keys[name] = torch.where(there, keys[name], real)
+        present = batch.has(name)[:, None]
+        tokens[name] = torch.where(present[:, :, None], tokens[name], blank)
+        keys[name] = torch.where(present, keys[name], real)
     return tokens, keys

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import presence_code
@@ -117,13 +117,13 @@ class SupportBank(nn.Module):
         codes = presence_code(self.presence)
         self.pattern_code, self.pattern_size = torch.unique(codes, return_counts=True)
         for m, name in enumerate(self.names):
-            there = self.presence[:, m]
+            present = self.presence[:, m]
             # zeros where absent: nothing that a batch withholds may be kept
             x = torch.cat([b.inputs[name] for b in batches])[order]
-            setattr(self, f"input_{m}", keep(x, there))
+            setattr(self, f"input_{m}", zero_absent(x, present))
             if name in self.with_lengths:
                 steps = torch.cat([b.lengths[name] for b in batches])[order]
-                setattr(self, f"length_{m}", keep(steps, there))
+                setattr(self, f"length_{m}", zero_absent(steps, present))
 
     def everything(self) -> Batch:
         """All samples that are kept, without their targets."""

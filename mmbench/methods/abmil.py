@@ -24,7 +24,7 @@ from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.pooling import valid_steps
 from mmbench.method import Applies, Paper
-from mmbench.single import SingleModality
+from mmbench.single_modality import SingleModality
 
 
 class ABMIL(SingleModality):

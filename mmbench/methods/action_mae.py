@@ -116,8 +116,8 @@ class ActionMAE(Method):
             presence: What is there.
         """
         count, memory = len(self.memory), self.memory.expand(len(v), -1, -1)
-        there = F.pad(presence, (count, 0), value=True)
-        encoded = self.encoder(torch.cat([memory, v + self.position], dim=1), there)
+        present = F.pad(presence, (count, 0), value=True)
+        encoded = self.encoder(torch.cat([memory, v + self.position], dim=1), present)
         tokens = encoded[:, count:]
         kept = presence
         if self.official and not self.training:

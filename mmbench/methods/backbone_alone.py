@@ -15,7 +15,7 @@ from torch import Tensor
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.method import Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 
 class BackboneAlone(PromptMethod):

@@ -193,8 +193,8 @@ def prototypes(
         centre = member.T @ joint / count.clamp_min(1)[:, None]  # (C, D)
         cosines.append(F.normalize(joint, dim=1) @ F.normalize(centre, dim=1).T)
     apart = (cosines[0] - cosines[1]).square()
-    there = rows[:, None] & (count > 0)
-    return masked_mean(apart.flatten(), there.flatten(), dim=0)
+    present = rows[:, None] & (count > 0)
+    return masked_mean(apart.flatten(), present.flatten(), dim=0)
 
 
 def disentangled(

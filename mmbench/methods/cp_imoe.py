@@ -51,7 +51,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
@@ -201,8 +201,8 @@ class CPIMoE(Method):
             self.status_prompt = nn.Parameter(prompts)
         else:
             self.register_buffer("status_prompt", prompts, persistent=False)
-        told = pairs(modalities) if "dynamic" in prompt else ()
-        self.generators = nn.ModuleList(FeedForward(dim, dropout) for _ in told)
+        generated = pairs(modalities) if "dynamic" in prompt else ()
+        self.generators = nn.ModuleList(FeedForward(dim, dropout) for _ in generated)
         reads = modalities if prompt == "none" else len(prompt.split("_"))  # vectors
         experts = modalities + 2 - (drop is not None)
         self.router = nn.Sequential(
@@ -275,12 +275,12 @@ class CPIMoE(Method):
 
     def dynamic_prompt(self, b: Features, presence: Bool[Tensor, "batch modality"]) -> Vectors:
         """Sum of the features of a complete sample; else what they tell about missing ones."""
-        told = torch.zeros_like(b[:, 0])
+        generated = torch.zeros_like(b[:, 0])
         for (a, m), generate in zip(pairs(b.shape[1]), self.generators, strict=True):
-            told = told + keep(generate(b[:, a]), presence[:, a] & ~presence[:, m])
+            generated = generated + zero_absent(generate(b[:, a]), presence[:, a] & ~presence[:, m])
         count = presence.sum(1) * (~presence).sum(1)
-        told = told / count.clamp_min(1)[:, None]
-        return torch.where(presence.all(1)[:, None], b.sum(1), told)
+        generated = generated / count.clamp_min(1)[:, None]
+        return torch.where(presence.all(1)[:, None], b.sum(1), generated)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Terms of the present stage; before any stage has begun, of all of them."""
@@ -297,7 +297,7 @@ class CPIMoE(Method):
         b, presence = self.features(batch), batch.presence
         if kind == "specific":
             said = zip(self.specific_logits(b).unbind(1), presence.unbind(1), strict=True)
-            each = [masked_mean(self.row_loss(z, batch.target), there, 0) for z, there in said]
+            each = [masked_mean(self.row_loss(z, batch.target), present, 0) for z, present in said]
             return {kind: torch.stack(each).sum()}
         f = self.interactions[kind](b)
         counted = paired(batch)
@@ -398,17 +398,17 @@ def paired(batch: Batch) -> Bool[Tensor, " batch"]:
     return batch.presence.sum(1) >= 2
 
 
-def pull_together(b: Features, f: Vectors, there: Bool[Tensor, "batch modality"]) -> Tensor:
+def pull_together(b: Features, f: Vectors, present: Bool[Tensor, "batch modality"]) -> Tensor:
     """Mean distance of f from each modality's own features, summed over the modalities."""
-    return masked_mean(distances(b, f), there, 0).sum()
+    return masked_mean(distances(b, f), present, 0).sum()
 
 
-def push_apart(b: Features, f: Vectors, there: Bool[Tensor, "batch modality"]) -> Tensor:
+def push_apart(b: Features, f: Vectors, present: Bool[Tensor, "batch modality"]) -> Tensor:
     """As `pull_together`, but of what is lacking to a distance of 2; zero from there on.
 
     It is zero wherever the method uses it, see the head of this file.
     """
-    return masked_mean((MARGIN - distances(b, f)).relu(), there, 0).sum()
+    return masked_mean((MARGIN - distances(b, f)).relu(), present, 0).sum()
 
 
 def distances(b: Features, f: Vectors) -> Float[Tensor, "batch modality"]:

@@ -119,11 +119,11 @@ class DrFuse(Method):
         self, slots: Float[Tensor, "batch slot dim"], presence: Presence
     ) -> tuple[Float[Tensor, "batch output"], Float[Tensor, "batch row slot"]]:
         """Prediction and attention."""
-        there = available(presence)
+        present = available(presence)
         q, v, *k = self.attend(slots).chunk(2 + self.rows, dim=-1)
-        query = masked_mean(q, there)
+        query = masked_mean(q, present)
         scores = torch.einsum("bd,rbsd->brs", query, torch.stack(k)) / query.shape[1] ** 0.5
-        attention = scores.masked_fill(~there[:, None], -torch.inf).softmax(-1)
+        attention = scores.masked_fill(~present[:, None], -torch.inf).softmax(-1)
         read = attention @ v  # (B, R, D)
         return (read * self.head.weight).sum(-1) + self.head.bias, attention
 
@@ -199,11 +199,11 @@ def ranking(
     Mean over such entries of each pair of slots, then over the pairs. Only samples with at least
     two modalities take part.
     """
-    there = available(presence) & (presence.sum(1, keepdim=True) >= 2)
+    present = available(presence) & (presence.sum(1, keepdim=True) >= 2)
     terms = []
     for i, j in combinations(range(attention.shape[2]), 2):
         sign = torch.where(error[:, :, i] < error[:, :, j], 1.0, -1.0)
         excess = (sign * (attention[:, :, j] - attention[:, :, i])).relu()
-        wrong = (excess > 0) & (there[:, i] & there[:, j])[:, None]
+        wrong = (excess > 0) & (present[:, i] & present[:, j])[:, None]
         terms.append(masked_mean(excess.flatten(), wrong.flatten(), dim=0))
     return torch.stack(terms).mean()

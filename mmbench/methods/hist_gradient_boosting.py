@@ -40,7 +40,7 @@ class HistGradientBoosting(Estimator):
 
     def estimator(self, seed: int, **setting: Any) -> Any:
         """Boosted trees; validation decides when to stop, no part of training is held out."""
-        words = {"max_iter": setting["rounds"], "early_stopping": False, "random_state": seed}
+        settings = {"max_iter": setting["rounds"], "early_stopping": False, "random_state": seed}
         if self.task.kind == "regression":
-            return HistGradientBoostingRegressor(**words)
-        return HistGradientBoostingClassifier(**words)
+            return HistGradientBoostingRegressor(**settings)
+        return HistGradientBoostingClassifier(**settings)

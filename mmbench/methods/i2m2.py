@@ -138,6 +138,6 @@ class I2M2(Method):
         z, used = self.parts(batch)
         names = [*(batch.modalities if self.unimodal else ()), *(("joint",) if self.joint else ())]
         return {
-            name: masked_mean(self.row_loss(output, batch.target), there, dim=0)
-            for name, output, there in zip(names, z.unbind(1), used.unbind(1), strict=True)
+            name: masked_mean(self.row_loss(output, batch.target), present, dim=0)
+            for name, output, present in zip(names, z.unbind(1), used.unbind(1), strict=True)
         }

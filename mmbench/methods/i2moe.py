@@ -147,9 +147,9 @@ def uniqueness(
         away = F.pairwise_distance(anchor, others, eps=1e-7)
     own = away.diagonal().t()[:, None]  # (i, 1, B)
     terms = away - own if regression else F.relu(away - own + MARGIN)
-    there = presence.t()
-    another = ~torch.eye(len(there), dtype=torch.bool, device=there.device)[:, :, None]
-    counted = there[:, None] & there & another
+    present = presence.t()
+    another = ~torch.eye(len(present), dtype=torch.bool, device=present.device)[:, :, None]
+    counted = present[:, None] & present & another
     return masked_mean(terms.flatten(1), counted.flatten(1)).sum()
 
 
@@ -258,16 +258,16 @@ class I2MoE(Method):
         On the CPU y_i is computed for the samples that have modality i alone, and zero elsewhere.
         """
         experts, (batch, modalities) = self.experts.count, presence.shape
-        there = presence.t().flatten()  # (M B)
-        rows = torch.arange(len(there), device=there.device)
-        if there.is_cpu:  # how many are there is at hand
-            rows = rows[there]
+        present = presence.t().flatten()  # (M B)
+        rows = torch.arange(len(present), device=present.device)
+        if present.is_cpu:  # how many are there is at hand
+            rows = rows[present]
         noise = torch.randn(experts, len(rows), *e.shape[2:], device=e.device, dtype=e.dtype)
         which = torch.eye(modalities, dtype=torch.bool, device=e.device)[rows // batch]
         replaced = torch.where(which[:, :, None, None], noise[:, :, None], e[rows % batch])
         y = self.experts(torch.cat([e.expand(experts, *e.shape), replaced], dim=1))
         y_0, y_i = y.split([batch, len(rows)], dim=1)
-        y_i = y_i.new_zeros(experts, len(there), y.shape[2]).index_copy(1, rows, y_i)
+        y_i = y_i.new_zeros(experts, len(present), y.shape[2]).index_copy(1, rows, y_i)
         return torch.cat([y_0, y_i], dim=1).view(experts, 1 + modalities, batch, -1)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

@@ -73,23 +73,25 @@ class LateLogistic(Method):
         self.prior.copy_(output_prior(self.task, target))
         self._paths = []
         for m, x in enumerate(features):
-            there = presence[:, m]
-            self.priors[m] = output_prior(self.task, target[there]) if there.any() else self.prior
-            self._paths.append(self._path(x[there], target[there], self.priors[m]))
+            present = presence[:, m]
+            self.priors[m] = (
+                output_prior(self.task, target[present]) if present.any() else self.prior
+            )
+            self._paths.append(self._path(x[present], target[present], self.priors[m]))
         self._keep([DEFAULT] * len(features))
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Multiply the prior by the evidence of all modalities that are there."""
         parts = zip(self.experts, self._features(batch), strict=True)
         h = torch.stack([expert(x) for expert, x in parts], dim=1)  # (B, M, C)
-        there = batch.presence[:, :, None]
+        present = batch.presence[:, :, None]
         if self.task.kind == "regression":
-            precision = 1 + torch.where(there, self.says, 0.0).sum(1)
-            evidence = torch.where(there, (1 + self.says) * h - self.priors, 0.0)
+            precision = 1 + torch.where(present, self.says, 0.0).sum(1)
+            evidence = torch.where(present, (1 + self.says) * h - self.priors, 0.0)
             return (self.prior + evidence.sum(1)) / precision
         if self.task.kind == "single_label":
             h = h.log_softmax(2)
-        evidence = torch.where(there, self.says * (h - self.priors), 0.0)
+        evidence = torch.where(present, self.says * (h - self.priors), 0.0)
         return self.prior + evidence.sum(1)
 
     def candidates(self, batch: Batch) -> Float[Tensor, "batch candidate output"] | None:

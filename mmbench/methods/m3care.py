@@ -146,12 +146,12 @@ class M3Care(Method):
         if not len(self.memory):
             return self.convolve.alone(h, a)
         kept = self.memory.everything()
-        anchor, there = self.encode(kept).transpose(0, 1), kept.presence.t()
-        y = self.alike.features(anchor, there)
+        anchor, present = self.encode(kept).transpose(0, 1), kept.presence.t()
+        y = self.alike.features(anchor, present)
         bandwidth = self.alike.bandwidth
-        among = self.alike(y, there, y, there, bandwidth)
-        to = self.alike(x, a, y, there, bandwidth)
-        return self.convolve.from_anchors(h, a, to, anchor, there, among)
+        among = self.alike(y, present, y, present, bandwidth)
+        to = self.alike(x, a, y, present, bandwidth)
+        return self.convolve.from_anchors(h, a, to, anchor, present, among)
 
     def classify(self, h: Embeddings, g: Embeddings, a: Presence) -> Float[Tensor, "batch output"]:
         """Blend own and neighbours' embeddings, fill the gaps, fuse."""
@@ -209,24 +209,24 @@ class Similarity(nn.Module):
     def features(self, h: Embeddings, a: Presence) -> Features:
         """Normed features of the learned and of the plain kernel; no absent entry counts."""
         x = torch.cat([self.learn(h).relu(), h])  # (2M, B, D)
-        there = a.repeat(2, 1)
+        present = a.repeat(2, 1)
         mean, variance = self.mean, self.variance
         if self.training:
-            mean = masked_mean(x, there)
-            variance = masked_mean((x - mean[:, None]).square(), there)
+            mean = masked_mean(x, present)
+            variance = masked_mean((x - mean[:, None]).square(), present)
             with torch.no_grad():
-                known = there.any(1, keepdim=True)
+                known = present.any(1, keepdim=True)
                 for kept, now in ((self.mean, mean), (self.variance, variance)):
                     kept.copy_(torch.where(known, kept.lerp(now, MOMENTUM), kept))
         x = (x - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
-        return torch.where(there[:, :, None], x, 0.0)
+        return torch.where(present[:, :, None], x, 0.0)
 
     @torch.no_grad()
     def measure(self, x: Features, a: Presence) -> Float[Tensor, " view"]:
         """Bandwidths, the mean squared distance of two samples; remembered for evaluation."""
-        there = a.repeat(2, 1)
-        pair = there[:, :, None] & there[:, None]
-        count = pair.sum((1, 2)) - there.sum(1)  # a sample and itself are no pair
+        present = a.repeat(2, 1)
+        pair = present[:, :, None] & present[:, None]
+        count = pair.sum((1, 2)) - present.sum(1)  # a sample and itself are no pair
         total = torch.where(pair, squared_distance(x, x), 0.0).sum((1, 2))
         now = total / count.clamp_min(1)
         now = torch.where(count > 0, now, self.bandwidth)
@@ -321,16 +321,16 @@ class GraphConvolution(nn.Module):
         a: Presence,
         to: Float[Tensor, "batch anchor"],
         anchor: Float[Tensor, "modality anchor dim"],
-        there: Bool[Tensor, "modality anchor"],
+        present: Bool[Tensor, "modality anchor"],
         among: Float[Tensor, "anchor anchor"],
     ) -> Embeddings:
         """Read the anchors and oneself; the anchors read each other."""
-        edges, between = self.adjacency(to, a, there), self.adjacency(among, there, there)
+        edges, between = self.adjacency(to, a, present), self.adjacency(among, present, present)
         itself = a[:, :, None].to(h)  # fully alike, where it has the modality
         degree = self.degree(torch.cat([edges, itself], dim=2)).clamp_min(LEAST_DEGREE)
         between = between / self.degree(between).clamp_min(LEAST_DEGREE)
         for w, b in zip(self.w, self.b, strict=True):
-            lent = anchor @ w
-            h = ((edges @ lent + itself * (h @ w)) / degree + b).relu()
-            anchor = (between @ lent + b).relu()
+            passed = anchor @ w
+            h = ((edges @ passed + itself * (h @ w)) / degree + b).relu()
+            anchor = (between @ passed + b).relu()
         return h

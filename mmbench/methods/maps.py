@@ -31,7 +31,7 @@ from mmbench.data.task import Task
 from mmbench.layers.fusion import presence_code
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 
 class MAPs(PromptMethod):

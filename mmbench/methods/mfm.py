@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
@@ -105,18 +105,18 @@ class MFM(Method):
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Prediction and rebuilding, as it is and by the surrogate, and the codes' discrepancy."""
-        h, there = self.encode(batch), batch.presence
-        visible = random_pattern(there)
+        h, present = self.encode(batch), batch.presence
+        visible = random_pattern(present)
         less = torch.where(visible[:, :, None], h, 0.0)
-        z = self.codes(torch.cat([h, less]), torch.cat([there, visible]))  # (2 B, 1 + M, D)
+        z = self.codes(torch.cat([h, less]), torch.cat([present, visible]))  # (2 B, 1 + M, D)
         f = self.factors(z)
-        size, of_all = len(batch), torch.ones_like(there[:, :1])  # z_y belongs to every sample
+        size, of_all = len(batch), torch.ones_like(present[:, :1])  # z_y belongs to every sample
         return {
             "task": self.task_loss(self.head(f[:, 0]), torch.cat([batch.target, batch.target])),
-            "reconstruction": self.reconstruct * self.rebuild(batch, f[:size], there),
-            "surrogate": self.reconstruct * self.rebuild(batch, f[size:], there & ~visible),
+            "reconstruction": self.reconstruct * self.rebuild(batch, f[:size], present),
+            "surrogate": self.reconstruct * self.rebuild(batch, f[size:], present & ~visible),
             "discrepancy": self.discrepancy
-            * discrepancy(z[:size], torch.cat([of_all, there], dim=1)),
+            * discrepancy(z[:size], torch.cat([of_all, present], dim=1)),
         }
 
     def rebuild(
@@ -134,7 +134,7 @@ class MFM(Method):
         """
         total = f.new_zeros(())
         for m, (name, part) in enumerate(zip(self.task.names, self.decoders, strict=True)):
-            x = keep(batch.inputs[name], batch.has(name))
+            x = zero_absent(batch.inputs[name], batch.has(name))
             error = part(torch.cat([f[:, 0], f[:, 1 + m]], dim=1), x, batch.lengths.get(name))
             total = total + (error * asked[:, m]).sum() / asked[:, m].sum().clamp_min(1)
         return total
@@ -229,7 +229,7 @@ def decoder(modality: Modality, dim: int) -> nn.Module:
 
 
 def discrepancy(
-    z: Float[Tensor, "batch code dim"], there: Bool[Tensor, "batch code"]
+    z: Float[Tensor, "batch code dim"], present: Bool[Tensor, "batch code"]
 ) -> Float[Tensor, ""]:
     """Maximum mean discrepancy between codes and as many draws of N(0, I), summed over codes.
 
@@ -237,10 +237,10 @@ def discrepancy(
 
     Args:
         z: Codes.
-        there: Which take part; a code that nobody has adds zero.
+        present: Which take part; a code that nobody has adds zero.
     """
     z, draw = z.transpose(0, 1), torch.randn_like(z).transpose(0, 1)  # (code, B, D)
-    w = there.T[:, :, None] / there.sum(0)[:, None, None].clamp_min(1)  # (code, B, 1)
+    w = present.T[:, :, None] / present.sum(0)[:, None, None].clamp_min(1)  # (code, B, 1)
     difference = kernel(z, z) + kernel(draw, draw) - 2 * kernel(z, draw)
     return (w.transpose(1, 2) @ difference @ w).sum()
 

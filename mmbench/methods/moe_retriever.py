@@ -164,8 +164,8 @@ class ExpertMix(nn.Module):
             read = self.attend.packed(normed, [n * each for n in context.lengths if n])
         else:
             padded = normed.view(len(context.lengths), -1, x.shape[1])
-            there = counts.repeat_interleave(each).view(padded.shape[:2])
-            read = self.attend(padded, there).flatten(0, 1)
+            present = counts.repeat_interleave(each).view(padded.shape[:2])
+            read = self.attend(padded, present).flatten(0, 1)
         x = self.norm(x + self.drop(read))  # P' = MHA(P)
         routing: Routing = self.gate(
             x,
@@ -435,24 +435,24 @@ class MoERetriever(Method):
         if self.use_inter:
             # present ones first; the last is not needed, as one is missing
             own = (~batch.presence).long().argsort(stable=True)[:, :-1]
-            there = batch.presence.gather(1, own)[row]
+            present = batch.presence.gather(1, own)[row]
             which = row[:, None] * z.shape[1] + own[row]
-            slots.append((which, there, own[row], code[:, None].expand_as(which)))
+            slots.append((which, present, own[row], code[:, None].expand_as(which)))
         if not slots:  # nothing to draw from yet
             nothing = row.new_zeros(len(row), 0)
             slots.append((nothing, nothing.bool(), nothing, nothing))
-        which, there, source, codes = (torch.cat(part, 1) for part in zip(*slots, strict=True))
-        length = there.shape[1]
-        at = candidates(there.flatten())
-        padded = len(at) == there.numel()
+        which, present, source, codes = (torch.cat(part, 1) for part in zip(*slots, strict=True))
+        length = present.shape[1]
+        at = candidates(present.flatten())
+        padded = len(at) == present.numel()
         return Context(
             tokens=torch.cat(tokens).index_select(0, which.flatten()[at]),
             query=at // max(length, 1),
             intra=at % max(length, 1) < n_intra,
             source=source.flatten()[at],
             code=codes.flatten()[at],
-            counts=(there & lacks[:, None]).flatten() if padded else None,
-            lengths=[length] * len(row) if padded else there.sum(1).tolist(),
+            counts=(present & lacks[:, None]).flatten() if padded else None,
+            lengths=[length] * len(row) if padded else present.sum(1).tolist(),
             target=target,
             sizes=sizes,
         )

@@ -150,9 +150,9 @@ class ModalityExperts(nn.Module):
         """Answers of every expert to every modality that is there, zeros elsewhere."""
         rows, seen = x.flatten(0, 1), valid.flatten(0, 1)
         if x.is_cpu:  # how many are there is at hand: ask about no others
-            there = seen.any(-1).nonzero().squeeze(1)
-            y = self(*self._shown(rows[there], seen[there]))
-            y = y.new_zeros(self.count, *rows.shape).index_copy(1, there, y)
+            present = seen.any(-1).nonzero().squeeze(1)
+            y = self(*self._shown(rows[present], seen[present]))
+            y = y.new_zeros(self.count, *rows.shape).index_copy(1, present, y)
         else:
             y = self(*self._shown(rows, seen))
         y = torch.where(seen[:, :, None], y, 0.0)

@@ -64,7 +64,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.dropout import Dropout
@@ -129,8 +129,8 @@ class BagVector(nn.Module):
         self, x: Float[Tensor, "batch instance feature"], lengths: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "batch dim"]:
         """Encode; lengths in instances, None = no padding."""
-        there = valid_steps(lengths, x)
-        z: Tensor = self.pool(self.instance(torch.where(there[:, :, None], x, 0.0)), there)
+        present = valid_steps(lengths, x)
+        z: Tensor = self.pool(self.instance(torch.where(present[:, :, None], x, 0.0)), present)
         return z.squeeze(1)
 
 
@@ -228,14 +228,14 @@ class Views(nn.Module):
         self, batch: Batch
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch token dim"]]:
         """Both views; zeros where the modality is absent."""
-        there = batch.has(self.name)
+        present = batch.has(self.name)
         if self.mixture is not None:
             # by itself, since it is frozen and therefore computed once for each sample
-            local = keep(self.local(batch.embed(self.name, self.mixture)), there)
+            local = zero_absent(self.local(batch.embed(self.name, self.mixture)), present)
         else:
             local = batch.embed(self.name, self.local)
         if self.of_mean:
-            return keep(self.whole(local.mean(1)), there), local
+            return zero_absent(self.whole(local.mean(1)), present), local
         return batch.embed(self.name, self.whole), local
 
 
@@ -514,9 +514,9 @@ class ClassMixtures(nn.Module):
     ) -> None:
         kept = self.queue[:-1].view(*self.filled.shape, QUEUE, -1)
         count = self.filled.clamp_max(QUEUE)
-        there = (torch.arange(QUEUE, device=kept.device) < count[..., None])[..., None]
+        present = (torch.arange(QUEUE, device=kept.device) < count[..., None])[..., None]
         centre = F.normalize(kept.sum(2), dim=2)  # empty slots are zero
-        square = torch.where(there, kept - centre[:, :, None], 0.0).square().sum(2)
+        square = torch.where(present, kept - centre[:, :, None], 0.0).square().sum(2)
         variance = square / count.clamp_min(1)[..., None] + VARIANCE_FLOOR
         old = torch.where(was_empty[..., None], centre, self.mean)
         mean = F.normalize(self.momentum * old + (1 - self.momentum) * centre, dim=2)
@@ -536,10 +536,10 @@ def balanced(
     Returns:
         Rows of members sum to 1, all others are zero.
     """
-    there = member[:, :, None]
-    density = torch.where(there, density, 0.0)
+    present = member[:, :, None]
+    density = torch.where(present, density, 0.0)
     score = density / density.abs().amax((0, 2), keepdim=True).clamp_min(1e-12)
-    q = torch.where(there, (score / SINKHORN_EPSILON).exp(), 0.0)
+    q = torch.where(present, (score / SINKHORN_EPSILON).exp(), 0.0)
     for _ in range(SINKHORN_ROUNDS):
         q = q / q.sum(0, keepdim=True).clamp_min(1e-30)
         q = q / q.sum(2, keepdim=True).clamp_min(1e-30)
@@ -558,11 +558,11 @@ def symmetric_contrast(
     """
     z, x = F.normalize(z, dim=2), F.normalize(x, dim=1)
     logits = torch.einsum("bmd,cd->mbc", z, x) / TEMPERATURE
-    there = presence.T
-    logits = torch.where(there[:, :, None] & there[:, None], logits, FORBIDDEN)
+    present = presence.T
+    logits = torch.where(present[:, :, None] & present[:, None], logits, FORBIDDEN)
     pull = logits.log_softmax(1) + logits.log_softmax(2)
     own = pull.diagonal(dim1=1, dim2=2)  # (M, B)
-    return -0.5 * masked_mean(own, there).mean()
+    return -0.5 * masked_mean(own, present).mean()
 
 
 def released_schedule(done: float, epochs: int, lr: float) -> float:
@@ -715,8 +715,8 @@ class MoSARe(Method):
         for batch in train if mixtures else ():
             for name, parts in rows.items():
                 x = batch.inputs[name]
-                there = valid_steps(batch.lengths.get(name), x) & batch.has(name)[:, None]
-                parts.append(x[there])
+                present = valid_steps(batch.lengths.get(name), x) & batch.has(name)[:, None]
+                parts.append(x[present])
         for name, mixture in mixtures.items():
             mixture.fit(rows[name])
 
@@ -749,14 +749,14 @@ class MoSARe(Method):
         z_whole, z_local = whole(g[:, :, None]), local(t, count)
         if count is not None:
             z_local = z_local * count[:, None]
-        there = batch.presence[:, :, None]
-        z = torch.where(there, torch.stack([z_whole.squeeze(2), z_local.sum(2) / 2]), 0.0)
+        present = batch.presence[:, :, None]
+        z = torch.where(present, torch.stack([z_whole.squeeze(2), z_local.sum(2) / 2]), 0.0)
         x = z.sum(2)
         full, decoded = z, None
         if len(self.decode):
             each = x[:, :, None].expand_as(z)
             decoded = torch.stack([d(part) for d, part in zip(self.decode, each, strict=True)])
-            full = torch.where(there, z, decoded)
+            full = torch.where(present, z, decoded)
         vectors = full.transpose(0, 1).flatten(1, 2)  # (B, L M, D)
         if self.final is not None:
             vectors = self.final(vectors)
@@ -769,9 +769,9 @@ class MoSARe(Method):
         if "supervised" in self.goals:
             terms |= self.supervised(fused, batch)
         if "symmetric" in self.goals:
-            there = torch.ones_like(batch.presence) if self.official else batch.presence
+            present = torch.ones_like(batch.presence) if self.official else batch.presence
             pairs = zip(fused.z, fused.x, strict=True)
-            contrast = torch.stack([symmetric_contrast(z, x, there) for z, x in pairs])
+            contrast = torch.stack([symmetric_contrast(z, x, present) for z, x in pairs])
             terms["symmetric"] = self.lambda_sym * contrast.sum()
         if self.prototypes is not None:
             if self.training and not self.official:
@@ -795,8 +795,8 @@ class MoSARe(Method):
             "auxiliary": torch.stack(rows).sum() / len(batch),
         }
         if fused.decoded is not None:
-            there = batch.presence[:, :, None]
-            error = torch.where(there, fused.decoded - fused.z, 0.0).square()
+            present = batch.presence[:, :, None]
+            error = torch.where(present, fused.decoded - fused.z, 0.0).square()
             terms["reconstruction"] = error.mean((1, 3)).sum()
         return terms
 

@@ -29,7 +29,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 
 class MSPs(PromptMethod):
@@ -92,11 +92,11 @@ class MSPs(PromptMethod):
         presence: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, "batch layer part more dim"]:
         """Each sample's prompts."""
-        there = presence.to(table.dtype)
+        present = presence.to(table.dtype)
         if self.combine == "mean":
-            there = there / there.sum(1, keepdim=True)
+            present = present / present.sum(1, keepdim=True)
         form = "bm,mlprd->blpmrd" if self.combine == "concat" else "bm,mlprd->blprd"
-        each: Tensor = torch.einsum(form, there, table)
+        each: Tensor = torch.einsum(form, present, table)
         return each if each.dim() == 5 else each.flatten(3, 4)
 
     def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:

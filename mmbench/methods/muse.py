@@ -166,11 +166,13 @@ class BipartiteGraph(nn.Module):
         to_p = to_q = e  # edge states towards samples, towards modalities
         states: list[Tensor] = []
         for layer, edge in enumerate(self.edge):
-            told = self.tell(layer, side_by_side(p[:, None], to_q), presence, dim=0)
+            message = self.tell(layer, side_by_side(p[:, None], to_q), presence, dim=0)
             heard = self.tell(layer, side_by_side(q[None], to_p), presence, dim=1)
             p = self.drop(self.renew(layer, heard, p))
             # no batch in evaluation: what training has come to
-            states.append(self.renew(layer, told, q) if self.training else self.remembered[layer])
+            states.append(
+                self.renew(layer, message, q) if self.training else self.remembered[layer]
+            )
             q = self.drop(states[-1])
             to_p = edge(side_by_side(q[None], p[:, None], to_p)).relu()
             to_q = edge(side_by_side(p[:, None], q[None], to_q)).relu()
@@ -189,10 +191,10 @@ class BipartiteGraph(nn.Module):
         return masked_mean(self.message[layer](x).relu(), presence, dim=dim)
 
     def renew(
-        self, layer: int, told: Float[Tensor, "node dim"], x: Float[Tensor, "node dim"]
+        self, layer: int, message: Float[Tensor, "node dim"], x: Float[Tensor, "node dim"]
     ) -> Float[Tensor, "node dim"]:
         """Next state of nodes; the same weights for both kinds."""
-        new: Tensor = self.update[layer](torch.cat([told, x], dim=1)).relu()
+        new: Tensor = self.update[layer](torch.cat([message, x], dim=1)).relu()
         return new
 
     @torch.no_grad()
@@ -200,11 +202,11 @@ class BipartiteGraph(nn.Module):
         """Follow the modality nodes slowly; those without an edge stay as they are."""
         if not states:
             return
-        now, there = torch.stack(states), presence.any(0)[:, None]
+        now, present = torch.stack(states), presence.any(0)[:, None]
         step = torch.where(self.seen, MOMENTUM, 1.0)  # the first batch is taken as it is
         moved = self.remembered + step * (now - self.remembered)
-        self.remembered.copy_(torch.where(there, moved, self.remembered))
-        self.seen.logical_or_(there)
+        self.remembered.copy_(torch.where(present, moved, self.remembered))
+        self.seen.logical_or_(present)
 
 
 def side_by_side(*parts: Float[Tensor, "..."]) -> Float[Tensor, "batch modality features"]:

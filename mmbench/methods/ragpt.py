@@ -47,25 +47,25 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
-from mmbench.layers.lent import (
+from mmbench.layers.memory import Memory
+from mmbench.layers.retrieval import queries
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
-    mean_lent,
+    mean_retrieved,
     mean_target,
     pool_rows,
 )
-from mmbench.layers.memory import Memory
-from mmbench.layers.retrieval import queries
 from mmbench.method import Applies, Paper
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 Tokens = Float[Tensor, "batch token dim"]
 Read = Bool[Tensor, "batch token"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lent:
+class Retrieved:
     """What the neighbours of a batch lend of one modality.
 
     Args:
@@ -114,7 +114,7 @@ class Generator(nn.Module):
         return z
 
 
-class Prompter(nn.Module):
+class ContextPrompter(nn.Module):
     """Context-aware prompter: own tokens attend to the neighbours' of the same modality.
 
     P_m = Pool(Softmax((T W_Q)(R W_K)ᵀ / √D) R W_V) over the tokens of all K neighbours at once;
@@ -134,7 +134,7 @@ class Prompter(nn.Module):
         self.leave = nn.ModuleList(fit_width(dim, width) for width in widths)
 
     def forward(
-        self, m: int, own: Tokens, read: Read, lent: Lent
+        self, m: int, own: Tokens, read: Read, retrieved: Retrieved
     ) -> Float[Tensor, "batch prompt dim"]:
         """The prompt of one modality.
 
@@ -142,12 +142,12 @@ class Prompter(nn.Module):
             m: Which one.
             own: A sample's own tokens, or those made for it.
             read: Which of these are read; they come first.
-            lent: Of the neighbours.
+            retrieved: Of the neighbours.
         """
         enter = self.enter[m]
         folded = self.q(enter(own)) @ self.k.weight * self.k.in_features**-0.5
         pool = pool_rows(read, self.length)
-        z = attend_pooled(folded, enter(lent.tokens), lent.read, pool, jointly=True)
+        z = attend_pooled(folded, enter(retrieved.tokens), retrieved.read, pool, jointly=True)
         prompt: Tensor = self.leave[m](self.v(z))
         return prompt
 
@@ -209,7 +209,7 @@ class RAGPT(PromptMethod):
         self.generators = nn.ModuleList(
             Generator(counts[name], widths[name], dropout=dropout) for name in task.names
         )
-        self.prompter = Prompter([widths[name] for name in task.names], prompt_length)
+        self.prompter = ContextPrompter([widths[name] for name in task.names], prompt_length)
         streams = [widths[stream[0]] for stream in self.backbone.streams]
         self.label = LabelPrompt(task.num_outputs, streams, self.backbone.pooled_width)
 
@@ -224,11 +224,11 @@ class RAGPT(PromptMethod):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
-        lent = self.retrieve(batch)
-        tokens, read = self.complete(batch, lent)
-        return self.predict(tokens, read, lent)
+        retrieved = self.retrieve(batch)
+        tokens, read = self.complete(batch, retrieved)
+        return self.predict(tokens, read, retrieved)
 
-    def retrieve(self, batch: Batch) -> dict[str, Lent]:
+    def retrieve(self, batch: Batch) -> dict[str, Retrieved]:
         """Modality -> what K similar complete training samples lend of it.
 
         A modality that a sample has is looked up by itself, one that it lacks by all it has.
@@ -239,11 +239,13 @@ class RAGPT(PromptMethod):
             rows = self.memory.neighbours(_looked_up_by(batch, m)).rows
             tokens = self.memory.tokens(name, rows, self.backbone.embedder(name))
             read = self.backbone.real(name, everything)[rows]
-            found[name] = Lent(rows, tokens, torch.ones_like(read) if self.attend_padding else read)
+            found[name] = Retrieved(
+                rows, tokens, torch.ones_like(read) if self.attend_padding else read
+            )
         return found
 
     def complete(
-        self, batch: Batch, lent: Mapping[str, Lent]
+        self, batch: Batch, retrieved: Mapping[str, Retrieved]
     ) -> tuple[dict[str, Tokens], dict[str, Read]]:
         """Make the tokens that are missing; say which tokens are read."""
         tokens, read = self.backbone.tokens(batch), self.backbone.keys(batch)
@@ -253,28 +255,30 @@ class RAGPT(PromptMethod):
             if not len(lacks):
                 continue
             own, has = tokens[name], batch.has(name)[:, None]
-            mean, there = mean_lent(lent[name].tokens[lacks], lent[name].read[lacks])
+            mean, present = mean_retrieved(
+                retrieved[name].tokens[lacks], retrieved[name].read[lacks]
+            )
             made = self.generators[m](mean).to(own)
             gap = torch.zeros_like(own).index_copy(0, lacks, made)
             tokens[name] = torch.where(has[:, :, None], own, gap)
-            read[name] = torch.where(has, read[name], read[name].index_copy(0, lacks, there))
+            read[name] = torch.where(has, read[name], read[name].index_copy(0, lacks, present))
         return tokens, read
 
     def predict(
         self,
         tokens: Mapping[str, Tokens],
         read: Mapping[str, Read],
-        lent: Mapping[str, Lent],
+        retrieved: Mapping[str, Retrieved],
     ) -> Float[Tensor, "batch output"]:
         """Run the transformer with label and prompts in it, and compare with all labels."""
         counted = read
         if self.attend_padding:
-            counted = {name: torch.ones_like(there) for name, there in read.items()}
+            counted = {name: torch.ones_like(present) for name, present in read.items()}
         prompts = {
-            name: self.prompter(m, tokens[name], counted[name], lent[name])
+            name: self.prompter(m, tokens[name], counted[name], retrieved[name])
             for m, name in enumerate(self.task.names)
         }
-        target = self.memory.target[lent[self.label_by].rows]
+        target = self.memory.target[retrieved[self.label_by].rows]
         label = self.label(mean_target(target, self.task))
 
         def insert(layer: int, stream: int) -> Tensor | None:

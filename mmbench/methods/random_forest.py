@@ -42,11 +42,11 @@ class RandomForest(Estimator):
 
     def estimator(self, seed: int, **setting: Any) -> Any:
         """A forest; √F features compete for a split, a third of them for regression."""
-        words = {
+        settings = {
             "n_estimators": self.trees,
             "min_samples_leaf": setting["leaf"],
             "random_state": seed,
         }
         if self.task.kind == "regression":
-            return RandomForestRegressor(max_features=1 / 3, **words)
-        return RandomForestClassifier(**words)
+            return RandomForestRegressor(max_features=1 / 3, **settings)
+        return RandomForestClassifier(**settings)

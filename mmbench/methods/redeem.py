@@ -49,19 +49,19 @@ from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
-from mmbench.layers.lent import (
+from mmbench.layers.memory import Memory, Neighbours
+from mmbench.layers.retrieval import queries
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
-    mean_lent,
+    mean_retrieved,
     mean_target,
     pool_rows,
 )
-from mmbench.layers.memory import Memory, Neighbours, take
-from mmbench.layers.retrieval import queries
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Paper, Stage
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
 SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all
@@ -137,22 +137,22 @@ class Router(nn.Module):
         self,
         have: list[Float[Tensor, "query _"]],
         present: Bool[Tensor, "query source"],
-        lent: Float[Tensor, "query rank dim"],
+        retrieved: Float[Tensor, "query rank dim"],
     ) -> Float[Tensor, "query rank"]:
         """Weights that sum to one.
 
         Args:
             have: Ẽ_a, pooled tokens of each other modality.
             present: Which of these the sample has.
-            lent: R̃_m, pooled tokens of each neighbour.
+            retrieved: R̃_m, pooled tokens of each neighbour.
         """
         parts = [part(x) for part, x in zip(self.condition, have, strict=True)]
         c = masked_mean(torch.stack(parts, 1), present)  # (Q, D)
-        scores = torch.einsum("qd,qkd->qk", c, self.expert(lent)) * self.scale
+        scores = torch.einsum("qd,qkd->qk", c, self.expert(retrieved)) * self.scale
         return scores.softmax(1)
 
 
-class Experts(nn.Module):
+class NeighbourExperts(nn.Module):
     """Σ_k w_k FFN_k(R_k), one FFN for each rank k: Linear, ReLU, Linear (Eq. 4).
 
     Hidden units are weighted before the second product, which then sums over k as well; that is
@@ -164,10 +164,10 @@ class Experts(nn.Module):
         self.first, self.second = StackedLinear(k, dim, dim), StackedLinear(k, dim, dim)
 
     def forward(
-        self, lent: Float[Tensor, "query rank token dim"], weight: Float[Tensor, "query rank"]
+        self, retrieved: Float[Tensor, "query rank token dim"], weight: Float[Tensor, "query rank"]
     ) -> Float[Tensor, "query token dim"]:
         """Mix the neighbours' tokens."""
-        hidden = self.first(lent.transpose(0, 1)).relu()  # (K, Q, N, D)
+        hidden = self.first(retrieved.transpose(0, 1)).relu()  # (K, Q, N, D)
         hidden = hidden * weight.t()[:, :, None, None]
         # (Q, N, K D) @ (K D, D)
         mixed: Tensor = hidden.permute(1, 2, 0, 3).flatten(2) @ self.second.weight.flatten(0, 1)
@@ -221,18 +221,18 @@ class NeighbourAttention(nn.Module):
     def forward(
         self,
         query: Float[Tensor, "batch row dim"],
-        lent: Float[Tensor, "batch rank token dim"],
+        retrieved: Float[Tensor, "batch rank token dim"],
         read: Bool[Tensor, "batch rank token"],
         pool: Float[Tensor, "batch prompt row"],
     ) -> Float[Tensor, "batch prompt dim"]:
         """Prompts from neighbours; the arguments are those of `attend_pooled`, unprojected."""
         folded = self.q(query) @ self.k.weight * self.k.in_features**-0.5
-        z = attend_pooled(folded, lent, read, pool, jointly=False)
+        z = attend_pooled(folded, retrieved, read, pool, jointly=False)
         prompt: Tensor = self.out(self.v(z))
         return prompt
 
 
-class Prompter(nn.Module):
+class NeighbourPrompter(nn.Module):
     """Prompts of all modalities.
 
     Args:
@@ -267,7 +267,7 @@ class Prompter(nn.Module):
         self,
         own: Mapping[str, Tokens],
         own_read: Mapping[str, Read],
-        lent: Retrieved,
+        retrieved: Retrieved,
     ) -> dict[str, Float[Tensor, "batch prompt _"]]:
         """Modality -> P_m."""
         if self.kind == "static":
@@ -275,16 +275,16 @@ class Prompter(nn.Module):
             pairs = zip(self.names, self.prompt, strict=True)
             return {name: prompt.expand(size, -1, -1) for name, prompt in pairs}
         enter = dict(zip(self.names, self.enter, strict=True))
-        keys = {name: enter[name](lent.tokens[name]) for name in self.names}
+        keys = {name: enter[name](retrieved.tokens[name]) for name in self.names}
         if self.kind == "intra":
             rows = {name: (enter[name](own[name]), own_read[name]) for name in self.names}
         else:
-            rows = {name: mean_lent(keys[name], lent.read[name]) for name in self.names}
+            rows = {name: mean_retrieved(keys[name], retrieved.read[name]) for name in self.names}
         prompts = {}
         for name, leave in zip(self.names, self.leave, strict=True):
             asked = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
             parts = [
-                self.attend(query, keys[name], lent.read[name], pool_rows(read, self.length))
+                self.attend(query, keys[name], retrieved.read[name], pool_rows(read, self.length))
                 for query, read in asked
             ]
             prompts[name] = leave(torch.stack(parts).mean(0))
@@ -399,13 +399,13 @@ class Redeem(PromptMethod):
             if generator == "cmoe":
                 self.routers.append(Router(sources, width, scaled=self.how.scaled, bias=bias))
             if generator in ("cmoe", "no_router"):
-                self.experts.append(Experts(neighbours, width))
+                self.experts.append(NeighbourExperts(neighbours, width))
             if generator == "cross_modal":
                 self.translators.append(Translator(sources, width, counts[name]))
         self.prompter = (
             None
             if prompter == "none"
-            else Prompter(widths, self.how.prompt_length, prompter, bias=bias)
+            else NeighbourPrompter(widths, self.how.prompt_length, prompter, bias=bias)
         )
         if self.how.label_prompt:
             streams = [widths[stream[0]] for stream in self.backbone.streams]
@@ -441,20 +441,20 @@ class Redeem(PromptMethod):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
-        lent = self.retrieve(batch)
+        retrieved = self.retrieve(batch)
         if not self.training and len(self._shown) * SHOWN_EACH < SHOWN:
-            kept = (batch.sample_id, batch.presence, lent.rows[self.by])
+            kept = (batch.sample_id, batch.presence, retrieved.rows[self.by])
             if not self._shown:
                 self._pictures = batch.inputs[self.by][:SHOWN_EACH]
             self._shown.append(tuple(part[:SHOWN_EACH] for part in kept))
-        tokens, keys = self.complete(batch, lent)
-        return self.predict(tokens, keys, lent)
+        tokens, keys = self.complete(batch, retrieved)
+        return self.predict(tokens, keys, retrieved)
 
     def prompt_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, and what the made tokens differ from the true ones by, if those are known."""
-        lent = self.retrieve(batch)
-        tokens, keys = self.complete(batch, lent)
-        terms = {"task": self.task_loss(self.predict(tokens, keys, lent), batch.target)}
+        retrieved = self.retrieve(batch)
+        tokens, keys = self.complete(batch, retrieved)
+        terms = {"task": self.task_loss(self.predict(tokens, keys, retrieved), batch.target)}
         makes = self.how.lambda_rec > 0 and self.kind != "none"
         if batch.teacher is not None and makes:
             error = self.reconstruction_error(tokens, batch, batch.teacher)
@@ -465,9 +465,9 @@ class Redeem(PromptMethod):
         """Find K similar complete training samples, and their tokens (Eq. 1)."""
         names = self.task.names
         if self.how.paired:
-            rows = dict.fromkeys(names, self.find(batch).rows)
+            rows = dict.fromkeys(names, self.neighbours_of(batch).rows)
         else:
-            rows = {name: self.find(_alone(batch, name)).rows for name in names}
+            rows = {name: self.neighbours_of(_alone(batch, name)).rows for name in names}
         if self.retriever == "none":
             which = rows[names[0]] % NOISE_ROWS
             tokens = {name: getattr(self, f"noise_{m}")[which] for m, name in enumerate(names)}
@@ -486,13 +486,15 @@ class Redeem(PromptMethod):
         target = self.memory.target[rows[self.by]]
         return Retrieved(rows, tokens, read, mean_target(target, self.task))
 
-    def find(self, batch: Batch) -> Neighbours:
+    def neighbours_of(self, batch: Batch) -> Neighbours:
         """Rows of the memory, by likeness or at random."""
         if self.retriever == "msa":
             return self.memory.neighbours(batch)
         return self.memory.sample(batch, hashed(self.draw_key, batch.sample_id))
 
-    def complete(self, batch: Batch, lent: Retrieved) -> tuple[dict[str, Tokens], dict[str, Read]]:
+    def complete(
+        self, batch: Batch, retrieved: Retrieved
+    ) -> tuple[dict[str, Tokens], dict[str, Read]]:
         """Make the tokens that are missing; say which tokens are read."""
         tokens, keys = self.backbone.tokens(batch), self.keys(batch)
         filled, read = dict(tokens), dict(keys)
@@ -500,10 +502,10 @@ class Redeem(PromptMethod):
             if not len(query):
                 continue
             has = batch.has(name)[:, None]
-            read[name] = torch.where(has, keys[name], lent.read[name].any(1))
+            read[name] = torch.where(has, keys[name], retrieved.read[name].any(1))
             if self.kind == "none":
                 continue
-            made = self.generate(name, query, batch.presence[query], tokens, keys, lent)
+            made = self.generate(name, query, batch.presence[query], tokens, keys, retrieved)
             gap = torch.zeros_like(tokens[name]).index_copy(0, query, made.to(tokens[name]))
             filled[name] = torch.where(has[:, :, None], tokens[name], gap)
         return filled, read
@@ -522,7 +524,7 @@ class Redeem(PromptMethod):
         presence: Bool[Tensor, "query modality"],
         tokens: Mapping[str, Tokens],
         keys: Mapping[str, Read],
-        lent: Retrieved,
+        retrieved: Retrieved,
     ) -> Float[Tensor, "query token dim"]:
         """Tokens of one modality for the samples that lack it (Eq. 2 to 4)."""
         names = self.task.names
@@ -532,14 +534,14 @@ class Redeem(PromptMethod):
             have = [tokens[n][query] for n, _ in others]
             translated: Tensor = self.translators[m](have, [keys[n][query] for n, _ in others])
             return translated
-        neighbours = lent.tokens[name][query]
+        neighbours = retrieved.tokens[name][query]
         if self.kind == "no_router":
             weight = neighbours.new_full(neighbours.shape[:2], 1 / neighbours.shape[1])
         else:
             weight = self.routers[m](
                 [pooled(tokens[n][query], keys[n][query]) for n, _ in others],
                 presence[:, [column for _, column in others]],
-                pooled(neighbours, lent.read[name][query]),
+                pooled(neighbours, retrieved.read[name][query]),
             )
         if not self.training:
             self._routed[name] = query, weight
@@ -547,11 +549,11 @@ class Redeem(PromptMethod):
         return mixed
 
     def predict(
-        self, tokens: Mapping[str, Tokens], keys: Mapping[str, Read], lent: Retrieved
+        self, tokens: Mapping[str, Tokens], keys: Mapping[str, Read], retrieved: Retrieved
     ) -> Float[Tensor, "batch output"]:
         """Run the transformer with the prompts in it (Eq. 5 to 7), and the head."""
-        prompts = {} if self.prompter is None else self.prompter(tokens, keys, lent)
-        label = self.label(lent.label) if self.how.label_prompt else None
+        prompts = {} if self.prompter is None else self.prompter(tokens, keys, retrieved)
+        label = self.label(retrieved.label) if self.how.label_prompt else None
 
         def insert(layer: int, stream: int) -> Tensor | None:
             if layer != self.how.insert_at:
@@ -607,10 +609,10 @@ class Redeem(PromptMethod):
             column = self.task.names.index(self.by)
             if self.task.modalities[column].kind == "image":
                 rows = rows[: len(self._pictures)]
-                lent, _ = self.memory.read(self.by, rows.flatten())
-                lent = lent.view(*rows.shape, *lent.shape[1:])
+                retrieved, _ = self.memory.read(self.by, rows.flatten())
+                retrieved = retrieved.view(*rows.shape, *retrieved.shape[1:])
                 found["retrieved_query_image"] = _as_picture(self._pictures)
-                found["retrieved_train_image"] = _as_picture(lent)
+                found["retrieved_train_image"] = _as_picture(retrieved)
         if self.kind != "none":
             parts = [self.recovered(batch.to(self.draw_key.device)) for batch in self._probe]
             found |= {key: torch.cat([p[key] for p in parts]) for key in (parts or [{}])[0]}
@@ -661,8 +663,7 @@ def _probed(train: Iterable[Batch], into: list[Batch]) -> Iterator[Batch]:
         rows = (~batch.presence).any(1).nonzero().squeeze(1)[:most]
         most -= len(rows)
         if len(rows):
-            teacher = None if batch.teacher is None else take(batch.teacher, rows)
-            into.append(replace(take(batch, rows), teacher=teacher))
+            into.append(batch.take(rows))
         yield batch
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmbench.data.task import Task
 from mmbench.method import Applies, Paper
-from mmbench.single import SingleModality
+from mmbench.single_modality import SingleModality
 
 
 class SNN(SingleModality):

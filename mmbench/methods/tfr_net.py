@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.data.batch import Batch, keep
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.dropout import Dropout
@@ -288,7 +288,7 @@ class TFRNet(Method):
         errors = []
         for m, (name, generate) in enumerate(zip(self.task.names, self.generators, strict=True)):
             assert isinstance(generate, Generator)
-            x = keep(truth.inputs[name], truth.has(name))
+            x = zero_absent(truth.inputs[name], truth.has(name))
             target = generate.target(x, truth.lengths.get(name))
             errors.append(reconstruction(generate(h[m]), target, hidden[:, m]))
         return {

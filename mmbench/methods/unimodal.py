@@ -13,7 +13,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import encoder
 from mmbench.layers.late_fusion import head
 from mmbench.method import ALL_KINDS, Applies, Paper
-from mmbench.single import SingleModality
+from mmbench.single_modality import SingleModality
 
 
 class Unimodal(SingleModality):

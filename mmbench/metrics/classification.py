@@ -55,11 +55,11 @@ def micro_f1(logits: Logits, target: Target, weight: Weight) -> Scores:
 @metric("samples_f1", tasks=("multi_label",), better="higher")
 def samples_f1(logits: Logits, target: Target, weight: Weight) -> Scores:
     """Mean over samples of the F1 of a sample's labels; 0 for a sample without any."""
-    chosen, there = logits > 0, target > 0
+    chosen, present = logits > 0, target > 0
     f1 = _f1(
-        (chosen & there).sum(axis=1).astype(float),
+        (chosen & present).sum(axis=1).astype(float),
         chosen.sum(axis=1).astype(float),
-        there.sum(axis=1).astype(float),
+        present.sum(axis=1).astype(float),
     )
     return weighted_mean(weight, np.nan_to_num(f1))
 
@@ -72,10 +72,10 @@ def auroc(logits: Logits, target: Target, weight: Weight) -> Scores:
     a constant added to a sample's logits changes nothing. A class that every or no sample has is
     left out; NaN if none is left.
     """
-    odds, there = _odds(logits, target), _one_hot(target, logits.shape[1])
+    odds, present = _odds(logits, target), _one_hot(target, logits.shape[1])
     classes = range(1, 2) if target.ndim == 1 and logits.shape[1] == 2 else range(logits.shape[1])
     return _mean_defined(
-        np.stack([_area_under_roc(odds[:, c], there[:, c], weight) for c in classes], axis=1)
+        np.stack([_area_under_roc(odds[:, c], present[:, c], weight) for c in classes], axis=1)
     )
 
 
@@ -86,10 +86,10 @@ def auprc(logits: Logits, target: Target, weight: Weight) -> Scores:
     One class against the rest, both classes where there are two. A class that no sample has is
     left out; NaN if none is left.
     """
-    odds, there = _odds(logits, target), _one_hot(target, logits.shape[1])
+    odds, present = _odds(logits, target), _one_hot(target, logits.shape[1])
     return _mean_defined(
         np.stack(
-            [_average_precision(odds[:, c], there[:, c], weight) for c in range(logits.shape[1])],
+            [_average_precision(odds[:, c], present[:, c], weight) for c in range(logits.shape[1])],
             axis=1,
         )
     )
@@ -166,11 +166,11 @@ def _hits(logits: Logits, target: Target, weight: Weight) -> tuple[PerClass, Per
     """Weight of the hits, the predictions and the occurrences of each class."""
     outputs = logits.shape[1]
     if target.ndim == 2:
-        chosen, there = logits > 0, target > 0
+        chosen, present = logits > 0, target > 0
         return (
-            weight @ (chosen & there).astype(float),
+            weight @ (chosen & present).astype(float),
             weight @ chosen.astype(float),
-            weight @ there.astype(float),
+            weight @ present.astype(float),
         )
     chosen_class = logits.argmax(axis=1)
     right = chosen_class == target
@@ -239,10 +239,10 @@ def _odds(logits: Logits, target: Target) -> Float[Array, "sample output"]:
 
 
 def _area_under_roc(
-    order: Float[Array, " sample"], there: Bool[np.ndarray, " sample"], weight: Weight
+    order: Float[Array, " sample"], present: Bool[np.ndarray, " sample"], weight: Weight
 ) -> Scores:
     """Chance that a sample with the class outranks one without; ties count half."""
-    score, some, others = _levels(order, there)
+    score, some, others = _levels(order, present)
     tied = some & others
     # a run of scores without the class and the run with it above them are one step: what is lost
     # to the class lies below all that has it, but for ties
@@ -252,8 +252,8 @@ def _area_under_roc(
     of_sample, steps = step[score], int(step[-1]) + 1
     half = np.ones(steps)
     half[step[tied]] = 0.5
-    with_class = _sums(weight, of_sample, steps, where=there).T  # (step, resample)
-    without = _sums(weight, of_sample, steps, where=~there).T
+    with_class = _sums(weight, of_sample, steps, where=present).T  # (step, resample)
+    without = _sums(weight, of_sample, steps, where=~present).T
     total = without.sum(axis=0)
     below = np.cumsum(without, axis=0)
     below -= without * (1 - half)[:, None]
@@ -262,15 +262,15 @@ def _area_under_roc(
 
 
 def _average_precision(
-    order: Float[Array, " sample"], there: Bool[np.ndarray, " sample"], weight: Weight
+    order: Float[Array, " sample"], present: Bool[np.ndarray, " sample"], weight: Weight
 ) -> Scores:
     """Mean precision at the thresholds of the samples that have the class."""
-    score, some, _ = _levels(-order, there)
+    score, some, _ = _levels(-order, present)
     # scores that nobody with the class has are one step with the next that somebody has; what
     # lies after the last of those changes no precision, and is a step of its own
     step = np.concatenate([[0], np.cumsum(some)[:-1]])
     of_sample, steps = step[score], int(step[-1]) + 1
-    with_class = _sums(weight, of_sample, steps, where=there).T  # (step, resample)
+    with_class = _sums(weight, of_sample, steps, where=present).T  # (step, resample)
     chosen = np.cumsum(_sums(weight, of_sample, steps).T, axis=0)
     precision = np.cumsum(with_class, axis=0)
     total = precision[-1].copy()
@@ -279,7 +279,7 @@ def _average_precision(
 
 
 def _levels(
-    order: Float[Array, " sample"], there: Bool[np.ndarray, " sample"]
+    order: Float[Array, " sample"], present: Bool[np.ndarray, " sample"]
 ) -> tuple[Int[np.ndarray, " sample"], Bool[np.ndarray, " level"], Bool[np.ndarray, " level"]]:
     """Number the different scores from the lowest.
 
@@ -291,6 +291,6 @@ def _levels(
         those without it.
     """
     scores, level = np.unique(order, return_inverse=True)
-    some = np.bincount(level, there, len(scores)) > 0
-    others = np.bincount(level, ~there, len(scores)) > 0
+    some = np.bincount(level, present, len(scores)) > 0
+    others = np.bincount(level, ~present, len(scores)) > 0
     return level, some, others

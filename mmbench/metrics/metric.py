@@ -101,7 +101,7 @@ def _import_folder() -> None:
         importlib.import_module(f"mmbench.metrics.{module.name}")
 
 
-def find(name: str) -> Metric:
+def find_metric(name: str) -> Metric:
     """Look up a metric.
 
     Raises:
@@ -127,7 +127,7 @@ def higher_is_better(name: str) -> bool:
     Raises:
         ValueError: If there is no such metric.
     """
-    return find(name).better == "higher"
+    return find_metric(name).better == "higher"
 
 
 def describe() -> list[tuple[str, str]]:
@@ -243,7 +243,7 @@ def _checked(
     task_kind: TaskKind,
 ) -> tuple[Metric, Logits, Target]:
     """Find the metric and see that the arrays are what its function may rely on."""
-    found = find(name)
+    found = find_metric(name)
     if task_kind not in found.tasks:
         raise ValueError(
             f"metric {name!r} is defined for {', '.join(found.tasks)}, not for {task_kind}; "

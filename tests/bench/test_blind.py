@@ -218,7 +218,7 @@ def test_what_validation_remembers_of_a_teacher_is_not_what_it_remembers_of_its_
     takes = Takes().eval()
     for batch in data.val_dataloader():
         whole = batch.teacher.embed("x", takes)
-        shown = batch.memo.embed("x", takes)  # before rows are zeroed
+        shown = batch.embeddings.embed("x", takes)  # before rows are zeroed
         gap = ~batch.has("x")
         assert gap.any()
         assert torch.equal(shown[gap], encoder.bias.expand(int(gap.sum()), -1))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from sweeps import NO_DATA, specs
 
-from mmbench.bench.record import find
+from mmbench.bench.record import find_run
 from mmbench.bench.run.build import build_data
 from mmbench.bench.run.run import run
 from mmbench.methods.late_logistic import STRENGTHS, LateLogistic
@@ -17,7 +17,7 @@ from mmbench.methods.logistic import Logistic
 def finished(tmp_path, method):
     [spec] = specs(methods=[method], keep_weights=True)
     assert run(spec, tmp_path, NO_DATA).state == "done"
-    folder = find(spec, tmp_path).folder
+    folder = find_run(spec, tmp_path).folder
     return spec, load_file(folder / "weights.safetensors"), folder
 
 

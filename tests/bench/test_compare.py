@@ -14,7 +14,7 @@ from mmbench.bench.compare import (
     render_reported,
 )
 from mmbench.bench.leaderboard import CELL, COLUMNS
-from mmbench.resources import folder
+from mmbench.paths import folder
 
 NAN = float("nan")
 

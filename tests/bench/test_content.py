@@ -12,7 +12,7 @@ import pytest
 import datamodules.table
 from mmbench.bench.content import Contents
 from mmbench.bench.plan import plan
-from mmbench.bench.run.build import build_data, check, examine
+from mmbench.bench.run.build import build_data, check_arguments, examine
 from mmbench.bench.spec import Suite, parse
 from mmbench.cli import main
 from mmbench.registry import DATASETS
@@ -195,7 +195,7 @@ def test_files_are_read_once_a_process_whatever_the_scenario_and_the_method(tmp_
         seeds=2,
     )
     for spec in specs:
-        check(spec, tmp_path / "data")
+        check_arguments(spec, tmp_path / "data")
         data = build_data(spec, tmp_path / "data")
         data.setup()
         assert data.scenario.name == spec.scenario_name

@@ -5,7 +5,7 @@ import pytest
 import torch
 from arrays import Arrays, samples
 
-from mmbench.bench.run.diagnostics import label_agreement, told
+from mmbench.bench.run.diagnostics import label_agreement, with_truth
 from mmbench.data.batch import opaque_ids
 
 
@@ -26,19 +26,19 @@ def test_queries_get_their_names_and_the_share_of_like_labels():
     queries, lent = np.array([5, 2, 9]), np.array([[0, 7], [3, 3], [19, 1]])
     opaque = opaque_ids(torch.from_numpy(test.sample_id[queries])).numpy()
     shown = {"retrieved_query_id": opaque, "retrieved_train_id": train.sample_id[lent]}
-    found = told(shown | {"other": np.ones(2)}, made)
+    found = with_truth(shown | {"other": np.ones(2)}, made)
     assert found["retrieved_query_id"].tolist() == test.sample_id[queries].tolist()
     agree = [[train.target[j] == test.target[i] for j in row] for i, row in zip(queries, lent)]  # noqa: B905
     assert found["retrieved_label_agreement"].tolist() == np.array(agree, float).tolist()
     assert found["other"].tolist() == [1, 1]
-    assert "retrieved_label_agreement" not in told({"other": np.ones(2)}, made)
+    assert "retrieved_label_agreement" not in with_truth({"other": np.ones(2)}, made)
 
 
 def test_outcomes_of_a_regression_do_not_agree_or_disagree():
     made = data("regression", outputs=("age",))
     opaque = opaque_ids(torch.from_numpy(made.samples("test").sample_id[:2])).numpy()
     train_id = made.samples("train").sample_id[:2, None]
-    found = told({"retrieved_query_id": opaque, "retrieved_train_id": train_id}, made)
+    found = with_truth({"retrieved_query_id": opaque, "retrieved_train_id": train_id}, made)
     assert set(found) == {"retrieved_query_id", "retrieved_train_id"}
 
 

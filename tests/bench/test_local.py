@@ -16,7 +16,7 @@ from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
 from mmbench.bench.executors.queue import Queue
-from mmbench.bench.record import find, read_predictions
+from mmbench.bench.record import find_run, read_predictions
 from mmbench.store import claim
 
 
@@ -87,7 +87,7 @@ def test_a_killed_run_is_tried_once_more_and_costs_no_other(tmp_path):
     assert ends[planned[0].key] == [("failed", True), ("failed", False)]
     assert ends[planned[1].key] == [("failed", True), ("done", False)]
     assert ends[planned[2].key] == [("done", False)]
-    twice, once, _ = (find(spec, tmp_path) for spec in planned)
+    twice, once, _ = (find_run(spec, tmp_path) for spec in planned)
     assert (twice.state, twice.why) == ("failed", "killed: by signal 9 (SIGKILL)")
     assert (twice.folder / "log.txt").is_file()  # what it had written is kept
     assert once.state == "done"
@@ -145,7 +145,7 @@ def test_whatever_ends_a_method_or_its_process_costs_that_run_alone(tmp_path, mo
     assert ended["base"].why == "error: Odd: no Exception"
     assert ended["majority"].state == "done"
     for spec in planned:
-        found = find(spec, tmp_path / "runs", read_up_to=None)
+        found = find_run(spec, tmp_path / "runs", read_up_to=None)
         assert (found.state, found.why) == (
             ended[spec.method_label].state,
             ended[spec.method_label].why,
@@ -191,7 +191,7 @@ def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path)
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
-    assert find(planned[0], tmp_path).state == "waiting"
+    assert find_run(planned[0], tmp_path).state == "waiting"
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
         for event in local.execute(Queue(order, tmp_path / name), NO_DATA, workers=workers):
             assert event.outcome is None or event.outcome.state == "done", event.outcome
         found[name] = {
-            (spec.key, condition): read_predictions(find(spec, tmp_path / name), condition)
+            (spec.key, condition): read_predictions(find_run(spec, tmp_path / name), condition)
             for spec in planned
             for condition in ("complete", "mcar_0.3")
         }

@@ -13,7 +13,7 @@ from sweeps import specs
 from mmbench.bench.record import (
     SMALL,
     count,
-    find,
+    find_run,
     finish,
     read_records,
     record_failure,
@@ -45,24 +45,24 @@ def folder(spec, tmp_path):
 
 
 def test_a_finished_run_is_done(spec, folder, tmp_path):
-    assert find(spec, tmp_path).state == "done"
+    assert find_run(spec, tmp_path).state == "done"
 
 
 def test_a_run_that_never_began_is_waiting(spec, tmp_path):
-    assert find(spec, tmp_path).state == "waiting"
+    assert find_run(spec, tmp_path).state == "waiting"
 
 
 def test_a_folder_that_does_not_say_how_it_ended_is_broken(spec, folder, tmp_path):
     (folder / "done").unlink()
-    found = find(spec, tmp_path)
+    found = find_run(spec, tmp_path)
     assert (found.state, found.why) == ("broken", "it does not say how it ended")
 
 
 def test_what_an_attempt_left_is_no_run(spec, tmp_path):
     with attempt(tmp_path / spec.folder) as part:
         finish(part, "done")
-        assert find(spec, tmp_path).state == "waiting"
-    assert find(spec, tmp_path).state == "waiting"
+        assert find_run(spec, tmp_path).state == "waiting"
+    assert find_run(spec, tmp_path).state == "waiting"
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "predictions/complete.npz"])
@@ -73,8 +73,8 @@ def test_other_bytes_of_the_same_number_are_noticed_when_they_are_read(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert find(spec, tmp_path).state == "done"  # sizes and names alone
-    found = find(spec, tmp_path, read_up_to=SMALL)
+    assert find_run(spec, tmp_path).state == "done"  # sizes and names alone
+    found = find_run(spec, tmp_path, read_up_to=SMALL)
     assert (found.state, found.why) == ("broken", f"{name} holds other bytes than were written")
 
 
@@ -82,15 +82,18 @@ def test_other_bytes_of_the_same_number_are_noticed_when_they_are_read(
 def test_a_lost_or_shortened_file_is_noticed_by_name(spec, folder, tmp_path, name):
     file = folder / name
     file.write_bytes(file.read_bytes()[:-1])
-    assert find(spec, tmp_path).state == "broken"
-    assert name in find(spec, tmp_path).why
+    assert find_run(spec, tmp_path).state == "broken"
+    assert name in find_run(spec, tmp_path).why
     file.unlink()
-    assert find(spec, tmp_path).why == f"{name} is missing"
+    assert find_run(spec, tmp_path).why == f"{name} is missing"
 
 
 def test_a_damaged_end_mark_is_noticed(spec, folder, tmp_path):
     (folder / "done").write_text('{"fil')
-    assert (find(spec, tmp_path).state, find(spec, tmp_path).why) == ("broken", "done is damaged")
+    assert (find_run(spec, tmp_path).state, find_run(spec, tmp_path).why) == (
+        "broken",
+        "done is damaged",
+    )
 
 
 def test_a_claimed_run_is_running_until_its_process_ends(spec, tmp_path):
@@ -102,10 +105,10 @@ def test_a_claimed_run_is_running_until_its_process_ends(spec, tmp_path):
             signal.pause()
     while not (tmp_path / "held").exists():
         pass
-    assert find(spec, tmp_path).state == "running"
+    assert find_run(spec, tmp_path).state == "running"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert find(spec, tmp_path).state == "waiting"
+    assert find_run(spec, tmp_path).state == "waiting"
     with claim(path) as held:
         assert held.ours
 
@@ -118,7 +121,7 @@ def test_a_run_that_was_killed_is_recorded_with_what_it_had_written(spec, tmp_pa
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     record_failure(spec, tmp_path, "killed: by signal 9 (SIGKILL)")
-    found = find(spec, tmp_path)
+    found = find_run(spec, tmp_path)
     assert (found.state, found.why) == ("failed", "killed: by signal 9 (SIGKILL)")
     assert (found.folder / "log.txt").read_text() == "so far"
     assert [item.name for item in found.folder.parent.iterdir()] == [spec.key]
@@ -126,20 +129,20 @@ def test_a_run_that_was_killed_is_recorded_with_what_it_had_written(spec, tmp_pa
 
 def test_a_failure_from_outside_does_not_replace_a_run_that_finished(spec, folder, tmp_path):
     record_failure(spec, tmp_path, "killed")
-    assert find(spec, tmp_path).state == "done"
+    assert find_run(spec, tmp_path).state == "done"
 
 
 def test_a_failure_keeps_its_reason(spec, tmp_path):
     path = tmp_path / spec.folder
     path.mkdir(parents=True)
     finish(path, "failed.json", {"why": "out of memory: 3 GiB"})
-    assert find(spec, tmp_path).state == "failed"
-    assert find(spec, tmp_path).why == "out of memory: 3 GiB"
-    assert count([find(spec, tmp_path)]) == {"failed": 1}
+    assert find_run(spec, tmp_path).state == "failed"
+    assert find_run(spec, tmp_path).why == "out of memory: 3 GiB"
+    assert count([find_run(spec, tmp_path)]) == {"failed": 1}
 
 
 def test_a_metric_newer_than_the_run_is_scored_from_its_predictions(spec, folder, tmp_path):
-    records = read_records([find(spec, tmp_path)]).set_index("metric")
+    records = read_records([find_run(spec, tmp_path)]).set_index("metric")
     assert records.loc["accuracy", "value"] == 0.5  # as stored
     assert records.loc["accuracy", "bayes"] == 0.75
     # predictions 0, 1, 2 against 0, 1, 1: recalls 1 and 1/2

@@ -12,8 +12,8 @@ from mmbench.bench.plan import plan
 from mmbench.bench.spec import load_suite
 from mmbench.data.scenario import Scenario
 from mmbench.metrics.metric import metrics_for
+from mmbench.paths import folder
 from mmbench.registry import DATASETS, METHODS
-from mmbench.resources import folder
 
 BENCHMARKS = folder("benchmarks")
 TABLES = sorted(file.stem for file in (BENCHMARKS / "reported").glob("*.csv"))

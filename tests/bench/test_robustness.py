@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from sweeps import specs
 
-from mmbench.bench.kept import FILE, Kept
 from mmbench.bench.leaderboard import ROBUSTNESS, render, robustness, robustness_tables, write
 from mmbench.bench.record import Run, finish
 from mmbench.bench.result import write_result
-from mmbench.bench.robustness import degraded, patterns, rate_families
+from mmbench.bench.robustness import degraded, pattern_names, rate_families
+from mmbench.bench.score_cache import FILE, ScoreCache
 from mmbench.metrics.degradation import (
     area_under_rate_curve,
     cost_of_absence,
@@ -201,8 +201,8 @@ def test_families_and_patterns_are_found_by_mechanism_and_rate():
         "mcar": ["complete", "mcar_0.1", "mcar_0.5"],
         "mnar_label_strength_2": ["complete", "mnar_label_0.3_strength_2"],
     }
-    assert patterns(table) == ["complete", "a+t"]
-    assert patterns(table[:2]) == []
+    assert pattern_names(table) == ["complete", "a+t"]
+    assert pattern_names(table[:2]) == []
 
 
 def test_the_tables_are_written_beside_the_leaderboard(runs, tmp_path):
@@ -225,23 +225,23 @@ def test_the_tables_are_written_beside_the_leaderboard(runs, tmp_path):
 def test_what_is_kept_is_computed_again_only_where_a_run_changed(runs, tmp_path):
     calls = []
 
-    def ask(kept, runs):
-        return kept(["p", "x"], runs, lambda: calls.append(1) or [0.5, float("nan")])
+    def ask(score_cache, runs):
+        return score_cache(["p", "x"], runs, lambda: calls.append(1) or [0.5, float("nan")])
 
-    kept = Kept(tmp_path)
-    assert ask(kept, runs)[0] == 0.5
-    kept.write()
-    again = Kept(tmp_path)
+    score_cache = ScoreCache(tmp_path)
+    assert ask(score_cache, runs)[0] == 0.5
+    score_cache.write()
+    again = ScoreCache(tmp_path)
     np.testing.assert_array_equal(ask(again, runs), [0.5, np.nan])
     assert len(calls) == 1
     ask(again, runs[:-1])  # one run less
     assert len(calls) == 2
     again.write()
     write_json(runs[0].folder / "metrics.json", {})  # repeated
-    ask(Kept(tmp_path), runs[:-1])
+    ask(ScoreCache(tmp_path), runs[:-1])
     assert len(calls) == 3
     (tmp_path / FILE).write_text("{cut of")
-    ask(Kept(tmp_path), runs)
+    ask(ScoreCache(tmp_path), runs)
     assert len(calls) == 4
 
 
@@ -249,13 +249,13 @@ def test_kept_p_values_are_those_computed(runs, tmp_path):
     from mmbench.bench.leaderboard import leaderboard
 
     fresh = leaderboard(runs, compare="accuracy")
-    kept = Kept(tmp_path)
-    first = leaderboard(runs, compare="accuracy", kept=kept)
-    kept.write()
+    score_cache = ScoreCache(tmp_path)
+    first = leaderboard(runs, compare="accuracy", score_cache=score_cache)
+    score_cache.write()
     for run in runs:  # not read again
         for file in (run.folder / "predictions").iterdir():
             file.unlink()
-    second = leaderboard(runs, compare="accuracy", kept=Kept(tmp_path))
+    second = leaderboard(runs, compare="accuracy", score_cache=ScoreCache(tmp_path))
     assert fresh["p_vs_best"].notna().any()
     pd.testing.assert_frame_equal(fresh, first)
     pd.testing.assert_frame_equal(first, second)

@@ -20,10 +20,10 @@ from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
 
 from mmbench import store
-from mmbench.bench.record import find, read_predictions, samples_digest
+from mmbench.bench.record import find_run, read_predictions, samples_digest
 from mmbench.bench.result import read_result
 from mmbench.bench.run import provenance
-from mmbench.bench.run.build import build_data, check
+from mmbench.bench.run.build import build_data, check_arguments
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
 from mmbench.bench.run.run import run
@@ -59,7 +59,7 @@ def test_a_suite_s_encoders_reach_the_method_and_are_part_of_the_key(tmp_path):
 def test_encoders_that_do_not_fit_are_refused_before_anything_runs():
     wrong = replace(specs()[1], encoders={"vektor": {"layers": 3}})
     with pytest.raises(ValueError, match=r"encoders.vektor is neither .*did you mean 'vector'"):
-        check(wrong, NO_DATA)
+        check_arguments(wrong, NO_DATA)
 
 
 def test_a_run_leaves_the_files_that_are_promised(finished):
@@ -75,12 +75,12 @@ def test_a_run_leaves_the_files_that_are_promised(finished):
         "predictions/complete.npz",
         "predictions/mcar_0.3.npz",
     }
-    assert find(spec, runs).state == "done"
+    assert find_run(spec, runs).state == "done"
 
 
 def test_stored_scores_are_those_of_the_stored_predictions(finished):
     spec, runs = finished
-    found = find(spec, runs)
+    found = find_run(spec, runs)
     for name, condition in read_result(found.folder).conditions.items():
         kept = read_predictions(found, name)
         assert kept["logits"].dtype == np.float32
@@ -98,7 +98,7 @@ def test_kept_weights_give_the_kept_predictions(finished):
     method = METHODS.get("zero_fill")(data.task, dim=8)
     method.load_state_dict(load_file(runs / spec.folder / "weights.safetensors"))
     for name, logits in evaluate(method, data).items():
-        kept = read_predictions(find(spec, runs), name)
+        kept = read_predictions(find_run(spec, runs), name)
         np.testing.assert_array_equal(kept["logits"], logits)
 
 
@@ -114,7 +114,7 @@ def test_a_finished_run_is_not_repeated_unless_asked(finished):
 def test_the_same_run_gives_the_same_predictions(finished, tmp_path):
     spec, runs = finished
     assert run(spec, tmp_path, NO_DATA).state == "done"
-    first, second = (read_predictions(find(spec, r), "complete") for r in (runs, tmp_path))
+    first, second = (read_predictions(find_run(spec, r), "complete") for r in (runs, tmp_path))
     np.testing.assert_array_equal(first["logits"], second["logits"])
 
 
@@ -153,7 +153,7 @@ def test_every_method_and_seed_meets_the_same_masks(tmp_path):
     shown = []
     for spec in specs(seeds=2):
         assert run(spec, tmp_path, NO_DATA).state == "done"
-        kept = read_predictions(find(spec, tmp_path), "mcar_0.3")
+        kept = read_predictions(find_run(spec, tmp_path), "mcar_0.3")
         shown.append((kept["presence"], kept["sample_id"]))
     for presence, sample_id in shown[1:]:
         np.testing.assert_array_equal(presence, shown[0][0])
@@ -163,7 +163,7 @@ def test_every_method_and_seed_meets_the_same_masks(tmp_path):
 def test_a_method_that_does_not_apply_is_skipped_with_the_reason(tmp_path):
     spec = replace(specs()[0], method="shaspec", data_args={"modalities": ["fou"]})
     assert run(spec, tmp_path, NO_DATA).state == "skipped"
-    assert find(spec, tmp_path).why == "needs 2 modalities, found 1"
+    assert find_run(spec, tmp_path).why == "needs 2 modalities, found 1"
     everyone = {**MCAR, "train": {"mechanism": "pattern", "present": ["fou"]}}
     spec = replace(specs()[0], method="complete_case", scenario=everyone)
     assert run(spec, tmp_path, NO_DATA).why.startswith("needs complete training samples")
@@ -176,7 +176,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_does_not_reach_the_caller(
     assert outcome.why.startswith("diverged: ")
     words = json.loads((tmp_path / spec.folder / "failed.json").read_text())
     assert "DivergedError" in words["traceback"]
-    assert find(spec, tmp_path).why == outcome.why
+    assert find_run(spec, tmp_path).why == outcome.why
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_failures_are_told_apart(error, kind):
 )
 def test_a_users_mistake_is_found_before_anything_runs(change, message):
     with pytest.raises(ValueError, match=message) as error:
-        check(replace(specs()[1], **change), NO_DATA)
+        check_arguments(replace(specs()[1], **change), NO_DATA)
     assert "\n" not in str(error.value)
 
 
@@ -370,7 +370,9 @@ def test_a_record_says_what_made_it_and_what_it_was_asked(finished):
     env = json.loads((runs / spec.folder / "env.json").read_text())
     assert env["instructions"] in made.machine
     for name, condition in made.conditions.items():
-        kept = read_predictions(find(spec, runs), name, only=("sample_id", "target", "presence"))
+        kept = read_predictions(
+            find_run(spec, runs), name, only=("sample_id", "target", "presence")
+        )
         assert condition.samples == samples_digest(**kept)
         hidden = kept["presence"].copy()
         hidden[3, 1] ^= True
@@ -454,11 +456,11 @@ def test_processes_at_the_same_run_and_stage_leave_one_whole_run_without_any_loc
         os.kill(child, signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes[2:] == [0, 0, 0]
-    found = find(spec, runs, read_up_to=None)
+    found = find_run(spec, runs, read_up_to=None)
     assert (found.state, found.why) == ("done", "")
     assert run(spec, runs, NO_DATA).state == "done"
     first, second = (
-        read_predictions(find(spec, r), "complete") for r in (tmp_path / "alone", runs)
+        read_predictions(find_run(spec, r), "complete") for r in (tmp_path / "alone", runs)
     )
     np.testing.assert_array_equal(first["logits"], second["logits"])
 

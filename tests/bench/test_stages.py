@@ -14,7 +14,8 @@ from torch import nn
 from mmbench.bench.run.build import build_data
 from mmbench.bench.run.run import run
 from mmbench.bench.spec import RunSpec
-from mmbench.data.batch import Batch, Remembered, is_frozen
+from mmbench.data.batch import Batch
+from mmbench.data.embeddings import Embeddings, is_frozen
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.method import Method, Paper, Stage
 from mmbench.registry import METHODS
@@ -187,7 +188,7 @@ def test_memory_serves_frozen_encoders_alone_and_forgets_those_that_learn_again(
         target=torch.zeros(4, dtype=torch.long),
         sample_id=torch.arange(4),
     )
-    remembered = Remembered(10)
+    embeddings = Embeddings(10)
     rows = torch.tensor([7, 1, 2, 3])
 
     class Encoder(nn.Linear):
@@ -196,8 +197,7 @@ def test_memory_serves_frozen_encoders_alone_and_forgets_those_that_learn_again(
             return super().forward(x)
 
     encoder = Encoder(3, 2)
-    memo = remembered.memo(batch, rows)
-    shown = Batch(**{f: getattr(batch, f) for f in batch.__slots__} | {"memo": memo})
+    shown = batch.with_embeddings(embeddings, rows)
     assert not is_frozen(encoder)
     first = shown.embed("a", encoder)
     shown.embed("a", encoder)
@@ -212,10 +212,7 @@ def test_memory_serves_frozen_encoders_alone_and_forgets_those_that_learn_again(
     assert torch.equal(again, first.detach())
     assert (again[2] == 0).all()
     assert not (again[0] == 0).all()
-    part = Batch(
-        **{f: getattr(batch, f) for f in batch.__slots__}
-        | {"memo": remembered.memo(batch, torch.tensor([7, 8, 2, 3]))}
-    )
+    part = batch.with_embeddings(embeddings, torch.tensor([7, 8, 2, 3]))
     part.embed("a", encoder)
     assert len(calls) == 4  # row 8 is new
 

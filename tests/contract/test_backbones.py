@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from tiny_models import NAME, PIXELS, save
 
-from mmbench.contract import METHOD_CHECKS, MODALITIES
+from mmbench.checks import METHOD_CHECKS, MODALITIES
 from mmbench.data.task import Task
-from mmbench.prompted import PromptMethod
+from mmbench.prompting import PromptMethod
 from mmbench.registry import METHODS
 
 pytestmark = pytest.mark.slow

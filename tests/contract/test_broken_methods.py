@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.contract import METHOD_CHECKS, TASKS, sample_tasks
+from mmbench.checks import METHOD_CHECKS, TASKS, sample_tasks
 from mmbench.data.task import EncoderSpec
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean

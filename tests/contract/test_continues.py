@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 from sweeps import NO_DATA, specs
 
-from mmbench.bench.record import find, read_predictions
+from mmbench.bench.record import find_run, read_predictions
 from mmbench.bench.run import training
 from mmbench.bench.run.run import run
 from mmbench.registry import METHODS
@@ -84,7 +84,7 @@ def test_a_method_that_is_cut_off_twice_ends_with_the_same_bits(name, cut, tmp_p
     assert whole.keys() == gone_on.keys()
     assert [key for key in whole if not torch.equal(whole[key], gone_on[key])] == []
     for condition in ("complete", "mcar_0.3"):
-        ends = [read_predictions(find(spec, tmp_path / r), condition) for r in ("whole", "cut")]
+        ends = [read_predictions(find_run(spec, tmp_path / r), condition) for r in ("whole", "cut")]
         np.testing.assert_array_equal(ends[0]["logits"], ends[1]["logits"])
     curves = [(tmp_path / r / spec.folder / "metrics.csv").read_text() for r in ("whole", "cut")]
     assert curves[0] == curves[1]

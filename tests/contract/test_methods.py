@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmbench.contract import METHOD_CHECKS, TASKS, sample_tasks
+from mmbench.checks import METHOD_CHECKS, TASKS, sample_tasks
 from mmbench.registry import METHODS
 
 

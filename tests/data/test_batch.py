@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmbench.data.batch import Batch, Memo, keep
+from mmbench.data.batch import Batch, zero_absent
+from mmbench.data.embeddings import Embeddings
 
 NAMES = ("audio", "words")
 FEW = settings(derandomize=True, deadline=None, max_examples=50)
@@ -21,13 +22,13 @@ def build(presence=PRESENCE):
     return Batch(
         modalities=NAMES,
         inputs={
-            "audio": keep(1 + torch.arange(8.0).view(4, 2), presence[:, 0]),
-            "words": keep(1 + torch.arange(12).view(4, 3), presence[:, 1]),
+            "audio": zero_absent(1 + torch.arange(8.0).view(4, 2), presence[:, 0]),
+            "words": zero_absent(1 + torch.arange(12).view(4, 3), presence[:, 1]),
         },
         presence=presence,
         target=torch.tensor([0, 1, 0, 1]),
         sample_id=torch.arange(4) + 7,
-        lengths={"words": keep(steps, presence[:, 1])},
+        lengths={"words": zero_absent(steps, presence[:, 1])},
     )
 
 
@@ -110,7 +111,7 @@ def test_an_encoder_is_given_the_lengths_of_its_modality():
     z = batch.embed("words", Counting())
     there = batch.presence[:, 1]
     assert torch.equal(
-        z, keep(2.0 * batch.inputs["words"] + batch.lengths["words"][:, None], there)
+        z, zero_absent(2.0 * batch.inputs["words"] + batch.lengths["words"][:, None], there)
     )
 
 
@@ -121,12 +122,13 @@ def test_no_gradient_comes_from_where_a_modality_is_absent():
     assert x.grad.sum(1).tolist() == [4, 4, 0, 4]
 
 
-def test_a_memo_encodes_once_for_each_encoder_and_modality_and_changes_no_result():
+def test_embeddings_are_made_once_for_each_encoder_and_modality_and_change_no_result():
     full = build(torch.ones(4, 2, dtype=torch.bool))
-    memo, encoders = Memo(full), [Counting(), Counting()]
+    once = full.with_embeddings(Embeddings(len(full), learning=False))
+    encoders = [Counting(), Counting()]
     for absent in ([True, False], [False, True], [False, False]):
         hidden = full.hide(torch.tensor([absent] * 4))
-        shared = replace(hidden, memo=memo)
+        shared = once.hide(torch.tensor([absent] * 4))
         for name in NAMES:
             for encoder in encoders:
                 alone = Counting()
@@ -135,18 +137,17 @@ def test_a_memo_encodes_once_for_each_encoder_and_modality_and_changes_no_result
     assert [encoder.calls for encoder in encoders] == [2, 2]  # one a modality
 
 
-def test_a_memo_gives_nothing_that_its_batch_does_not_show():
-    memo = Memo(build())
-    shared = replace(build().hide(torch.tensor([[True, False]] + [[False, False]] * 3)), memo=memo)
+def test_embeddings_give_nothing_that_its_batch_does_not_show():
+    once = build().with_embeddings(Embeddings(4, learning=False))
+    shared = once.hide(torch.tensor([[True, False]] + [[False, False]] * 3))
     assert not shared.embed("audio", Counting())[[0, 2]].any()
 
 
-def test_a_memo_does_not_mistake_a_new_encoder_for_one_that_is_gone():
-    memo = Memo(build())
-    shared = replace(build(), memo=memo)
+def test_embeddings_do_not_mistake_a_new_encoder_for_one_that_is_gone():
+    shared = build().with_embeddings(Embeddings(4, learning=False))
     for k in range(20):  # an encoder that nobody holds would free its id for the next one
         found = shared.embed("audio", lambda x, _, k=k: x + k)
-        assert torch.equal(found, keep(build().inputs["audio"] + k, build().has("audio")))
+        assert torch.equal(found, zero_absent(build().inputs["audio"] + k, build().has("audio")))
 
 
 def test_a_batch_moves_with_its_teacher():
@@ -157,7 +158,8 @@ def test_a_batch_moves_with_its_teacher():
         assert {x.device.type for x in (*tensors, *one.lengths.values())} == {"meta"}
     assert batch.presence.device.type == "cpu"
     assert {field.name for field in fields(Batch)} == {
-        "modalities", "inputs", "presence", "target", "sample_id", "lengths", "teacher", "memo",
+        "modalities", "inputs", "presence", "target", "sample_id", "lengths", "teacher",
+        "embeddings",
     }  # fmt: skip
 
 
@@ -166,5 +168,23 @@ def test_a_batch_moves_with_its_teacher():
 def test_keep_zeroes_all_other_rows(rows):
     x = torch.full((3, 2, 2), torch.nan)
     x[torch.tensor(rows)] = 5.0
-    kept = keep(x, torch.tensor(rows))
+    kept = zero_absent(x, torch.tensor(rows))
     assert kept.sum().item() == 20 * sum(rows)
+
+
+def test_taking_rows_takes_everything_of_them_and_of_their_teacher():
+    whole = build(torch.ones(4, 2, dtype=torch.bool))
+    batch = replace(build(), teacher=whole).with_embeddings(Embeddings(4, learning=False))
+    rows = torch.tensor([3, 0])
+    part = batch.take(rows)
+    assert len(part) == 2
+    assert part.embeddings is None
+    for one, every in ((part, batch), (part.teacher, whole)):
+        assert torch.equal(one.presence, every.presence[rows])
+        assert torch.equal(one.target, every.target[rows])
+        assert torch.equal(one.sample_id, every.sample_id[rows])
+        for name in NAMES:
+            assert torch.equal(one.inputs[name], every.inputs[name][rows])
+        assert torch.equal(one.lengths["words"], every.lengths["words"][rows])
+    mask = torch.tensor([False, True, True, False])
+    assert torch.equal(batch.take(mask).sample_id, batch.sample_id[1:3])

@@ -23,7 +23,7 @@ def test_it_is_built_once(tmp_path):
     assert first == again != other
     assert len(built) == 2
     assert np.load(first / "x.npy", mmap_mode="r").tolist() == [0, 1, 2]
-    assert json.loads((first / "words.json").read_text()) == {"data": "a"}
+    assert json.loads((first / "spec.json").read_text()) == {"data": "a"}
 
 
 def test_order_of_words_does_not_matter():

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.contract import all_patterns, make_batch
+from mmbench.checks import all_patterns, make_batch
 from mmbench.data import embeddings
-from mmbench.data.batch import Remembered
-from mmbench.data.embeddings import share, shared_embeddings
+from mmbench.data.embeddings import Embeddings, share_between_runs, stored_embeddings
 from mmbench.data.task import Modality, Task
 
 
@@ -23,7 +22,7 @@ class Encoder(nn.Module):
         self.log = log
         self.runs = 0
         self.eval()
-        share(self)
+        share_between_runs(self)
 
     def forward(self, x, lengths):
         self.runs += 1
@@ -47,31 +46,31 @@ def parts(x=X):
 
 def test_a_second_encoder_with_the_same_weights_reads_what_the_first_wrote(tmp_path):
     first, second = Encoder(), Encoder()
-    made = shared_embeddings(first, parts, 10)
+    made = stored_embeddings(first, parts, 10)
     torch.testing.assert_close(made, first.linear(X)[:, None].expand(-1, 2, -1))
-    assert torch.equal(shared_embeddings(second, parts, 10), made)
+    assert torch.equal(stored_embeddings(second, parts, 10), made)
     assert (first.runs, second.runs) == (3, 0)
     [file] = (tmp_path / "cache").glob("*/embeddings.npy")
     assert np.array_equal(np.load(file), made.numpy())
     made[0] = 7.0  # stays here
-    assert not torch.equal(shared_embeddings(second, parts, 10), made)
+    assert not torch.equal(stored_embeddings(second, parts, 10), made)
 
 
 def test_other_weights_or_inputs_make_another_file(tmp_path):
-    shared_embeddings(Encoder(), parts, 10)
+    stored_embeddings(Encoder(), parts, 10)
     changed = X.clone()
     changed[9, 3] += 1e-6
     for encoder, x in ((Encoder(seed=1), X), (Encoder(), changed)):
-        shared_embeddings(encoder, lambda x=x: parts(x), 10)
+        stored_embeddings(encoder, lambda x=x: parts(x), 10)
         assert encoder.runs == 3
     assert len(list((tmp_path / "cache").glob("*/embeddings.npy"))) == 3
 
 
 def test_other_code_makes_another_file(monkeypatch):
-    shared_embeddings(Encoder(), parts, 10)
+    stored_embeddings(Encoder(), parts, 10)
     monkeypatch.setattr(embeddings, "_made_of", lambda encoder: {"sources": "tomorrow's"})
     encoder = Encoder()
-    shared_embeddings(encoder, parts, 10)
+    stored_embeddings(encoder, parts, 10)
     assert encoder.runs == 3
 
 
@@ -85,16 +84,16 @@ def test_a_build_that_was_cut_off_is_made_again(tmp_path):
     dies = Dies()
     dies.__class__.__qualname__ = Encoder.__qualname__
     with pytest.raises(KeyboardInterrupt):
-        shared_embeddings(dies, parts, 10)
+        stored_embeddings(dies, parts, 10)
     assert not list((tmp_path / "cache").glob("[!.]*"))
     encoder = Encoder()
-    made = shared_embeddings(encoder, parts, 10)
+    made = stored_embeddings(encoder, parts, 10)
     torch.testing.assert_close(made[:, 0], encoder.linear(X))
 
 
 def _in_a_process(log):
     torch.set_num_threads(1)
-    assert shared_embeddings(Encoder(log=Path(log)), parts, 10).shape == (10, 2, 3)
+    assert stored_embeddings(Encoder(log=Path(log)), parts, 10).shape == (10, 2, 3)
 
 
 def test_of_several_processes_one_builds(tmp_path):
@@ -121,13 +120,13 @@ def test_a_split_serves_them_to_all_runs():
         sample_id=batch.sample_id[rows],
     )
     for run, expected in ((Encoder(), 3), (Encoder(), 0)):
-        remembered = Remembered(10, lambda name: parts(batch.inputs[name]))
-        seen = replace(part, memo=remembered.memo(part, rows)).embed("a", run)
+        split = Embeddings(10, lambda name: parts(batch.inputs[name]))
+        seen = part.with_embeddings(split, rows).embed("a", run)
         torch.testing.assert_close(seen[:, 1], run.linear(part.inputs["a"]))
         assert run.runs == expected
     learns = Encoder()
     learns.linear.requires_grad_(True)
-    replace(part, memo=remembered.memo(part, rows)).embed("a", learns)
+    part.with_embeddings(split, rows).embed("a", learns)
     assert learns.runs == 1
 
 

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mmbench.data.masks import (
+    FromTable,
     PresenceTable,
-    Table,
     cp_imoe_legacy,
     missing_aware_prompts_legacy,
     mosare_legacy,
@@ -138,7 +138,7 @@ def test_a_table_shows_what_the_mechanism_drew_in_any_order_of_rows_and_columns(
     table = drawn_table(samples)
     path = tmp_path / "drawn.csv"
     table.save(path)
-    mechanism = Table(str(path), table.checksum)
+    mechanism = FromTable(str(path), table.checksum)
     mechanism.check(("audio", "text"))
     assert mechanism.label == "table_drawn"
     rows = np.random.default_rng(0).permutation(40)[:25]
@@ -176,13 +176,13 @@ def test_showing_what_nature_left_out_is_refused():
 def test_another_table_than_the_scenario_names_is_refused(tmp_path):
     drawn_table(make_samples()).save(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="is not the table that the scenario names"):
-        Table(str(tmp_path / "t.csv"), "0" * 64).draw(make_samples(), Stream(0, "test"))
+        FromTable(str(tmp_path / "t.csv"), "0" * 64).draw(make_samples(), Stream(0, "test"))
 
 
 def test_a_table_of_other_modalities_is_refused_before_any_training(tmp_path):
     drawn_table(make_samples()).save(tmp_path / "t.csv")
     with pytest.raises(ValueError, match="no modality named 'audio'; there are text, video"):
-        Table(str(tmp_path / "t.csv")).check(("text", "video"))
+        FromTable(str(tmp_path / "t.csv")).check(("text", "video"))
 
 
 # --- authors' own tables -----------------------------------------------------------------
@@ -312,5 +312,5 @@ def test_a_legacy_table_drives_a_run_like_any_other(tmp_path):
     samples = make_samples(30, ("image", "text"))
     table = redeem_legacy(samples.sample_id, 0.5, "text")
     table.save(tmp_path / "legacy.csv")
-    presence = Table(str(tmp_path / "legacy.csv")).draw(samples, Stream(0, "train"))
+    presence = FromTable(str(tmp_path / "legacy.csv")).draw(samples, Stream(0, "train"))
     assert (~presence).sum(axis=0).tolist() == [0, 15]

@@ -18,15 +18,15 @@ from mmbench.data.missingness import (
     Pattern,
     Stream,
     dependence,
-    label_score,
+    every_pattern,
+    label_value,
+    modality_value,
+    modality_values,
     natural,
     pattern_index,
     pattern_name,
     pattern_probability,
-    patterns,
     realised,
-    score,
-    scores,
 )
 from mmbench.data.samples import Samples
 
@@ -221,7 +221,7 @@ def test_the_law_is_a_distribution_over_what_a_row_can_show(name, data):
     assert law.shape == (len(samples), 2 ** len(samples.modalities))
     assert (law >= 0).all()
     np.testing.assert_allclose(law.sum(axis=1), 1, rtol=1e-12)
-    beyond = (patterns(len(samples.modalities)) & ~samples.presence[:, None]).any(axis=2)
+    beyond = (every_pattern(len(samples.modalities)) & ~samples.presence[:, None]).any(axis=2)
     assert (law[beyond] == 0).all()
     assert (law[:, 0] == 0).all()
 
@@ -234,7 +234,7 @@ def test_the_expected_share_of_hidden_entries_is_the_nominal_rate(name, data, sh
     rate = share * highest_rate(samples)
     assume(rate > 1e-3)
     law = pattern_probability(NESTED[name](rate), samples)
-    shown = (law @ patterns(len(samples.modalities))).sum()
+    shown = (law @ every_pattern(len(samples.modalities))).sum()
     assert 1 - shown / samples.presence.sum() == pytest.approx(rate, abs=1e-9)
 
 
@@ -329,7 +329,7 @@ def test_own_rates_are_the_expected_shares_of_each_modality(data, pick):
     rates = {name: pick.draw(st.floats(0, 0.4), label=name) for name in names}
     missingness = Mcar(rates)
     draw_or_skip(missingness, samples)
-    shown = pattern_probability(missingness, samples) @ patterns(len(names))
+    shown = pattern_probability(missingness, samples) @ every_pattern(len(names))
     for column, name in enumerate(names):
         there = samples.presence[:, column].sum()
         if there:
@@ -382,7 +382,7 @@ def test_the_law_of_a_race_is_the_one_worked_by_hand_for_two_modalities():
     samples = make_samples(500, 2)
     missingness = MnarValue(0.3, strength=0.8)
     p = missingness.absence_probability(samples)
-    x = scores(samples)
+    x = modality_values(samples)
     w = np.exp(-0.8 * (x - x.mean(axis=0)) / x.std(axis=0))
     both = p[:, 0] * p[:, 1]
     only_first = (1 - p[:, 0]) * p[:, 1] + both * w[:, 0] / w.sum(axis=1)
@@ -416,7 +416,7 @@ def test_mar_never_hides_what_it_depends_on_and_looks_at_nothing_else():
     missingness = Mar(0.4, 2.0, given="image")
     presence = missingness.draw(samples, Stream(0, "train"))
     assert presence[:, 1].all()
-    law, x, label = missingness.law(samples), scores(samples), label_score(samples)
+    law, x, label = missingness.law(samples), modality_values(samples), label_value(samples)
     other = x.copy()
     other[:, [0, 2]] = np.nan
     np.testing.assert_array_equal(
@@ -512,10 +512,10 @@ def test_a_sample_that_cannot_show_the_pattern_keeps_what_it_has():
 
 def test_patterns_are_named_in_the_order_of_the_columns_and_numbered_by_bits():
     names = ("audio", "image", "text")
-    assert [pattern_name(row, names) for row in patterns(3)] == [
+    assert [pattern_name(row, names) for row in every_pattern(3)] == [
         "", "audio", "image", "audio+image", "text", "audio+text", "image+text", "audio+image+text",
     ]  # fmt: skip
-    assert pattern_index(patterns(3)).tolist() == list(range(8))
+    assert pattern_index(every_pattern(3)).tolist() == list(range(8))
 
 
 def test_natural_and_simulated_gaps_are_counted_apart():
@@ -545,10 +545,10 @@ def test_scores_are_means_over_what_is_no_padding():
         presence=np.array([[1, 1, 1, 1], [0, 1, 1, 1]], bool),
         lengths={"steps": np.array([2, 1]), "words": np.array([3, 1])},
     )
-    np.testing.assert_array_equal(score(samples, "vector"), [2.0, np.nan])
-    np.testing.assert_array_equal(score(samples, "steps"), [3.5, 3.0])
-    np.testing.assert_array_equal(score(samples, "image"), [127.5, 251.0])
-    np.testing.assert_array_equal(score(samples, "words"), [3.0, 1.0])
+    np.testing.assert_array_equal(modality_value(samples, "vector"), [2.0, np.nan])
+    np.testing.assert_array_equal(modality_value(samples, "steps"), [3.5, 3.0])
+    np.testing.assert_array_equal(modality_value(samples, "image"), [127.5, 251.0])
+    np.testing.assert_array_equal(modality_value(samples, "words"), [3.0, 1.0])
 
 
 def test_a_mask_that_is_the_label_carries_the_entropy_of_the_label():

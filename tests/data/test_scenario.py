@@ -15,7 +15,7 @@ from mmbench.data.missingness import (
     Natural,
     Pattern,
     Stream,
-    patterns,
+    every_pattern,
 )
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario, load_scenario, scenarios
@@ -106,7 +106,7 @@ def test_every_pattern_is_every_set_of_modalities_once_the_complete_one_first():
     ]  # fmt: skip
     samples = some_samples()
     drawn = [m.draw(samples, Stream(0, "test"))[0] for m in found.values()]
-    assert sorted(map(tuple, drawn)) == sorted(map(tuple, patterns(3)[1:]))
+    assert sorted(map(tuple, drawn)) == sorted(map(tuple, every_pattern(3)[1:]))
 
 
 def test_conditions_that_hide_nothing_are_one_condition():

@@ -13,7 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from datamodules.synthetic import RESIDUAL, Bend, Synthetic, World
-from mmbench.data.masks import Table
+from mmbench.data.masks import FromTable
 from mmbench.data.missingness import (
     Incomplete,
     Mar,
@@ -24,8 +24,8 @@ from mmbench.data.missingness import (
     Natural,
     Pattern,
     Stream,
+    modality_values,
     pattern_index,
-    scores,
 )
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario
@@ -380,7 +380,7 @@ def test_value_mechanism_averages_the_law_over_the_hidden_values(
     """Against the mechanism's own law on a grid of hidden scores, word by word."""
     data = module(mechanism, n_test=400, kinds=kinds, noise=0.8)
     s, presence, found = drawn(data, mechanism)
-    w, law, observed = data.world, mechanism.law(s), scores(s)
+    w, law, observed = data.world, mechanism.law(s), modality_values(s)
     grid, weight = np.polynomial.hermite_e.hermegauss(60)
     kept = [np.flatnonzero((presence == p).all(axis=1))[:3] for p in np.unique(presence, axis=0)]
     for row in np.concatenate(kept):
@@ -430,7 +430,7 @@ def test_a_limit_changes_no_posterior():
 def test_a_table_from_a_file_has_no_posterior_since_nothing_says_how_it_was_drawn():
     data = module(n_test=40)
     s = data.samples("test")
-    assert data.bayes_posterior(s, s.presence, Table("anything.csv")) is None
+    assert data.bayes_posterior(s, s.presence, FromTable("anything.csv")) is None
 
 
 def test_a_mechanism_that_never_leaves_a_pattern_is_refused():

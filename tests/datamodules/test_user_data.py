@@ -16,7 +16,7 @@ from twins import WRITE
 from mmbench.data.missingness import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
-from mmbench.data.words import words
+from mmbench.data.vocabulary import words
 from mmbench.registry import DATASETS
 
 SCENARIO = Scenario("natural", natural(), natural(), (natural(),))

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
-from mmbench.data.batch import Batch, Memo, Remembered
+from mmbench.data.batch import Batch
+from mmbench.data.embeddings import Embeddings
 from mmbench.data.task import EncoderSpec, Modality, Task, with_encoders
 from mmbench.layers.encoders import ModalityEncoders, PatchTokens, encoder
 from mmbench.layers.pooling import adaptive_mean, grid_weights, window_weights
@@ -287,12 +288,11 @@ def test_test_conditions_share_the_embeddings_of_one_batch():
     for part in encode.encoders.values():
         part.register_forward_hook(lambda *_: calls.append(1))
     source = batch_of(task, torch.ones_like(PRESENCE))
-    memo = Memo(source)
+    once = source.with_embeddings(Embeddings(len(source), learning=False))
     for presence in (PRESENCE, torch.ones_like(PRESENCE)):
         hidden = source.hide(~presence)
-        shared = Batch(**{f: getattr(hidden, f) for f in hidden.__slots__} | {"memo": memo})
-        torch.testing.assert_close(encode(shared), encode(hidden))
-    assert len(calls) == 3 + 2 * 3  # once for the memo, and for each batch without one
+        torch.testing.assert_close(encode(once.hide(~presence)), encode(hidden))
+    assert len(calls) == 3 + 2 * 3  # once for both, and once for each batch alone
 
 
 def test_modalities_may_have_names_that_torch_uses_itself():
@@ -529,9 +529,9 @@ def test_a_frozen_backbone_runs_once_a_sample_though_what_follows_it_learns():
     calls = []
     rested.network.register_forward_hook(lambda *_: calls.append(1))
     source = batch_of(task, torch.ones(4, 1, dtype=torch.bool))
-    remembered = Remembered(4)
+    embeddings = Embeddings(4)
     for _ in range(3):
-        z = encode(replace(source, memo=remembered.memo(source, torch.arange(4))))
+        z = encode(source.with_embeddings(embeddings, torch.arange(4)))
     z.square().sum().backward()
     assert len(calls) == 1
     assert all(p.grad is not None for p in encode.in_order[0].out.parameters())

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from mmbench.contract import all_patterns, make_batch
-from mmbench.data.batch import Batch, keep
+from mmbench.checks import all_patterns, make_batch
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.methods.best_single_modality import BestSingleModality
 
@@ -24,7 +24,7 @@ def noisy_batch(seed, flips, rates, n=400):
     for m, name in enumerate(TASK.names):
         told = torch.where(torch.rand(n, generator=g) < flips[m], 1 - target, target)
         x = 0.1 * torch.randn(n, 3, generator=g) + (2.0 * told - 1)[:, None]
-        inputs[name] = keep(x, presence[:, m])
+        inputs[name] = zero_absent(x, presence[:, m])
     return Batch(TASK.names, inputs, presence, target, torch.arange(n))
 
 

@@ -7,8 +7,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmbench.contract import all_patterns, make_batch
-from mmbench.data.batch import Remembered
+from mmbench.checks import all_patterns, make_batch
+from mmbench.data.embeddings import Embeddings
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.layers.fusion import presence_code
 from mmbench.methods.cp_imoe import CPIMoE, pull_together, push_apart
@@ -361,31 +361,20 @@ def test_epochs_are_chosen_by_the_logits_of_the_stage():
     assert torch.equal(method.stage_output(batch), method(batch))
 
 
-def take(batch, rows):
-    index = torch.tensor(rows)
-    return replace(
-        batch,
-        inputs={name: x[index] for name, x in batch.inputs.items()},
-        presence=batch.presence[index],
-        target=batch.target[index],
-        sample_id=batch.sample_id[index],
-    ), index
-
-
 @pytest.mark.parametrize("stage", ["redundant", "main"])
 def test_frozen_encoders_see_a_sample_once(stage):
     method, batch, seen = build(stage=stage), batch_of(TWO), []
     plain = method.loss(batch)
     for part in method.encode.in_order:
         part.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    remembered = Remembered(len(batch))
+    embeddings = Embeddings(len(batch))
     method.train()
     for rows in ([0, 1, 2], [3, 4, 5], [5, 0, 3], [1, 2, 4]):
-        part, index = take(batch, rows)
-        method.loss(replace(part, memo=remembered.memo(part, index)))
+        index = torch.tensor(rows)
+        part = batch.take(index)
+        method.loss(part.with_embeddings(embeddings, index))
     assert sum(seen) == 2 * len(batch)
-    memo = remembered.memo(batch, torch.arange(len(batch)))
-    served = method.eval().loss(replace(batch, memo=memo))
+    served = method.eval().loss(batch.with_embeddings(embeddings, torch.arange(len(batch))))
     assert sum(seen) == 2 * len(batch)
     for name, term in plain.items():
         torch.testing.assert_close(served[name], term, atol=1e-6, rtol=0)
@@ -474,10 +463,10 @@ def test_a_frozen_encoder_sees_each_view_of_a_sample_once():
     method = build(PICTURES, stage="main", views=3)
     batch, seen = batch_of(PICTURES), []
     method.encode.in_order[0].register_forward_hook(lambda *_: seen.append(len(batch)))
-    memo = Remembered(len(batch)).memo(batch, torch.arange(len(batch)))
+    batch = batch.with_embeddings(Embeddings(len(batch)))
     method.train()
     torch.manual_seed(0)
-    features = [method.features(replace(batch, memo=memo)) for _ in range(40)]
+    features = [method.features(batch) for _ in range(40)]
     assert len(seen) == 3
     kinds = torch.unique(torch.stack([f[:, 0].flatten() for f in features]), dim=0)
     assert len(kinds) == 3  # each view looks different, and always the same

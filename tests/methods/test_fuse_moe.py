@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmbench.contract import TASKS, all_patterns, make_batch
+from mmbench.checks import TASKS, all_patterns, make_batch
 from mmbench.methods.fuse_moe import FuseMoE, FusionMoE, ReleasedMoE, entropy_loss, scores
 
 TASK = TASKS[0]
@@ -120,7 +120,7 @@ def test_nothing_waits_for_an_accelerator():
     torch.manual_seed(0)
     method = FuseMoE(TASK).to("meta")
     batch = make_batch(TASK, all_patterns(TASK))
-    batch = replace(batch.to("meta"), memo=None)
+    batch = replace(batch.to("meta"), embeddings=None)
     assert all(term.shape == () for term in method.loss(batch).values())
 
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from mmbench.contract import MODALITIES, all_patterns, make_batch
-from mmbench.data.batch import Batch, keep
+from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.methods.late_logistic import STRENGTHS, LateLogistic, ridge_path
 
@@ -30,7 +30,7 @@ def noisy(task, n, seed, noise=(1.0, 2.0, 3.0), rate=0.4):
     presence = torch.rand(n, 3, generator=g) >= rate
     presence[~presence.any(1), 0] = True
     inputs = {
-        name: keep(2 * code + noise[m] * torch.randn(n, 3, generator=g), presence[:, m])
+        name: zero_absent(2 * code + noise[m] * torch.randn(n, 3, generator=g), presence[:, m])
         for m, name in enumerate(task.names)
     }
     return Batch(task.names, inputs, presence, target, torch.arange(n))
@@ -73,12 +73,12 @@ def test_the_product_is_the_best_there_is_where_modalities_are_independent_given
     log_p = torch.tensor([0.7, 0.2, 0.1]).log().expand(4000, 3).clone()
     for m, name in enumerate(TASK.names):
         distance = torch.cdist(batch.inputs[name], 2 * torch.eye(3)).square()
-        log_p -= keep(distance / (2 * noise[m] ** 2), batch.presence[:, m])
+        log_p -= zero_absent(distance / (2 * noise[m] ** 2), batch.presence[:, m])
     method = fit(TASK, train)
     error = (method(batch).softmax(1) - log_p.softmax(1)).abs().mean()
     assert error < 0.02
     h = torch.stack([e(x) for e, x in zip(method.experts, batch.inputs.values(), strict=True)], 1)
-    plain = keep(h.log_softmax(2).flatten(0, 1), batch.presence.flatten()).view_as(h).sum(1)
+    plain = zero_absent(h.log_softmax(2).flatten(0, 1), batch.presence.flatten()).view_as(h).sum(1)
     assert (plain.softmax(1) - log_p.softmax(1)).abs().mean() > 2 * error
 
 
@@ -145,7 +145,7 @@ def test_values_are_averaged_by_precision_as_gaussians_multiply():
 def test_values_that_a_modality_does_not_tell_are_left_to_the_prior():
     train = noisy(VALUES, 60, 0)
     for x in train.inputs.values():
-        x[:] = keep(torch.randn(60, 3, generator=torch.Generator().manual_seed(1)), x.any(1))
+        x[:] = zero_absent(torch.randn(60, 3, generator=torch.Generator().manual_seed(1)), x.any(1))
     method = fit(VALUES, train)
     silent = method.says == 0
     assert silent.any()

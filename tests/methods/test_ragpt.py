@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmbench.contract import all_patterns, make_batch
+from mmbench.checks import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.lent import LabelPrompt
-from mmbench.methods.ragpt import RAGPT, Generator, Lent, Prompter
+from mmbench.layers.retrieved import LabelPrompt
+from mmbench.methods.ragpt import RAGPT, ContextPrompter, Generator, Retrieved
 
 D, K, LENGTH = 16, 3, 2
 TASK = Task(
@@ -102,13 +102,13 @@ def naive_prompt(prompter, m, own, keys, b):
 @pytest.mark.parametrize(("own_tokens", "b"), [(7, 2), (5, 6), (1, 3)])
 def test_the_pooled_form_of_the_prompter_is_the_naive_one(own_tokens, b):
     torch.manual_seed(0)
-    prompter = Prompter([8, 12], b)
+    prompter = ContextPrompter([8, 12], b)
     own, tokens = torch.randn(4, own_tokens, 12), torch.randn(4, K, 6, 12)
     read = torch.arange(own_tokens) < torch.tensor([1, 2, 3, own_tokens])[:, None]
     lent_read = torch.arange(6) < torch.randint(1, 7, (4, K, 1))
-    lent = Lent(torch.zeros(4, K, dtype=torch.long), tokens, lent_read)
+    retrieved = Retrieved(torch.zeros(4, K, dtype=torch.long), tokens, lent_read)
     with torch.no_grad():
-        found = prompter(1, own, read, lent)
+        found = prompter(1, own, read, retrieved)
         for i in range(4):
             keys = torch.cat([tokens[i, k][lent_read[i, k]] for k in range(K)])
             expected = naive_prompt(prompter, 1, own[i][read[i]], keys, b)
@@ -117,10 +117,12 @@ def test_the_pooled_form_of_the_prompter_is_the_naive_one(own_tokens, b):
 
 def test_prompts_depend_on_the_samples_own_tokens():
     torch.manual_seed(0)
-    prompter, lent = Prompter([8], 2), torch.randn(1, K, 6, 8)
-    lent = Lent(torch.zeros(1, K).long(), lent, torch.ones(1, K, 6, dtype=torch.bool))
+    prompter, retrieved = ContextPrompter([8], 2), torch.randn(1, K, 6, 8)
+    retrieved = Retrieved(
+        torch.zeros(1, K).long(), retrieved, torch.ones(1, K, 6, dtype=torch.bool)
+    )
     everything = torch.ones(1, 5, dtype=torch.bool)
-    one, other = (prompter(0, torch.randn(1, 5, 8), everything, lent) for _ in range(2))
+    one, other = (prompter(0, torch.randn(1, 5, 8), everything, retrieved) for _ in range(2))
     assert (one - other).abs().max() > 1e-3
 
 
@@ -197,20 +199,20 @@ def test_the_batched_method_equals_the_loop_over_samples(variant):
 
 def test_a_modality_is_looked_up_by_itself_if_it_is_there_else_by_the_others():
     method, batch = build(), asking()
-    lent = method.retrieve(batch)
+    retrieved = method.retrieve(batch)
     for i in range(len(batch)):
         for m, name in enumerate(TASK.names):
-            assert lent[name].rows[i].tolist() == nearest(method, batch, i, m)
+            assert retrieved[name].rows[i].tolist() == nearest(method, batch, i, m)
     complete = batch.presence.all(1).nonzero()[0, 0]
-    rows = [tuple(lent[name].rows[complete].tolist()) for name in TASK.names]
+    rows = [tuple(retrieved[name].rows[complete].tolist()) for name in TASK.names]
     assert len(set(rows)) > 1, "the modalities of a complete sample share their neighbours"
 
 
 def test_neighbours_and_their_labels_are_of_other_training_samples():
     train = training()
     method = build(train=train)
-    lent = method.retrieve(train)
-    for part in lent.values():
+    retrieved = method.retrieve(train)
+    for part in retrieved.values():
         found = method.memory.sample_id[part.rows]
         assert torch.isin(found, train.sample_id).all()
         assert not (found == train.sample_id[:, None]).any()
@@ -268,7 +270,7 @@ def test_the_released_parameter_counts_at_vilts_sizes(classes, text, image, both
     # theirs: a full complex filter, two reals an entry, and a bias of K that cancels
     full = [reals(part, besides=[part.spectrum]) + 2 * n * dim for part, n in each]
     pooler = nn.Linear(dim, dim)
-    rest = reals(pooler) + reals(Prompter([dim, dim], 6)) + dim
+    rest = reals(pooler) + reals(ContextPrompter([dim, dim], 6)) + dim
     rest += reals(LabelPrompt(classes, [dim], dim))
     assert rest + full[0] == text
     assert rest + full[1] == image

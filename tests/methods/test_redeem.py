@@ -7,10 +7,9 @@ from tiny_models import NAME, PIXELS, save
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d
 
-from mmbench.contract import TASKS, all_patterns, make_batch
+from mmbench.checks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.memory import take
-from mmbench.methods.redeem import Experts, NeighbourAttention, Redeem, Router
+from mmbench.methods.redeem import NeighbourAttention, NeighbourExperts, Redeem, Router
 
 TEXT = Modality("text", "tokens", (9,), vocab_size=30)
 IMAGE = Modality("image", "image", (3, 8, 8))
@@ -66,31 +65,33 @@ def weights_of(method, m, have, experts):
     return scores.exp() / scores.exp().sum()
 
 
-def made_by_hand(method, m, have, lent, read):
+def made_by_hand(method, m, have, retrieved, read):
     """Eq. 4 for one sample."""
-    w = weights_of(method, m, have, [mean_of_read(t, r) for t, r in zip(lent, read, strict=True)])
+    w = weights_of(
+        method, m, have, [mean_of_read(t, r) for t, r in zip(retrieved, read, strict=True)]
+    )
     ffns = method.experts[m]
     total = 0
-    for k, tokens in enumerate(lent):
+    for k, tokens in enumerate(retrieved):
         h = torch.relu(tokens @ ffns.first.weight[k] + ffns.first.bias[k])
         total = total + w[k] * (h @ ffns.second.weight[k] + ffns.second.bias[k])
     return total
 
 
-def attended(attend, query, lent, read, b):
+def attended(attend, query, retrieved, read, b):
     """Eq. 5 and 6 for one sample, as they are written: project, attend, pool, project, average."""
     outputs = []
-    for tokens, there in zip(lent, read, strict=True):
+    for tokens, there in zip(retrieved, read, strict=True):
         q, k, v = attend.q(query), attend.k(tokens[there]), attend.v(tokens[there])
         o = (q @ k.T / q.shape[1] ** 0.5).softmax(1) @ v
         outputs.append(attend.out(adaptive_avg_pool1d(o.T[None], b)[0].T))
     return torch.stack(outputs).mean(0)
 
 
-def query_of(lent, read):
+def query_of(retrieved, read):
     rows = []
-    for n in range(lent.shape[1]):
-        there = [lent[k, n] for k in range(len(lent)) if read[k, n]]
+    for n in range(retrieved.shape[1]):
+        there = [retrieved[k, n] for k in range(len(retrieved)) if read[k, n]]
         if there:
             rows.append(torch.stack(there).mean(0))
     return torch.stack(rows)
@@ -99,7 +100,7 @@ def query_of(lent, read):
 def output_by_hand(method, batch):
     names = method.task.names
     b, backbone = method.how.prompt_length, method.backbone
-    lent = method.retrieve(batch)
+    retrieved = method.retrieve(batch)
     outputs = []
     for i in range(len(batch)):
         own, read, has = {}, {}, batch.presence[i]
@@ -118,21 +119,24 @@ def output_by_hand(method, batch):
                 for a, other in enumerate(others)
                 if other in own
             ]
-            tokens[name] = made_by_hand(method, m, have, lent.tokens[name][i], lent.read[name][i])
-            keys[name] = lent.read[name][i].any(0)
+            tokens[name] = made_by_hand(
+                method, m, have, retrieved.tokens[name][i], retrieved.read[name][i]
+            )
+            keys[name] = retrieved.read[name][i].any(0)
         prompts = []
-        rows = {n: query_of(lent.tokens[n][i], lent.read[n][i]) for n in names}
+        rows = {n: query_of(retrieved.tokens[n][i], retrieved.read[n][i]) for n in names}
         for name in names:
             queries = [rows[other] for other in names if other != name]
             if len(names) > 3:  # one query for all partners
                 queries = [torch.cat([adaptive_avg_pool1d(q.T[None], b)[0].T for q in queries], 0)]
             attend = method.prompter.attend
             each = [
-                attended(attend, q, lent.tokens[name][i], lent.read[name][i], b) for q in queries
+                attended(attend, q, retrieved.tokens[name][i], retrieved.read[name][i], b)
+                for q in queries
             ]
             prompts.append(torch.stack(each).mean(0))
         if method.how.label_prompt:
-            label = lent.label[i] @ method.label.labels
+            label = retrieved.label[i] @ method.label.labels
             prompts.insert(0, label[None])
         x = torch.cat([backbone.cls[None], *(tokens[n] for n in names)])
         there = torch.cat([torch.ones(1).bool(), *(keys[n] for n in names)])
@@ -173,12 +177,12 @@ def test_outputs_are_those_of_the_equations_written_as_loops(task, args):
 def test_the_prompter_pools_145_rows_as_adaptive_pooling_does():
     torch.manual_seed(0)
     attend = NeighbourAttention(8, bias=True).double()
-    query, lent = torch.randn(1, 145, 8).double(), torch.randn(1, 5, 12, 8).double()
+    query, retrieved = torch.randn(1, 145, 8).double(), torch.randn(1, 5, 12, 8).double()
     read = torch.ones(1, 5, 12).bool()
     windows = torch.zeros(1, 2, 145).double()
     windows[0, 0, :73], windows[0, 1, 72:] = 1 / 73, 1 / 73  # they share row 72
-    fast = attend(query, lent, read, windows)
-    naive = attended(attend, query[0], lent[0], read[0], 2)
+    fast = attend(query, retrieved, read, windows)
+    naive = attended(attend, query[0], retrieved[0], read[0], 2)
     assert torch.allclose(fast[0], naive, atol=1e-12)
 
 
@@ -191,14 +195,14 @@ def test_routing_scores_are_the_scaled_products_worked_by_hand():
     w = router([torch.ones(1, 2)], torch.ones(1, 1).bool(), torch.tensor([[[1.0, 0], [1, 1]]]))
     assert torch.allclose(w, torch.tensor([[0.1956, 0.8044]]), atol=1e-4)
     nn.init.zeros_(router.condition[0].weight)
-    lent = torch.randn(3, 5, 2)
-    w = router([torch.randn(3, 2)], torch.ones(3, 1).bool(), lent)
+    retrieved = torch.randn(3, 5, 2)
+    w = router([torch.randn(3, 2)], torch.ones(3, 1).bool(), retrieved)
     assert torch.allclose(w, torch.full((3, 5), 0.2))
 
 
 def tied(k, dim):
     torch.manual_seed(0)
-    experts = Experts(k, dim)
+    experts = NeighbourExperts(k, dim)
     with torch.no_grad():
         for part in experts.parameters():
             part.copy_(part[:1].expand_as(part))
@@ -215,11 +219,11 @@ def test_equal_experts_on_equal_neighbours_are_one_of_them():
 
 
 def test_only_the_experts_know_the_order_of_neighbours():
-    lent, weight, order = torch.randn(2, 4, 7, 6), torch.rand(2, 4), torch.tensor([2, 0, 3, 1])
-    same, torch_seeded = tied(4, 6), Experts(4, 6)
-    turned = lent[:, order], weight[:, order]
-    assert torch.allclose(same(lent, weight), same(*turned), atol=1e-6)
-    assert not torch.allclose(torch_seeded(lent, weight), torch_seeded(*turned), atol=1e-3)
+    retrieved, weight, order = torch.randn(2, 4, 7, 6), torch.rand(2, 4), torch.tensor([2, 0, 3, 1])
+    same, torch_seeded = tied(4, 6), NeighbourExperts(4, 6)
+    turned = retrieved[:, order], weight[:, order]
+    assert torch.allclose(same(retrieved, weight), same(*turned), atol=1e-6)
+    assert not torch.allclose(torch_seeded(retrieved, weight), torch_seeded(*turned), atol=1e-3)
 
 
 def test_complete_samples_neither_ask_nor_teach_the_generator():
@@ -264,9 +268,9 @@ def test_reconstruction_starts_above_zero_and_falls():
 def test_reconstruction_is_the_mean_over_hidden_entries_and_true_tokens():
     batch = hidden()
     method = build(train=batch)
-    lent = method.retrieve(batch)
+    retrieved = method.retrieve(batch)
     with torch.no_grad():
-        made, _ = method.complete(batch, lent)
+        made, _ = method.complete(batch, retrieved)
         found = method.loss(batch)["reconstruction"]
         errors = []
         for i, m in [(i, 0) for i in range(6)] + [(i, 1) for i in range(6, 12)]:
@@ -314,8 +318,8 @@ def test_image_tokens_keep_their_raster_order_in_the_memory():
     with torch.no_grad():
         tokens = method.backbone.tokens(train)["image"]
         rows = method.memory.row_of(torch.arange(30))
-        lent = method.memory.tokens("image", rows, method.backbone.embedder("image"))
-    assert torch.allclose(lent, tokens, atol=1e-6)
+        retrieved = method.memory.tokens("image", rows, method.backbone.embedder("image"))
+    assert torch.allclose(retrieved, tokens, atol=1e-6)
 
 
 ABLATIONS = [
@@ -356,7 +360,7 @@ def test_every_row_of_table_3_predicts_each_sample_by_itself(args):
         output = method(ask)
         assert torch.equal(output, method(replace(dirty, sample_id=ask.sample_id)))
         for i in range(3):
-            one = take(ask, torch.tensor([i]))
+            one = ask.take(torch.tensor([i]))
             assert torch.allclose(method(one)[0], output[i], atol=1e-5)
 
 
@@ -393,9 +397,9 @@ def test_two_towers_of_different_widths_share_one_prompter(towers, variant):
     assert [stage.name for stage in method.stages] == ["prompt"]
     assert method.prompter.enter[1].weight.shape == (16, 24)
     with torch.no_grad():
-        lent = method.retrieve(batch)
-        tokens, keys = method.complete(batch, lent)
-        prompts = method.prompter(tokens, keys, lent)
+        retrieved = method.retrieve(batch)
+        tokens, keys = method.complete(batch, retrieved)
+        prompts = method.prompter(tokens, keys, retrieved)
     b = method.how.prompt_length
     assert {n: tuple(p.shape[1:]) for n, p in prompts.items()} == {
         "text": (b, 16),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.contract import METHOD_CHECKS, TASKS, all_patterns, make_batch
+from mmbench.checks import METHOD_CHECKS, TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.tabpfn import TabPFN
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 from mmbench.bench.executors.order import Data, budget_s, data_of, in_order, joins
 from mmbench.bench.executors.workers import FOLDER, Announcement, announced
-from mmbench.bench.record import Outcome, Run, find, ran_out_of_memory
+from mmbench.bench.record import Outcome, Run, find_run, ran_out_of_memory
 from mmbench.bench.result import read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.store import claim, identity, is_claimed, write_json
@@ -66,8 +66,8 @@ def read_again(folder: Path) -> Again:
         ValueError: If the file is damaged.
     """
     try:
-        words = json.loads((folder / AGAIN).read_text(encoding="utf-8"))
-        return {str(key): (int(inode), int(time_ns)) for key, (inode, time_ns) in words.items()}
+        note = json.loads((folder / AGAIN).read_text(encoding="utf-8"))
+        return {str(key): (int(inode), int(time_ns)) for key, (inode, time_ns) in note.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
@@ -167,7 +167,7 @@ class Queue:
             `open`, `alone` (but nothing beside it), `claimed` (somebody is at it) or `finished`,
             and what was found.
         """
-        run = find(spec, self.runs)
+        run = find_run(spec, self.runs)
         if run.state in ("waiting", "running"):
             return ("open" if run.state == "waiting" else "claimed"), run
         state: Openness = "open"
@@ -224,7 +224,7 @@ class Queue:
             again = not ticket.patient
         else:
             self._tries[spec.key] += 1  # a failure that cannot be recorded would not be the last
-            run = find(spec, self.runs)
+            run = find_run(spec, self.runs)
             known = self.again.get(spec.key) == identity(run.folder)
             again = run.again and not known and self._tries[spec.key] < MOST
         if not again:
@@ -241,7 +241,7 @@ class Queue:
         overwrite = (
             planned is not None
             and planned == identity(target)
-            and find(spec, self.runs).state in ("done", "skipped")
+            and find_run(spec, self.runs).state in ("done", "skipped")
         )
         return Ticket(spec, overwrite, patient, alone)
 

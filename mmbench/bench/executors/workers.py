@@ -85,8 +85,8 @@ def live(runs: Path) -> list[Peer]:
 def _live(folder: Path) -> Iterator[tuple[Path, Peer]]:
     for file in sorted(folder.glob("[!.]*.json")):
         try:
-            words = json.loads(file.read_text(encoding="utf-8"))
-            peer = Peer(**words | {"chunk": tuple(words["chunk"])})
+            note = json.loads(file.read_text(encoding="utf-8"))
+            peer = Peer(**note | {"chunk": tuple(note["chunk"])})
         except (OSError, ValueError, TypeError, KeyError):  # it ended just now, or is damaged
             continue
         if is_claimed(file):

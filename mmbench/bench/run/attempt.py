@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find, finish, may_heal
+from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find_run, finish, may_heal
 from mmbench.bench.run.failures import LostClaimError, classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
@@ -55,7 +55,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
 
     def is_done() -> bool:
         changed = not overwrite or identity(target) != replaced
-        return changed and find(spec, runs, read_up_to=SMALL).state in ("done", "skipped")
+        return changed and find_run(spec, runs, read_up_to=SMALL).state in ("done", "skipped")
 
     def is_decided() -> bool:
         return is_done() or heartbeat(target) != beat
@@ -71,12 +71,12 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
             shutil.rmtree(stages, ignore_errors=True)
         with attempt(target) as folder:
             try:
-                tried = find(spec, runs).again
+                tried = find_run(spec, runs).again
                 mark, outcome = _carry_out(spec, folder, steps, held, began, tried=tried)
             except LostClaimError as error:
                 return Outcome("elsewhere", str(error), time.perf_counter() - began)
             if mark is None or not publish(folder, target, instead_of=replaced):
-                return replace(outcome, state=find(spec, runs).state)  # another was quicker
+                return replace(outcome, state=find_run(spec, runs).state)  # another was quicker
         if outcome.state == "done":
             shutil.rmtree(stages, ignore_errors=True)
     return outcome

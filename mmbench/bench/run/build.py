@@ -41,7 +41,7 @@ REFUSED = {
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
-def check(spec: RunSpec, root: Path) -> None:
+def check_arguments(spec: RunSpec, root: Path) -> None:
     """Find a user's mistakes in a planned run before anything is written.
 
     Raises:
@@ -137,7 +137,7 @@ def bound_data(
     fold: int = 0,
     scenario: Scenario | None = None,
 ) -> DataModule:
-    """A data module with arguments as in a suite; without a scenario, as nature left it.
+    """A data module with arguments as in a suite; without a scenario, with natural gaps alone.
 
     Raises:
         ValueError: If there is no such data set or fold, or an argument is wrong.

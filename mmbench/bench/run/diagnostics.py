@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmbench.datamodule import DataModule
 
 
-def told(
+def with_truth(
     shown: Mapping[str, NDArray[np.generic]], data: DataModule
 ) -> dict[str, NDArray[np.generic]]:
     """Put names and labels to the queries of a retrieval, which a method knows by opaque ids.

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
 from mmbench.bench.run.failures import DivergedError
-from mmbench.data.batch import Memo
+from mmbench.data.embeddings import Embeddings
 from mmbench.datamodule import DataModule
 from mmbench.store import write_arrays
 
@@ -53,10 +52,9 @@ def evaluate(
         began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
         source = batch.hide(~shown[rows]).blind().to(device)
-        memo = Memo(source)
+        source = source.with_embeddings(Embeddings(len(source), learning=False))
         for name, presence in tables.items():
-            seen = replace(source.hide(~presence[rows].to(device)), memo=memo)
-            parts[name].append(method(seen))
+            parts[name].append(method(source.hide(~presence[rows].to(device))))
         if ms_per_sample is not None:
             if source.presence.is_cuda:
                 torch.cuda.synchronize()

@@ -47,9 +47,9 @@ def flops_by_pattern(
     """Floating-point operations to predict one sample, as torch counts them, by pattern.
 
     Matrix products, convolutions and attention count; recurrent layers on a CPU do not.
-    With more than four modalities: as nature left the sample, and each modality withheld.
-    Counted on as many test samples as a batch holds, as nature left them; those that have nothing
-    of a pattern are passed over. None where no test sample has any of it.
+    With more than four modalities: natural gaps alone, and each modality withheld.
+    Counted on as many test samples as a batch holds; those that have nothing of a pattern are
+    passed over. None where no test sample has any of it.
     """
     test = data.split("test")
     names = data.task.names
@@ -72,7 +72,7 @@ def flops_by_pattern(
 @torch.no_grad()
 def flops_of_loss(method: Method, data: DataModule) -> float:
     """Operations of a stage's loss for one training sample, nothing taken from memory."""
-    batch = replace(next(data.batches("train")), memo=None)
+    batch = replace(next(data.batches("train")), embeddings=None)
     with torch.random.fork_rng():
         return _count(method.loss, batch.to(next(method.parameters()).device))
 

@@ -15,7 +15,7 @@ from mmbench.bench.result import SCHEMA, Asked, Result, Scale, Selection, write_
 from mmbench.bench.run.attempt import Ended, publish_run
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
-from mmbench.bench.run.diagnostics import told
+from mmbench.bench.run.diagnostics import with_truth
 from mmbench.bench.run.evaluation import evaluate, write_predictions
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
@@ -72,7 +72,7 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     write_predictions(folder, data, logits)
     conditions = score_conditions(spec, root, data, logits)
     if shown := method.diagnostics():
-        write_arrays(folder / "diagnostics.npz", told(shown, data))
+        write_arrays(folder / "diagnostics.npz", with_truth(shown, data))
     if spec.keep_weights:
         kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(kept, folder / "weights.safetensors")

@@ -22,8 +22,7 @@ from mmbench.data.propensity import natural_weights as propensity_weights
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
 from mmbench.metrics.degradation import effective_sample_size
-from mmbench.metrics.metric import find as find_metric
-from mmbench.metrics.metric import metrics_for, score, score_resampled
+from mmbench.metrics.metric import find_metric, metrics_for, score, score_resampled
 
 CEILING_RESAMPLES = 100  # enough for a standard error to about 7 %
 SAME = {"batch_size": 1}  # trainer settings that have no bearing on a ceiling
@@ -68,7 +67,7 @@ def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str,
 
 
 def natural_weights(data: DataModule) -> Float[np.ndarray, " sample"] | None:
-    """Inverse-probability weights of test samples whose gaps nature made by label.
+    """Inverse-probability weights of test samples whose natural gaps depend on the label.
 
     None where there are no natural gaps, the target is no class, or some pattern of the test
     split never occurs in training, so that no weight could speak for it.

@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmbench.data.batch import Batch, FrozenMemo, LeakError, Memo
+from mmbench.data.batch import Batch, LeakError
+from mmbench.data.embeddings import BatchEmbeddings, Embeddings, Encode
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.layers.encoders import KINDS, Encoder, StepTokens, encoder
 from mmbench.method import Method
@@ -76,7 +77,7 @@ def make_batch(
         else:
             flat = x.view(n, -1)
             flat[:, : c * (flat.shape[1] // c)] += 2 * code.repeat(1, flat.shape[1] // c)
-        there = presence[:, column].view(-1, *[1] * (x.dim() - 1))
+        present = presence[:, column].view(-1, *[1] * (x.dim() - 1))
         if modality.has_lengths:
             steps = 1 + torch.arange(n) % modality.shape[0]
             padding = torch.arange(modality.shape[0]) >= steps[:, None]
@@ -86,7 +87,7 @@ def make_batch(
             fill = 0.0 if garbage is None else float(modality.vocab_size - 1)
         else:
             fill = garbage
-        inputs[modality.name] = torch.where(there, x, torch.tensor(fill, dtype=x.dtype))
+        inputs[modality.name] = torch.where(present, x, torch.tensor(fill, dtype=x.dtype))
     return Batch(
         modalities=task.names,
         inputs=inputs,
@@ -214,10 +215,10 @@ def samples_are_independent(cls: type[Method], task: Task) -> None:
     batch = make_batch(task, presence)
     output = _outputs(method, batch)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(3))
-    shuffled = _outputs(method, _take(batch, order))
+    shuffled = _outputs(method, batch.take(order))
     assert torch.allclose(shuffled, output[order], atol=1e-5), "outputs depend on the order"
     for row in range(0, len(batch), 3):
-        alone = _outputs(method, _take(batch, torch.tensor([row])))
+        alone = _outputs(method, batch.take(torch.tensor([row])))
         assert torch.allclose(alone[0], output[row], atol=1e-5), (
             f"sample {row} is predicted differently alone than in a batch"
         )
@@ -228,23 +229,23 @@ def shared_encodings_change_nothing(cls: type[Method], task: Task) -> None:
     method = build(cls, task)
     full = make_batch(task, torch.ones_like(all_patterns(task)))
     absent = ~all_patterns(task)
-    memo = Memo(full)
+    once = full.with_embeddings(Embeddings(len(full), learning=False))
     for flip in (0, 1):
-        hidden = full.hide(absent.roll(flip, dims=0))
-        alone, shared = _outputs(method, hidden), _outputs(method, replace(hidden, memo=memo))
+        hidden = absent.roll(flip, dims=0)
+        alone, shared = _outputs(method, full.hide(hidden)), _outputs(method, once.hide(hidden))
         assert torch.allclose(alone, shared, atol=1e-6), (
             "outputs differ when encodings are shared; encode through Batch.embed, each sample "
             "and modality by itself"
         )
 
 
-class _Seen(FrozenMemo):
+class _Seen(BatchEmbeddings):
     """Remembers nothing, and notes what with weights reads which modality."""
 
     def __init__(self) -> None:
         self.readers: dict[str, set[object]] = {}
 
-    def embed(self, modality: str, encoder: object) -> None:
+    def embed(self, modality: str, encoder: Encode) -> None:
         if not isinstance(encoder, nn.Module) or list(encoder.parameters()):
             self.readers.setdefault(modality, set()).add(encoder)
 
@@ -256,7 +257,7 @@ def encoders_are_those_of_the_suite(cls: type[Method], task: Task) -> None:
     task = with_encoders(task, {"vector": {"layers": 2}, "dropout": 0.2})
     seen = _Seen()
     batch = make_batch(task, torch.ones_like(all_patterns(task)))
-    _outputs(build(cls, task), replace(batch, memo=seen))
+    _outputs(build(cls, task), replace(batch, embeddings=seen))
     for modality in task.modalities:
         readers = seen.readers.get(modality.name, set())
         assert readers or cls.applies.one_of, (
@@ -374,17 +375,6 @@ class _Repeat(torch.utils.data.IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         return iter([self.batch] * self.times)
-
-
-def _take(batch: Batch, rows: Tensor) -> Batch:
-    return replace(
-        batch,
-        inputs={name: x[rows] for name, x in batch.inputs.items()},
-        presence=batch.presence[rows],
-        target=batch.target[rows],
-        sample_id=batch.sample_id[rows],
-        lengths={name: x[rows] for name, x in batch.lengths.items()},
-    )
 
 
 METHOD_CHECKS: dict[str, Check] = {

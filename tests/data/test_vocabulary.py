@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.data.words import encode, vocabulary, words
+from mmbench.data.vocabulary import encode, vocabulary, words
 
 
 def test_words_are_lower_case_and_keep_apostrophes():

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.embeddings import share
+from mmbench.data.embeddings import share_between_runs
 from mmbench.data.task import Task
 from mmbench.layers.backbones import Backbone
 from mmbench.layers.fusion import random_drop
@@ -92,7 +92,7 @@ class PromptMethod(Method, ABC):
         """Start a stage; a backbone that rests from now on is that of other runs, too."""
         super().begin(stage)
         if stage.name == "prompt" and self.regime != "joint":
-            share(self.backbone)
+            share_between_runs(self.backbone)
 
     def require_layer(self, insert_at: int) -> None:
         """Refuse a layer that the backbone does not have.

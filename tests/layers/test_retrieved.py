@@ -3,11 +3,11 @@ import torch
 import torch.nn.functional as F
 
 from mmbench.data.task import Modality, Task
-from mmbench.layers.lent import (
+from mmbench.layers.retrieved import (
     LabelPrompt,
     attend_pooled,
     fit_width,
-    mean_lent,
+    mean_retrieved,
     mean_target,
     pool_rows,
 )
@@ -16,9 +16,9 @@ MODALITIES = (Modality("x", "vector", (2,)),)
 
 
 def test_the_mean_at_a_place_is_over_the_neighbours_that_have_a_token_there():
-    lent = torch.tensor([[[[1.0], [2.0], [9.0]], [[3.0], [9.0], [9.0]]]])  # (1, 2, 3, 1)
+    retrieved = torch.tensor([[[[1.0], [2.0], [9.0]], [[3.0], [9.0], [9.0]]]])  # (1, 2, 3, 1)
     read = torch.tensor([[[True, True, False], [True, False, False]]])
-    mean, there = mean_lent(lent, read)
+    mean, there = mean_retrieved(retrieved, read)
     assert mean[0, :, 0].tolist() == [2, 2, 0]
     assert there[0].tolist() == [True, True, False]
 
@@ -37,14 +37,14 @@ def test_attention_that_is_pooled_first_equals_the_naive_form(jointly):
     torch.manual_seed(0)
     k, tokens, dim, b = 3, 5, 8, 2
     to_q, to_k, to_v = (torch.nn.Linear(dim, dim) for _ in range(3))
-    x, lent = torch.randn(2, 7, dim), torch.randn(2, k, tokens, dim)
+    x, retrieved = torch.randn(2, 7, dim), torch.randn(2, k, tokens, dim)
     read = torch.arange(tokens) < torch.tensor([[1, 5, 3], [2, 2, 4]])[:, :, None]
     rows = pool_rows(torch.ones(2, 7, dtype=torch.bool), b)
     with torch.no_grad():
         folded = to_q(x) @ to_k.weight / dim**0.5
-        found = to_v(attend_pooled(folded, lent, read, rows, jointly=jointly))
+        found = to_v(attend_pooled(folded, retrieved, read, rows, jointly=jointly))
         for i in range(2):
-            parts = [lent[i, j][read[i, j]] for j in range(k)]
+            parts = [retrieved[i, j][read[i, j]] for j in range(k)]
             groups = [torch.cat(parts)] if jointly else parts
             out = []
             for group in groups:
@@ -54,13 +54,13 @@ def test_attention_that_is_pooled_first_equals_the_naive_form(jointly):
 
 
 def test_what_is_not_read_cannot_matter():
-    query, lent = torch.randn(1, 4, 8), torch.randn(1, 2, 5, 8)
+    query, retrieved = torch.randn(1, 4, 8), torch.randn(1, 2, 5, 8)
     read = torch.arange(5) < torch.tensor([[2], [5]])
     rows = pool_rows(torch.ones(1, 4, dtype=torch.bool), 2)
-    other = torch.where(read[None, :, :, None], lent, 7.0)
+    other = torch.where(read[None, :, :, None], retrieved, 7.0)
     for jointly in (True, False):
         one, two = (
-            attend_pooled(query, x, read[None], rows, jointly=jointly) for x in (lent, other)
+            attend_pooled(query, x, read[None], rows, jointly=jointly) for x in (retrieved, other)
         )
         torch.testing.assert_close(one, two)
         assert not torch.allclose(one, attend_pooled(query, other, None, rows, jointly=jointly))

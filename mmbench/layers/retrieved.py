@@ -19,8 +19,8 @@ def fit_width(width: int, dim: int) -> nn.Module:
     return nn.Identity() if width == dim else nn.Linear(width, dim)
 
 
-def mean_lent(
-    lent: Float[Tensor, "batch rank token dim"], read: Bool[Tensor, "batch rank token"]
+def mean_retrieved(
+    retrieved: Float[Tensor, "batch rank token dim"], read: Bool[Tensor, "batch rank token"]
 ) -> tuple[Float[Tensor, "batch token dim"], Bool[Tensor, "batch token"]]:
     """Mean over the neighbours that have a token at a place, and where there is any.
 
@@ -28,7 +28,7 @@ def mean_lent(
         Means, zeros where no neighbour has a token, and False there.
     """
     share = read / read.sum(1, keepdim=True).clamp_min(1)
-    return torch.einsum("bkn,bknd->bnd", share.to(lent.dtype), lent), read.any(1)
+    return torch.einsum("bkn,bknd->bnd", share.to(retrieved.dtype), retrieved), read.any(1)
 
 
 def pool_rows(read: Bool[Tensor, "batch row"], length: int) -> Float[Tensor, "batch prompt row"]:
@@ -41,7 +41,7 @@ def pool_rows(read: Bool[Tensor, "batch row"], length: int) -> Float[Tensor, "ba
 
 def attend_pooled(
     query: Float[Tensor, "batch row dim"],
-    lent: Float[Tensor, "batch rank token dim"],
+    retrieved: Float[Tensor, "batch rank token dim"],
     read: Bool[Tensor, "batch rank token"] | None,
     pool: Float[Tensor, "batch prompt row"],
     *,
@@ -55,14 +55,14 @@ def attend_pooled(
 
     Args:
         query: Q', one row a token.
-        lent: Tokens of K neighbours.
+        retrieved: Tokens of K neighbours.
         read: Which of them take part; None = all.
         pool: Weights that average rows, b of them.
         jointly: Whether a row attends to the tokens of all neighbours at once, or to those of
             each by itself, averaged over the neighbours.
     """
-    k, tokens = lent.shape[1:3]
-    flat = lent.flatten(1, 2)  # (B, K N, D)
+    k, tokens = retrieved.shape[1:3]
+    flat = retrieved.flatten(1, 2)  # (B, K N, D)
     scores = query @ flat.transpose(1, 2)
     if read is not None:
         # a finite floor: a neighbour without any token must not become NaN

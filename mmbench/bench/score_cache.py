@@ -12,7 +12,7 @@ from mmbench.store import write_json
 FILE = "computed.json"  # beside the runs; may be deleted at any time
 
 
-class Kept:
+class ScoreCache:
     """A file of numbers by name, each with a mark of the runs that it was computed from.
 
     Made anew for each table: it looks once whether a run has changed.
@@ -28,10 +28,10 @@ class Kept:
         self._marks: dict[tuple[tuple[Path, str], ...], str] = {}  # many names, the same runs
         if self._path is not None and self._path.is_file():
             try:
-                words = json.loads(self._path.read_text(encoding="utf-8"))
+                record = json.loads(self._path.read_text(encoding="utf-8"))
             except (ValueError, RecursionError):
-                words = None  # cut off or edited: compute again
-            self._found = words if isinstance(words, dict) else {}
+                record = None  # cut off or edited: compute again
+            self._found = record if isinstance(record, dict) else {}
 
     def __call__(
         self, name: Sequence[str], runs: Sequence[Run], make: Callable[[], list[float]]

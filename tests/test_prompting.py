@@ -6,13 +6,13 @@ from jaxtyping import Float
 from tiny_models import NAME, PIXELS, save
 from torch import Tensor
 
-from mmbench.contract import all_patterns, make_batch
-from mmbench.data.batch import Batch, is_frozen
-from mmbench.data.embeddings import is_shared
+from mmbench.checks import all_patterns, make_batch
+from mmbench.data.batch import Batch
+from mmbench.data.embeddings import is_frozen, is_shared_between_runs
 from mmbench.data.task import Modality, Task
 from mmbench.layers.fusion import random_drop
 from mmbench.method import Paper
-from mmbench.prompted import HIDE_RATE, PromptMethod
+from mmbench.prompting import HIDE_RATE, PromptMethod
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
 
@@ -164,10 +164,10 @@ def vilt(tmp_path_factory):
 def test_runs_share_what_a_backbone_embeds_once_it_rests(regime):
     method = OneToken(TASK, frozen=regime)
     for stage in method.stages:
-        assert not is_shared(method.backbone.embedder("a"))
+        assert not is_shared_between_runs(method.backbone.embedder("a"))
         method.begin(stage)
-    assert is_shared(method.backbone.embedder("a")) == (regime != "joint")
-    assert not is_shared(method.head)
+    assert is_shared_between_runs(method.backbone.embedder("a")) == (regime != "joint")
+    assert not is_shared_between_runs(method.head)
 
 
 def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
@@ -181,7 +181,7 @@ def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
     method.begin(stage)
     assert learning(method) == prompt_parts()
     assert is_frozen(method.backbone.embedder("t"))
-    assert is_shared(method.backbone.embedder("t"))
+    assert is_shared_between_runs(method.backbone.embedder("t"))
     batch = make_batch(task, all_patterns(task, repeat=4))
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     before = {k: v.clone() for k, v in method.state_dict().items()}
