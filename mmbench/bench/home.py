@@ -16,6 +16,7 @@ PART = "part-"  # begins the name of a folder beside it, for a table of fewer ru
 def hold(folder: Path, suite: Suite) -> None:
     """Leave the resolved suite for whoever opens the folder, wherever it lies by then."""
     scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, suite.model_copy(update={"scenarios": scenarios}).model_dump())
 
 

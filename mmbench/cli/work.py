@@ -49,7 +49,8 @@ def work(
     try:
         for event in events:
             outcome = event.outcome
-            if outcome is None or outcome.state == "elsewhere":
+            by_others = outcome is not None and not outcome.wall_s and outcome.state == "done"
+            if outcome is None or by_others or outcome.state == "elsewhere":
                 continue
             failed += outcome.state == "failed" and not event.again
             why = f": {outcome.why}" if outcome.why else ""

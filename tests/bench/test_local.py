@@ -224,3 +224,105 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
         for key, arrays in found["one"].items():
             for name, array in arrays.items():
                 assert array.tobytes() == found[other][key][name].tobytes(), (other, key, name)
+
+
+OOM = """
+import os
+import time
+from pathlib import Path
+from mmbench.methods.majority import Majority
+
+
+class Greedy(Majority):
+    '''Majority that has memory enough only while no run of `Other` goes on.'''
+
+    def __init__(self, task, folder=""):
+        super().__init__(task)
+        if not os.environ.get("SLEEPER"):
+            return
+        with (Path(folder) / "greedy.txt").open("a") as file:
+            file.write("begun\\n")
+        time.sleep(0.5)
+        if list(Path(folder).glob("other*.txt")):
+            raise MemoryError("made up")
+
+
+class Other(Majority):
+    '''Majority that takes a while.'''
+
+    def __init__(self, task, folder="", number=0):
+        super().__init__(task)
+        if not os.environ.get("SLEEPER"):
+            return
+        mark = Path(folder) / f"other{number}.txt"
+        mark.touch()
+        time.sleep(1)
+        mark.unlink()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_ran_out_of_memory_is_tried_once_more_with_nothing_beside_it(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "memory_made_up.py").write_text(OOM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SLEEPER", "yes")
+    args = {"folder": str(tmp_path)}
+    others = [
+        {"name": "memory_made_up.Other", "args": args | {"number": n}, "label": f"other{n}"}
+        for n in range(4)
+    ]
+    greedy = {"name": "memory_made_up.Greedy", "args": args, "label": "greedy"}
+    planned = specs(methods=[others[0], greedy, *others[1:]])
+    ends = []
+    for event in local.execute(Queue(planned, tmp_path / "runs"), NO_DATA, workers=2):
+        if event.outcome is not None:
+            ends.append((event.spec.method_label, event.outcome.state, event.again))
+    assert ends.count(("greedy", "failed", True)) == 1
+    assert ends[-1] == ("greedy", "done", False)
+    assert (tmp_path / "greedy.txt").read_text().count("begun") == 2
+    assert sorted(e for e in ends[:-1] if e[0] != "greedy") == [
+        (f"other{n}", "done", False) for n in range(4)
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_beyond_its_time_limit_is_a_failure_that_says_so(tmp_path):
+    def planned(**trainer):
+        return specs(trainer={"max_epochs": 100_000, **trainer})[1:]
+
+    [spec] = planned(time_limit=0.1)
+    assert spec.key == planned()[0].key  # it decides whether there is a result, not which
+    [event] = [
+        event
+        for event in local.execute(Queue([spec], tmp_path), NO_DATA, workers=1)
+        if event.outcome is not None
+    ]
+    why = "time: longer than the 0.1 minutes of trainer.time_limit"
+    assert (event.outcome.state, event.outcome.why, event.again) == ("failed", why, False)
+    found = find_run(spec, tmp_path, read_up_to=None)
+    assert (found.state, found.why) == ("failed", why)
+    assert (found.folder / "log.txt").is_file()
+
+
+@pytest.mark.slow
+def test_a_process_that_shows_no_sign_of_life_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "SILENT_S", 3.0)
+    monkeypatch.setattr("mmbench.bench.executors.local.heartbeat", lambda target: 1)
+    planned = specs(trainer={"max_epochs": 300})[1:]
+    ends = []
+    for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
+        if event.outcome is not None:
+            ends.append((event.outcome.state, event.outcome.why, event.again))
+        elif not ends:
+            [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
+            await_beginning(tmp_path / planned[0].folder)
+            os.kill(child.pid, signal.SIGSTOP)
+            began = time.monotonic()
+        else:
+            assert time.monotonic() - began < 60
+            monkeypatch.setattr(local, "SILENT_S", 1000.0)
+    why = "killed: its process showed no sign of life for 3 s"
+    assert ends[0] == ("failed", why, True)
+    assert ends[1][0] == "done"
