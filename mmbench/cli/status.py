@@ -1,5 +1,6 @@
 """`mmbench status`: what is done, running, failed and waiting, and who works on it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,10 +36,11 @@ def status(
 
     Exit code 1 if `--verify` finds a damaged run, or damaged weights that several share.
     """
-    sweep = sweep_of(words, results, limit, data_root)
     if watch:
-        _watch(sweep)
+        # anew each time: a suite that nobody ran before is there once somebody does
+        _watch(lambda: sweep_of(words, results, limit, data_root))
         return
+    sweep = sweep_of(words, results, limit, data_root)
     runs = sweep.status(verify=verify)
     for line in _lines(sweep, runs):
         typer.echo(line)
@@ -82,13 +84,14 @@ def _lines(sweep: "Sweep", runs: "pd.DataFrame") -> list[str]:
     return lines
 
 
-def _watch(sweep: "Sweep") -> None:
+def _watch(look: Callable[[], "Sweep"]) -> None:
     """Print what changed until every run is done; Ctrl-C is another way out."""
     import time
 
     last: list[str] = []
     try:
         while True:
+            sweep = look()
             runs = sweep.status()
             lines = _lines(sweep, runs)
             for line in lines:

@@ -275,10 +275,11 @@ def test_a_run_that_ran_out_of_memory_is_tried_once_more_with_nothing_beside_it(
     ]
     greedy = {"name": "memory_made_up.Greedy", "args": args, "label": "greedy"}
     planned = specs(methods=[others[0], greedy, *others[1:]])
-    ends = []
-    for event in local.execute(Queue(planned, tmp_path / "runs"), NO_DATA, workers=2):
-        if event.outcome is not None:
-            ends.append((event.spec.method_label, event.outcome.state, event.again))
+    ends = [
+        (event.spec.method_label, event.outcome.state, event.again)
+        for event in local.execute(Queue(planned, tmp_path / "runs"), NO_DATA, workers=2)
+        if event.outcome is not None
+    ]
     assert ends.count(("greedy", "failed", True)) == 1
     assert ends[-1] == ("greedy", "done", False)
     assert (tmp_path / "greedy.txt").read_text().count("begun") == 2

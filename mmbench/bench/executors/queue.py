@@ -11,16 +11,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from mmbench.bench.executors.order import Data, budget_s, data_of, in_order, joins
-from mmbench.bench.executors.workers import FOLDER, Announcement, announced
+from mmbench.bench.executors.workers import Announcement, Peer, announced
 from mmbench.bench.record import Outcome, Run, find_run, ran_out_of_memory
 from mmbench.bench.result import read_result
 from mmbench.bench.spec import RunSpec
-from mmbench.store import claim, identity, is_claimed, write_json
+from mmbench.store import identity, is_claimed, write_json
 
 AGAIN = "again.json"  # in a suite's folder: what `mmbench run` found ended and wants repeated
 MOST = 3  # tries of a run by one worker
@@ -85,17 +86,22 @@ class Durations:
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
-        self._seconds: dict[tuple[str, str], list[float]] = {}
+        self._seconds: dict[tuple[str, str], deque[float]] = {}  # the newest of each kind
+        self._expected: dict[tuple[str, str], float] = {}
         self._looked = -LOOK_AGAIN_S
 
     def of(self, spec: RunSpec) -> float | None:
         """Seconds that a run is expected to take; None if none like it has ended."""
-        known = self._seconds.get(_kind(spec))
-        return median(known) if known else None
+        return self._expected.get(_kind(spec))
 
     def add(self, spec: RunSpec, seconds: float) -> None:
         """Remember how long a run took."""
-        self._seconds.setdefault(_kind(spec), []).append(seconds)
+        self._add(_kind(spec), seconds)
+
+    def _add(self, kind: tuple[str, str], seconds: float) -> None:
+        known = self._seconds.setdefault(kind, deque(maxlen=SAMPLE))
+        known.append(seconds)
+        self._expected[kind] = median(known)
 
     def look(self, specs: Sequence[RunSpec]) -> None:
         """Read some records of what is of unknown length."""
@@ -103,12 +109,10 @@ class Durations:
             return
         self._looked = time.monotonic()
         for data, method in {_kind(spec): None for spec in specs if self.of(spec) is None}:
-            for file in self.runs.glob(f"{data}/*/{method}/[!.]*/metrics.json"):
+            files = self.runs.glob(f"{data}/*/{method}/[!.]*/metrics.json")
+            for file in islice(files, SAMPLE):
                 with contextlib.suppress(ValueError, OSError):  # damaged, or it went away
-                    seconds = self._seconds.setdefault((data, method), [])
-                    seconds.append(read_result(file.parent).cost.seconds)
-                    if len(seconds) == SAMPLE:
-                        break
+                    self._add((data, method), read_result(file.parent).cost.seconds)
 
 
 def _kind(spec: RunSpec) -> tuple[str, str]:
@@ -246,40 +250,48 @@ class Queue:
         return Ticket(spec, overwrite, patient, alone)
 
     def _choose(self, near: Data | None) -> None:
-        """Take some runs at once, and say so to the others."""
+        """Take some runs at once and say so; where two took the same, one chooses anew."""
         me = self._me
         assert me is not None, "a queue is opened before anything is taken"
+        while True:
+            others = me.others()
+            self._pick(near, others)
+            chosen = {spec.key for spec in self._chunk}
+            if chosen != set(me.peer.chunk):
+                me.take([spec.key for spec in self._chunk])
+            if not any(
+                chosen & set(peer.chunk) for peer in me.others() if peer.name < me.peer.name
+            ):
+                return
+            self._chunk.clear()
+
+    def _pick(self, near: Data | None, others: Sequence[Peer]) -> None:
+        """Find the first runs that are free, and note why others are not."""
         self._aside = {"alone": [], "taken": [], "claimed": []}
         left = [spec for key, spec in self._left.items() if key not in self._flying]
-        if not left:
-            return
-        # one at a time, or all would choose the same; where claims do not work, they do
-        with claim(self.runs / FOLDER / "choice", until=lambda: False):
-            self.durations.look(left)
-            others = me.others()
-            taken = {key for peer in others for key in peer.chunk}
-            budget = budget_s(
-                left,
-                self.durations.of,
-                slots=self._slots,
-                slots_in_all=self._slots + sum(peer.slots for peer in others),
-            )
-            for spec in in_order(left, self.durations.of, near):
-                if not joins(self._chunk, spec, self.durations.of, budget):
-                    break
-                if not self._has_time(spec):
-                    continue
-                if spec.key in taken:
-                    self._aside["taken"].append(spec)
-                    continue
-                state, _ = self.openness(spec)
-                if state == "finished":
-                    del self._left[spec.key]
-                elif state == "open":
-                    self._chunk.append(spec)
-                else:
-                    self._aside[state].append(spec)
-            me.take([spec.key for spec in self._chunk])
+        self.durations.look(left)
+        taken = {key for peer in others for key in peer.chunk}
+        budget = budget_s(
+            left,
+            self.durations.of,
+            slots=self._slots,
+            slots_in_all=self._slots + sum(peer.slots for peer in others),
+        )
+        for spec in in_order(left, self.durations.of, near):
+            if not joins(self._chunk, spec, self.durations.of, budget):
+                break
+            if not self._has_time(spec):
+                continue
+            if spec.key in taken:
+                self._aside["taken"].append(spec)
+                continue
+            state, _ = self.openness(spec)
+            if state == "finished":
+                del self._left[spec.key]
+            elif state == "open":
+                self._chunk.append(spec)
+            else:
+                self._aside[state].append(spec)
 
     def _has_time(self, spec: RunSpec) -> bool:
         """Whether a run is expected to end in time.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmbench.store import claim, is_claimed, write_json
+from mmbench.store import claim, is_claimed
 
 FOLDER = ".workers"
 
@@ -22,12 +22,14 @@ class Peer:
     """A worker, as others see it.
 
     Args:
+        name: Different for each worker.
         host: Machine that it runs on.
         process: Number of its process there.
         slots: Runs that it carries out at a time.
         chunk: Keys of runs that it has taken and not all begun.
     """
 
+    name: str
     host: str
     process: int
     slots: int
@@ -49,8 +51,9 @@ class Announcement:
     def take(self, chunk: Sequence[str]) -> None:
         """Say which runs are taken."""
         self.peer = Peer(**{**asdict(self.peer), "chunk": tuple(chunk)})
-        with contextlib.suppress(OSError):  # nobody knows of this worker then, and all goes on
-            write_json(self.file, asdict(self.peer))
+        # unlike all else, neither whole nor flushed: half a note is passed over, and is no harm
+        with contextlib.suppress(OSError):
+            self.file.write_text(json.dumps(asdict(self.peer)), encoding="utf-8")
 
     def others(self) -> list[Peer]:
         """All other workers that live."""
@@ -66,9 +69,10 @@ def announced(runs: Path, slots: int) -> Iterator[Announcement]:
         slots: Runs at a time.
     """
     host, process = socket.gethostname(), os.getpid()
-    file = runs / FOLDER / f"{host}-{process}-{secrets.token_hex(4)}.json"
+    name = f"{host}-{process}-{secrets.token_hex(4)}"
+    file = runs / FOLDER / f"{name}.json"
     with claim(file):
-        me = Announcement(file, Peer(host=host, process=process, slots=slots))
+        me = Announcement(file, Peer(name=name, host=host, process=process, slots=slots))
         me.take(())
         try:
             yield me
