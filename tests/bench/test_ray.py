@@ -108,9 +108,7 @@ def test_a_node_that_goes_away_in_mid_sweep_costs_no_run(here, cluster):
 def test_a_cluster_that_is_not_there_is_one_line(here):
     pytest.importorskip("ray", reason="Ray is not installed here: pip install 'mmbench[ray]'")
     command = [sys.executable, "-m", "mmbench", "run", "many.yaml", "--executor", "ray"]
-    done = subprocess.run(
-        [*command, "--executor-args", "address=127.0.0.1:9"], capture_output=True, text=True
-    )
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "error: no Ray cluster at '127.0.0.1:9'" in done.stderr
+    assert "error: no Ray cluster at 'auto': " in done.stderr
     assert done.stderr.count("\n") == 1
