@@ -17,8 +17,7 @@ from mmbench.bench.executors.queue import Queue, read_again, repeated, write_aga
 from mmbench.bench.executors.workers import FOLDER, Peer, live
 from mmbench.bench.home import FILE, PART, board_folder, hold
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
+from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
@@ -75,15 +74,15 @@ class Sweep:
         if self.folder.name.startswith(PART) and (self.folder.parent / FILE).is_file():
             self.folder, self._changed = self.folder.parent, True
         self.runs_folder = self.folder / "runs"
-        self.contents = Contents(self.folder, self.data_root, _examine)
-        self.specs: list[RunSpec] = plan(self.suite, self.contents.of)
+        self.contents = Contents(self.folder, self.data_root, _examine, _names)
+        self.specs: list[RunSpec] = self.contents.plan(self.suite)
 
     @property
     def board_folder(self) -> Path:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self.specs, self.contents.of)
+        return board_folder(self.folder, self.specs, self.contents.plan)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.
@@ -95,7 +94,7 @@ class Sweep:
         from mmbench.bench.run.build import check_arguments, require_fold
 
         self.contents.look(self.suite)
-        self.specs = plan(self.suite, self.contents.of)
+        self.specs = self.contents.plan(self.suite)
         seen: set[tuple[str | int, ...]] = set()
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
@@ -292,10 +291,20 @@ class Sweep:
             )
         return pd.DataFrame(rows)
 
-    def damaged_stages(self) -> dict[Path, str]:
-        """Stages in common of the suite's runs that do not hold what was written, and why."""
-        made = (self.runs_folder / SHARED).glob("[!.]*")
-        found = {folder: damage(folder, MARK, read_up_to=None) for folder in sorted(made)}
+    def damaged(self) -> dict[Path, str]:
+        """What runs share that does not hold what was written, and why: it is made again when used.
+
+        That is finished stages, those in common and those of runs in flight, and the user's cache.
+        """
+        from mmbench.data.cache import cache_folder  # imports torch
+
+        made = [
+            *(self.runs_folder / SHARED).glob("[!.]*"),
+            *(self.runs_folder / STAGES).glob("[!.]*/[!.]*"),
+            *cache_folder().glob("[!.]*"),
+        ]
+        folders = sorted(folder for folder in made if folder.is_dir())
+        found = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
         return {folder: why for folder, why in found.items() if why}
 
     def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:
@@ -312,7 +321,7 @@ class Sweep:
         if stale:
             planned, held = self.specs, self.folder / FILE
             if held.is_file():
-                planned = [*planned, *plan(load_suite(str(held)), self.contents.of)]
+                planned = [*planned, *self.contents.plan(load_suite(str(held)))]
             found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
         if failed or stale:
             return list(found.values())
@@ -390,8 +399,12 @@ class Sweep:
         """
         metric = metric or self.suite.select.metric
         if board.empty:
+            runs = self.runs()
+            bad = [run for run in runs if run.state in ("broken", "failed")]
+            found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+            why = f" ({found}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
-                f"no finished run of this suite lies in {self.folder}; start it with "
+                f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"
             )
         known = sorted(set(board["metric"]))
@@ -441,6 +454,12 @@ def _examine(entry: DataEntry, root: Path) -> Ingredients:
     from mmbench.bench.run.build import examine  # imports torch
 
     return examine(entry, root)
+
+
+def _names(entry: DataEntry, root: Path) -> Sequence[str]:
+    from mmbench.bench.run.build import modalities_of  # imports torch
+
+    return modalities_of(entry, root)
 
 
 def _require_writable(folder: Path) -> None:

@@ -152,7 +152,8 @@ class Cost:
         eval_s: Seconds of predicting the test split under all conditions.
         infer_ms_per_sample: Milliseconds to predict one sample under one condition.
         infer_ms_std: Standard deviation of that over batches.
-        peak_mib: Largest memory, in MiB: of the GPU if there is one, else of the process.
+        peak_mib: Largest memory during the run, in MiB: of the GPU if there is one, else of the
+            process with all libraries.
         energy_j: Joules that the GPU drew; None where that is not metered.
         flops_per_pattern: Pattern -> operations to predict one sample, None where no test
             sample has any of it; None where they are not counted.

@@ -25,7 +25,11 @@ def status(
     data_root: DataRoot = Path("data"),
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Read every file back and compare it with its checksum."),
+        typer.Option(
+            "--verify",
+            help="Read every file back and compare it with its checksum: of runs, of stages that "
+            "they share, and of the cache.",
+        ),
     ] = False,
     watch: Annotated[
         bool,
@@ -34,7 +38,7 @@ def status(
 ) -> None:
     """Say what is done, running, failed and waiting, and how many workers live; reads files only.
 
-    Exit code 1 if `--verify` finds a damaged run, or damaged weights that several share.
+    Exit code 1 if `--verify` finds damage in a run, or in what runs share.
     """
     if watch:
         # anew each time: a suite that nobody ran before is there once somebody does
@@ -44,10 +48,10 @@ def status(
     runs = sweep.status(verify=verify)
     for line in _lines(sweep, runs):
         typer.echo(line)
-    stages = sweep.damaged_stages() if verify else {}
-    for folder, why in stages.items():
-        typer.echo(f"  damaged weights of a stage in common: {folder}: {why}; made again when used")
-    raise typer.Exit(1 if verify and (stages or (runs["state"] == "broken").any()) else 0)
+    damaged = sweep.damaged() if verify else {}
+    for folder, why in damaged.items():
+        typer.echo(f"  damaged: {visible(f'{folder}: {why}')}; made again when used")
+    raise typer.Exit(1 if verify and (damaged or (runs["state"] == "broken").any()) else 0)
 
 
 def show_workers(sweep: "Sweep") -> str:

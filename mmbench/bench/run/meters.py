@@ -1,5 +1,8 @@
 """Meters: operations, energy, peak memory."""
 
+import contextlib
+import ctypes
+import gc
 import logging
 import resource
 import sys
@@ -7,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +22,10 @@ from mmbench.datamodule import DataModule
 from mmbench.method import Method
 
 T = TypeVar("T")
+
+# of this process; see proc(5)
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+FORGET_PEAK = "5"
 
 
 def metered(what: str, measure: Callable[[], T]) -> T | None:
@@ -98,9 +106,31 @@ def energy_j() -> float | None:
     return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
 
 
+def forget_peak() -> None:
+    """Begin to look for the peak memory anew, so that a run's is not that of one before it.
+
+    A warm worker keeps what its runs freed; that goes back first. Where the system cannot forget
+    (any but Linux), the peak is that of the process since it started.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform != "linux":
+        return
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+    with contextlib.suppress(OSError):  # a container may forbid it
+        CLEAR_REFS.write_text(FORGET_PEAK)
+
+
 def peak_mib(device: torch.device) -> float:
-    """Peak memory: of the GPU where there is one, else of this process since it started."""
+    """Peak memory since `forget_peak`: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "linux":
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024  # the kernel says kB and means KiB
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
