@@ -2,9 +2,9 @@
 
 A hundred short runs, again and again interrupted: processes killed and stopped, parents too,
 Ctrl-C twice, a full disk, errors on write, damaged files, claims left behind, jumping clocks, locks
-that do nothing. After a last, undisturbed command every run is done, and predictions and leaderboard (but
-for columns of time and memory) are byte for byte those of an undisturbed sweep. Prints counts; exit
-code 1 if anything differs.
+that do nothing. After a last, undisturbed command every run is done, and predictions and
+leaderboard (but for columns of time and memory) are byte for byte those of an undisturbed sweep.
+Prints counts; exit code 1 if anything differs.
 
     python benchmarks/faults.py [NUMBER OF FAULTS, 200]
 """
