@@ -138,6 +138,12 @@ class Disturbed:
         below = [int(word) for word in listed.stdout.split()]
         return [each for one in below for each in (one, *self.children(one))]
 
+    def is_at_work(self) -> bool:
+        """Whether any run is under way, or every process is stopped or gone."""
+        running = [process for process in self.processes if process.poll() is None]
+        at_work = any(self.children(process.pid) for process in running)
+        return at_work or not running or bool(self.stopped)
+
     def worker(self) -> int | None:
         below = self.children(self.rng.choice(self.processes).pid)
         return self.rng.choice(below) if below else None
@@ -239,13 +245,13 @@ class Disturbed:
             (self.switches / switch).unlink(missing_ok=True)
 
 
-def contents(results: Path) -> tuple[dict[str, bytes], str, int]:
+def contents(results: Path) -> tuple[dict[str, bytes], pd.DataFrame, int]:
     """Bytes of predictions, the leaderboard but for times and memory, number of runs done."""
     runs = next(results.glob("*/runs"))
     files = sorted(runs.glob("[!.]*/*/*/[!.]*/predictions/*.npz"))
     predictions = {str(file.relative_to(runs)): file.read_bytes() for file in files}
     board = pd.read_csv(runs.parent / "leaderboard.csv").drop(columns=list(TIMES))
-    return predictions, board.to_csv(), len(list(runs.glob("[!.]*/*/*/[!.]*/done")))
+    return predictions, board, len(list(runs.glob("[!.]*/*/*/[!.]*/done")))
 
 
 def main(faults: int) -> int:
@@ -267,7 +273,8 @@ def main(faults: int) -> int:
             disturbed.start()
             commands += 2 - before
             time.sleep(disturbed.rng.uniform(0.1, 0.8))
-            disturbed.inject()
+            if disturbed.is_at_work():  # while it only starts, most faults would meet nothing
+                disturbed.inject()
         disturbed.calm()
         where = ["--results", str(disturbed.results), "--limit", str(LIMIT), "--workers", "2"]
         last = subprocess.run([*command, *where], check=False, stdout=disturbed.log)
@@ -282,8 +289,9 @@ def main(faults: int) -> int:
         more = sorted(set(got[0]) - set(want[0]))
         print(f"last command: exit code {last.returncode}; {got[2]} of {RUNS} runs are done")
         print(f"predictions: {len(want[0])} files, {len(differ)} differ, {len(more)} too many")
-        print(f"leaderboard: {'the same' if got[1] == want[1] else 'differs'}")
-        wrong = last.returncode or got[2] != RUNS or differ or more or got[1] != want[1]
+        columns = [name for name in want[1] if not want[1][name].equals(got[1].get(name))]
+        print(f"leaderboard: {'differs in ' + ', '.join(columns) if columns else 'the same'}")
+        wrong = last.returncode or got[2] != RUNS or differ or more or columns
     finally:
         disturbed.close()
     if wrong:

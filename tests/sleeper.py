@@ -34,3 +34,12 @@ class Sleeper(Majority):
             with (Path(marks) / f"{number}.txt").open("a") as file:
                 file.write(f"{os.environ['SLEEPER']}\n")
             time.sleep(seconds)
+
+
+class Failing(Majority):
+    """Majority that fails in a run, though not where its suite is checked."""
+
+    def __init__(self, task) -> None:
+        super().__init__(task)
+        if os.environ.get("SLEEPER"):
+            raise RuntimeError("made up")
