@@ -31,6 +31,7 @@ OURS = (
     "min_steps",
     "patience",
     "threads",
+    "time_limit",
 )  # trainer settings that Lightning does not get
 # arguments of Lightning's trainer that would take away what every run rests on
 REFUSED = {
