@@ -327,3 +327,21 @@ def test_a_process_that_shows_no_sign_of_life_is_replaced(tmp_path, monkeypatch)
     why = "killed: its process showed no sign of life for 3 s"
     assert ends[0] == ("failed", why, True)
     assert ends[1][0] == "done"
+
+
+@pytest.mark.slow
+def test_a_training_that_is_told_to_end_ends_at_once_and_is_no_failure_of_its_own(tmp_path):
+    """As a cluster does that takes a node back; here this process, which is told too, is not."""
+    planned = specs(trainer={"max_epochs": 100_000})[1:]
+    before = multiprocessing.active_children()  # of another test, killed and not yet reaped
+    events = local.execute(Queue(planned, tmp_path), NO_DATA, workers=1)
+    next(events)
+    [child] = [p for p in multiprocessing.active_children() if p not in before]
+    await_beginning(tmp_path / planned[0].folder)
+    time.sleep(5)  # until it is in the middle of its epochs
+    os.kill(child.pid, signal.SIGTERM)
+    began = time.monotonic()
+    event = next(events)
+    assert time.monotonic() - began < 20
+    assert (event.outcome.why, event.again) == ("killed: by signal 15 (SIGTERM)", True)
+    events.close()

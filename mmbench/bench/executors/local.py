@@ -20,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mmbench.bench.executors.queue import Queue, Ticket
@@ -29,6 +30,7 @@ from mmbench.store import LEASE_S, heartbeat, leftovers, release
 
 ATTEMPTS = 3  # to start a worker, and to have it begin a run
 ASK_S = 10.0  # between two questions of idle slots, since other workers may die
+TOLD_S = 1.0  # in which a signal to all processes of a job has come to each
 LOOK_S = 1.0  # between two looks whether a run takes too long
 SILENT_S = 2 * LEASE_S  # after which a process that holds a claim, and does not say so, is ended
 
@@ -94,7 +96,11 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
                 pools[slot] = _Worker(ids[slot % len(ids)] if ids else None)
             try:
                 future = pools[slot].submit(_work, ticket, queue.runs, root)
-            except (BrokenProcessPool, OSError):  # it, or the server that forks, died between runs
+            except (
+                BrokenProcessPool,
+                OSError,
+                EOFError,
+            ):  # it, or the server that forks, died between runs
                 pools.pop(slot).end()
             else:
                 flying[future] = _Flight(slot, ticket, queue.runs / ticket.spec.folder)
@@ -111,6 +117,8 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
             outcome: Outcome = future.result()
         except BrokenProcessPool:
             outcome = Outcome("failed", flight.why or pools[flight.slot].end())
+            if outcome.why == killed(signal.SIGTERM):
+                time.sleep(TOLD_S)  # a cluster tells all at once: then this process ends here
             del pools[flight.slot]
             lost[spec.key] += 1
             if lost[spec.key] < ATTEMPTS and not leftovers(flight.target):
@@ -251,6 +259,7 @@ def _pool(gpu: str | None) -> ProcessPoolExecutor:
 def _warm_up(gpu: str | None, environment: dict[str, str]) -> None:
     """Prepare a worker: its environment, its GPU before CUDA starts, then the imports."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, _end_at_once)
     os.environ.clear()  # a worker of a server begins with what that one was started with
     os.environ.update(environment)
     if gpu is not None:
@@ -278,6 +287,12 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4  # as in malloc.h
         libc.mallopt(trim_threshold, -1)
         libc.mallopt(mmap_max, 0)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """End as the signal ends a process: a fit would hold it back and be recorded as a failure."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _end_with_parent() -> None:
