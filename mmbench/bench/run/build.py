@@ -151,7 +151,7 @@ def _why_no_trainer(text: str) -> str:
         value = settings.pop(name, "auto")
         if value not in known:
             close = suggest(str(value), known)
-            return f"no {name} {value!r} for trainer.{name}{close}; choose from {', '.join(known)}"
+            return f"no {name} {value!r} for trainer.{name}{close}; such as {', '.join(known[:6])}"
     for name in AT_LEAST_ONE & settings.keys():
         value = settings[name]
         if isinstance(value, int | float) and value <= 0 and (name, value) != ("devices", -1):
