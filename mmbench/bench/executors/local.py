@@ -28,6 +28,7 @@ from mmbench.bench.record import MEMORY, Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
 from mmbench.store import LEASE_S, heartbeat, leftovers, release
 
+DEAD = (BrokenProcessPool, OSError, EOFError)  # what handing in a run raises then
 ATTEMPTS = 3  # to start a worker, and to have it begin a run
 ASK_S = 10.0  # between two questions of idle slots, since other workers may die
 TOLD_S = 1.0  # in which a signal to all processes of a job has come to each
@@ -96,11 +97,7 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
                 pools[slot] = _Worker(ids[slot % len(ids)] if ids else None)
             try:
                 future = pools[slot].submit(_work, ticket, queue.runs, root)
-            except (
-                BrokenProcessPool,
-                OSError,
-                EOFError,
-            ):  # it, or the server that forks, died between runs
+            except DEAD:  # it, or the server that forks, died between runs
                 pools.pop(slot).end()
             else:
                 flying[future] = _Flight(slot, ticket, queue.runs / ticket.spec.folder)
@@ -150,17 +147,20 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
                 if done:
                     ask = 0.0
                 for future in done:
-                    yield end(flying.pop(future), future)
+                    event = end(flying[future], future)
+                    del flying[future]
+                    yield event
                 for flight in flying.values():
                     if not flight.why and (why := flight.overdue()):
                         flight.why = why
                         pools[flight.slot].interrupt()
         finally:
-            for pool in pools.values():
-                pool.kill()
+            for each in pools.values():
+                each.kill()
             for flight in flying.values():
-                if (process := pools[flight.slot].process) is not None:
-                    release(flight.target, process)
+                pool = pools.get(flight.slot)
+                if pool is not None and pool.process is not None:
+                    release(flight.target, pool.process)
 
 
 class _Flight:
@@ -176,6 +176,8 @@ class _Flight:
 
     def overdue(self) -> str:
         """Why the process has to be ended; empty if it need not."""
+        if self.ticket.patient:  # it may still wait for somebody else, who is at it
+            return ""
         now = time.monotonic()
         limit = self.ticket.spec.trainer_args.get("time_limit")
         if limit is not None and now - self._began > 60 * limit:
@@ -183,7 +185,7 @@ class _Flight:
         beat = heartbeat(self.target)
         if beat is None or beat != self._beat:
             self._beat, self._beaten = beat, now
-        if not self.ticket.patient and now - self._beaten > SILENT_S:
+        if now - self._beaten > SILENT_S:
             return f"killed: its process showed no sign of life for {SILENT_S:.0f} s"
         return ""
 
