@@ -19,11 +19,13 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mmbench.bench.executors.queue import Queue, Ticket
+from mmbench.bench.executors.sharing import Sharing
 from mmbench.bench.record import MEMORY, Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
 from mmbench.store import LEASE_S, heartbeat, leftovers, release
@@ -65,9 +67,9 @@ def gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(devices.iterdir())] if devices.is_dir() else []
 
 
-def default_workers() -> int:
-    """One worker a GPU; without GPUs one a core that this process may use, at most 8."""
-    return len(gpus()) or min(cores(), 8)
+def default_workers(per_gpu: int | None = 1) -> int:
+    """As many workers as share the GPUs; without GPUs one a core of this process, at most 8."""
+    return Sharing(gpus(), per_gpu).slots or min(cores(), 8)
 
 
 def cores() -> int:
@@ -75,7 +77,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None, None]:
+def execute(
+    queue: Queue, root: Path, *, workers: int, per_gpu: int | None = 1
+) -> Generator[Event, None, None]:
     """Carry out what a queue hands out, until it has no more, and report each beginning and end.
 
     Closing the generator (Ctrl-C does) ends the worker processes at once; the runs in flight go on
@@ -85,18 +89,23 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
         queue: What is to be done.
         root: Folder of the user's data.
         workers: Runs at a time, >= 1; each has a process of its own.
+        per_gpu: How many of them share a GPU; None = as many as find room.
     """
-    ids = gpus()
+    sharing = Sharing(gpus(), per_gpu)
     pools: dict[int, _Worker] = {}
     flying: dict[Future[Any], _Flight] = {}
     lost: Counter[str] = Counter()  # times that a process died before it began, by key of its run
 
+    def at_work() -> dict[int, RunSpec]:
+        return {flight.slot: flight.ticket.spec for flight in flying.values()}
+
     def start(slot: int, ticket: Ticket) -> Iterator[Event]:
         for _ in range(ATTEMPTS):
             if slot not in pools:
-                pools[slot] = _Worker(ids[slot % len(ids)] if ids else None)
+                pools[slot] = _Worker(sharing.gpu(slot))
             try:
-                future = pools[slot].submit(_work, ticket, queue.runs, root)
+                shared = 1 + len(sharing.beside(slot, at_work()))
+                future = pools[slot].submit(_work, ticket, queue.runs, root, shared)
             except DEAD:  # it, or the server that forks, died between runs
                 pools.pop(slot).end()
             else:
@@ -131,18 +140,27 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
         try:
             ask = 0.0  # when idle slots ask again
             while True:
-                idle = sorted(set(range(workers)) - {flight.slot for flight in flying.values()})
+                idle = sorted(set(range(workers)) - at_work().keys())
                 alone = any(flight.ticket.alone for flight in flying.values())
+                nothing: set[str | None] = set()  # GPUs that nothing is there for
                 while idle and not alone and time.monotonic() >= ask:
                     slot = idle.pop(0)
-                    ticket = queue.take(slot, idle=not flying)
+                    if sharing.gpu(slot) in nothing:
+                        continue
+                    fits = partial(
+                        sharing.fits,
+                        slot=slot, flying=at_work(), peak_mib=queue.durations.peak_mib,
+                    )  # fmt: skip
+                    ticket = queue.take(slot, idle=not flying, fits=fits)
                     if ticket is None:
                         if not flying:
                             return
-                        ask = time.monotonic() + ASK_S
+                        nothing.add(sharing.gpu(slot))
                     else:
                         alone = ticket.alone
                         yield from start(slot, ticket)
+                if nothing:
+                    ask = time.monotonic() + ASK_S
                 done, _ = wait(flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
                 if done:
                     ask = 0.0
@@ -305,7 +323,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(ticket: Ticket, runs: Path, root: Path) -> Outcome:
+def _work(ticket: Ticket, runs: Path, root: Path, shared: int) -> Outcome:
     from mmbench.bench.run.run import run
 
-    return run(ticket.spec, runs, root, overwrite=ticket.overwrite, wait=ticket.patient)
+    return run(
+        ticket.spec, runs, root, overwrite=ticket.overwrite, wait=ticket.patient, shared=shared
+    )
