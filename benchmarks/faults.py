@@ -201,18 +201,19 @@ class Disturbed:
 
     def fail_writes(self) -> str:
         self.switch("eio")
-        return ""  # those who meet it count
+        return ""  # each that fails leaves a line
 
     def undo_locks(self) -> str:
-        self.switch("no-locks")
-        return ""
+        return "locks that do nothing, for a while" if self.switch("no-locks") else ""
 
-    def switch(self, name: str) -> None:
+    def switch(self, name: str) -> bool:
+        """Turn a switch; returns whether it is on."""
         switch = self.switches / name
         if switch.exists():
             switch.unlink()
-        else:
-            switch.touch()
+            return False
+        switch.touch()
+        return True
 
     def damage_a_file(self) -> str:
         files = [file for file in self.results.glob("*/runs/**/*") if file.is_file()]
