@@ -17,6 +17,7 @@ from mmbench.cli.masks import export_masks, import_masks, verify_masks
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
+from mmbench.cli.work import work
 
 # signs of our tables where the terminal has none of them
 PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
@@ -59,6 +60,7 @@ masks_app = typer.Typer(
 )
 
 app.command()(run)
+app.command()(work)
 app.command()(plan)
 app.command()(status)
 app.command()(leaderboard)
