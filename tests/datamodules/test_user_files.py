@@ -215,3 +215,30 @@ def test_what_is_no_number_is_named_with_row_and_column(tmp_path, mmbench, value
     assert code == 2
     assert error.count("\n") == 1
     assert f"labs.csv row 8 (id p06, bed), column sodium: {message}" in error
+    assert "(skip_bad: 1 lets it pass)" in error
+    table.loc[8, "sodium"] = "-inf"
+    table.to_csv(tmp_path / "labs.csv", index=False)
+    pd.DataFrame({"patient": table["patient"], "age": 1}).to_csv(tmp_path / "ages.csv", index=False)
+    words = [*words, "files.ages=ages.csv", "--data-root", tmp_path, "--skip-bad"]
+    code, _, error = mmbench("data", "describe", *words, 1)
+    assert code == 2
+    assert "1 bad samples passed before (skip_bad: 2 lets it pass)" in error
+    code, out, error = mmbench("data", "describe", *words, 2)
+    assert code == 0, error
+    out = " ".join(out.split())
+    assert "labs.csv: 2 bad samples left out by skip_bad: 2: " in out
+    assert f"column sodium: {message}" in out
+    assert re.search(r"ages\W+\d+\W", out)  # some samples have ages alone
+
+
+def test_a_bad_cell_among_decimal_commas_is_named_itself(tmp_path, mmbench):
+    table = plain()
+    labels = table[["patient"]].assign(label=["a", "b"] * (N // 2))
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    cells = table["sodium"].map(lambda v: "" if np.isnan(v) else str(v).replace(".", ","))
+    cells[6] = "<135"
+    table.assign(sodium=cells).to_csv(tmp_path / "labs.csv", sep=";", index=False)
+    words = ["table", "files.labs=labs.csv", "labels=labels.csv", "id=patient"]
+    code, _, error = mmbench("data", "describe", *words, "--data-root", tmp_path)
+    assert code == 2
+    assert "row 8 (id p06, bed), column sodium: '<135' is no finite number" in error
