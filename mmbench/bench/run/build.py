@@ -5,10 +5,12 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
@@ -18,7 +20,7 @@ from mmbench.bench.run.selection import require_defined
 from mmbench.bench.spec import DataEntry, RunSpec, bind
 from mmbench.data.missingness import Natural
 from mmbench.data.scenario import Scenario
-from mmbench.data.task import Task, with_encoders
+from mmbench.data.task import Modality, Pixels, Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
@@ -71,7 +73,8 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     data.scenario.check(task.names)
     encoded = encoded_task(spec, data)
     if method.reason_not(task, **args) is None:
-        why = _why_not_built(spec.method, json.dumps(spec.method_args, sort_keys=True), encoded)
+        args_text = json.dumps(spec.method_args, sort_keys=True)
+        why = _why_not_built(spec.method, args_text, _with_pixels(encoded, data))
         if why:
             raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
@@ -84,6 +87,17 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+
+
+def _with_pixels(task: Task, data: DataModule) -> Task:
+    """The task as it will be once the data are set up: any scale in the place of that of pixels."""
+
+    def scaled(m: Modality) -> Modality:
+        if m.kind != "image" or data.samples("train").inputs[m.name].dtype != np.uint8:
+            return m
+        return replace(m, pixels=Pixels((0.0,) * m.shape[0], (1.0,) * m.shape[0]))
+
+    return replace(task, modalities=tuple(scaled(m) for m in task.modalities))
 
 
 @lru_cache(maxsize=4096)  # the same under every scenario
