@@ -1,7 +1,7 @@
 """A suite with its runs: what the command line does, as a library."""
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Set
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
+from mmbench.bench.tuning import Searches
 from mmbench.config import JSON
 from mmbench.registry import DATASETS, METHODS, suggest
 from mmbench.store import MARK, clean, damage
@@ -68,14 +69,19 @@ class Sweep:
         self._changed = len(overrides) > (len(limited) if held is None else 0)
         self.runs_folder = self.folder / "runs"
         self.contents = Contents(self.folder, self.data_root, _examine)
-        self.specs: list[RunSpec] = plan(self.suite, self.contents.of)
+        self.searches = Searches(self.suite, self.folder)
+        self._plan()
+
+    def _plan(self) -> None:
+        self._asked = plan(self.suite, self.contents.of)  # with the settings of the suite
+        self.specs: list[RunSpec] = self.searches.plan(self._asked)
 
     @property
     def board_folder(self) -> Path:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self.specs, self.contents.of)
+        return board_folder(self.folder, self._asked, self.contents.of, self.suite.tune)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.
@@ -87,7 +93,7 @@ class Sweep:
         from mmbench.bench.run.build import check_arguments, require_fold
 
         self.contents.look(self.suite)
-        self.specs = plan(self.suite, self.contents.of)
+        self._plan()
         seen: set[tuple[str | int, ...]] = set()
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
@@ -119,10 +125,41 @@ class Sweep:
 
     def runs(self, *, read_up_to: int | None = 0) -> list[Run]:
         """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""
-        return [find_run(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
+        return [self._find(spec, read_up_to) for spec in self.specs]
+
+    def _find(self, spec: RunSpec, read_up_to: int | None = 0) -> Run:
+        if self.searches.goes_on(spec):
+            return Run(spec, self.runs_folder / spec.folder, "waiting", "its settings are searched")
+        return find_run(spec, self.runs_folder, read_up_to=read_up_to)
+
+    def rounds(self, *, overwrite: bool = False) -> Generator[list[Run], None, None]:
+        """List what is left to run, and again what a search draws once all of that has ended.
+
+        Raises:
+            ValueError: As `todo`.
+        """
+        tried: set[str] = set()
+        todo = self.todo(overwrite=overwrite)
+        while todo:
+            tried |= {run.spec.key for run in todo}
+            yield todo
+            if self.suite.tune is None:
+                return
+            # what has failed is not tried again, and what is repeated is not read before
+            self.searches.advance(lambda spec: self._tried(spec, tried if overwrite else None))
+            self._plan()
+            left = self._left(overwrite=overwrite)
+            todo = [run for run in left if run.spec.key not in tried]
+
+    def _tried(self, spec: RunSpec, tried: Set[str] | None) -> Run:
+        if tried is None or spec.key in tried:
+            return find_run(spec, self.runs_folder)
+        return Run(spec, self.runs_folder / spec.folder, "waiting")
 
     def todo(self, *, overwrite: bool = False) -> list[Run]:
         """Check the suite, leave it in its folder, and list what is left to run.
+
+        While settings are searched, that is what can be run now: see `rounds`.
 
         Raises:
             ValueError: As `check`, or if the folder cannot be written.
@@ -134,9 +171,20 @@ class Sweep:
             hold(self.folder, self.suite)
         for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
             clean(folder)  # what machines left that died long ago
-        finished = ("skipped",) if overwrite else FINISHED
-        found = self.runs(read_up_to=SMALL)
-        return [run for run in found if overwrite or run.state not in finished]
+        if self.suite.tune is not None:
+            from mmbench.bench.run.build import search_space
+
+            self.searches.begin(search_space, anew=overwrite)
+            self.searches.advance(lambda spec: self._tried(spec, set() if overwrite else None))
+            self._plan()
+        return self._left(overwrite=overwrite)
+
+    def _left(self, *, overwrite: bool) -> list[Run]:
+        """What can be run now: trials first, since others wait for them."""
+        specs = [spec for spec in self.specs if not self.searches.goes_on(spec)]
+        waiting = {spec.folder: spec for spec in [*self.searches.open, *specs]}
+        found = [find_run(spec, self.runs_folder, read_up_to=SMALL) for spec in waiting.values()]
+        return [run for run in found if overwrite or run.state not in FINISHED]
 
     def execute(
         self, todo: Sequence[Run], workers: int | None = None, *, overwrite: bool = False
@@ -169,7 +217,7 @@ class Sweep:
         """
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, found {workers}")
-        if todo := self.todo(overwrite=overwrite):
+        for todo in self.rounds(overwrite=overwrite):
             for _ in self.execute(todo, workers, overwrite=overwrite):
                 pass
         board, robust = self.boards()
@@ -225,7 +273,7 @@ class Sweep:
         if failed:
             found |= {each.folder: each for each in deletion.failed_runs(self.runs())}
         if stale:
-            planned, held = self.specs, self.folder / FILE
+            planned, held = [*self.specs, *self.searches.trials], self.folder / FILE
             if held.is_file():
                 planned = [*planned, *plan(load_suite(str(held)), self.contents.of)]
             found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}

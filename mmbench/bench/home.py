@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmbench.bench.plan import plan
-from mmbench.bench.spec import DataEntry, RunSpec, Suite, load_suite
+from mmbench.bench.spec import DataEntry, RunSpec, Suite, Tune, load_suite
+from mmbench.config import JSON
 from mmbench.data.digest import digest
 from mmbench.data.scenario import load_scenario
 from mmbench.store import write_json
@@ -19,19 +20,27 @@ def hold(folder: Path, suite: Suite) -> None:
 
 
 def board_folder(
-    folder: Path, specs: Sequence[RunSpec], content: Callable[[DataEntry], str]
+    folder: Path,
+    specs: Sequence[RunSpec],
+    content: Callable[[DataEntry], str],
+    tune: Tune | None = None,
 ) -> Path:
     """Where tables of some runs go: beside the suite's own if they drop some of its runs.
 
     Args:
         folder: Of the suite's results.
-        specs: The runs of the table.
+        specs: The runs of the table, with the settings of the suite.
         content: As for `plan`.
+        tune: How settings are searched.
     """
     if not (folder / FILE).is_file():
         return folder
-    held = {spec.folder for spec in plan(load_suite(str(folder / FILE)), content)}
+    suite = load_suite(str(folder / FILE))
+    held = {spec.folder for spec in plan(suite, content)}
     asked = {spec.folder for spec in specs}
-    if held <= asked:
+    if held <= asked and suite.tune == tune:
         return folder
-    return folder / f"part-{digest({'runs': sorted(map(str, asked))})[:8]}"
+    of: dict[str, JSON] = {"runs": sorted(map(str, asked))}
+    if tune is not None:
+        of["tune"] = tune.model_dump()
+    return folder / f"part-{digest(of)[:8]}"

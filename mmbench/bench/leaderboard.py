@@ -14,6 +14,7 @@ from mmbench.bench.record import IPW, Run, read_predictions, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
+from mmbench.bench.spec import RunSpec
 from mmbench.bench.statistics import (
     best,
     bootstrap,
@@ -33,9 +34,9 @@ COLUMNS = (
     "ci_high", "sample_ci_low", "sample_ci_high", "n_seeds", "n_seeds_planned", "rank",
     "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
-    "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
+    "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes", "bayes_se",
     "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
-    "rising",
+    "rising", "sources",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
@@ -291,11 +292,12 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         cells[name] = grouped[name].mean().to_numpy(float)
     cells["regret_to_bayes"] = cells["metric"].map(_sign) * (cells["bayes"] - cells["mean"])
     cells["protocol"] = grouped["protocol"].first().to_numpy()
-    cells["code"] = grouped["code"].first().to_numpy()
-    # a cell that mixes commits says so
-    for cell in np.flatnonzero(grouped["code"].nunique().to_numpy() > 1):
-        codes = grouped["code"].get_group(tuple(cells.loc[cell, CELL]))
-        cells.loc[cell, "code"] = " ".join(sorted(set(codes)))
+    for name in ("code", "sources"):
+        cells[name] = grouped[name].first().to_numpy()
+        # a cell that mixes commits or sources says so
+        for cell in np.flatnonzero(grouped[name].nunique().to_numpy() > 1):
+            several = grouped[name].get_group(tuple(cells.loc[cell, CELL]))
+            cells.loc[cell, name] = " ".join(sorted(set(several)))
     mixed = {name: grouped[name].nunique().to_numpy() > 1 for name in ("sources", "machine")}
     cells["mixed"] = [
         " ".join(word for word, is_so in (("sources", a), ("machines", b)) if is_so)
@@ -309,6 +311,8 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     cells["n_folds"] = [len({fold for fold, _ in planned[k]}) for k in key]
     cells["n_seeds"] = cells["n_seeds"].fillna(0).astype(int)
     cells["note"] = [notes[k] for k in key]
+    tuned = {_cell_of(run.spec): run.spec.tuned for run in runs}
+    cells["tuned"] = [tuned[k] for k in key]
     position = cells["method"].map(order)
     return (
         cells.assign(_position=position, _row=np.arange(len(cells)))
@@ -346,7 +350,7 @@ def _plan_by_cell(
     planned: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     whys: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
-        key = (run.spec.data_label, run.spec.scenario_name, run.spec.method_label)
+        key = _cell_of(run.spec)
         planned.setdefault(key, []).append((run.spec.fold, run.spec.seed))
         reasons = whys.setdefault(key, [])
         if run.state != "done":
@@ -354,6 +358,10 @@ def _plan_by_cell(
     # an error may quote a file name that is no Unicode, which a string column refuses
     joined = {key: "; ".join(dict.fromkeys(reasons)) for key, reasons in whys.items()}
     return planned, {key: note.encode(errors="replace").decode() for key, note in joined.items()}
+
+
+def _cell_of(spec: RunSpec) -> tuple[str, str, str]:
+    return spec.data_label, spec.scenario_name, spec.method_label
 
 
 def _in_plan_order(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:

@@ -119,6 +119,19 @@ class Select(_Strict):
         return {"on" if key is True else key: one for key, one in value.items()}
 
 
+class Tune(_Strict):
+    """How the settings of methods are searched, with the same number of trials for each.
+
+    Args:
+        trials: Settings that are tried for a method on each fold of a data set, >= 1; the first
+            are those of the constructor and of the suite.
+        scenario: Name of the suite's scenario under which they are tried; by default its first.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=1000)]
+    scenario: str = ""
+
+
 class Suite(_Strict):
     """A question: methods x data sets x scenarios x folds x seeds.
 
@@ -134,6 +147,7 @@ class Suite(_Strict):
             all modalities of it -> fields of `EncoderSpec` or a backbone; `dropout` for all.
         trainer: How to train.
         select: Which epoch to keep.
+        tune: How settings are searched before they are compared; None = those of the constructors.
         limit: At most this many samples a split; for smoke tests.
         keep_weights: Whether each run keeps its selected weights.
     """
@@ -148,6 +162,7 @@ class Suite(_Strict):
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
+    tune: Tune | None = None
     limit: Count | None = None
     keep_weights: bool = False
 
@@ -195,6 +210,7 @@ class RunSpec:
         keep_weights: Whether the selected weights are kept; no part of the key.
         method_label: Its name in tables; no part of the key.
         data_label: Its name in tables; no part of the key.
+        tuned: Trials from which its settings were chosen; no part of the key, which has them.
         protocol: Raised when the same words come to mean another run.
     """
 
@@ -213,12 +229,13 @@ class RunSpec:
     keep_weights: bool = False
     method_label: str = ""
     data_label: str = ""
+    tuned: int = 0
     protocol: int = PROTOCOL
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change the result: no path, device, label or clock."""
-        unsaid = ("keep_weights", "method_label", "data_label")
+        unsaid = ("keep_weights", "method_label", "data_label", "tuned")
         names = [each.name for each in fields(self) if each.name not in unsaid]
         settings = {name: getattr(self, name) for name in names}
         settings["trainer_args"] = {
@@ -369,7 +386,7 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
             Any if parameter.annotation is parameter.empty else parameter.annotation,
             ... if parameter.default is parameter.empty else parameter.default,
         )
-        for parameter in _parameters(call)
+        for parameter in parameters(call)
         if parameter.name not in given
     }
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
@@ -383,7 +400,7 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
     return {key: getattr(bound, key) for key in args}
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def parameters(cls: type) -> list[inspect.Parameter]:
     """A constructor's own parameters, then those of its bases as far as **kwargs passes them."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:

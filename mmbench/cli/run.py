@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.options import DataRoot, Limit, Results, Tune, Words, sweep_of
 from mmbench.cli.show import visible
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def run(
         int | None,
         typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
     ] = None,
+    tune: Tune = None,
     limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
     overwrite: Annotated[
@@ -42,15 +43,14 @@ def run(
     Exit code 0: every planned run is finished and in the table; 1: some are not; 2: the input is
     wrong; 130: stopped by Ctrl-C.
     """
-    sweep = sweep_of(words, results, limit, data_root)
+    sweep = sweep_of(words, results, limit, data_root, tune)
     if dry_run:
         _show_plan(sweep)
         return
-    todo = sweep.todo(overwrite=overwrite)
-    for item in todo:
-        if item.state == "broken":
-            typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
-    if todo:
+    for todo in sweep.rounds(overwrite=overwrite):
+        for item in todo:
+            if item.state == "broken":
+                typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
         _carry_out(sweep, todo, workers, overwrite=overwrite)
     raise typer.Exit(0 if _show_board(sweep) else 1)
 
@@ -58,6 +58,7 @@ def run(
 def plan(
     words: Words = None,
     *,
+    tune: Tune = None,
     limit: Limit = None,
     results: Results = Path("results"),
     data_root: DataRoot = Path("data"),
@@ -66,7 +67,7 @@ def plan(
 
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
-    _show_plan(sweep_of(words, results, limit, data_root))
+    _show_plan(sweep_of(words, results, limit, data_root, tune))
 
 
 def _show_plan(sweep: "Sweep") -> None:
@@ -83,6 +84,11 @@ def _show_plan(sweep: "Sweep") -> None:
         f"{len(suite.scenarios)} scenarios x {len(suite.methods)} methods x "
         f"{len(suite.seeds)} seeds), {finished} finished, {runs - finished} to do"
     )
+    if suite.tune is not None:
+        typer.echo(
+            f"before that, settings are searched: {suite.tune.trials} trials for each method on "
+            f"each fold, {sweep.searches.left} trainings to do at most"
+        )
 
 
 def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from mmbench.bench.run.selection import require_defined
-from mmbench.bench.spec import DataEntry, RunSpec, bind
+from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
 from mmbench.data.missingness import Natural
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Task, with_encoders
@@ -18,6 +18,7 @@ from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
+from mmbench.search import Draw
 
 OURS = (
     "max_epochs",
@@ -96,6 +97,21 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
     """Class of the method and its arguments, converted to the constructor's types."""
     cls = METHODS.get(spec.method)
     return cls, bind(cls, spec.method_args, given=("task",))
+
+
+def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """What may be drawn of a run's method and is not set by the suite, with the defaults.
+
+    Nothing of a method without training: those choose by validation among `candidates`.
+    """
+    cls, args = bound_method(spec)
+    if not cls.applies.trains:
+        return {}, {}
+    defaults = {
+        each.name: each.default for each in parameters(cls) if each.default is not each.empty
+    }
+    space = {n: d for n, d in cls.search.items() if n in defaults and n not in args}
+    return space, {name: defaults[name] for name in space}
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:
