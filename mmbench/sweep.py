@@ -146,15 +146,20 @@ class Sweep:
             if self.suite.tune is None:
                 return
             # what has failed is not tried again, and what is repeated is not read before
-            self.searches.advance(lambda spec: self._tried(spec, tried if overwrite else None))
-            self._plan()
+            self._advance(tried if overwrite else None)
             left = self._left(overwrite=overwrite)
             todo = [run for run in left if run.spec.key not in tried]
 
-    def _tried(self, spec: RunSpec, tried: Set[str] | None) -> Run:
-        if tried is None or spec.key in tried:
-            return find_run(spec, self.runs_folder)
-        return Run(spec, self.runs_folder / spec.folder, "waiting")
+    def _advance(self, only: Set[str] | None) -> None:
+        """Let searches go on by what has ended; `only` these keys count, all if None."""
+
+        def find(spec: RunSpec) -> Run:
+            if only is None or spec.key in only:
+                return find_run(spec, self.runs_folder)
+            return Run(spec, self.runs_folder / spec.folder, "waiting")
+
+        self.searches.advance(find)
+        self._plan()
 
     def todo(self, *, overwrite: bool = False) -> list[Run]:
         """Check the suite, leave it in its folder, and list what is left to run.
@@ -175,8 +180,7 @@ class Sweep:
             from mmbench.bench.run.build import search_space
 
             self.searches.begin(search_space, anew=overwrite)
-            self.searches.advance(lambda spec: self._tried(spec, set() if overwrite else None))
-            self._plan()
+            self._advance(set() if overwrite else None)
         return self._left(overwrite=overwrite)
 
     def _left(self, *, overwrite: bool) -> list[Run]:

@@ -34,8 +34,8 @@ COLUMNS = (
     "ci_high", "sample_ci_low", "sample_ci_high", "n_seeds", "n_seeds_planned", "rank",
     "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
-    "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes", "bayes_se",
-    "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
+    "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes",
+    "bayes_se", "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
     "rising", "sources",
 )  # fmt: skip
 ROBUSTNESS = (

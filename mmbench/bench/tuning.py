@@ -82,7 +82,7 @@ class Search:
         return whole and all(trial.state != "open" for trial in self.trials[:trials])
 
     def best(self, trials: int, metric: str) -> Trial | None:
-        """The best of the first so many trials, the earliest of equals; None if none has a score."""
+        """The best of the first trials, the earliest of equals; None if none has a score."""
         sign = 1.0 if higher_is_better(metric) else -1.0
         done = [trial for trial in self.trials[:trials] if trial.score is not None]
         return max(done, key=lambda trial: sign * float(trial.score or 0.0), default=None)

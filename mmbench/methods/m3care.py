@@ -45,6 +45,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real
 
 Embeddings = Float[Tensor, "modality batch dim"]
 Presence = Bool[Tensor, "modality batch"]
@@ -80,6 +81,7 @@ class M3Care(Method):
         "https://doi.org/10.1145/3534678.3539388",
     )
     applies = Applies(min_modalities=2)
+    search = Method.search | {"threshold": Real(0.0, 0.5)}
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from mmbench.data.task import Task
 from mmbench.layers.fusion import random_drop
 from mmbench.layers.late_fusion import LateFusion
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real
 
 
 class ModalityDropout(Method):
@@ -38,6 +39,7 @@ class ModalityDropout(Method):
         "https://arxiv.org/abs/1501.00102",
     )
     applies = Applies(min_modalities=2)
+    search = Method.search | {"drop": Real(0.0, 0.6)}
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
+from mmbench.search import Choice, Real
 
 
 class MSPs(PromptMethod):
@@ -55,6 +56,10 @@ class MSPs(PromptMethod):
         "https://arxiv.org/abs/2312.15890",
     )
     applies = Applies(min_modalities=2)
+    search = PromptMethod.search | {
+        "length": Choice((4, 8, 16)),
+        "orthogonality": Real(0.1, 10.0, log=True),
+    }
 
     def __init__(
         self,
