@@ -112,6 +112,13 @@ class Choice:
 
 
 Draw = Real | Whole | Choice
+# drawn for every trained method whose constructor has it, unless the method says another range
+COMMON: dict[str, Draw] = {
+    "lr": Real(3e-5, 1e-2, log=True),
+    "weight_decay": Real(1e-6, 1e-1, log=True),
+    "dim": Choice((32, 64, 128, 256)),
+    "dropout": Real(0.0, 0.7),
+}
 KINDS: dict[str, type[Draw]] = {"real": Real, "whole": Whole, "choice": Choice}
 
 

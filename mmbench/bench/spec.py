@@ -80,6 +80,10 @@ class TrainerSpec(BaseModel):
         min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
             added until they are taken. None = epochs alone decide.
         patience: Stop after so many epochs without a better validation score; None = never.
+        warm_up: Share of a training's steps over which every learning rate rises from zero, in
+            [0, 1); None = none.
+        decay: `cosine` lowers every learning rate to zero over the steps after that, along half a
+            cosine; None = they stay as the method has them.
         checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
             cut off goes on; no part of the key.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
@@ -94,6 +98,8 @@ class TrainerSpec(BaseModel):
     batch_size: Count = 64
     min_steps: Count | None = None
     patience: Count | None = None
+    warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
+    decay: Literal["cosine"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 

@@ -49,7 +49,7 @@ class ABMIL(SingleModality):
         "https://arxiv.org/abs/1802.04712",
     )
     applies = Applies(one_of=("bag", "sequence"))
-    search = SingleModality.search | {"dim": Choice((64, 128, 256, 512))}
+    search = {"dim": Choice((64, 128, 256, 512))}
     own_encoders = "attention over the instances is the method"
 
     def __init__(

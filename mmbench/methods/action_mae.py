@@ -69,7 +69,7 @@ class ActionMAE(Method):
         "https://arxiv.org/abs/2211.13916",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "memory": Whole(1, 16, log=True),
         "reconstruct": Real(0.1, 10.0, log=True),
         "smoothing": Real(0.0, 0.3),

@@ -92,7 +92,7 @@ class CorrKD(Method):
         "https://arxiv.org/abs/2404.16456",
     )
     applies = Applies(tasks=("single_label", "multi_label"), min_modalities=2, complete_rows=True)
-    search = Method.search | {
+    search = {
         "contrast": Real(0.1, 10.0, log=True),
         "prototype": Real(0.1, 10.0, log=True),
         "response": Real(0.1, 10.0, log=True),

@@ -131,7 +131,7 @@ class CPIMoE(Method):
         "https://github.com/lijing-coder/CP-IMoE",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 status prompts
-    search = Method.search | {"penalty": Real(0.1, 10.0, log=True)}
+    search = {"penalty": Real(0.1, 10.0, log=True)}
 
     status_prompt: Tensor
     tally: Tensor

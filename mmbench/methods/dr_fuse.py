@@ -67,7 +67,7 @@ class DrFuse(Method):
         "https://github.com/dorothy-yao/drfuse",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "alignment": Real(0.1, 10.0, log=True),
         "disentangle": Real(0.1, 10.0, log=True),
         "ranking": Real(0.1, 10.0, log=True),

@@ -76,7 +76,7 @@ class FlexMoE(Method):
         "https://arxiv.org/abs/2410.08245",
     )
     applies = Applies(min_modalities=2, max_modalities=MOST_MODALITIES)
-    search = Method.search | {
+    search = {
         "tokens": Choice((4, 8, 16)),
         "gate_loss": Real(1e-3, 1.0, log=True),
         "general_epochs": Whole(1, 10),

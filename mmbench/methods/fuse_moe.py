@@ -82,7 +82,7 @@ class FuseMoE(Method):
         "https://arxiv.org/abs/2402.03226",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "layers": Whole(1, 3),
         "hidden": Choice((64, 128, 256)),
         "routing_loss": Real(1e-3, 1.0, log=True),

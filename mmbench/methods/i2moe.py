@@ -196,7 +196,7 @@ class I2MoE(Method):
         "https://arxiv.org/abs/2505.19190",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "layers": Whole(1, 3),
         "temperature": Real(0.5, 4.0, log=True),
     }

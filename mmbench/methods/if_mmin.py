@@ -141,7 +141,7 @@ class IFMMIN(Method):
         "https://arxiv.org/abs/2210.15359",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
-    search = Method.search | {
+    search = {
         "blocks": Whole(1, 8),
         "imagination": Real(0.1, 10.0, log=True),
         "invariance": Real(1.0, 1000.0, log=True),

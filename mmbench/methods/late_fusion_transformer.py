@@ -52,7 +52,7 @@ class LateFusionTransformer(Method):
         "https://arxiv.org/abs/2512.22991",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "drop": Real(0.0, 0.6),
         "depth": Whole(1, 6),
     }

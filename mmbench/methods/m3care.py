@@ -81,7 +81,7 @@ class M3Care(Method):
         "https://doi.org/10.1145/3534678.3539388",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {"threshold": Real(0.0, 0.5)}
+    search = {"threshold": Real(0.0, 0.5)}
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class MAPs(PromptMethod):
         "https://arxiv.org/abs/2303.03369",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
-    search = PromptMethod.search | {"length": Choice((4, 8, 16))}
+    search = {"length": Choice((4, 8, 16))}
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class MFM(Method):
         "https://arxiv.org/abs/1806.06176",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "reconstruct": Real(0.01, 1.0, log=True),
         "discrepancy": Real(1.0, 1000.0, log=True),
     }

@@ -62,7 +62,7 @@ class MMFormer(Method):
         "https://arxiv.org/abs/2206.02425",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "tokens": Choice((4, 8, 16)),
         "depth": Whole(1, 3),
     }

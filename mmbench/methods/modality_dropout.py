@@ -39,7 +39,7 @@ class ModalityDropout(Method):
         "https://arxiv.org/abs/1501.00102",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {"drop": Real(0.0, 0.6)}
+    search = {"drop": Real(0.0, 0.6)}
 
     def __init__(
         self,

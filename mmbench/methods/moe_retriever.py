@@ -266,7 +266,7 @@ class MoERetriever(Method):
         "https://github.com/UNITES-Lab/moe-retriever",
     )
     applies = Applies(min_modalities=2, max_modalities=12)  # counts are kept for all 2^M patterns
-    search = Method.search | {
+    search = {
         "tokens": Choice((4, 8, 16)),
         "modality_experts": Choice((4, 8, 16)),
         "gate_loss": Real(1e-3, 1.0, log=True),

@@ -192,7 +192,7 @@ class MoMKE(Method):
         "https://doi.org/10.1145/3664647.3681683",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {"depth": Whole(1, 4)}
+    search = {"depth": Whole(1, 4)}
     own_encoders = "steps of sequences are projected one by one, as in the paper"
 
     def __init__(

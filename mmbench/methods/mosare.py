@@ -634,7 +634,7 @@ class MoSARe(Method):
         "https://arxiv.org/abs/2503.09498",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "components": Choice((8, 16, 32)),
         "lambda_sym": Real(0.05, 2.0, log=True),
         "lambda_mcl": Real(0.05, 2.0, log=True),

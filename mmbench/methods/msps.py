@@ -56,7 +56,7 @@ class MSPs(PromptMethod):
         "https://arxiv.org/abs/2312.15890",
     )
     applies = Applies(min_modalities=2)
-    search = PromptMethod.search | {
+    search = {
         "length": Choice((4, 8, 16)),
         "orthogonality": Real(0.1, 10.0, log=True),
     }

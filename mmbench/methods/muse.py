@@ -58,7 +58,7 @@ class MUSE(Method):
         "https://openreview.net/forum?id=Je5SHCKpPa",
     )
     applies = Applies(tasks=("single_label", "multi_label"), min_modalities=2)
-    search = Method.search | {
+    search = {
         "layers": Whole(1, 3),
         "unsupervised": Real(0.05, 2.0, log=True),
         "supervised": Real(0.05, 2.0, log=True),

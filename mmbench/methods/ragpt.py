@@ -181,7 +181,7 @@ class RAGPT(PromptMethod):
         "https://arxiv.org/abs/2501.01120",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
-    search = PromptMethod.search | {
+    search = {
         "neighbours": Choice((1, 3, 5, 10, 20)),
         "prompt_length": Choice((2, 4, 6, 8)),
     }

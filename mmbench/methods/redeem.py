@@ -340,7 +340,7 @@ class Redeem(PromptMethod):
         "https://doi.org/10.1145/3711896.3737101",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
-    search = PromptMethod.search | {"neighbours": Choice((1, 3, 5, 10, 20))}
+    search = {"neighbours": Choice((1, 3, 5, 10, 20))}
 
     draw_key: Tensor
 

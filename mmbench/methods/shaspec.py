@@ -58,7 +58,7 @@ class ShaSpec(Method):
         "https://arxiv.org/abs/2307.14126",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "alpha": Real(0.01, 1.0, log=True),
         "beta": Real(0.002, 0.2, log=True),
     }

@@ -224,7 +224,7 @@ class SMIL(Method):
         "https://arxiv.org/abs/2103.05677",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "hidden": Choice((32, 64, 128)),
         "centres": Choice((5, 10, 20)),
         "consistency": Real(1e-3, 0.1, log=True),

@@ -43,7 +43,7 @@ class SNN(SingleModality):
         "Self-Normalizing Neural Networks", "NeurIPS", 2017, "https://arxiv.org/abs/1706.02515"
     )
     applies = Applies(one_of=("vector",))
-    search = SingleModality.search | {"dim": Choice((64, 128, 256, 512))}
+    search = {"dim": Choice((64, 128, 256, 512))}
     own_encoders = "the network on the vector is the method"
 
     def __init__(

@@ -224,7 +224,7 @@ class TFRNet(Method):
         "https://doi.org/10.1145/3474085.3475585",
     )
     applies = Applies(min_modalities=2)
-    search = Method.search | {
+    search = {
         "dim": Choice((30, 60, 120)),  # of 6 heads
         "depth": Whole(1, 4),
         "reconstruct": Real(0.1, 10.0, log=True),

@@ -18,7 +18,7 @@ from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
-from mmbench.search import Draw
+from mmbench.search import COMMON, Draw
 
 OURS = (
     "max_epochs",
@@ -26,6 +26,8 @@ OURS = (
     "checkpoint_minutes",
     "min_steps",
     "patience",
+    "warm_up",
+    "decay",
     "threads",
 )  # trainer settings that Lightning does not get
 # arguments of Lightning's trainer that would take away what every run rests on
@@ -110,7 +112,8 @@ def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
     defaults = {
         each.name: each.default for each in parameters(cls) if each.default is not each.empty
     }
-    space = {n: d for n, d in cls.search.items() if n in defaults and n not in args}
+    declared = COMMON | dict(cls.search)
+    space = {n: draw for n, draw in declared.items() if n in defaults and n not in args}
     return space, {name: defaults[name] for name in space}
 
 

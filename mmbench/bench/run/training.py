@@ -25,6 +25,7 @@ from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.claimed import WhileClaimed
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.provenance import made_by
+from mmbench.bench.run.schedule import Schedule
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
@@ -136,7 +137,7 @@ def _train_stage(
     minutes = spec.trainer_args.get("checkpoint_minutes", 1.0)
     checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
     steps_an_epoch = len(data.train_dataloader())
-    callbacks = [WhileClaimed(held), keep, checkpoints]
+    callbacks = [WhileClaimed(held), keep, *_schedule(spec), checkpoints]
     trainer = _trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
 
     def fit() -> StageResult:
@@ -202,6 +203,13 @@ def _identity(
     # all that derive from the class that says what the stages are may share them
     definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
     return words | same.to_json() | made_by(definer, data), beside / SHARED
+
+
+def _schedule(spec: RunSpec) -> list[Callback]:
+    warm_up, decay = (spec.trainer_args.get(name) for name in ("warm_up", "decay"))
+    if not warm_up and decay is None:
+        return []
+    return [Schedule(warm_up or 0.0, decay)]
 
 
 def _trainer(
