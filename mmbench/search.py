@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 EDGE = 0.05  # share of a range at either end that counts as its edge
@@ -112,14 +113,21 @@ class Choice:
 
 
 Draw = Real | Whole | Choice
-# drawn for every trained method whose constructor has it, unless the method says another range
-COMMON: dict[str, Draw] = {
-    "lr": Real(3e-5, 1e-2, log=True),
-    "weight_decay": Real(1e-6, 1e-1, log=True),
-    "dim": Choice((32, 64, 128, 256)),
-    "dropout": Real(0.0, 0.7),
-}
 KINDS: dict[str, type[Draw]] = {"real": Real, "whole": Whole, "choice": Choice}
+
+
+def ranges(**drawn: Draw) -> Mapping[str, Draw]:
+    """What a method declares in `search`: an argument of its constructor -> its range."""
+    return MappingProxyType(drawn)
+
+
+# drawn for every trained method whose constructor has it, unless the method says another range
+COMMON = ranges(
+    lr=Real(3e-5, 1e-2, log=True),
+    weight_decay=Real(1e-6, 1e-1, log=True),
+    dim=Choice((32, 64, 128, 256)),
+    dropout=Real(0.0, 0.7),
+)
 
 
 def to_json(space: Mapping[str, Draw]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.pooling import valid_steps
 from mmbench.method import Applies, Paper
-from mmbench.search import Choice
+from mmbench.search import Choice, ranges
 from mmbench.single_modality import SingleModality
 
 
@@ -49,7 +49,7 @@ class ABMIL(SingleModality):
         "https://arxiv.org/abs/1802.04712",
     )
     applies = Applies(one_of=("bag", "sequence"))
-    search = {"dim": Choice((64, 128, 256, 512))}
+    search = ranges(dim=Choice((64, 128, 256, 512)))
     own_encoders = "attention over the instances is the method"
 
     def __init__(

@@ -38,7 +38,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.method import Applies, Method, Paper, Stage
-from mmbench.search import Real
+from mmbench.search import Real, ranges
 
 Joint = Float[Tensor, "batch dim"]
 Logits = Float[Tensor, "batch output"]
@@ -92,11 +92,11 @@ class CorrKD(Method):
         "https://arxiv.org/abs/2404.16456",
     )
     applies = Applies(tasks=("single_label", "multi_label"), min_modalities=2, complete_rows=True)
-    search = {
-        "contrast": Real(0.1, 10.0, log=True),
-        "prototype": Real(0.1, 10.0, log=True),
-        "response": Real(0.1, 10.0, log=True),
-    }
+    search = ranges(
+        contrast=Real(0.1, 10.0, log=True),
+        prototype=Real(0.1, 10.0, log=True),
+        response=Real(0.1, 10.0, log=True),
+    )
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.views import View
 from mmbench.method import Applies, Method, Paper, Stage
 from mmbench.registry import suggest
-from mmbench.search import Real
+from mmbench.search import Real, ranges
 
 Prompt = Literal["status_dynamic", "status", "dynamic", "none"]
 Features = Float[Tensor, "batch modality dim"]
@@ -131,7 +131,7 @@ class CPIMoE(Method):
         "https://github.com/lijing-coder/CP-IMoE",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 status prompts
-    search = {"penalty": Real(0.1, 10.0, log=True)}
+    search = ranges(penalty=Real(0.1, 10.0, log=True))
 
     status_prompt: Tensor
     tally: Tensor

@@ -39,7 +39,7 @@ from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real
+from mmbench.search import Real, ranges
 
 Features = Float[Tensor, "batch modality dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -67,11 +67,11 @@ class DrFuse(Method):
         "https://github.com/dorothy-yao/drfuse",
     )
     applies = Applies(min_modalities=2)
-    search = {
-        "alignment": Real(0.1, 10.0, log=True),
-        "disentangle": Real(0.1, 10.0, log=True),
-        "ranking": Real(0.1, 10.0, log=True),
-    }
+    search = ranges(
+        alignment=Real(0.1, 10.0, log=True),
+        disentangle=Real(0.1, 10.0, log=True),
+        ranking=Real(0.1, 10.0, log=True),
+    )
 
     def __init__(
         self,

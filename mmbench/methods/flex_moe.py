@@ -43,7 +43,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, Routing, SparseBlock, cv_squared
 from mmbench.method import Applies, Method, Paper, Stage
-from mmbench.search import Choice, Real, Whole
+from mmbench.search import Choice, Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Variant = Literal["paper", "official"]
@@ -76,11 +76,11 @@ class FlexMoE(Method):
         "https://arxiv.org/abs/2410.08245",
     )
     applies = Applies(min_modalities=2, max_modalities=MOST_MODALITIES)
-    search = {
-        "tokens": Choice((4, 8, 16)),
-        "gate_loss": Real(1e-3, 1.0, log=True),
-        "general_epochs": Whole(1, 10),
-    }
+    search = ranges(
+        tokens=Choice((4, 8, 16)),
+        gate_loss=Real(1e-3, 1.0, log=True),
+        general_epochs=Whole(1, 10),
+    )
 
     combination: Tensor
 

@@ -41,7 +41,7 @@ from mmbench.layers.attention import SelfAttention
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, LEAST_NOISE, Experts, route
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Choice, Real, Whole
+from mmbench.search import Choice, Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Gate = Literal["laplace", "gaussian", "softmax"]
@@ -82,11 +82,11 @@ class FuseMoE(Method):
         "https://arxiv.org/abs/2402.03226",
     )
     applies = Applies(min_modalities=2)
-    search = {
-        "layers": Whole(1, 3),
-        "hidden": Choice((64, 128, 256)),
-        "routing_loss": Real(1e-3, 1.0, log=True),
-    }
+    search = ranges(
+        layers=Whole(1, 3),
+        hidden=Choice((64, 128, 256)),
+        routing_loss=Real(1e-3, 1.0, log=True),
+    )
 
     missing: Tensor
 

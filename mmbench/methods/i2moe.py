@@ -42,7 +42,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.moe import SparseBlock
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real, Whole
+from mmbench.search import Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Variant = Literal["paper", "official"]
@@ -196,10 +196,10 @@ class I2MoE(Method):
         "https://arxiv.org/abs/2505.19190",
     )
     applies = Applies(min_modalities=2)
-    search = {
-        "layers": Whole(1, 3),
-        "temperature": Real(0.5, 4.0, log=True),
-    }
+    search = ranges(
+        layers=Whole(1, 3),
+        temperature=Real(0.5, 4.0, log=True),
+    )
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import random_drop
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real, Whole
+from mmbench.search import Real, Whole, ranges
 
 
 class LateFusionTransformer(Method):
@@ -52,10 +52,10 @@ class LateFusionTransformer(Method):
         "https://arxiv.org/abs/2512.22991",
     )
     applies = Applies(min_modalities=2)
-    search = {
-        "drop": Real(0.0, 0.6),
-        "depth": Whole(1, 6),
-    }
+    search = ranges(
+        drop=Real(0.0, 0.6),
+        depth=Whole(1, 6),
+    )
 
     def __init__(
         self,

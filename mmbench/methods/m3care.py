@@ -45,7 +45,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real
+from mmbench.search import Real, ranges
 
 Embeddings = Float[Tensor, "modality batch dim"]
 Presence = Bool[Tensor, "modality batch"]
@@ -81,7 +81,7 @@ class M3Care(Method):
         "https://doi.org/10.1145/3534678.3539388",
     )
     applies = Applies(min_modalities=2)
-    search = {"threshold": Real(0.0, 0.5)}
+    search = ranges(threshold=Real(0.0, 0.5))
 
     def __init__(
         self,

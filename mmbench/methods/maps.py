@@ -32,7 +32,7 @@ from mmbench.layers.fusion import presence_code
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
-from mmbench.search import Choice
+from mmbench.search import Choice, ranges
 
 
 class MAPs(PromptMethod):
@@ -55,7 +55,7 @@ class MAPs(PromptMethod):
         "https://arxiv.org/abs/2303.03369",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
-    search = {"length": Choice((4, 8, 16))}
+    search = ranges(length=Choice((4, 8, 16)))
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from mmbench.data.task import Task
 from mmbench.layers.fusion import random_drop
 from mmbench.layers.late_fusion import LateFusion
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real
+from mmbench.search import Real, ranges
 
 
 class ModalityDropout(Method):
@@ -39,7 +39,7 @@ class ModalityDropout(Method):
         "https://arxiv.org/abs/1501.00102",
     )
     applies = Applies(min_modalities=2)
-    search = {"drop": Real(0.0, 0.6)}
+    search = ranges(drop=Real(0.0, 0.6))
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ from mmbench.layers.moe import (
 )
 from mmbench.layers.retrieval import Draw, SupportBank, candidates, queries
 from mmbench.method import Applies, Method, Paper, Stage
-from mmbench.search import Choice, Real
+from mmbench.search import Choice, Real, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Routers = Literal["one", "context", "modality"]
@@ -266,11 +266,11 @@ class MoERetriever(Method):
         "https://github.com/UNITES-Lab/moe-retriever",
     )
     applies = Applies(min_modalities=2, max_modalities=12)  # counts are kept for all 2^M patterns
-    search = {
-        "tokens": Choice((4, 8, 16)),
-        "modality_experts": Choice((4, 8, 16)),
-        "gate_loss": Real(1e-3, 1.0, log=True),
-    }
+    search = ranges(
+        tokens=Choice((4, 8, 16)),
+        modality_experts=Choice((4, 8, 16)),
+        gate_loss=Real(1e-3, 1.0, log=True),
+    )
 
     draw_key: Tensor
     routed: Tensor

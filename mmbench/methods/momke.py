@@ -42,7 +42,7 @@ from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper, Stage
-from mmbench.search import Whole
+from mmbench.search import Whole, ranges
 
 Steps = Float[Tensor, "modality batch step dim"]
 Valid = Bool[Tensor, "modality batch step"]
@@ -192,7 +192,7 @@ class MoMKE(Method):
         "https://doi.org/10.1145/3664647.3681683",
     )
     applies = Applies(min_modalities=2)
-    search = {"depth": Whole(1, 4)}
+    search = ranges(depth=Whole(1, 4))
     own_encoders = "steps of sequences are projected one by one, as in the paper"
 
     def __init__(

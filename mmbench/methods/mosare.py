@@ -75,7 +75,7 @@ from mmbench.layers.mixture import DiagonalMixture, diagonal_log_density
 from mmbench.layers.moe import FORBIDDEN, Experts, top_k_gates
 from mmbench.layers.pooling import valid_steps
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Choice, Real
+from mmbench.search import Choice, Real, ranges
 
 WARM_UP = 10  # epochs before the contrastive losses
 TEMPERATURE = 0.01  # of the symmetric contrastive loss
@@ -634,11 +634,11 @@ class MoSARe(Method):
         "https://arxiv.org/abs/2503.09498",
     )
     applies = Applies(min_modalities=2)
-    search = {
-        "components": Choice((8, 16, 32)),
-        "lambda_sym": Real(0.05, 2.0, log=True),
-        "lambda_mcl": Real(0.05, 2.0, log=True),
-    }
+    search = ranges(
+        components=Choice((8, 16, 32)),
+        lambda_sym=Real(0.05, 2.0, log=True),
+        lambda_mcl=Real(0.05, 2.0, log=True),
+    )
     own_encoders = "local tokens are components of a mixture, groups of features or genes"
 
     def __init__(

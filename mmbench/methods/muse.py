@@ -29,7 +29,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real, Whole
+from mmbench.search import Real, Whole, ranges
 
 Edges = Float[Tensor, "batch modality dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -58,11 +58,11 @@ class MUSE(Method):
         "https://openreview.net/forum?id=Je5SHCKpPa",
     )
     applies = Applies(tasks=("single_label", "multi_label"), min_modalities=2)
-    search = {
-        "layers": Whole(1, 3),
-        "unsupervised": Real(0.05, 2.0, log=True),
-        "supervised": Real(0.05, 2.0, log=True),
-    }
+    search = ranges(
+        layers=Whole(1, 3),
+        unsupervised=Real(0.05, 2.0, log=True),
+        supervised=Real(0.05, 2.0, log=True),
+    )
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ from mmbench.layers.retrieved import (
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Paper, Stage
 from mmbench.prompting import PromptMethod
-from mmbench.search import Choice
+from mmbench.search import Choice, ranges
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
 SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all
@@ -340,7 +340,7 @@ class Redeem(PromptMethod):
         "https://doi.org/10.1145/3711896.3737101",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
-    search = {"neighbours": Choice((1, 3, 5, 10, 20))}
+    search = ranges(neighbours=Choice((1, 3, 5, 10, 20)))
 
     draw_key: Tensor
 

@@ -35,7 +35,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.method import Applies, Method, Paper
-from mmbench.search import Real
+from mmbench.search import Real, ranges
 
 
 class ShaSpec(Method):
@@ -58,10 +58,10 @@ class ShaSpec(Method):
         "https://arxiv.org/abs/2307.14126",
     )
     applies = Applies(min_modalities=2)
-    search = {
-        "alpha": Real(0.01, 1.0, log=True),
-        "beta": Real(0.002, 0.2, log=True),
-    }
+    search = ranges(
+        alpha=Real(0.01, 1.0, log=True),
+        beta=Real(0.002, 0.2, log=True),
+    )
 
     def __init__(
         self,

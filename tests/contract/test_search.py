@@ -11,7 +11,7 @@ from mmbench.search import COMMON
 def searched(cls):
     """What is drawn of the class, with the defaults of its constructor."""
     defaults = {each.name: each.default for each in parameters(cls)}
-    declared = COMMON | dict(cls.search)
+    declared = {**COMMON, **cls.search}
     return {name: (draw, defaults[name]) for name, draw in declared.items() if name in defaults}
 
 

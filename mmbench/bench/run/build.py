@@ -112,7 +112,7 @@ def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
     defaults = {
         each.name: each.default for each in parameters(cls) if each.default is not each.empty
     }
-    declared = COMMON | dict(cls.search)
+    declared = {**COMMON, **cls.search}
     space = {n: draw for n, draw in declared.items() if n in defaults and n not in args}
     return space, {name: defaults[name] for name in space}
 
