@@ -77,6 +77,12 @@ class Sweep:
         self.specs: list[RunSpec] = self.searches.plan(self._asked)
 
     @property
+    def known(self) -> list[RunSpec]:
+        """Every run that can be told by now, those of a search included."""
+        settled = [spec for spec in self.specs if not self.searches.goes_on(spec)]
+        return list({spec.folder: spec for spec in [*self.searches.trials, *settled]}.values())
+
+    @property
     def board_folder(self) -> Path:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:

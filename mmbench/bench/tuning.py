@@ -3,8 +3,8 @@
 A search belongs to one method on one fold of one data set. Its trials are ordinary runs with the
 suite's first seed under one scenario, judged by their score on the validation split alone. The
 first has the constructor's defaults; a Sobol sequence spreads the next ones over the ranges that
-the method declares in `search`; then Optuna's tree-structured Parzen estimator draws, one at a
-time, by what is known of the others. What is drawn depends on nothing but the default run's key
+the method declares in `search`; then Optuna's tree-structured Parzen estimator draws, a few
+at a time, by what the others have scored. What is drawn depends on nothing but the default run's key
 and the scores so far: any worker draws the same, and a larger number of trials goes on from a
 smaller one.
 
@@ -32,6 +32,7 @@ from mmbench.store import write_json
 
 FILE = "search.json"  # beside the suite
 SPREAD = 8  # first trials, the defaults among them, which look at no score: a power of two
+TOGETHER = 4  # later ones that are drawn at a time, so that workers need not wait for one another
 REDRAWS = 16  # of settings that were tried, until a space counts as exhausted; a power of two
 
 Space = Callable[[RunSpec], tuple[Mapping[str, Draw], Mapping[str, JSON]]]
@@ -295,8 +296,8 @@ class Searches:
         """Add the trials that need not wait for each other's scores."""
         metric = self.suite.select.metric
         while not search.exhausted and len(search.trials) < self._number:
-            place = len(search.trials)
-            if place >= SPREAD and any(trial.state == "open" for trial in search.trials):
+            judged = search.trials[: _judged(len(search.trials))]
+            if any(trial.state == "open" for trial in judged):
                 return
             known = [search.settings(trial) for trial in search.trials]
             for again in range(REDRAWS):
@@ -306,6 +307,11 @@ class Searches:
                     break
             else:
                 search.exhausted = True
+
+
+def _judged(place: int) -> int:
+    """How many of the first trials have to be scored before one is drawn at this place."""
+    return 0 if place < SPREAD else place - (place - SPREAD) % TOGETHER
 
 
 def _drawn(search: Search, metric: str, seed: int, again: int) -> Trial:
@@ -323,7 +329,7 @@ def _drawn(search: Search, metric: str, seed: int, again: int) -> Trial:
 
 
 def _by_score(search: Search, metric: str, seed: Sequence[int]) -> dict[str, JSON]:
-    """What the estimator draws, given what all trials so far have scored."""
+    """What the estimator draws, given what trials have scored."""
     optuna = _optuna()
     distributions = {name: _distribution(optuna, draw) for name, draw in search.space.items()}
     (number,) = np.random.SeedSequence(seed).generate_state(1).tolist()
@@ -331,7 +337,7 @@ def _by_score(search: Search, metric: str, seed: Sequence[int]) -> dict[str, JSO
         direction="maximize" if higher_is_better(metric) else "minimize",
         sampler=optuna.samplers.TPESampler(seed=number, n_startup_trials=1),
     )
-    for trial in search.trials:
+    for trial in search.trials[: _judged(len(search.trials))]:
         settings = search.settings(trial)
         if all(draw.holds(settings[name]) for name, draw in search.space.items()):
             state = optuna.trial.TrialState.FAIL if trial.score is None else None

@@ -115,7 +115,7 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
     total, ended, failed = len(todo), 0, 0
     workers = min(workers or default_workers(), total)
     began = time.perf_counter()
-    before = len(sweep.specs) - total
+    before = len(sweep.known) - total
     kept = f" ({before} are finished)" if before else ""
     typer.echo(f"{total} runs on {workers} workers{kept}, results in {sweep.folder}")
     overall = Progress(
@@ -163,7 +163,7 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         events.close()
         typer.echo(
-            f"\nstopped: {before + ended} of {len(sweep.specs)} runs are finished and kept. "
+            f"\nstopped: {before + ended} of {len(sweep.known)} runs are finished and kept. "
             "The same command continues."
         )
         raise typer.Exit(130) from None

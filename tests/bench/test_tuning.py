@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from results import result
 from sweeps import suite
 
 import mmbench
@@ -11,7 +12,7 @@ import mmbench.bench.plan
 from mmbench.bench import tuning
 from mmbench.bench.record import Run
 from mmbench.bench.result import Selection
-from mmbench.bench.tuning import SPREAD, Search, Searches, Trial
+from mmbench.bench.tuning import SPREAD, TOGETHER, Search, Searches, Trial
 from mmbench.search import Choice, Real, Whole, from_json, to_json
 
 optuna = pytest.importorskip("optuna")
@@ -63,13 +64,13 @@ class Planned:
 
     def read(self, folder):
         spec = next(spec for spec in self.asked if spec.key == folder.name)
-        from results import result
+        return planned_result(self.score({**DEFAULTS, **spec.method_args}))
 
-        score = self.score({**DEFAULTS, **spec.method_args})
-        selected = Selection(
-            epoch=0, score=score, epochs=1, rising=False, metric="accuracy", on="val"
-        )
-        return result("single_label", {}, selected=selected)
+
+def planned_result(score):
+    """A record whose run scored so on validation."""
+    selected = Selection(epoch=0, score=score, epochs=1, rising=False, metric="accuracy", on="val")
+    return result("single_label", {}, selected=selected)
 
 
 def closeness(settings):
@@ -115,6 +116,12 @@ def test_more_trials_go_on_from_fewer(tmp_path, monkeypatch):
 def test_trials_wait_for_scores_only_where_they_need_them(tmp_path, monkeypatch):
     search = Planned(tmp_path, lambda settings: None, trials=20).go(monkeypatch, steps=3)
     assert [trial.state for trial in search.trials] == ["open"] * SPREAD
+    planned = Planned(tmp_path / "later", closeness, trials=20)
+    done = iter(range(SPREAD))  # scores come in for the first ones alone
+    planned.score = lambda settings: closeness(settings) if next(done, None) is not None else None
+    monkeypatch.setattr(planned, "read", lambda folder: planned_result(0.5))
+    search = planned.go(monkeypatch)
+    assert [trial.state for trial in search.trials] == ["done"] * SPREAD + ["open"] * TOGETHER
 
 
 def test_a_search_without_a_score_keeps_the_defaults_and_says_so(tmp_path, monkeypatch):
