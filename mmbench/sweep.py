@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.bench.tuning import Searches
+from mmbench.bench.verdict import Verdict, verdict
 from mmbench.config import JSON
 from mmbench.registry import DATASETS, METHODS, suggest
 from mmbench.store import MARK, clean, damage
@@ -70,6 +72,7 @@ class Sweep:
         self.runs_folder = self.folder / "runs"
         self.contents = Contents(self.folder, self.data_root, _examine)
         self.searches = Searches(self.suite, self.folder)
+        self._read: tuple[Sequence[Run], pd.DataFrame] | None = None
         self._plan()
 
     def _plan(self) -> None:
@@ -230,9 +233,10 @@ class Sweep:
         for todo in self.rounds(overwrite=overwrite):
             for _ in self.execute(todo, workers, overwrite=overwrite):
                 pass
-        board, robust = self.boards()
+        runs = self.runs()
+        board, robust = self.boards(runs=runs)
         if not board.empty:
-            self.write(board, robust)
+            self.write(board, robust, verdict=self.verdict(runs=runs))
         return self.status()
 
     def status(self, *, verify: bool = False) -> pd.DataFrame:
@@ -328,9 +332,11 @@ class Sweep:
         Raises:
             ValueError: As `leaderboard`, or if the libraries of the extra `report` are not there.
         """
-        board, robust = self.boards(metric)
+        runs = self.runs()
+        board, robust = self.boards(metric, runs=runs)
         self.require_rows(board, metric)
-        return self.write_page(self.runs(), board, robust, metric)
+        said = self.verdict(metric, runs=runs)
+        return self.write_page(runs, board, robust, metric, verdict=said)
 
     def boards(
         self,
@@ -347,13 +353,43 @@ class Sweep:
             paired: Whether methods are compared; it reads the predictions of runs that are new.
         """
         runs = self.runs() if runs is None else runs
-        records = read_records(runs)
-        score_cache = ScoreCache(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
+        records = self._records_of(runs)
+        score_cache = self._score_cache()
         compare = (metric or self.suite.select.metric) if paired else None
         board = leaderboard(runs, compare=compare, records=records, score_cache=score_cache)
         robust = robustness(runs, compare=compare, records=records, score_cache=score_cache)
         score_cache.write()
         return board, robust
+
+    def verdict(self, metric: str | None = None, *, runs: Sequence[Run] | None = None) -> Verdict:
+        """What the table says, in sentences: first what tuning did, then who beats whom.
+
+        Args:
+            metric: As for `leaderboard`.
+            runs: As for `boards`.
+        """
+        runs = self.runs() if runs is None else runs
+        score_cache = self._score_cache()
+        metric = metric or self.suite.select.metric
+        found = verdict(runs, self._records_of(runs), metric, score_cache)
+        score_cache.write()
+        return replace(found, sentences=[*found.sentences, *self._tuning_sentences()])
+
+    def tuning(self) -> pd.DataFrame:
+        """One row for each search of settings that has ended: see `Searches.table`."""
+        return self.searches.table(lambda spec: find_run(spec, self.runs_folder))
+
+    def _tuning_sentences(self) -> list[str]:
+        return self.searches.sentences(self.tuning())
+
+    def _records_of(self, runs: Sequence[Run]) -> pd.DataFrame:
+        """Records of runs, read once for all tables of the same look."""
+        if self._read is None or self._read[0] is not runs:
+            self._read = (runs, read_records(runs))
+        return self._read[1]
+
+    def _score_cache(self) -> ScoreCache:
+        return ScoreCache(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
 
     def require_rows(self, board: pd.DataFrame, metric: str | None = None) -> None:
         """Refuse a suite without a finished run, and a metric that it does not have.
@@ -373,11 +409,20 @@ class Sweep:
                 f"no metric {metric!r}{suggest(metric, known)}; known: {', '.join(known)}"
             )
 
-    def write(self, board: pd.DataFrame, robust: pd.DataFrame, metric: str | None = None) -> Path:
-        """Write both tables; returns the path of `leaderboard.csv`."""
+    def write(
+        self,
+        board: pd.DataFrame,
+        robust: pd.DataFrame,
+        metric: str | None = None,
+        *,
+        verdict: Verdict | None = None,
+    ) -> Path:
+        """Write both tables, and what they say if given; returns the path of `leaderboard.csv`."""
         self.board_folder.mkdir(parents=True, exist_ok=True)
-        shown = metric or self.suite.select.metric
-        return write(board, self.board_folder, metric=shown, title=self.suite.name, robust=robust)
+        return write(
+            board, self.board_folder, metric=metric or self.suite.select.metric,
+            title=self.suite.name, robust=robust, verdict=verdict, tuning=self.tuning(),
+        )  # fmt: skip
 
     def write_page(
         self,
@@ -387,15 +432,17 @@ class Sweep:
         metric: str | None = None,
         *,
         watched: bool = False,
+        verdict: Verdict | None = None,
     ) -> Path:
-        """Write `report.html` of these runs and tables; `watched` as for `write_report`."""
+        """Write `report.html` of these runs and tables; the rest as for `write_report`."""
         from mmbench.bench.report import write_report
 
         self.board_folder.mkdir(parents=True, exist_ok=True)
         shown = metric or self.suite.select.metric
         return write_report(
             self.suite.name, runs, board, self.board_folder, metric=shown, robust=robust,
-            watched=watched,
+            watched=watched, said=[] if verdict is None else verdict.sentences,
+            tuning=self.tuning(),
         )  # fmt: skip
 
 

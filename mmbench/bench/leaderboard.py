@@ -24,6 +24,8 @@ from mmbench.bench.statistics import (
     mean_ranks,
     paired_p,
 )
+from mmbench.bench.verdict import FILE as COMPARISONS
+from mmbench.bench.verdict import Verdict
 from mmbench.metrics.metric import Better, higher_is_better
 from mmbench.store import write_text
 
@@ -492,6 +494,7 @@ def render(
     metric: str,
     title: str = "",
     robust: pd.DataFrame | None = None,
+    said: Sequence[str] = (),
 ) -> str:
     """The leaderboard as text.
 
@@ -502,6 +505,7 @@ def render(
         metric: Which metric `md` and `html` show.
         title: Heading of `md` and `html`.
         robust: From `robustness`, as further tables of `md` and `html`.
+        said: Sentences that `md` begins with.
     """
     if form == "csv":
         plain = board.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
@@ -523,6 +527,8 @@ def render(
     if form == "html":
         return _html(title or "leaderboard", about, shown)
     parts = [f"# {in_markdown(title)}", ""] if title else []
+    for sentence in said:
+        parts += [in_markdown(sentence), ""]
     parts += [about]
     for heading, table in shown.items():
         named = table.rename(index=in_markdown, columns=in_markdown)
@@ -587,18 +593,27 @@ def write(
     metric: str,
     title: str,
     robust: pd.DataFrame | None = None,
+    verdict: Verdict | None = None,
+    tuning: pd.DataFrame | None = None,
 ) -> Path:
-    """Write `leaderboard.csv`, `leaderboard.md` and, if given, `robustness.csv` by rename.
+    """Write `leaderboard.csv` and `leaderboard.md`, and a CSV of each further table, by rename.
 
     Returns:
         Path of the first.
     """
+    said = [] if verdict is None else verdict.sentences
     texts = {
         "leaderboard.csv": render(board, "csv", metric=metric),
-        "leaderboard.md": render(board, "md", metric=metric, title=title, robust=robust),
+        "leaderboard.md": render(board, "md", metric=metric, title=title, robust=robust, said=said),
     }
-    if robust is not None and len(robust):
-        texts["robustness.csv"] = render(robust, "csv", metric=metric)
+    further = {
+        "robustness.csv": robust,
+        COMPARISONS: None if verdict is None else verdict.comparisons,
+        "tuning.csv": tuning,
+    }
+    for name, table in further.items():
+        if table is not None and len(table):
+            texts[name] = render(table, "csv", metric=metric)
     for name, text in texts.items():
         write_text(folder / name, text)
     return folder / "leaderboard.csv"

@@ -4,9 +4,9 @@ A search belongs to one method on one fold of one data set. Its trials are ordin
 suite's first seed under one scenario, judged by their score on the validation split alone. The
 first has the constructor's defaults; a Sobol sequence spreads the next ones over the ranges that
 the method declares in `search`; then Optuna's tree-structured Parzen estimator draws, a few
-at a time, by what the others have scored. What is drawn depends on nothing but the default run's key
-and the scores so far: any worker draws the same, and a larger number of trials goes on from a
-smaller one.
+at a time, by what the others have scored. What is drawn depends on nothing but the
+default run's key and the scores so far: any worker draws the same, and a larger number of trials
+goes on from a smaller one.
 
 Source: Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization",
 NeurIPS 2011, for the estimator.
@@ -34,6 +34,7 @@ FILE = "search.json"  # beside the suite
 SPREAD = 8  # first trials, the defaults among them, which look at no score: a power of two
 TOGETHER = 4  # later ones that are drawn at a time, so that workers need not wait for one another
 REDRAWS = 16  # of settings that were tried, until a space counts as exhausted; a power of two
+SHOWN = 6  # settings at an edge that a sentence names
 
 Space = Callable[[RunSpec], tuple[Mapping[str, Draw], Mapping[str, JSON]]]
 Place = tuple[str, int, str]  # data, fold, method
@@ -225,13 +226,17 @@ class Searches:
             for key, search in self.of.items()
         }
 
-    def table(self) -> pd.DataFrame:
+    def table(self, find: Callable[[RunSpec], Run]) -> pd.DataFrame:
         """One row for each search that has ended.
+
+        Args:
+            find: Looks a run up.
 
         Returns:
             `data`, `fold`, `method`, `trials`, `failed` ones of them, the `default` and the `best`
             score on validation, what the search `brought` there (>= 0 in the better direction; NaN
-            where the defaults failed), `settings` and those `at_edge` of their range.
+            where the defaults failed) and `brought_on_test` (mean over the conditions, which chose
+            nothing), the best `settings`, and those `at_edge` of their range.
         """
         metric = self.suite.select.metric
         sign = 1.0 if higher_is_better(metric) else -1.0
@@ -241,6 +246,10 @@ class Searches:
             if search is None or not search.space or not search.ended(self._number):
                 continue
             tried, best = search.trials[: self._number], search.best(self._number, metric)
+            on_test = [
+                np.nan if each is None else _on_test(find(self._run_of(default, each)), metric)
+                for each in (tried[0], best)
+            ]
             first = np.nan if tried[0].score is None else tried[0].score
             score = np.nan if best is None or best.score is None else best.score
             drawn = {} if best is None else search.settings(best)
@@ -255,6 +264,7 @@ class Searches:
                     "default": first,
                     "best": score,
                     "brought": sign * (score - first),
+                    "brought_on_test": sign * (on_test[1] - on_test[0]),
                     "settings": ", ".join(f"{name}={value}" for name, value in drawn.items()),
                     "at_edge": ", ".join(
                         f"{name}={drawn[name]} ({edge})" for name, edge in edges.items() if edge
@@ -262,6 +272,29 @@ class Searches:
                 }
             )
         return pd.DataFrame(rows)
+
+    def sentences(self, table: pd.DataFrame) -> list[str]:
+        """What `table` says, for people."""
+        if table.empty:
+            return []
+        metric = self.suite.select.metric
+        said = [
+            f"Settings are the best of {self._number} that were tried for each method, by {metric} "
+            f"on validation. That brought {table['brought'].median():.3f} there and "
+            f"{table['brought_on_test'].median():+.3f} on test in the median over "
+            f"{len(table)} searches; most for " + ", ".join(_most(table)) + "."
+        ]
+        if len(edges := table[table["at_edge"] != ""]):
+            said.append(
+                f"{len(edges)} of {len(table)} best settings lie at the edge of a range, beyond "
+                "which a better one may be: "
+                + "; ".join(f"{r.method} on {r.data} {r.at_edge}" for r in _first(edges))
+                + (f"; and {len(edges) - SHOWN} more" if len(edges) > SHOWN else "")
+                + "."
+            )
+        if failed := int(table["failed"].sum()):
+            said.append(f"{failed} trials failed and count as tried.")
+        return said
 
     @property
     def _number(self) -> int:
@@ -370,6 +403,23 @@ def _distribution(optuna: Any, draw: Draw) -> Any:
         return optuna.distributions.CategoricalDistribution(draw.values)
     name = "FloatDistribution" if isinstance(draw, Real) else "IntDistribution"
     return getattr(optuna.distributions, name)(draw.low, draw.high, log=draw.log)
+
+
+def _most(table: pd.DataFrame) -> list[str]:
+    mean = table.groupby("method")["brought_on_test"].mean().dropna()
+    return [f"{method} ({value:+.3f} on test)" for method, value in mean.nlargest(3).items()]
+
+
+def _first(rows: pd.DataFrame) -> list[Any]:
+    return list(rows.head(SHOWN).itertuples())
+
+
+def _on_test(run: Run, metric: str) -> float:
+    """Mean score over the test conditions; NaN where the run is not here or one is undefined."""
+    if run.state != "done":
+        return np.nan
+    scores = [one.scores.get(metric) for one in read_result(run.folder).conditions.values()]
+    return float(np.mean([np.nan if x is None else x for x in scores]))
 
 
 def _place(spec: RunSpec) -> Place:

@@ -202,8 +202,9 @@ def _show_board(sweep: "Sweep") -> bool:
     if board.empty:
         console.print("no run finished, so there is no leaderboard")
         return _show_unfinished(sweep, runs)
-    path = sweep.write(board, robust)
-    text = render(board, "md", metric=metric, title=sweep.suite.name)
+    verdict = sweep.verdict(runs=runs)
+    path = sweep.write(board, robust, verdict=verdict)
+    text = render(board, "md", metric=metric, title=sweep.suite.name, said=verdict.sentences)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
@@ -211,7 +212,7 @@ def _show_board(sweep: "Sweep") -> bool:
     finished = _show_unfinished(sweep, runs)
     typer.echo(f"every metric and condition: {path}")
     try:
-        page = sweep.write_page(runs, board, robust)
+        page = sweep.write_page(runs, board, robust, verdict=verdict)
     except ValueError as error:  # its libraries are an extra
         typer.echo(f"no page with plots: {error}")
     else:

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from results import result
 from sweeps import suite
 
 import mmbench
@@ -14,6 +13,7 @@ from mmbench.bench.record import Run
 from mmbench.bench.result import Selection
 from mmbench.bench.tuning import SPREAD, TOGETHER, Search, Searches, Trial
 from mmbench.search import Choice, Real, Whole, from_json, to_json
+from results import result
 
 optuna = pytest.importorskip("optuna")
 SPACE = {
