@@ -5,16 +5,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmbench.bounds import Decay, LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
+from mmbench.diagnostics import Diagnostic
 from mmbench.search import Draw, ranges
 
 ALL_TASKS: tuple[TaskKind, ...] = ("single_label", "multi_label", "regression")
@@ -41,18 +41,19 @@ class Stage:
             frozen. None = all that the constructor left trainable.
         epochs: Passes over the training split, >= 1; None = as the suite says.
         select: Which epoch is kept, by the score of `stage_output`; None = as the suite says.
-        shared: A text that, with data, scenario, fold and seed, decides what comes out. Methods
-            whose stages have it in common train it once; the others load it. Empty = not shared.
+        shared_across: Arguments of the constructor that make no difference to it: runs that differ
+            in these alone, or in the subclass of an abstract method that says its stages, train
+            it once; the others load it. Empty = a run's own.
     """
 
     name: str
     trains: tuple[str, ...] | None = None
     epochs: int | None = None
     select: Literal["best", "last"] | None = None
-    shared: str = ""
+    shared_across: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.trains or not self.shared, "a shared stage has to say what it trains"
+        assert self.trains or not self.shared_across, "a shared stage has to say what it trains"
 
     def covers(self, parameter: str) -> bool:
         """Whether a parameter of this name belongs to one of the parts in `trains`."""
@@ -121,7 +122,7 @@ class Method(LightningModule, ABC):
     search: ClassVar[Mapping[str, Draw]] = ranges()  # what `--tune` may draw besides `COMMON`
     own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
-    def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
+    def __init__(self, task: Task, *, lr: LearningRate = 1e-3, weight_decay: Decay = 1e-2) -> None:
         super().__init__()
         self.task = task
         self.lr = lr
@@ -237,8 +238,16 @@ class Method(LightningModule, ABC):
             }
         return state
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """Small arrays kept beside a run after evaluation, such as routing shares."""
+    def completed(self, batch: Batch) -> Mapping[str, Float[Tensor, "batch _"]]:
+        """Modality -> what the method goes on with: its embedding, or what was put in its place.
+
+        For methods that recover what is missing; under `full_access` the runner shows what they
+        make of training samples beside what they make of the same samples when all is there.
+        """
+        return {}
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """What the method shows of itself after evaluation, such as how a router shares work."""
         return {}
 
     @final

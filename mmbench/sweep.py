@@ -13,8 +13,7 @@ from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.plan import plan
-from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
+from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
@@ -70,13 +69,13 @@ class Sweep:
         limited = [word for word in overrides if word.startswith("limit=")]
         self._changed = len(overrides) > (len(limited) if held is None else 0)
         self.runs_folder = self.folder / "runs"
-        self.contents = Contents(self.folder, self.data_root, _examine)
+        self.contents = Contents(self.folder, self.data_root, _examine, _names)
         self.searches = Searches(self.suite, self.folder)
         self._read: tuple[Sequence[Run], pd.DataFrame] | None = None
         self._plan()
 
     def _plan(self) -> None:
-        self._asked = plan(self.suite, self.contents.of)  # with the settings of the suite
+        self._asked = self.contents.plan(self.suite)  # with the settings of the suite
         self.specs: list[RunSpec] = self.searches.plan(self._asked)
 
     @property
@@ -90,7 +89,7 @@ class Sweep:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self._asked, self.contents.of, self.suite.tune)
+        return board_folder(self.folder, self._asked, self.contents.plan, self.suite.tune)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.
@@ -269,10 +268,20 @@ class Sweep:
             )
         return pd.DataFrame(rows)
 
-    def damaged_stages(self) -> dict[Path, str]:
-        """Stages in common of the suite's runs that do not hold what was written, and why."""
-        made = (self.runs_folder / SHARED).glob("[!.]*")
-        found = {folder: damage(folder, MARK, read_up_to=None) for folder in sorted(made)}
+    def damaged(self) -> dict[Path, str]:
+        """What runs share that does not hold what was written, and why: it is made again when used.
+
+        That is finished stages, those in common and those of runs in flight, and the user's cache.
+        """
+        from mmbench.data.cache import cache_folder  # imports torch
+
+        made = [
+            *(self.runs_folder / SHARED).glob("[!.]*"),
+            *(self.runs_folder / STAGES).glob("[!.]*/[!.]*"),
+            *cache_folder().glob("[!.]*"),
+        ]
+        folders = sorted(folder for folder in made if folder.is_dir())
+        found = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
         return {folder: why for folder, why in found.items() if why}
 
     def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:
@@ -289,7 +298,7 @@ class Sweep:
         if stale:
             planned, held = [*self.specs, *self.searches.trials], self.folder / FILE
             if held.is_file():
-                planned = [*planned, *plan(load_suite(str(held)), self.contents.of)]
+                planned = [*planned, *self.contents.plan(load_suite(str(held)))]
             found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
         if failed or stale:
             return list(found.values())
@@ -399,8 +408,12 @@ class Sweep:
         """
         metric = metric or self.suite.select.metric
         if board.empty:
+            runs = self.runs()
+            bad = [run for run in runs if run.state in ("broken", "failed")]
+            found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+            why = f" ({found}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
-                f"no finished run of this suite lies in {self.folder}; start it with "
+                f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"
             )
         known = sorted(set(board["metric"]))
@@ -461,6 +474,12 @@ def _examine(entry: DataEntry, root: Path) -> Ingredients:
     from mmbench.bench.run.build import examine  # imports torch
 
     return examine(entry, root)
+
+
+def _names(entry: DataEntry, root: Path) -> Sequence[str]:
+    from mmbench.bench.run.build import modalities_of  # imports torch
+
+    return modalities_of(entry, root)
 
 
 def _require_writable(folder: Path) -> None:

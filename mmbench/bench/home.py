@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmbench.bench.plan import plan
-from mmbench.bench.spec import DataEntry, RunSpec, Suite, Tune, load_suite
+from mmbench.bench.spec import RunSpec, Suite, Tune, load_suite
 from mmbench.config import JSON
 from mmbench.data.digest import digest
 from mmbench.data.scenario import load_scenario
@@ -22,7 +21,7 @@ def hold(folder: Path, suite: Suite) -> None:
 def board_folder(
     folder: Path,
     specs: Sequence[RunSpec],
-    content: Callable[[DataEntry], str],
+    plan: Callable[[Suite], Sequence[RunSpec]],
     tune: Tune | None = None,
 ) -> Path:
     """Where tables of some runs go: beside the suite's own if they drop some of its runs.
@@ -30,13 +29,13 @@ def board_folder(
     Args:
         folder: Of the suite's results.
         specs: The runs of the table, with the settings of the suite.
-        content: As for `plan`.
+        plan: Gives the runs of a suite.
         tune: How settings are searched.
     """
     if not (folder / FILE).is_file():
         return folder
     suite = load_suite(str(folder / FILE))
-    held = {spec.folder for spec in plan(suite, content)}
+    held = {spec.folder for spec in plan(suite)}
     asked = {spec.folder for spec in specs}
     if held <= asked and suite.tune == tune:
         return folder

@@ -6,7 +6,8 @@ runs/<data>/<scenario>/<method>/<key>/
     log.txt        everything the run printed
     metrics.csv    training curve
     predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
-                   target, presence, sample_id
+                   target, presence, sample_id, names of the outputs and, if the data have them, of
+                   the ids; unlabelled.csv: what is predicted for samples without a label
     diagnostics.npz  what the method wants to show, if anything
     metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
@@ -15,6 +16,7 @@ runs/<data>/<scenario>/<method>/<key>/
 
 import hashlib
 import json
+import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +38,7 @@ from mmbench.store import (
     damage,
     identity,
     is_claimed,
+    moved_aside,
     publish,
     restore,
     write_json,
@@ -47,6 +50,7 @@ ENDS = tuple(STATES)  # names of the files that say how a run ended
 STAGES = ".stages"  # beside the runs: finished stages of each run in flight
 SHARED = ".shared"  # beside the runs: stages that several methods have in common
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
+FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -87,7 +91,7 @@ class Run:
 
     Args:
         spec: What was asked.
-        folder: Where it lies.
+        folder: Where it lies; a name of its own while it waits to be replaced.
         state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody
             claims it), `broken` (files are missing or damaged: it will run again) or `waiting`.
         why: For failed, skipped and broken ones.
@@ -125,14 +129,29 @@ def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
         read_up_to: Files of at most so many bytes are read and compared with their checksums, all
             if None; of others the size has to do.
     """
-    folder = runs / spec.folder
+    target = runs / spec.folder
+    while True:
+        seen = identity(target)
+        run = _look(spec, target if seen else moved_aside(target) or target, read_up_to)
+        if run.state in STATES.values() or identity(target) == seen:  # else replaced meanwhile
+            return run
+
+
+def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
+    if not folder.is_dir() and identity(folder) is not None:
+        return Run(spec, folder, "broken", "a file or a link is in its place")
     if not folder.is_dir():
         return Run(spec, folder, "running" if is_claimed(folder) else "waiting")
     for end in ENDS:
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
-            note = json.loads((folder / end).read_text(encoding="utf-8"))
+            if end == "done":
+                return Run(spec, folder, "done")
+            try:
+                note = json.loads((folder / end).read_text(encoding="utf-8"))
+            except FileNotFoundError:  # replaced at this moment
+                break
             return Run(spec, folder, STATES[end], str(note.get("why", "")))
     return Run(spec, folder, "broken", "it does not say how it ended")
 
@@ -148,6 +167,13 @@ def read_predictions(
         only: Names of the arrays that are read; None = all.
     """
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
+
+
+def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
+    """A table as CSV in which a spreadsheet computes nothing that is meant as text."""
+    plain = table.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
+    plain.columns = pd.Index([FORMULA.sub("'", str(name)) for name in table.columns])
+    return plain.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
 
 def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:

@@ -12,16 +12,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from mmbench.bounds import Number, Positive, Seed
 from mmbench.config import JSON, load_config
 from mmbench.paths import folder
 from mmbench.registry import suggest
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
-Fold = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 2  # raised when the same words come to mean another run
+EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
 # trainer settings that say where and how safely, not what; no part of the key
 PLACEMENT = ("accelerator", "checkpoint_minutes")
 
@@ -35,7 +34,8 @@ class Entry(_Strict):
 
     Args:
         name: A registered name, or a class path `my_package.MyMethod`.
-        args: Constructor arguments; what is not given keeps the constructor's default.
+        args: Constructor arguments; what is not given keeps the constructor's default. A method's
+            `modality: "*"` is an entry for each modality of a data set, named `unimodal_audio`.
         label: Its name in tables; by default `name`, with the arguments where a name is used
             twice.
     """
@@ -51,9 +51,27 @@ class Entry(_Strict):
             return {"name": value}
         if isinstance(value, dict) and "class_path" in value:
             value = dict(value)
+            for ours, theirs in (("name", "class_path"), ("args", "init_args")):
+                if ours in value:
+                    raise ValueError(f"{theirs} and {ours} say the same of one entry; keep one")
             value["name"] = value.pop("class_path")
             value["args"] = value.pop("init_args", {})
         return value
+
+    @property
+    def of_every_modality(self) -> bool:
+        """Whether it stands for an entry for each modality."""
+        return self.args.get("modality") == EVERY
+
+    def for_each(self, modalities: Sequence[str] | None) -> list["Entry"]:
+        """The entries that it stands for; itself where it is one, or modalities are not known."""
+        if modalities is None or not self.of_every_modality:
+            return [self]
+        name = self.label or self.name.rpartition(".")[2]
+        return [
+            Entry(name=self.name, args={**self.args, "modality": one}, label=f"{name}_{one}")
+            for one in modalities
+        ]
 
 
 class DataEntry(Entry):
@@ -63,7 +81,7 @@ class DataEntry(Entry):
         folds: How many (0, 1, ...) or which of its partitions; by default those of the suite.
     """
 
-    folds: Annotated[list[Fold], Field(min_length=1)] | None = None
+    folds: Annotated[list[Number], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -94,14 +112,14 @@ class TrainerSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    max_epochs: Count = 30
-    batch_size: Count = 64
-    min_steps: Count | None = None
-    patience: Count | None = None
+    max_epochs: Positive = 30
+    batch_size: Positive = 64
+    min_steps: Positive | None = None
+    patience: Positive | None = None
     warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
     decay: Literal["cosine"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
 
 
 class Select(_Strict):
@@ -164,12 +182,12 @@ class Suite(_Strict):
     methods: Annotated[list[Entry], Field(min_length=1)]
     scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    folds: Annotated[list[Fold], Field(min_length=1)] = [0]
+    folds: Annotated[list[Number], Field(min_length=1)] = [0]
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
     tune: Tune | None = None
-    limit: Count | None = None
+    limit: Positive | None = None
     keep_weights: bool = False
 
     @model_validator(mode="before")
@@ -187,6 +205,8 @@ def _counted(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A number under a key, written out as the numbers below it."""
     count = mapping.get(key)
     if isinstance(count, int) and not isinstance(count, bool):
+        if count < 1:
+            raise ValueError(f"{key}: N asks for N of them, at least 1, found {count}")
         if count > MOST:
             raise ValueError(
                 f"{key}: N asks for the {key} 0 to N - 1, and this N is above {MOST}; for the one "
@@ -406,15 +426,24 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
     return {key: getattr(bound, key) for key in args}
 
 
+def complete(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str, Any]:
+    """Arguments as `bind` converts them, and the constructor's defaults for all others."""
+    return {
+        each.name: each.default
+        for each in parameters(call)
+        if each.name not in given and each.default is not each.empty
+    } | bind(call, args, given)
+
+
 def parameters(cls: type) -> list[inspect.Parameter]:
     """A constructor's own parameters, then those of its bases as far as **kwargs passes them."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         found = {p.name: p for p in named} | found
-        if len(named) == len(parameters):
+        if len(named) == len(own):
             break
     return list(found.values())

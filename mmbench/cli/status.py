@@ -17,12 +17,16 @@ def status(
     data_root: DataRoot = Path("data"),
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Read every file back and compare it with its checksum."),
+        typer.Option(
+            "--verify",
+            help="Read every file back and compare it with its checksum: of runs, of stages that "
+            "they share, and of the cache.",
+        ),
     ] = False,
 ) -> None:
     """Say what is done, running, failed and waiting; reads files only.
 
-    Exit code 1 if `--verify` finds a damaged run, or damaged weights that several share.
+    Exit code 1 if `--verify` finds damage in a run, or in what runs share.
     """
     sweep = sweep_of(words, results, limit, data_root)
     runs = sweep.status(verify=verify)
@@ -40,7 +44,7 @@ def status(
         typer.echo(f"  slowest: {slowest['title']}, {slowest['seconds']:.1f} s")
         if left:
             typer.echo(f"  left: about {work:.0f} s of work, divided by the workers")
-    stages = sweep.damaged_stages() if verify else {}
-    for folder, why in stages.items():
-        typer.echo(f"  damaged weights of a stage in common: {folder}: {why}; made again when used")
-    raise typer.Exit(1 if verify and (stages or (runs["state"] == "broken").any()) else 0)
+    damaged = sweep.damaged() if verify else {}
+    for folder, why in damaged.items():
+        typer.echo(f"  damaged: {visible(f'{folder}: {why}')}; made again when used")
+    raise typer.Exit(1 if verify and (damaged or (runs["state"] == "broken").any()) else 0)

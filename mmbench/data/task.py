@@ -20,6 +20,9 @@ AXES: dict[Kind, tuple[str, ...]] = {
 WITH_LENGTHS: frozenset[Kind] = frozenset({"sequence", "tokens", "bag"})
 
 
+MOST_LAYERS = 256
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """How a suite encodes a modality, the same for every method; the width is the method's.
@@ -46,8 +49,10 @@ class EncoderSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout of an encoder must be in [0, 1), found {self.dropout}")
-        if self.layers < 0:
-            raise ValueError(f"layers of an encoder must be 0 or more, found {self.layers}")
+        if not 0 <= self.layers <= MOST_LAYERS:
+            raise ValueError(
+                f"layers of an encoder must be in 0..{MOST_LAYERS}, found {self.layers}"
+            )
         if self.frozen and not self.backbone:
             raise ValueError("an encoder that is frozen needs a backbone with weights of its own")
 

@@ -27,20 +27,25 @@ Differences from the paper:
   data set), and AdamW for Adam.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmbench.bounds import Count, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import ModalityEncoders
-from mmbench.layers.fusion import masked_mean
+from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import SparseBlock
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
 from mmbench.search import Real, Whole, ranges
 
@@ -205,15 +210,15 @@ class I2MoE(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 4,
-        layers: int = 1,
-        heads: int = 4,
-        dropout: float = 0.5,
-        interaction: float | None = None,
-        temperature: float = 2.0,
+        dim: Width = 128,
+        tokens: Count = 4,
+        layers: Depth = 1,
+        heads: Count = 4,
+        dropout: Rate = 0.5,
+        interaction: LossWeight | None = None,
+        temperature: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 2.0,
         variant: Variant = "paper",
-        lr: float = 1e-4,
+        lr: LearningRate = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr)
         if temperature <= 0:
@@ -228,6 +233,7 @@ class I2MoE(Method):
             Fusion(task, dim, tokens, layers=layers, heads=heads, dropout=dropout, variant=variant),
             modalities + 2,
         )
+        self.usage = UsageMeter(modalities, self.experts.count)
         self.reweight = nn.Sequential(
             nn.Linear(modalities * dim, dim),
             nn.ReLU(),
@@ -238,7 +244,14 @@ class I2MoE(Method):
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present; nothing is replaced."""
         e = self.embed(batch)
+        if not self.training:
+            self.usage(self.weights(e), presence_code(batch.presence))
         return self.combine(e, self.experts(e.expand(self.experts.count, *e.shape)))
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How much each interaction counts."""
+        names = self.task.names
+        return self.usage.shown(names, [*(f"unique {n}" for n in names), "synergy", "redundancy"])
 
     def embed(self, batch: Batch) -> Tokens:
         """Tokens e of each modality, learned ones where it is absent."""

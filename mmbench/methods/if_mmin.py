@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -152,17 +153,16 @@ class IFMMIN(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        blocks: int = 5,
-        imagination: float = 1.0,
-        invariance: float = 100.0,
-        dropout: float = 0.5,
-        lr: float = 2e-4,
-        weight_decay: float = 1e-5,
+        dim: Width = 128,
+        blocks: Depth = 5,
+        imagination: LossWeight = 1.0,
+        invariance: LossWeight = 100.0,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 2e-4,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.imagination, self.invariance = imagination, invariance
-        self.recipe = f"if_mmin {dim=} {dropout=} {lr=} {weight_decay=}"
         width = len(task.modalities) * dim
 
         def head(features: int) -> nn.Sequential:
@@ -186,7 +186,11 @@ class IFMMIN(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The teacher, the same for both variants, then the student."""
         return (
-            Stage("teacher", trains=("teacher", "teacher_head"), shared=self.recipe),
+            Stage(
+                "teacher",
+                trains=("teacher", "teacher_head"),
+                shared_across=("variant", "blocks", "imagination", "invariance"),
+            ),
             Stage("imagine", trains=("student", "imagine", "head")),
         )
 
@@ -201,6 +205,13 @@ class IFMMIN(Method):
         f, s = self.student(batch)
         output: Tensor = self.head(self.imagine(f.flatten(1), s.flatten(1))[1])
         return output
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Embeddings f, imagined ones where a modality is absent."""
+        f, s = self.student(batch)
+        imagined = self.imagine(f.flatten(1), s.flatten(1))[0].view_as(f)
+        filled = torch.where(batch.presence[:, :, None], f, imagined)
+        return dict(zip(self.task.names, filled.unbind(1), strict=True))
 
     def teach(self, batch: Batch) -> tuple[Features, Float[Tensor, "batch output"]]:
         """The teacher's invariant features and its prediction."""

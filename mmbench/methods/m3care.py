@@ -31,12 +31,14 @@ Differences from the paper:
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
@@ -88,13 +90,13 @@ class M3Care(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        heads: int = 4,
-        threshold: float = 0.0,
-        stabiliser: float = 1e-7,
-        anchors: int = 256,
-        dropout: float = 0.5,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        heads: Count = 4,
+        threshold: Annotated[float, Field(strict=True, ge=-100, le=100)] = 0.0,
+        stabiliser: LossWeight = 1e-7,
+        anchors: Count = 256,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
@@ -157,13 +159,22 @@ class M3Care(Method):
 
     def classify(self, h: Embeddings, g: Embeddings, a: Presence) -> Float[Tensor, "batch output"]:
         """Blend own and neighbours' embeddings, fill the gaps, fuse."""
-        filled, own = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
-        w = filled / (filled + own)
-        u = torch.where(a[:, :, None], w * g + (1 - w) * h, g).transpose(0, 1) + self.kind
+        u = self.blend(h, g, a).transpose(0, 1) + self.kind
         for layer in self.fuse:
             u = layer(u).relu()
         output: Tensor = self.head(u.flatten(1))
         return output
+
+    def blend(self, h: Embeddings, g: Embeddings, a: Presence) -> Embeddings:
+        """Own embeddings with those of neighbours; the latter alone where there is no own one."""
+        filled, own = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
+        w = filled / (filled + own)
+        return torch.where(a[:, :, None], w * g + (1 - w) * h, g)
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Blended embeddings, those of the neighbours where a modality is absent."""
+        h, a = self.encode(batch).transpose(0, 1), batch.presence.t()
+        return dict(zip(self.task.names, self.blend(h, self.graph(h, a), a), strict=True))
 
 
 def fusion_block(dim: int, heads: int, dropout: float) -> PreNormBlock:

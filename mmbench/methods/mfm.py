@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -69,11 +70,11 @@ class MFM(Method):
         self,
         task: Task,
         *,
-        dim: int = 64,
-        reconstruct: float = 0.1,
-        discrepancy: float = 100.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dim: Width = 64,
+        reconstruct: LossWeight = 0.1,
+        discrepancy: LossWeight = 100.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)
@@ -94,6 +95,11 @@ class MFM(Method):
         f = self.factors(self.codes(self.encode(batch), batch.presence))
         output: Tensor = self.head(f[:, 0])
         return output
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Codes z_m, inferred ones where a modality is absent."""
+        z = self.codes(self.encode(batch), batch.presence)[:, 1:]
+        return dict(zip(self.task.names, z.unbind(1), strict=True))
 
     def codes(
         self, h: Float[Tensor, "batch modality dim"], presence: Bool[Tensor, "batch modality"]

@@ -29,18 +29,22 @@ Differences from the paper:
   here each stage takes those of the suite.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import encoder
-from mmbench.layers.fusion import masked_mean, random_pattern
+from mmbench.layers.fusion import masked_mean, presence_code, random_pattern
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
 from mmbench.search import Whole, ranges
 
@@ -199,16 +203,16 @@ class MoMKE(Method):
         self,
         task: Task,
         *,
-        dim: int = 256,
-        depth: int = 4,
-        heads: int = 2,
-        dropout: float = 0.5,
+        dim: Width = 256,
+        depth: Depth = 4,
+        heads: Count = 2,
+        dropout: Rate = 0.5,
         regime: Regime = "unified",
         stage1: bool = True,
         router: Router = "soft",
         freeze_experts: bool = False,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
+        lr: LearningRate = 1e-4,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if freeze_experts and not stage1:
@@ -219,7 +223,6 @@ class MoMKE(Method):
         count = len(task.modalities)
         self.regime, self.freeze_experts = regime, freeze_experts
         # the router is made last: what the first stage trains starts the same with any of them
-        self.first_stage = f"momke {dim=} {depth=} {heads=} {dropout=} {lr=} {weight_decay=}"
         self.project = nn.ModuleList(projection(m, dim) for m in task.modalities)
         self.drop = nn.Dropout(dropout)
         self.experts = ModalityExperts(
@@ -234,6 +237,7 @@ class MoMKE(Method):
         self.joint = nn.Linear(count * dim, count * dim)
         self.head = nn.Linear(count * dim, task.num_outputs)
         self.mixing = router
+        self.usage = UsageMeter(count, count)
         # the scores are dropped out, too, as in the released code
         self.router = (
             nn.Sequential(
@@ -257,7 +261,8 @@ class MoMKE(Method):
         if self.unimodal is None:
             return (joint,)
         alone = ("project", "experts", "unimodal")
-        return (Stage("unimodal", trains=alone, shared=self.first_stage), joint)
+        across = ("regime", "router", "freeze_experts")
+        return (Stage("unimodal", trains=alone, shared_across=across), joint)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present, less what chance hides in training."""
@@ -265,10 +270,17 @@ class MoMKE(Method):
             batch = batch.hide(~random_pattern(batch.presence))
         p, valid = self.steps(batch)
         h = self.mix(p, valid)
+        if self.router is not None and not self.training:
+            weight = self.route(p) * valid[..., None]  # (M, B, S, E)
+            self.usage(weight.transpose(0, 1).flatten(0, 2), presence_code(batch.presence))
         z = h.permute(1, 2, 0, 3).flatten(2)  # (B, S, M D)
         hidden = z + self.drop(self.joint(z).relu())
         output: Tensor = self.head(masked_mean(hidden, valid.any(0)))
         return output
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How the unimodal experts share the steps of all modalities."""
+        return self.usage.shown(self.task.names, self.task.names)
 
     def steps(self, batch: Batch) -> tuple[Steps, Valid]:
         """Projections p of all modalities, as many steps each, and which of them are valid."""

@@ -26,14 +26,16 @@ Differences from the paper:
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import KINDS, ModalityEncoders
@@ -185,16 +187,22 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch, centres: Batch, guide: Guide, *, noisy: bool = False) -> Fused:
         """Outputs, x and h."""
-        f = self.encode(batch)
-        with torch.no_grad():
-            z = self.encode(centres)
-        filled = torch.where(batch.presence[:, :, None], f, guide.impute(f, z))
+        f, filled = self.fill(batch, centres, guide)
         x = filled.flatten(1)
         complete = batch.presence.all(1, keepdim=True)
         x = torch.where(complete, x, x + guide.fused(f.flatten(1), noisy=noisy))
         h = self.fuse(x).relu()
         h = torch.where(complete, h, h + guide.hidden(x, noisy=noisy))
         return self.head(self.drop(h)), x, h
+
+    def fill(
+        self, batch: Batch, centres: Batch, guide: Guide
+    ) -> tuple[Float[Tensor, "batch modality dim"], Float[Tensor, "batch modality dim"]]:
+        """Embeddings, and the same with weighted means of the centres where one is absent."""
+        f = self.encode(batch)
+        with torch.no_grad():
+            z = self.encode(centres)
+        return f, torch.where(batch.presence[:, :, None], f, guide.impute(f, z))
 
 
 class SMIL(Method):
@@ -235,15 +243,15 @@ class SMIL(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        hidden: int = 64,
-        centres: int = 10,
-        inner_lr: float = 1e-3,
-        consistency: float = 0.01,
+        dim: Width = 128,
+        hidden: Width = 64,
+        centres: Count = 10,
+        inner_lr: Annotated[float, Field(strict=True, ge=0, le=100)] = 1e-3,
+        consistency: LossWeight = 0.01,
         second_order: bool = False,
-        dropout: float = 0.5,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if centres < 1:
@@ -276,6 +284,11 @@ class SMIL(Method):
             "fused": self.consistency * F.mse_loss(x, known_x),
             "hidden": self.consistency * F.mse_loss(h, known_h),
         }
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Embeddings, weighted means of the centres where a modality is absent."""
+        _, filled = self.network.fill(batch, self.centres.batch(), self.guide)
+        return dict(zip(self.task.names, filled.unbind(1), strict=True))
 
     def step(self, inner: Float[Tensor, ""]) -> dict[str, Tensor]:
         """θ' = θ - α ∇θ of the inner loss."""

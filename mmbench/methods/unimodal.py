@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.encoders import encoder
 from mmbench.layers.late_fusion import head
@@ -21,7 +22,8 @@ class Unimodal(SingleModality):
 
     Args:
         task: What goes in and what is predicted.
-        modality: Which one; None = the first. Data sets that have none of this name are a dash.
+        modality: Which one; None = the first. Data sets that have none of this name are a dash. In
+            a suite, `"*"` is a row for each modality of a data set, named `unimodal_` and its name.
         dim: D, width of the embedding.
         dropout: In the head, in [0, 1).
         lr: Learning rate of AdamW.
@@ -35,9 +37,9 @@ class Unimodal(SingleModality):
         task: Task,
         *,
         modality: str | None = None,
-        dim: int = 128,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, modality=modality or task.names[0], lr=lr)
         self.encode = encoder(self.read, dim)

@@ -440,18 +440,11 @@ def test_there_is_nothing_to_drop_by_an_unknown_name():
 
 
 def test_ablations_of_the_main_stage_share_the_pretraining():
-    def shared(**arguments):
-        return [stage.shared for stage in build(**arguments).stages]
-
-    paper = shared()
-    assert all(paper[:3])
-    assert len(set(paper)) == 4
-    assert paper[3] == ""
+    paper = build().stages
+    assert [set(s.shared_across) for s in paper] == [{"prompt", "status", "drop"}] * 3 + [set()]
     for same in ({"prompt": "none"}, {"status": "learned"}, {"drop": "a"}):
-        assert shared(**same) == paper
-    assert shared(drop="redundant") == [paper[0], *paper[2:]]
-    for other in ({"dim": 4}, {"variant": "official"}, {"lr": 0.1}, {"penalty": 2.0}):
-        assert not set(shared(**other)[:3]) & set(paper)
+        assert build(**same).stages[:3] == paper[:3]
+    assert build(drop="redundant").stages[:2] == (paper[0], paper[2])
 
 
 PICTURES = Task(
@@ -476,10 +469,10 @@ def test_a_frozen_encoder_sees_each_view_of_a_sample_once():
     assert torch.equal(method.eval().features(batch), plain)
 
 
-def test_views_bring_no_weights_and_are_part_of_the_shared_recipe():
+def test_views_bring_no_weights_and_are_no_matter_of_indifference():
     one, three = build(PICTURES), build(PICTURES, views=3)
     assert one.state_dict().keys() == three.state_dict().keys()
-    assert one.stages[0].shared != three.stages[0].shared
+    assert "views" not in one.stages[0].shared_across
     three.begin(three.stages[0])
     three.train()
     sum(three.loss(batch_of(PICTURES)).values()).backward()
@@ -579,16 +572,19 @@ def test_router_weights_are_kept_by_missing_set():
         method(batch)
         w = method.route(method.encode(batch), batch.presence).double()
     kept = method.diagnostics()
-    assert kept["routing/missing"].tolist() == [0, 1]
-    assert kept["routing/samples"].tolist() == [6, 4]
+    router, found = kept["router"], torch.from_numpy(kept["entropy"].values)
+    assert router.pattern.tolist() == ["a+b", "b"]
+    assert router.expert.tolist() == ["a", "b", "redundant", "synergistic"]
+    assert router.count.tolist() == [6, 4]
+    assert kept["entropy"].row.tolist() == ["a+b", "b", "all"]
     means = torch.stack([w[:3].mean(0), w[3:].mean(0)])
-    torch.testing.assert_close(torch.from_numpy(kept["routing/weights"]), means)
+    torch.testing.assert_close(torch.from_numpy(router.share), means)
     entropy = -(w * w.log()).sum(1) / torch.tensor(4.0).log()
     expected = torch.stack([entropy[:3].mean(), entropy[3:].mean(), entropy.mean()])
-    torch.testing.assert_close(torch.from_numpy(kept["routing/entropy"][:, 1]), expected)
+    torch.testing.assert_close(found[:, 1], expected)
     mean = w.mean(0)
     whole = -(mean * mean.log()).sum() / torch.tensor(4.0).log()
-    assert kept["routing/entropy"][2, 0] == pytest.approx(whole.item())
+    assert found[2, 0].item() == pytest.approx(whole.item())
     assert method.eval().diagnostics() == {}  # another evaluation counts afresh
 
 
@@ -600,7 +596,7 @@ def test_the_two_entropies_tell_collapse_from_choice():
         method.route = lambda b, presence: torch.tensor([first, second])
         with torch.no_grad():
             method(batch)
-        return method.diagnostics()["routing/entropy"][-1].tolist()
+        return method.diagnostics()["entropy"].values[-1].tolist()
 
     one, other = [1.0, 0, 0, 0], [0, 1.0, 0, 0]
     assert entropies(one, one) == pytest.approx([0, 0])  # collapsed

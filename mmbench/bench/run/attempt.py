@@ -11,12 +11,22 @@ from pathlib import Path
 import torch
 
 from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find_run, finish
-from mmbench.bench.run.failures import LostClaimError, classify
+from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
 from mmbench.bench.run.threads import threads
 from mmbench.bench.spec import RunSpec
-from mmbench.store import Claim, attempt, claim, heartbeat, identity, publish, restore, write_json
+from mmbench.store import (
+    Claim,
+    LostClaimError,
+    attempt,
+    claim,
+    heartbeat,
+    identity,
+    publish,
+    restore,
+    write_json,
+)
 
 
 @dataclass(frozen=True)

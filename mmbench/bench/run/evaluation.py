@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
+from mmbench.bench.record import safe_csv
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.embeddings import Embeddings
 from mmbench.datamodule import DataModule
-from mmbench.store import write_arrays
+from mmbench.store import ALONE, Claim, write_arrays, write_text
 
 
 @torch.no_grad()
@@ -23,6 +25,7 @@ def evaluate(
     data: DataModule,
     device: torch.device | str = "cpu",
     ms_per_sample: list[float] | None = None,
+    held: Claim = ALONE,
 ) -> dict[str, Float[np.ndarray, "sample output"]]:
     """Predict the test split under all its conditions in one pass.
 
@@ -35,6 +38,7 @@ def evaluate(
         data: Whose test split.
         device: Where.
         ms_per_sample: Gets, for each batch, the milliseconds for one sample and condition.
+        held: Claim of the run; looked at before each batch.
 
     Returns:
         Condition -> outputs in order of the test split: float32, or the values of a regression in
@@ -42,6 +46,7 @@ def evaluate(
 
     Raises:
         DivergedError: If an output is not finite.
+        LostClaimError: If another process took the run over.
     """
     method.eval().to(device)
     tables = {c: torch.from_numpy(data.condition_presence(c)) for c in data.conditions}
@@ -49,6 +54,7 @@ def evaluate(
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
     start = 0
     for batch in data.batches("test"):
+        held.require()
         began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
         source = batch.hide(~shown[rows]).blind().to(device)
@@ -67,10 +73,64 @@ def evaluate(
     return {name: data.in_units(output) for name, output in logits.items()}
 
 
-def write_predictions(folder: Path, data: DataModule, logits: Mapping[str, NDArray[Any]]) -> None:
-    """Write a file a condition: outputs beside target, presence and id of each test sample."""
+@torch.no_grad()
+def predict_unlabelled(
+    method: LightningModule, data: DataModule, device: torch.device | str = "cpu"
+) -> pd.DataFrame | None:
+    """Predict the samples that have no label, with natural gaps alone.
+
+    Args:
+        method: What predicts.
+        data: Whose samples.
+        device: Where.
+
+    Returns:
+        A row a sample: `id`, for classes and labels what is `predicted`, and an output each: a
+        probability, or a value in units. None if all samples have a label.
+    """
+    method.eval().to(device)
+    ids, parts = [], []
+    for batch in data.unlabelled_batches():
+        ids += batch.sample_id.tolist()
+        source = batch.blind().to(device)
+        source = source.with_embeddings(Embeddings(len(source), learning=False))
+        parts.append(method(source).float().cpu())
+    if not parts:
+        return None
+    task, output = data.task, torch.cat(parts)
+    outputs = list(task.outputs)
+    names = data.names_of_ids()
+    table: dict[str, Any] = {"id": [names.get(one, one) for one in ids]}
+    if task.kind == "regression":
+        return pd.DataFrame(table).join(
+            pd.DataFrame(data.in_units(output.numpy()), columns=outputs)
+        )
+    if task.kind == "single_label":
+        chance = output.softmax(1).numpy()
+        table["predicted"] = [outputs[k] for k in chance.argmax(1)]
+    else:
+        chance = output.sigmoid().numpy()
+        table["predicted"] = ["|".join(np.array(outputs)[row > 0.5]) for row in chance]
+    return pd.DataFrame(table).join(pd.DataFrame(chance, columns=outputs), rsuffix=" (probability)")
+
+
+def write_predictions(
+    folder: Path,
+    data: DataModule,
+    logits: Mapping[str, NDArray[Any]],
+    unlabelled: pd.DataFrame | None = None,
+) -> None:
+    """Write a file a condition: outputs beside target, presence and id of each test sample.
+
+    Beside the ids lie the names that the data set has for them, if it has, and those of the
+    outputs. Samples without a label get a CSV file.
+    """
     (folder / "predictions").mkdir()
-    test = data.split("test").samples
+    if unlabelled is not None:
+        text = safe_csv(unlabelled, digits=9)
+        write_text(folder / "predictions" / "unlabelled.csv", text)
+    test, names = data.split("test").samples, data.names_of_ids()
+    known = {"id": np.array([names[one] for one in test.sample_id.tolist()])} if names else {}
     for name, output in logits.items():
         write_arrays(
             folder / "predictions" / f"{name}.npz",
@@ -79,5 +139,7 @@ def write_predictions(folder: Path, data: DataModule, logits: Mapping[str, NDArr
                 "target": test.target,
                 "presence": data.condition_presence(name),
                 "sample_id": test.sample_id,
+                "outputs": np.array(data.task.outputs),
+                **known,
             },
         )
