@@ -41,6 +41,7 @@ from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code, random_pattern
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -136,6 +137,10 @@ class DyMo(Method):
         "https://arxiv.org/abs/2601.22853",
     )
     applies = Applies(tasks=("single_label",), min_modalities=2, max_modalities=8)
+    search = ranges(
+        subsets=Whole(0, 4),
+        prototype=Real(0.1, 10.0, log=True),
+    )
 
     prototypes: Tensor
     known: Tensor

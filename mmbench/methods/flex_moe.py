@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.bounds import AtLeastZero, Count, Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import AtLeastZero, Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -71,6 +71,7 @@ class FlexMoE(Method):
             complete samples alone, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -103,8 +104,9 @@ class FlexMoE(Method):
         general_epochs: AtLeastZero = 5,
         dropout: Rate = 0.5,
         lr: LearningRate = 3e-4,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)
         number = 2**modalities - 1
         experts = max(16, number) if experts is None else experts

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mmbench.bounds import Count, Depth, LearningRate, Rate, Share, Width
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Share, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -41,6 +41,7 @@ class LateFusionTransformer(Method):
         heads: Has to divide `dim`.
         dropout: In the transformer, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If `drop` is no probability, or `heads` does not divide `dim`.
@@ -68,8 +69,9 @@ class LateFusionTransformer(Method):
         heads: Count = 8,
         dropout: Rate = 0.2,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is a probability in 0..1, found {drop}")
         self.drop = drop

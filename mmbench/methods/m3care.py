@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
@@ -74,6 +74,7 @@ class M3Care(Method):
         dropout: Of the branches of the fusion layers and in the head, in [0, 1); inside the
             layers 0.1, or this if it is less.
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -97,8 +98,9 @@ class M3Care(Method):
         anchors: Count = 256,
         dropout: Rate = 0.5,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)
         self.stabiliser, self.anchors = stabiliser, anchors
         self.encode = ModalityEncoders(task, dim)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -50,6 +50,7 @@ class MUSE(Method):
         supervised: Weight of the contrast between classes, >= 0.
         dropout: Of nodes between layers and in the head, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -75,8 +76,9 @@ class MUSE(Method):
         supervised: LossWeight = 0.5,
         dropout: Rate = 0.25,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.unsupervised, self.supervised = unsupervised, supervised
         self.encode = ModalityEncoders(task, dim)
         self.graph = BipartiteGraph(len(task.modalities), dim, layers, dropout)

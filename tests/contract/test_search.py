@@ -25,7 +25,7 @@ def test_a_search_binds_to_the_constructor_and_holds_its_defaults(name):
     known = {each.name for each in parameters(cls)}
     assert set(cls.search) <= known, "its own few are arguments that it has"
     space = searched(cls)
-    assert "lr" in space, "a trained method has a learning rate to draw"
+    assert {"lr", "weight_decay"} <= set(space), "every trained method has these to draw"
     for argument, (draw, default) in space.items():
         assert draw.holds(default), f"{argument}={default!r} lies outside of {draw}"
     for share in (0.0, 0.5, 1.0):
