@@ -138,7 +138,7 @@ class DyMo(Method):
     )
     applies = Applies(tasks=("single_label",), min_modalities=2, max_modalities=8)
     search = ranges(
-        subsets=Whole(0, 4),
+        subsets=Whole(1, 4),
         prototype=Real(0.1, 10.0, log=True),
     )
 
