@@ -153,6 +153,12 @@ class Registry:
             raise ValueError(
                 f"{self.kind} {name!r}: {found.__name__} in {where} is no {base_name}{hint}"
             )
+        if inspect.isabstract(found):
+            left = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+            raise ValueError(
+                f"{self.kind} {name!r}: {found.__name__} in {where} cannot be built: it leaves "
+                f"{left} to classes that derive from it"
+            )
         return found
 
     def origin(self, name: str) -> str:

@@ -84,6 +84,16 @@ def method(name, **args):
         ("encoders={vector: {layers: 1000000000}}", "layers of an encoder must be in 0..256"),
         ("encoders={vector: {layers: -1}}", "layers of an encoder must be in 0..256"),
         ("encoders={vector: {dropout: 1.5}}", "dropout of an encoder must be in [0, 1)"),
+        ("encoders={vector: {dropout: '0.1'}}", "dropout of an encoder must be a number"),
+        ("encoders={dropout: x}", "dropout of an encoder must be a number"),
+        ("encoders={vector: {layers: true}}", "layers of an encoder must be a whole number"),
+        ("encoders={vector: {layers: 1.5}}", "layers of an encoder must be a whole number"),
+        ("encoders={vector: {frozen: 1}}", "frozen of an encoder must be true or false"),
+        (method("zero_fill", dim=True), "dim: input should be a valid integer"),
+        (method("zero_fill", dim="8"), "dim: input should be a valid integer"),
+        (method("zero_fill", lr="1e-3"), "lr: input should be a valid number"),
+        ("seeds=[true]", "seeds.0: input should be a valid integer"),
+        ("seeds=-3", "seeds: N asks for N of them, at least 1, found -3"),
         ("data=[{name: synthetic, args: {n_val: 1000000000}}]", "n_val: input should be less"),
         ("data=[{name: synthetic, args: {data_seed: -1}}]", "data_seed: input should be greater"),
         ("data=[{name: synthetic, args: {width: 1000000000000}}]", "width"),
@@ -106,6 +116,58 @@ def test_a_size_that_cannot_be_meant_is_refused(refused, word, message):
     ],
 )
 def test_what_a_constructor_refuses_is_refused_before_any_run(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gradient_clip_val=-1", "gradient_clip_val must be above 0"),
+        ("gradient_clip_val=x", "gradient_clip_val"),
+        ("accumulate_grad_batches=0", "accumulate_grad_batches must be above 0"),
+        ("check_val_every_n_epoch=0", "check_val_every_n_epoch must be above 0"),
+        ("devices=0", "devices must be above 0"),
+        ("num_nodes=0", "num_nodes must be above 0"),
+        ("limit_train_batches=0", "leaves nothing to train"),
+        ("limit_train_batches=-1", "limit_train_batches"),
+        ("max_steps=0", "leaves nothing to train"),
+        ("max_steps=-7", "max_steps"),
+        ("max_time=x", "not a valid duration"),
+        ("precision=7", "precision"),
+        ("accelerator=gpuu", "did you mean 'gpu'?"),
+        ("strategy=nonsense", "no strategy 'nonsense'"),
+        ("log_every_n_steps=x", "trainer.log_every_n_steps: input should be a valid integer"),
+        ("deterministic=maybe", "trainer.deterministic"),
+        ("overfit_batches=3", "overfit_batches cannot be set"),
+    ],
+)
+def test_a_trainer_that_cannot_be_had_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", f"trainer.{word}")
+
+
+def test_a_trainer_of_another_machine_is_planned(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(WORDS))
+    monkeypatch.chdir(tmp_path)
+    placed = ("accelerator=gpu", "devices=8", "num_nodes=2", "strategy=ddp", "precision=bf16-mixed")
+    words = [f"trainer.{word}" for word in placed]
+    monkeypatch.setattr(sys, "argv", ["mmbench", "plan", "tiny.yaml", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("methods=[mmbench.method.Method]", "Method in "),
+        ("methods=[mmbench.prompting.PromptMethod]", "leaves forward to classes that derive"),
+        ("methods=[mmbench.estimator.Estimator]", "cannot be built"),
+        ("data=[mmbench.datamodule.DataModule]", "leaves describe, load to classes that derive"),
+        ("methods=[mmbench.single_modality.SingleModality]", "SingleModality"),
+    ],
+)
+def test_a_class_that_is_no_more_than_a_base_is_refused(refused, word, message):
     refused(message, "tiny.yaml", word)
 
 

@@ -176,7 +176,7 @@ class Suite(_Strict):
         keep_weights: Whether each run keeps its selected weights.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)]
     about: str = ""
     data: Annotated[list[DataEntry], Field(min_length=1)]
     methods: Annotated[list[Entry], Field(min_length=1)]

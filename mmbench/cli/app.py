@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmbench.cli.board import compare, leaderboard
-from mmbench.cli.data import check_data, describe_data, list_data
+from mmbench.cli.data import check_data, describe_data, init_data, list_data
 from mmbench.cli.delete import delete
 from mmbench.cli.errors import end
 from mmbench.cli.listing import check, list_things
@@ -72,6 +72,7 @@ app.add_typer(masks_app, name="masks")
 data_app.command("list")(list_data)
 data_app.command("check")(check_data)
 data_app.command("describe")(describe_data)
+data_app.command("init")(init_data)
 masks_app.command("export")(export_masks)
 masks_app.command("verify")(verify_masks)
 masks_app.command("import")(import_masks)

@@ -226,8 +226,22 @@ def with_encoders(task: Task, encoders: Mapping[str, Any]) -> Task:
     modalities = []
     for modality in task.modalities:
         settings = common | given.get(modality.kind, {}) | given.get(modality.name, {})
+        _require_types(settings)
         modalities.append(replace(modality, encoder=EncoderSpec(**settings)))
     return replace(task, modalities=tuple(modalities))
+
+
+def _require_types(settings: Mapping[str, Any]) -> None:
+    kinds: dict[str, tuple[str, tuple[type, ...]]] = {
+        "backbone": ("text", (str,)),
+        "frozen": ("true or false", (bool,)),
+        "layers": ("a whole number", (int,)),
+        "dropout": ("a number", (float, int)),
+    }
+    for name, value in settings.items():
+        what, taken = kinds[name]
+        if type(value) not in taken:
+            raise ValueError(f"{name} of an encoder must be {what}, found {value!r}")
 
 
 def _fields(name: str, value: Any) -> dict[str, Any]:

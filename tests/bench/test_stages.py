@@ -272,17 +272,28 @@ def test_two_edits_of_one_method_never_share_a_stage_and_two_runs_of_one_edit_do
 
 
 SHARED_ACROSS = {  # another value of each argument that is said to make no difference
+    "cross_modal_proxy_tokens": {"alignment": 1.0},
+    "imder": {"variant": "official", "steps": 3, "recover": 1.0},
     "corr_kd": {"contrast": 0.5, "prototype": 0.5, "response": 0.5, "margin": 0.5},
     "cp_imoe": {"prompt": "none", "status": "learned", "drop": "synergistic"},
     "if_mmin": {"variant": "official", "blocks": 2, "imagination": 2.0, "invariance": 2.0},
+    "mce": {
+        "variant": "official",
+        "heads": 2,
+        "depth": 2,
+        "completion": 0.5,
+        "separate": 0.5,
+        "subset": 0.5,
+    },
     "momke": {"regime": "per_condition", "router": "own", "freeze_experts": True},
     "maps": {"frozen": "warm_frozen", "lr": 1e-2, "weight_decay": 0.5},
 }
-PROMPTED = ("backbone_alone", "maps", "msps", "ragpt", "redeem")
+PROMPTED = ("backbone_alone", "dcp", "maps", "msps", "ragpt", "redeem")
 SMALL = {name: {"dim": 8} for name in SHARED_ACROSS} | {
     name: {"dim": 8, "depth": 2, "warm_epochs": 1} for name in PROMPTED
 }
-SMALL["maps"]["layers"] = SMALL["msps"]["layers"] = 1
+for name in ("dcp", "maps", "msps"):
+    SMALL[name]["layers"] = 1
 
 
 def stages_of(runs: Path, method: str, **args) -> dict[str, dict[str, torch.Tensor]]:
