@@ -1,22 +1,28 @@
 """A suite with its runs: what the command line does, as a library."""
 
+import contextlib
+import json
 import os
-from collections.abc import Generator, Mapping, Sequence, Set
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
-from mmbench.bench import deletion
+from mmbench.bench import archive, deletion
+from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.local import Event, default_workers
-from mmbench.bench.home import FILE, board_folder, hold
+from mmbench.bench.home import FILE, board_folder, hold, resolved
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
+from mmbench.bench.tuning import FILE as SEARCH
 from mmbench.bench.tuning import Searches
 from mmbench.bench.verdict import Verdict, verdict
 from mmbench.config import JSON
@@ -384,6 +390,43 @@ class Sweep:
         score_cache.write()
         return replace(found, sentences=[*found.sentences, *self._tuning_sentences()])
 
+    def archive(self, file: Path | None = None) -> tuple[Path, int]:
+        """Write all runs that have ended, and what tables need of them, into one small file.
+
+        Args:
+            file: To write; by default `archive.zip` in the folder of its tables.
+
+        Returns:
+            The file, and how many runs it holds.
+
+        Raises:
+            ValueError: If no run has ended, or pyarrow is not installed.
+        """
+        file = file or self.board_folder / archive.FILE
+        known = [self.folder / name for name in (CONTENT, SEARCH)]
+        beside = {each.name: json.loads(each.read_bytes()) for each in known if each.is_file()}
+        trials = [find_run(spec, self.runs_folder) for spec in self.searches.trials]
+        held = archive.write_archive(
+            self.runs(), trials, {FILE: resolved(self.suite), **beside}, file,
+            code=version("mmbench"),
+        )  # fmt: skip
+        return file, held
+
+    @contextlib.contextmanager
+    def against(self, file: str | Path) -> Iterator[list[Run]]:
+        """The suite's runs and, beside them, those of an archive on the same data and masks.
+
+        Args:
+            file: From `archive`. Its runs lie in a temporary folder while the body runs; rows of
+                the suite's own methods are left out.
+
+        Raises:
+            ValueError: If it is damaged, or made under other settings.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            archived = archive.unpack(Path(file), Path(folder))
+            yield [*self.runs(), *archive.comparable(self.specs, archived)]
+
     def tuning(self) -> pd.DataFrame:
         """One row for each search of settings that has ended: see `Searches.table`."""
         return self.searches.table(lambda spec: find_run(spec, self.runs_folder))
@@ -429,11 +472,13 @@ class Sweep:
         metric: str | None = None,
         *,
         verdict: Verdict | None = None,
+        folder: Path | None = None,
     ) -> Path:
         """Write both tables, and what they say if given; returns the path of `leaderboard.csv`."""
-        self.board_folder.mkdir(parents=True, exist_ok=True)
+        folder = folder or self.board_folder
+        folder.mkdir(parents=True, exist_ok=True)
         return write(
-            board, self.board_folder, metric=metric or self.suite.select.metric,
+            board, folder, metric=metric or self.suite.select.metric,
             title=self.suite.name, robust=robust, verdict=verdict, tuning=self.tuning(),
         )  # fmt: skip
 

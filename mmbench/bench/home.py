@@ -14,8 +14,13 @@ FILE = "suite.json"
 
 def hold(folder: Path, suite: Suite) -> None:
     """Leave the resolved suite for whoever opens the folder, wherever it lies by then."""
+    write_json(folder / FILE, resolved(suite))
+
+
+def resolved(suite: Suite) -> dict[str, JSON]:
+    """A suite as a mapping, its scenarios written out."""
     scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
-    write_json(folder / FILE, suite.model_copy(update={"scenarios": scenarios}).model_dump())
+    return suite.model_copy(update={"scenarios": scenarios}).model_dump()
 
 
 def board_folder(

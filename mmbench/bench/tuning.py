@@ -342,6 +342,15 @@ class Searches:
                 search.exhausted = True
 
 
+def joined(here: Mapping[str, JSON], other: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Records of searches of two folders as one: of each search the longer."""
+    both = dict(here)
+    for key, said in other.items():
+        if key not in both or len(said["trials"]) > len(both[key]["trials"]):
+            both[key] = said
+    return both
+
+
 def _judged(place: int) -> int:
     """How many of the first trials have to be scored before one is drawn at this place."""
     return 0 if place < SPREAD else place - (place - SPREAD) % TOGETHER

@@ -34,6 +34,13 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Repeat runs that are finished, too.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of `mmbench archive`: compare with its rows, which are not trained.",
+            show_default=False,
+        ),
+    ] = None,
     results: Results = Path("results"),
     data_root: DataRoot = Path("data"),
 ) -> None:
@@ -52,6 +59,8 @@ def run(
             if item.state == "broken":
                 typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
         _carry_out(sweep, todo, workers, overwrite=overwrite)
+    if against is not None:
+        raise typer.Exit(0 if _show_against(sweep, against) else 1)
     raise typer.Exit(0 if _show_board(sweep) else 1)
 
 
@@ -220,6 +229,22 @@ def _show_board(sweep: "Sweep") -> bool:
     if path.parent != sweep.folder:
         typer.echo(f"the suite's own table, of more runs, stays in {sweep.folder}")
     return finished
+
+
+def _show_against(sweep: "Sweep", file: Path) -> bool:
+    """Write and print the suite's rows beside those of an archive; returns as `_show_board`."""
+    from mmbench.bench.leaderboard import render
+
+    metric = sweep.suite.select.metric
+    with sweep.against(file) as runs:
+        board, robust = sweep.boards(runs=runs)
+        verdict = sweep.verdict(runs=runs)
+    title = f"{sweep.suite.name} against {file.name}"
+    where = sweep.board_folder / f"against-{file.stem}"
+    path = sweep.write(board, robust, verdict=verdict, folder=where)
+    sys.stdout.write(render(board, "md", metric=metric, title=title, said=verdict.sentences))
+    typer.echo(f"every metric and condition: {path}")
+    return _show_unfinished(sweep, sweep.runs())
 
 
 def _show_unfinished(sweep: "Sweep", runs: Sequence["Run"]) -> bool:
