@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
@@ -22,13 +24,16 @@ from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, re
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
+from mmbench.bench.statistics import Spread
 from mmbench.bench.tuning import FILE as SEARCH
 from mmbench.bench.tuning import Searches
-from mmbench.bench.verdict import Verdict, verdict
+from mmbench.bench.verdict import FILE as COMPARISONS
+from mmbench.bench.verdict import Verdict, spread, verdict
 from mmbench.config import JSON
 from mmbench.registry import DATASETS, METHODS, suggest
-from mmbench.store import MARK, clean, damage
+from mmbench.store import MARK, clean, damage, write_json
 
+TIMINGS = "timings.json"  # in a suite's folder: data -> method -> seconds of a run, as measured
 FINISHED = ("done", "skipped")
 
 
@@ -136,6 +141,90 @@ class Sweep:
         ]
         by = ["data", "scenario", "method"]
         return pd.DataFrame(rows).groupby(by, sort=False, as_index=False).sum()
+
+    def expected(self) -> pd.DataFrame:
+        """How long what is left takes, by what is known of each method on each data set.
+
+        That is, in this order, the median of its finished runs, what the published table says,
+        and what `measure` found.
+
+        Returns:
+            A row for each data set and method: `data`, `method`, `runs` left, trials that are not
+            drawn yet included, and `seconds` of one of them, NaN where nothing is known.
+        """
+        left = Counter((s.data_label, s.method_label) for s in self.specs if not self._ended(s))
+        left += self.searches.left_of
+        known: dict[tuple[str, str], float] = {}
+        if (self.folder / TIMINGS).is_file():
+            timings = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
+            known |= {(d, m): s for d, of in timings.items() for m, s in of.items()}
+        table = self.board_folder / "leaderboard.csv"
+        if table.is_file():
+            columns = ["data", "method", "train_s"]
+            rows = pd.read_csv(table)[columns].dropna().itertuples(index=False, name=None)
+            known |= {(str(data), str(method)): float(seconds) for data, method, seconds in rows}
+        spent: dict[tuple[str, str], list[float]] = {}
+        for spec in self.known:
+            if find_run(spec, self.runs_folder).state == "done":
+                seconds = read_result(self.runs_folder / spec.folder).cost.seconds
+                spent.setdefault((spec.data_label, spec.method_label), []).append(seconds)
+        known |= {pair: median(of) for pair, of in spent.items()}
+        found = [
+            {"data": d, "method": m, "runs": n, "seconds": known.get((d, m), float("nan"))}
+            for (d, m), n in left.items()
+        ]
+        return pd.DataFrame(found, columns=["data", "method", "runs", "seconds"])
+
+    def _ended(self, spec: RunSpec) -> bool:
+        return self._find(spec).state in FINISHED
+
+    def measure(self) -> None:
+        """Train every method on every data set for a few epochs, so that `expected` knows more.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        from mmbench.bench.run.timing import seconds_of
+
+        self.check()
+        unknown = self.expected()
+        unknown = unknown[unknown["seconds"].isna()]
+        pairs = set(zip(unknown["data"], unknown["method"], strict=True))
+        found: dict[str, dict[str, float]] = {}
+        if (self.folder / TIMINGS).is_file():
+            found = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
+        for spec in self.specs:
+            if (spec.data_label, spec.method_label) in pairs:
+                pairs.remove((spec.data_label, spec.method_label))
+                seconds = seconds_of(spec, self.data_root)
+                if seconds is not None:
+                    found.setdefault(spec.data_label, {})[spec.method_label] = seconds
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / TIMINGS, found)
+
+    def spread(self) -> tuple[Spread, str]:
+        """Typical variances of a comparison of two methods, from tables that are there.
+
+        Returns:
+            The variances, and of which tables: the suite's own, else all in the folder of results.
+
+        Raises:
+            ValueError: If there is none with two methods of two trainings.
+        """
+        metric = self.suite.select.metric
+        own = [self.board_folder / COMPARISONS, self.folder / COMPARISONS]
+        for files in (own, sorted(self.folder.parent.glob(f"*/{COMPARISONS}"))):
+            tables = [pd.read_csv(file) for file in files if file.is_file()]
+            rows = pd.concat(tables).drop_duplicates() if tables else pd.DataFrame()
+            found = spread(rows[rows["metric"] == metric]) if len(rows) else None
+            if found is not None:
+                names = ", ".join(dict.fromkeys(f.parent.name for f in files if f.is_file()))
+                return found, names
+        raise ValueError(
+            f"no table in {self.folder.parent} says how much {metric} varies: there is no "
+            f"{COMPARISONS} of two methods with two seeds; run a small suite first, such as "
+            "methods=[late_logistic,zero_fill,shaspec] seeds=3"
+        )
 
     def runs(self, *, read_up_to: int | None = 0) -> list[Run]:
         """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""

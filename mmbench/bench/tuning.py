@@ -13,6 +13,7 @@ NeurIPS 2011, for the estimator.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -148,16 +149,15 @@ class Searches:
         ]
 
     @property
-    def left(self) -> int:
-        """How many trials have not ended yet, drawn or not; those without a space do not count."""
-        left = 0
+    def left_of(self) -> Counter[tuple[str, str]]:
+        """(data, method) -> trials that have not ended, drawn or not; at most, until it began."""
+        left: Counter[tuple[str, str]] = Counter()
         for default in self.defaults.values():
             search = self.of.get(default.key)
-            if search is None:
-                left += self._number
-            elif not search.ended(self._number):
-                closed = sum(trial.state != "open" for trial in search.trials[: self._number])
-                left += self._number - closed
+            if search is None or not search.ended(self._number):
+                trials = [] if search is None else search.trials[: self._number]
+                closed = sum(trial.state != "open" for trial in trials)
+                left[default.data_label, default.method_label] += self._number - closed
         return left
 
     def goes_on(self, spec: RunSpec) -> bool:

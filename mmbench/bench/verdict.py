@@ -142,7 +142,7 @@ def _over(own: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
         if row.mechanism == "pattern":
             group = PATTERNS
         elif pd.isna(row.missing_rate_nominal):
-            group = "natural gaps"
+            group = str(row.condition)
         else:
             group = f"rate {row.missing_rate_nominal:g}"
         groups[row.scenario, row.condition] = group

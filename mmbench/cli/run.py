@@ -68,15 +68,35 @@ def plan(
     words: Words = None,
     *,
     tune: Tune = None,
+    detect: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            show_default=False,
+            help="A difference of two methods: how likely would these runs find it?",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Train each method for a few epochs, to say how long all takes."
+        ),
+    ] = False,
     limit: Limit = None,
     results: Results = Path("results"),
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Say how many trainings a suite asks for and how many are finished; runs nothing.
+    """Say how many trainings a suite asks for, how many are finished, and how long the rest takes.
 
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
-    _show_plan(sweep_of(words, results, limit, data_root, tune))
+    sweep = sweep_of(words, results, limit, data_root, tune)
+    if measure:
+        sweep.measure()
+    _show_plan(sweep)
+    _show_time(sweep)
+    if detect is not None:
+        _show_power(sweep, detect)
 
 
 def _show_plan(sweep: "Sweep") -> None:
@@ -96,8 +116,42 @@ def _show_plan(sweep: "Sweep") -> None:
     if suite.tune is not None:
         typer.echo(
             f"before that, settings are searched: {suite.tune.trials} trials for each method on "
-            f"each fold, {sweep.searches.left} trainings to do at most"
+            f"each fold, {sweep.searches.left_of.total()} trainings to do at most"
         )
+
+
+def _show_time(sweep: "Sweep") -> None:
+    from mmbench.bench.executors.local import default_workers
+
+    expected = sweep.expected()
+    known = expected.dropna(subset="seconds")
+    unknown = int(expected["runs"].sum() - known["runs"].sum())
+    if expected.empty:
+        return
+    if known.empty:
+        typer.echo("how long that takes is not known; --measure finds out by short trainings")
+        return
+    hours = float((known["runs"] * known["seconds"]).sum()) / 3600
+    workers = default_workers()
+    rest = f", and {unknown} trainings of unknown length" if unknown else ""
+    typer.echo(
+        f"expected: {hours:.2f} hours of work, {hours / workers:.2f} on {workers} workers{rest}"
+    )
+
+
+def _show_power(sweep: "Sweep", gain: float) -> None:
+    from mmbench.bench.verdict import needed, power_sentence
+
+    suite = sweep.suite
+    typical, tables = sweep.spread()
+    folds = {(spec.data_label, spec.fold) for spec in sweep.specs}
+    data_sets = len({data for data, _ in folds})
+    trainings = len(suite.seeds) * len(folds) // data_sets
+    typer.echo(
+        f"{power_sentence(typical, suite.select.metric, trainings, data_sets, gain)} To find "
+        f"{gain:.3g} in 80 %: {needed(typical, gain, trainings, data_sets)}. Variances are those "
+        f"of {tables}, by the normal approximation."
+    )
 
 
 def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwrite: bool) -> None:

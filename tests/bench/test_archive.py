@@ -127,6 +127,7 @@ def test_a_run_of_another_content_is_an_error_and_nothing_is_joined(finished, tm
     said = json.loads(record.read_text())
     said["selected"]["epoch"] = 7
     record.write_text(json.dumps(said))
+    (record.parent / "done").unlink()
     finish(record.parent, "done")
     for other in (sweep.folder, file):
         with pytest.raises(ValueError, match="is in both with different scores or sources"):
