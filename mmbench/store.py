@@ -451,6 +451,14 @@ def is_claimed(target: Path) -> bool:
     return abs(silent_s) < 2 * LEASE_S  # a clock may have been set back since
 
 
+def release(target: Path, process: int) -> None:
+    """Withdraw a claim of a process of this machine that was ended, so that nobody waits for it."""
+    file = _claim_file(target)
+    owner = SoftFileLease(file, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S).owner
+    if owner is not None and (owner.hostname, owner.pid) == (socket.gethostname(), process):
+        file.unlink(missing_ok=True)
+
+
 def heartbeat(target: Path) -> int | None:
     """A number that changes while the one who claimed `target` lives; None if nobody did."""
     try:

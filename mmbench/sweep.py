@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import re
+import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -17,8 +20,11 @@ from mmbench.bench import archive, deletion
 from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
+from mmbench.bench.executors.engine import Order, Placement, engine
 from mmbench.bench.executors.local import Event, default_workers
-from mmbench.bench.home import FILE, board_folder, hold, resolved
+from mmbench.bench.executors.queue import Queue, read_again, repeated, write_again
+from mmbench.bench.executors.workers import FOLDER, Peer, live
+from mmbench.bench.home import FILE, PART, board_folder, hold, resolved
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
@@ -30,6 +36,7 @@ from mmbench.bench.tuning import Searches
 from mmbench.bench.verdict import FILE as COMPARISONS
 from mmbench.bench.verdict import Verdict, spread, verdict
 from mmbench.config import JSON
+from mmbench.data.digest import digest
 from mmbench.registry import DATASETS, METHODS, suggest
 from mmbench.store import MARK, clean, damage, write_json
 
@@ -79,6 +86,8 @@ class Sweep:
         self.folder = Path(results) / f"{self.suite.name}{suffix}" if held is None else held.parent
         limited = [word for word in overrides if word.startswith("limit=")]
         self._changed = len(overrides) > (len(limited) if held is None else 0)
+        if self.folder.name.startswith(PART) and (self.folder.parent / FILE).is_file():
+            self.folder, self._changed = self.folder.parent, True
         self.runs_folder = self.folder / "runs"
         self.contents = Contents(self.folder, self.data_root, _examine, _names)
         self.searches = Searches(self.suite, self.folder)
@@ -275,16 +284,19 @@ class Sweep:
         self.check()
         _require_writable(self.folder)
         self.contents.write()
-        if self.board_folder == self.folder:
-            hold(self.folder, self.suite)
+        hold(self.board_folder, self.suite)
         for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
             clean(folder)  # what machines left that died long ago
         if self.suite.tune is not None:
-            from mmbench.bench.run.build import search_space
-
-            self.searches.begin(search_space, anew=overwrite)
-            self._advance(set() if overwrite else None)
+            self._begin_search(anew=overwrite)
         return self._left(overwrite=overwrite)
+
+    def _begin_search(self, *, anew: bool = False) -> None:
+        """Begin what has not begun, and go on with the rest; `anew` forgets what is known."""
+        from mmbench.bench.run.build import search_space
+
+        self.searches.begin(search_space, anew=anew)
+        self._advance(set() if anew else None)
 
     def _left(self, *, overwrite: bool) -> list[Run]:
         """What can be run now: trials first, since others wait for them."""
@@ -294,20 +306,106 @@ class Sweep:
         return [run for run in found if overwrite or run.state not in FINISHED]
 
     def execute(
-        self, todo: Sequence[Run], workers: int | None = None, *, overwrite: bool = False
+        self, todo: Sequence[Run], workers: int | None = None
     ) -> Generator[Event, None, None]:
         """Carry out runs and report each beginning and end; closing it ends the workers.
 
         Args:
             todo: From `todo`.
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
-            overwrite: Whether finished ones are repeated.
         """
+        queue = Queue([run.spec for run in todo], self.runs_folder, again=repeated(todo))
+        return self._execute(queue, min(workers or default_workers(), max(1, len(todo))))
+
+    def work(
+        self, workers: int | None = None, minutes: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Take runs that nobody is at, one after the other, until none is left; as `execute`.
+
+        Any number of workers, on any machines that see the folder, share the runs so. What has
+        failed is left alone, unless `mmbench run` asked for it again.
+
+        Args:
+            workers: Runs at a time, >= 1; by default one a GPU, else one a core.
+            minutes: After which no more are taken; None = never.
+        """
+        again = read_again(self.board_folder)
+        began, before = time.monotonic(), None
+        while before != [spec.key for spec in self.known]:
+            left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+            if left is not None and left <= 0:
+                return
+            before = [spec.key for spec in self.known]
+            queue = Queue(self.known, self.runs_folder, again=again, minutes=left)
+            yield from self._execute(queue, workers or default_workers())
+            if self.suite.tune is not None:
+                self._begin_search()
+
+    def _execute(self, queue: Queue, workers: int) -> Generator[Event, None, None]:
         from mmbench.bench.executors.local import execute
 
-        specs = [run.spec for run in todo]
-        count = min(workers or default_workers(), max(1, len(specs)))
-        return execute(specs, self.runs_folder, self.data_root, workers=count, overwrite=overwrite)
+        return execute(queue, self.data_root, workers=workers)
+
+    def place(self, executor: str, args: Mapping[str, str], runs: int) -> Placement:
+        """Say how an engine would place workers for the suite; nothing happens yet.
+
+        Args:
+            executor: `slurm`, `ray` or a plugin's.
+            args: The engine's own arguments.
+            runs: How many runs are left.
+
+        Raises:
+            ValueError: If there is no such engine, or its arguments are wrong.
+        """
+        folder, data_root = self.board_folder.resolve(), self.data_root.resolve()
+        worker = (sys.executable, "-m", "mmbench", "work", str(folder))
+        order = Order(
+            name=self.job_name,
+            command=(*worker, "--data-root", str(data_root)),
+            folder=folder,
+            data_root=data_root,
+            logs=self.runs_folder.resolve() / FOLDER,
+            runs=runs,
+        )
+        return engine(executor)(order, args)
+
+    @property
+    def job_name(self) -> str:
+        """What a cluster calls its workers: another where other results are meant."""
+        suite = re.sub(r"[^A-Za-z0-9.-]", "_", self.suite.name)
+        return f"mmbench-{suite}-{digest({'folder': str(self.board_folder.resolve())})[:6]}"
+
+    def follow(
+        self, todo: Sequence[Run], placement: Placement
+    ) -> tuple[str, Generator[Event, None, None]]:
+        """Start workers elsewhere, unless they are there, and report what they have done.
+
+        Args:
+            todo: From `todo`.
+            placement: From `place`.
+
+        Returns:
+            One line that says where the workers are, and the events, until all is done or none of
+            the workers is left.
+
+        Raises:
+            ValueError: If the cluster refuses them.
+        """
+        from mmbench.bench.executors.watch import watch
+
+        if present := placement.alive():
+            again = read_again(self.board_folder)  # what those who are at it go by
+            where = f"{present} workers are at it or wait"
+        else:
+            again = repeated(todo)
+            write_again(self.board_folder, again)
+            where = placement.start()
+        queue = Queue([run.spec for run in todo], self.runs_folder, again=again)
+        return where, watch(queue, placement.alive)
+
+    def workers(self) -> list[Peer]:
+        """Workers that live, on whatever machine, as their heartbeats say."""
+        return live(self.runs_folder)
 
     def run(self, workers: int | None = None, *, overwrite: bool = False) -> pd.DataFrame:
         """Train and evaluate what is not finished, and write the tables.
@@ -325,7 +423,7 @@ class Sweep:
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, found {workers}")
         for todo in self.rounds(overwrite=overwrite):
-            for _ in self.execute(todo, workers, overwrite=overwrite):
+            for _ in self.execute(todo, workers):
                 pass
         runs = self.runs()
         board, robust = self.boards(runs=runs)

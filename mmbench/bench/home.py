@@ -10,10 +10,12 @@ from mmbench.data.scenario import load_scenario
 from mmbench.store import write_json
 
 FILE = "suite.json"
+PART = "part-"  # begins the name of a folder beside it, for a table of fewer runs
 
 
 def hold(folder: Path, suite: Suite) -> None:
     """Leave the resolved suite for whoever opens the folder, wherever it lies by then."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, resolved(suite))
 
 
@@ -47,4 +49,4 @@ def board_folder(
     of: dict[str, JSON] = {"runs": sorted(map(str, asked))}
     if tune is not None:
         of["tune"] = tune.model_dump()
-    return folder / f"part-{digest(of)[:8]}"
+    return folder / f"{PART}{digest(of)[:8]}"

@@ -22,7 +22,7 @@ MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means
 PROTOCOL = 2  # raised when the same words come to mean another run
 EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
 # trainer settings that say where and how safely, not what; no part of the key
-PLACEMENT = ("accelerator", "checkpoint_minutes")
+PLACEMENT = ("accelerator", "checkpoint_minutes", "time_limit")
 
 
 class _Strict(BaseModel):
@@ -104,6 +104,8 @@ class TrainerSpec(BaseModel):
             cosine; None = they stay as the method has them.
         checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
             cut off goes on; no part of the key.
+        time_limit: Minutes after which a run is ended and has failed, > 0; None = never. No part of
+            the key: it decides whether there is a result, not which.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
 
@@ -119,6 +121,7 @@ class TrainerSpec(BaseModel):
     warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
     decay: Literal["cosine"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
 
 

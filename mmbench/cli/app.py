@@ -19,6 +19,7 @@ from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
 from mmbench.cli.verify import verify
+from mmbench.cli.work import work
 
 # signs of our tables where the terminal has none of them
 PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
@@ -61,6 +62,7 @@ masks_app = typer.Typer(
 )
 
 app.command()(run)
+app.command()(work)
 app.command()(plan)
 app.command()(status)
 app.command()(leaderboard)

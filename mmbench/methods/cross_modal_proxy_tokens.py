@@ -40,6 +40,7 @@ from mmbench.search import Real, Whole, ranges
 
 ClassTokens = Float[Tensor, "batch modality dim"]
 Proxies = Float[Tensor, "batch modality other dim"]
+Presence = Bool[Tensor, "batch modality"]
 
 ADAPTER = ".parametrizations.weight.0."  # in the names of adapters' parameters
 
@@ -174,13 +175,15 @@ class CMPT(Method):
             y[:, m, [n for n in range(count) if n != m]] = read[:, 1:]
         return torch.stack(k, dim=1), y
 
-    def predict(
-        self, k: ClassTokens, y: Proxies, seen: Bool[Tensor, "batch modality"]
-    ) -> Float[Tensor, "batch output"]:
+    def predict(self, k: ClassTokens, y: Proxies, seen: Presence) -> Float[Tensor, "batch output"]:
         """Predict from class tokens that are seen, and means of the proxies for the others."""
-        stand_in = masked_mean(y, seen)  # over the encoders that have something to read
-        output: Tensor = self.head(torch.where(seen[:, :, None], k, stand_in).flatten(1))
+        output: Tensor = self.head(stand_in(k, y, seen).flatten(1))
         return output
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Class tokens, and means of proxies where a modality is absent."""
+        filled = stand_in(*self.read(batch), batch.presence)
+        return dict(zip(self.task.names, filled.unbind(1), strict=True))
 
     def alone(self, batch: Batch) -> Float[Tensor, "modality batch output"]:
         """What each class token predicts before there are proxies."""
@@ -215,3 +218,8 @@ class CMPT(Method):
         other = ~torch.eye(k.shape[1], dtype=torch.bool, device=k.device)
         pair = truth.presence[:, :, None] & truth.presence[:, None] & other
         return masked_mean(error.flatten(), pair.flatten(), dim=0)
+
+
+def stand_in(k: ClassTokens, y: Proxies, seen: Presence) -> ClassTokens:
+    """Class tokens that are seen, and for the others the mean of the proxies that are."""
+    return torch.where(seen[:, :, None], k, masked_mean(y, seen))

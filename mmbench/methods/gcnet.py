@@ -169,6 +169,13 @@ class GCNet(Method):
         """Predict from what is present."""
         return self.decide(self.complete(self.encode(batch)))
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Tokens side by side, rebuilt ones where a modality is absent."""
+        z = self.encode(batch)
+        rebuilt = self.rebuilt(self.complete(z), len(self.task.names))
+        filled = torch.where(batch.presence[:, :, None, None], z, rebuilt)
+        return dict(zip(self.task.names, filled.transpose(0, 1).flatten(2), strict=True))
+
     def complete(
         self, z: Float[Tensor, "batch modality node dim"]
     ) -> Float[Tensor, "batch node width"]:
@@ -183,14 +190,20 @@ class GCNet(Method):
         output: Tensor = self.head(y.mean(1))
         return output
 
+    def rebuilt(
+        self, y: Float[Tensor, "batch node width"], modalities: int
+    ) -> Float[Tensor, "batch modality node dim"]:
+        """Features of all modalities from what the steps carry."""
+        each: Tensor = self.rebuild(y).unflatten(2, (modalities, -1))
+        return each.transpose(1, 2)
+
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Prediction from a random subset, and the features that it does not hold."""
         truth = batch.teacher or batch
         seen = random_pattern(batch.presence)
         z = self.encode(truth)
         y = self.complete(torch.where(seen[:, :, None, None], z, 0.0))
-        rebuilt = self.rebuild(y).unflatten(2, (z.shape[1], -1)).transpose(1, 2)
-        error = (rebuilt - z.detach()).square().mean((2, 3))  # (B, M)
+        error = (self.rebuilt(y, z.shape[1]) - z.detach()).square().mean((2, 3))  # (B, M)
         hidden = truth.presence & ~seen
         return {
             "task": self.task_loss(self.decide(y), batch.target),

@@ -241,10 +241,17 @@ class IMDer(Method):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present and what is drawn for the rest, always by one noise."""
-        x = self.tokens(batch)
-        filled = self.filled(x, self.drawn(self.conditions(x), self.fixed), batch.presence)
-        output: Tensor = self.recognise(filled)
+        output: Tensor = self.recognise(self.recovered(batch))
         return output
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Tokens side by side, drawn and refined ones where a modality is absent."""
+        return dict(zip(self.task.names, self.recovered(batch).flatten(2), strict=True))
+
+    def recovered(self, batch: Batch) -> Tokens:
+        """Tokens of all modalities, those of absent ones drawn by the noise of evaluation."""
+        x = self.tokens(batch)
+        return self.filled(x, self.drawn(self.conditions(x), self.fixed), batch.presence)
 
     def conditions(self, x: Tokens) -> Condition:
         """Tell c from tokens, zeros where nothing is seen."""

@@ -249,6 +249,11 @@ class MCE(Method):
             return (logits.argmax(-1) == batch.target).float()
         return ((logits > 0) == (batch.target > 0.5)).float().mean(-1)
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Completed features h."""
+        h = self.complete(self.encode(batch))
+        return dict(zip(self.task.names, h.unbind(1), strict=True))
+
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """a_m, by how much each modality is rarer than one that is always there: `rarity`."""
         values = self.rarity.cpu().double().numpy()[None]

@@ -63,7 +63,7 @@ def test_what_was_measured_is_kept(tmp_path):
 
 def test_the_power_rests_on_tables_that_are_there(tmp_path):
     own = sweep(tmp_path)
-    with pytest.raises(ValueError, match="no table in .* says how much accuracy varies"):
+    with pytest.raises(ValueError, match=r"no table in .* says how much accuracy varies"):
         own.spread()
     row = dict.fromkeys(COLUMNS, 0.0) | {
         "data": "d", "over": ALL, "method": "m", "reference": "r", "metric": "accuracy",

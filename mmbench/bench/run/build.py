@@ -34,6 +34,7 @@ OURS = (
     "warm_up",
     "decay",
     "threads",
+    "time_limit",
 )  # trainer settings that Lightning does not get
 # arguments of Lightning's trainer that would take away what every run rests on
 REFUSED = {
@@ -153,7 +154,7 @@ def _why_no_trainer(text: str) -> str:
         value = settings.pop(name, "auto")
         if value not in known:
             close = suggest(str(value), known)
-            return f"no {name} {value!r} for trainer.{name}{close}; choose from {', '.join(known)}"
+            return f"no {name} {value!r} for trainer.{name}{close}; such as {', '.join(known[:6])}"
     for name in AT_LEAST_ONE & settings.keys():
         value = settings[name]
         if isinstance(value, int | float) and value <= 0 and (name, value) != ("devices", -1):
