@@ -17,7 +17,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from mmbench.bench.run.selection import require_defined
-from mmbench.bench.spec import DataEntry, RunSpec, bind
+from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
 from mmbench.data.missingness import Natural
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Pixels, Task, with_encoders
@@ -25,6 +25,7 @@ from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
+from mmbench.search import COMMON, Draw
 
 OURS = (
     "max_epochs",
@@ -32,6 +33,8 @@ OURS = (
     "checkpoint_minutes",
     "min_steps",
     "patience",
+    "warm_up",
+    "decay",
     "threads",
     "time_limit",
 )  # trainer settings that Lightning does not get
@@ -196,6 +199,22 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
     """Class of the method and its arguments, converted to the constructor's types."""
     cls = METHODS.get(spec.method)
     return cls, bind(cls, spec.method_args, given=("task",))
+
+
+def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """What may be drawn of a run's method and is not set by the suite, with the defaults.
+
+    Nothing of a method without training: those choose by validation among `candidates`.
+    """
+    cls, args = bound_method(spec)
+    if not cls.applies.trains:
+        return {}, {}
+    defaults = {
+        each.name: each.default for each in parameters(cls) if each.default is not each.empty
+    }
+    declared = {**COMMON, **cls.search}
+    space = {n: draw for n, draw in declared.items() if n in defaults and n not in args}
+    return space, {name: defaults[name] for name in space}
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:
