@@ -9,10 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from mmbench.cli.board import compare, leaderboard
+from mmbench.cli.check import check
 from mmbench.cli.data import check_data, describe_data, list_data
 from mmbench.cli.delete import delete
 from mmbench.cli.errors import end
-from mmbench.cli.listing import check, list_things
+from mmbench.cli.listing import list_things
 from mmbench.cli.masks import export_masks, import_masks, verify_masks
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run

@@ -1,0 +1,147 @@
+"""`mmbench check`: whether a method or a data set keeps the contract."""
+
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmbench.cli.options import DataArguments, DataRoot, Fold, arguments
+from mmbench.cli.show import counted, visible
+
+if TYPE_CHECKING:
+    from mmbench.checks.report import Report
+    from mmbench.config import JSON
+
+WIDTH = 100
+
+
+def check(
+    name: Annotated[str, typer.Argument(help="Name or class path of a method or of a data set.")],
+    words: DataArguments = None,
+    *,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Try a method on the task of this data set, in place of small made-up ones; "
+            "KEY=VALUE are its arguments.",
+        ),
+    ] = None,
+    fold: Fold = 0,
+    data_root: DataRoot = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Put a method or a data set through the contract, and say how to mend what breaks it.
+
+    Exit code 0: it keeps every rule; 1: it breaks one; 2: it cannot be checked.
+
+    Example: `mmbench check my_package.MyMethod`, `mmbench check table files=... labels=...`
+    """
+    report = _report(name, words, data, fold, data_root)
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _print(report)
+    raise typer.Exit(1 if report.broken else 0)
+
+
+def _report(
+    name: str, words: list[str] | None, data: str | None, fold: int, data_root: Path
+) -> "Report":
+    from mmbench.bench.run.build import bound_data
+    from mmbench.checks.report import check_data, check_method
+    from mmbench.registry import METHODS
+
+    if data is not None:
+        task = bound_data(data, arguments(words), data_root, fold).task
+        return check_method(name, METHODS.get(name), task)
+    if _is_data(name):
+        return check_data(name, _subject(name, arguments(words), fold, data_root))
+    if words:
+        raise ValueError(
+            f"{words[0]!r} is an argument of a data set; name one by --data, or leave it out"
+        )
+    return check_method(name, METHODS.get(name))
+
+
+def _is_data(name: str) -> bool:
+    """Whether a name is that of a data set.
+
+    Raises:
+        ValueError: If it is neither a data set nor a method.
+    """
+    from mmbench.registry import DATASETS, METHODS, suggest
+
+    if "." in name:
+        try:
+            METHODS.get(name)
+        except ValueError as error:
+            if "is no Method" not in str(error):
+                raise
+            DATASETS.get(name)
+            return True
+        return False
+    if name in METHODS.names():
+        return False
+    if name in DATASETS.names():
+        return True
+    known = (*METHODS.names(), *DATASETS.names())
+    raise ValueError(
+        f"no method and no data set is named {name!r}{suggest(name, known)} (mmbench list methods, "
+        "mmbench list data)"
+    )
+
+
+def _subject(name: str, args: "dict[str, JSON]", fold: int, root: Path) -> Any:
+    from mmbench.bench.run.build import bound_data
+    from mmbench.checks.data import Subject
+    from mmbench.checks.elsewhere import in_another_process
+
+    return Subject(
+        bound_data(name, args, root, fold),
+        lambda other: bound_data(name, args, root, other),
+        lambda: in_another_process(
+            "mmbench.cli.check:fingerprints_of", name, args, fold, str(root)
+        ),
+    )
+
+
+def fingerprints_of(name: str, args: "dict[str, JSON]", fold: int, root: str) -> dict[str, str]:
+    """Digest of each split of a data set, as a second process asks for it."""
+    from mmbench.bench.run.build import bound_data
+    from mmbench.checks.data import fingerprints
+
+    return fingerprints(bound_data(name, args, Path(root), fold))
+
+
+def _print(report: "Report") -> None:
+    """A line for each rule that is kept, a paragraph for each that is not."""
+    for finding in report.findings:
+        typer.echo(f"{finding.outcome:<8} {finding.rule}")
+        if finding.outcome == "passed":
+            continue
+        for label, text in (
+            ("rule", finding.statement),
+            ("tried", finding.tried),
+            ("found", finding.happened),
+            ("mend", finding.mend),
+        ):
+            indent = f"{'':<9}{label:<6} "
+            typer.echo(
+                fill(
+                    visible(text),
+                    WIDTH,
+                    initial_indent=indent,
+                    subsequent_indent=" " * len(indent),
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+    warned = sum(finding.outcome == "warning" for finding in report.findings)
+    kept = len(report.findings) - report.broken - warned
+    end = f", {counted(warned, 'warning')}" if warned else ""
+    typer.echo(
+        f"\n{report.name}: {kept} of {counted(len(report.findings), 'rule')} kept, "
+        f"{report.broken} broken{end}"
+    )
