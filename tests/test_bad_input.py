@@ -530,7 +530,9 @@ def test_a_plugin_that_breaks_within_a_check_fails_it_by_name(plugins, mmbench, 
     plugins(broken=BROKEN.format(name="forward", what=what))
     code, out, error = mmbench("check", "broken")
     assert code == 1, error
-    assert "FAILED" in out
+    assert "\nbroken   outputs_have_the_right_shape\n" in out
+    assert "\n         mend   " in out
+    assert "passed   evaluation_is_ours" in out
     assert "Traceback" not in out + error
 
 

@@ -658,6 +658,8 @@ def evaluation_leaves_no_trace(cls: type[Method], task: Task) -> None:
 )
 def forward_waits_for_no_device(cls: type[Method], task: Task) -> None:
     """A prediction never makes the processor wait for a GPU."""
+    if not cls.applies.trains:
+        return  # such as trees, which read numbers on the processor
     method = build(cls, task)
     batch = make_batch(task, all_patterns(task)).blind()
     with _Waiting(_home(cls)) as waiting:
@@ -666,7 +668,10 @@ def forward_waits_for_no_device(cls: type[Method], task: Task) -> None:
 
 
 class _Waiting(TorchFunctionMode):
-    """Notes calls by which Python waits for a number, made in one file."""
+    """Notes calls by which Python waits for a number, made by a file or one beside it.
+
+    Layers of mmbench know why they wait, where they do.
+    """
 
     CALLS = (
         *(Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__bool__),
@@ -686,9 +691,10 @@ class _Waiting(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func in self.CALLS:
-            lines = [f.lineno for f in traceback.extract_stack() if f.filename == self.home]
-            if lines:
-                call = f"{func.__name__} in line {lines[-1]}"
+            frame = traceback.extract_stack(limit=2)[0]  # who called
+            if self.home and Path(frame.filename).is_relative_to(Path(self.home).parent):
+                file = "" if frame.filename == self.home else f" of {Path(frame.filename).name}"
+                call = f"{func.__name__} in line {frame.lineno}{file}"
                 if call not in self.calls:
                     self.calls.append(call)
         return func(*args, **(kwargs or {}))

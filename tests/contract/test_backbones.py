@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from tiny_models import NAME, PIXELS, save
 
-from mmbench.checks import METHOD_CHECKS, MODALITIES
+from mmbench.checks.methods import METHOD_CHECKS
+from mmbench.checks.tasks import MODALITIES
 from mmbench.data.task import Task
 from mmbench.prompting import PromptMethod
 from mmbench.registry import METHODS
@@ -37,6 +38,9 @@ def test_all_prompt_methods_are_here():
 
 
 @pytest.mark.parametrize("name", PROMPTED)
-@pytest.mark.parametrize("check", METHOD_CHECKS)
+# a class of a test cannot be found by another process
+@pytest.mark.parametrize(
+    "check", sorted(METHOD_CHECKS.keys() - {"another_process_builds_the_same"})
+)
 def test_a_prompt_method_keeps_the_contract(name, check, backbone):
     METHOD_CHECKS[check](on(METHODS.get(name), backbone), TASK)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.checks import METHOD_CHECKS, TASKS, all_patterns, make_batch
+from mmbench.checks.methods import METHOD_CHECKS
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.tabpfn import TabPFN
 
@@ -92,7 +93,9 @@ def test_gaps_reach_it_as_gaps(weights):
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.kind)
-@pytest.mark.parametrize("check", sorted(METHOD_CHECKS))
+@pytest.mark.parametrize(
+    "check", sorted(METHOD_CHECKS.keys() - {"another_process_builds_the_same"})
+)
 def test_it_keeps_the_contract(check, task, weights):
     class WithWeights(TabPFN):
         def __init__(self, task):
