@@ -4,10 +4,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmbench.data.files import dense, locate, same_length
+from mmbench.data.files import dense, locate, reading, same_length
 from mmbench.data.samples import Samples, Split
 from mmbench.data.splits import rows_of, stable_ids, stratified
 from mmbench.data.task import Modality, Task
+from mmbench.data.unpacking import require_stream
 from mmbench.datamodule import DataModule, Source
 
 WIDTHS = {"mirna": 184, "mrna": 200, "protein": 142}
@@ -76,6 +77,8 @@ class BreastTCGA(DataModule):
                 f"{path} is an R data file and the package that reads it is missing; "
                 "pip install rdata"
             ) from error
+        with reading(path, "R data file"):
+            require_stream(path)
         try:
             content: dict[str, Any] = rdata.read_rda(path)["breast.TCGA"][name]
             subtype = np.asarray(content["subtype"], dtype=str)

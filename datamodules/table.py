@@ -1,7 +1,7 @@
 """Your own files: CSV, parquet or npz, one a modality, joined by id; no Python needed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,26 +10,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.data.arrays import read_arrays
-from mmbench.data.columns import features
-from mmbench.data.files import locate
-from mmbench.data.frames import (
-    EMPTY_NUMBERS,
-    Frame,
-    likely_cause,
-    read_frame,
-    require_unique,
-    to_numbers,
-)
+from mmbench.data.entries import Joined, ModalityFile
+from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
+from mmbench.data.files import content_of, locate
+from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
+from mmbench.data.pieces import files_of
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import rows_of, stable_hash, stratified, stratified_groups
-from mmbench.data.task import Kind, Modality, Task, TaskKind
-from mmbench.data.vocabulary import encode, vocabulary, words
+from mmbench.data.task import Kind, Task, TaskKind
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
 VECTOR: Kind = "vector"
+PACKAGED = "packaged"  # the tokenizer that installs with its model
 SPLIT_WORDS: dict[str, Split] = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -64,13 +58,21 @@ class Table(DataModule):
       `<5`, `12 %`), infinities, text that hardly repeats, numbers mixed with text.
 
     Texts (kind `tokens`, CSV or parquet). One column beside the id; its words are numbered by
-    those that occur twice in the training split.
+    those that occur twice in the training split. With `tokenizer`, texts are cut into the ids of
+    a published model's own vocabulary, which its weights need, and an npz file is taken to hold
+    such ids.
 
     Arrays (npz). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
     bags, `length` (n,) if samples differ in length; what lies beyond it is ignored. Token ids
     begin at 1; 0 is padding. Pictures are (n, channel, height, width), uint8 or float; (n,
     height, width, channel) is turned if the last axis is 1, 3 or 4 and the first is not, and
     (n, height, width) is grey. Complex numbers, dates and text are refused.
+
+    Pictures in files of their own (kind `image`): a CSV or parquet file with one column of paths
+    beside the id, which start from `root`; or, in place of a file, a folder of pictures named by
+    id (`p1.jpg`). They are read in colour, turned as the camera was held, transparent parts white,
+    and brought to `size`; more than 8 bits a channel are refused. A folder of `.npy` arrays named
+    by id, of any other kind, is read like an npz file of them.
 
     Missing by nature: a sample whose id does not occur in a modality's file, whose row there is
     empty throughout, or whose entry is NaN throughout or of length 0, lacks that modality. Empty
@@ -99,10 +101,20 @@ class Table(DataModule):
         task: Classes to choose from, 0 / 1 for each column, or numbers.
         separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
             target column. Labels are the words that occur, in the order of classes.
-        unlabelled: Whether rows without a label, and rows of modalities without a row of labels,
-            are refused or left out.
+        unlabelled: Whether rows without a label are refused, left out (drop), or in no split and
+            predicted by every run (predict, see `predictions/unlabelled.csv` of a run). Rows of
+            modalities without a row in the labels file are refused, or left out by drop and
+            predict.
         indicators: Whether a feature that is empty for some training samples gets another beside
             it that says so (1 = was empty).
+        tokenizer: Folder of a published model, whose tokenizer cuts all texts, or `packaged` for
+            that of MiniLM (extra `pretrained`); None = words numbered by the training split.
+        max_tokens: Of a text, >= 1; longer ones are cut. None = the longest text decides, or what
+            the tokenizer's model reads at most.
+        size: Pixels that pictures in files of their own are brought to, a side or height and width;
+            None = all of a modality have one size.
+        skip_bad: Of a modality, so many files of samples may be unreadable or missing, >= 0;
+            these samples lack the modality, and `notes` names them.
         **common: Passed to `DataModule`; fold is 0 with a column of train, val and test, below K
             with a column of folds, 0..4 with shares.
 
@@ -128,8 +140,12 @@ class Table(DataModule):
         kinds: Mapping[str | bool, Kind] | None = None,
         task: TaskKind = "single_label",
         separator: str | None = None,
-        unlabelled: Literal["refuse", "drop"] = "refuse",
+        unlabelled: Literal["refuse", "drop", "predict"] = "refuse",
         indicators: bool = False,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
+        size: int | Sequence[int] | None = None,
+        skip_bad: int = 0,
         **common: Any,
     ) -> None:
         by_column = isinstance(split, str)
@@ -152,6 +168,11 @@ class Table(DataModule):
         self.separator = separator
         self.unlabelled = unlabelled
         self.indicators = indicators
+        self.max_tokens = max_tokens
+        self.size = _sides(size)
+        self.skip_bad = skip_bad
+        self.packaged = tokenizer == PACKAGED
+        self.tokenizer = None if tokenizer is None else self._folder(tokenizer)
         if unknown := [name for name in self.kinds if name not in self.paths]:
             raise ValueError(
                 f"kinds names the modality {unknown[0]!r}, which has no file"
@@ -180,6 +201,34 @@ class Table(DataModule):
                 "test that sum to 1, or the name of a column"
             )
 
+    def _folder(self, tokenizer: str) -> Path:
+        """Folder of a tokenizer, whose files are then among those of the data set."""
+        if "tokens" not in self.kinds.values():
+            raise ValueError(
+                f"tokenizer {tokenizer!r} cuts texts, but no modality is of kind tokens; say "
+                "kinds={notes: tokens}, or leave it out"
+            )
+        if self.packaged:
+            return text_folder()
+        folder = self.root / tokenizer
+        files = [f"{tokenizer}/{file.name}" for file in files_of(folder)]
+        self.files = (*self.files, *files)  # type: ignore[misc]
+        return folder
+
+    def ingredients(self) -> dict[str, dict[str, str]]:
+        """See `DataModule`."""
+        found = super().ingredients()
+        for name in self.paths:
+            samples = self._file(name).samples
+            for file in samples.files if samples else ():
+                where = file if file.is_file() else file.parent  # it may appear there later
+                short = where.relative_to(self.root) if where.is_relative_to(self.root) else where
+                if where.exists():
+                    found["files"][str(short)] = content_of(where)
+        if self.packaged:
+            found["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
+        return found
+
     def describe(self) -> Task:
         """Shapes and classes as the files have them; a process reads each file once."""
         return self._content[0]
@@ -192,6 +241,16 @@ class Table(DataModule):
                 label is empty or a value no number; the message names the file and the row.
         """
         return self._content[1].take(rows_of(self._part, split))
+
+    def names_of_ids(self) -> Mapping[int, str]:
+        """The ids as the files have them."""
+        return dict(zip(self._ids.tolist(), self._joined, strict=True))
+
+    def unlabelled_samples(self) -> Samples | None:
+        """Rows without a label, if they are to be predicted."""
+        samples = self._content[1]
+        labelled = len(self._labels.ids)
+        return samples.take(np.arange(labelled, len(samples))) if labelled < len(samples) else None
 
     def notes(self) -> tuple[str, ...]:
         """What was left out, turned or filled in, a line each."""
@@ -207,33 +266,54 @@ class Table(DataModule):
 
     @cached_property
     def _labels(self) -> Frame:
-        """The labels file, without rows that have no label if so asked."""
-        frame = read_frame(locate(self.root, self.labels_file), self.id_column, only=self._roles)
+        """The labels file, without rows that have no label."""
+        frame, bare = self._all_labels, self._bare
+        if not bare.any():
+            return frame
+        if bare.all():
+            raise ValueError(f"{frame.path} has no row with a label")
+        fate = "left out" if self.unlabelled == "drop" else "predicted and in no split"
+        note = f"{self.labels_file}: {int(bare.sum())} rows without a label {fate}"
+        return replace(frame.take(np.flatnonzero(~bare)), notes=(*frame.notes, note))
+
+    @cached_property
+    def _all_labels(self) -> Frame:
+        path = locate(self.root, self.labels_file)
+        frame = read_frame(path, self.id_column, only=self._roles)
+        if not len(frame.ids):
+            raise ValueError(f"{path} has no row with a label")
+        return frame
+
+    @cached_property
+    def _bare(self) -> NDArray[np.bool_]:
+        """Which rows of the labels file have no label.
+
+        Raises:
+            ValueError: If one has none and that is refused, or another cell of a row is empty.
+        """
+        frame = self._all_labels
+        bare = np.zeros(len(frame.ids), bool)
         nothing = EMPTY_NUMBERS if self._of_numbers else ("",)
+        for column in self.targets:
+            bare |= frame.text(column).isin(nothing).to_numpy(bool)
         for column in self._roles:
             empty = frame.text(column).isin(nothing if column in self.targets else ("",))
-            if column in self.targets and self.unlabelled == "drop" and empty.any():
-                frame = replace(
-                    frame.take(np.flatnonzero(~empty)),
-                    notes=(
-                        *frame.notes,
-                        f"{self.labels_file}: {int(empty.sum())} rows without {column} left out",
-                    ),
-                )
-            elif empty.any():
+            if column not in self.targets:
+                empty &= ~bare  # what is in no split needs no word for it
+            elif self.unlabelled != "refuse":
+                continue
+            if empty.any():
                 row = int(np.flatnonzero(empty)[0])
                 way = (
-                    "give it a value, or leave rows without a label out with unlabelled: drop "
-                    "(samples without a label are not predicted)"
+                    "give it a value, leave rows without a label out with unlabelled: drop, or "
+                    "have every run predict them with unlabelled: predict"
                     if column in self.targets
                     else "give it a value, or leave the row out"
                 )
                 raise ValueError(
                     f"{frame.where(row)}: {column} is empty ({int(empty.sum())} in all); {way}"
                 )
-        if not len(frame.ids):
-            raise ValueError(f"{frame.path} has no row with a label")
-        return frame
+        return bare
 
     @property
     def _of_numbers(self) -> bool:
@@ -293,9 +373,16 @@ class Table(DataModule):
             columns.append(values)
         return np.stack(columns, axis=1)
 
+    @property
+    def _joined(self) -> "pd.Index[str]":
+        """Names of the samples: those with a label, then those that are only predicted."""
+        if self.unlabelled != "predict":
+            return self._labels.ids
+        return self._labels.ids.append(self._all_labels.ids[self._bare])
+
     @cached_property
     def _ids(self) -> NDArray[np.int64]:
-        names = self._labels.ids
+        names = self._joined
         whole = names.str.fullmatch(r"0|-?[1-9]\d{0,17}").all()  # 18 digits always fit in int64
         return np.array([int(n) if whole else stable_hash(n) for n in names], dtype=np.int64)
 
@@ -307,11 +394,6 @@ class Table(DataModule):
         part = self._given if isinstance(self.split_by, str) else self._dealt
         if self.group_by is not None:
             self._require_whole_groups(part)
-        if empty := [split for split in SPLITS if not len(rows_of(part, split))]:
-            raise ValueError(
-                f"the {empty[0]} split of {self.labels_file} is empty; "
-                f"split is {self.split_by!r} over {len(part)} rows"
-            )
         return part
 
     @property
@@ -351,10 +433,11 @@ class Table(DataModule):
         assert not isinstance(self.split_by, str)
         _, val, test = self.split_by
         single = self.task_kind == "single_label"
-        stratum = self._target if single else np.zeros(len(self._ids), np.int64)
+        ids = self._ids[: len(self._labels.ids)]
+        stratum = self._target if single else np.zeros(len(ids), np.int64)
         shares: dict[str, Any] = {"val": val, "test": test, "fold": self.fold, "folds": self.folds}
         if self.group_by is None:
-            return stratified(self._ids, stratum, **shares)
+            return stratified(ids, stratum, **shares)
         return stratified_groups(self._labels.text(self.group_by).to_numpy(str), stratum, **shares)
 
     def _require_whole_groups(self, part: NDArray[np.int64]) -> None:
@@ -374,133 +457,69 @@ class Table(DataModule):
 
     @cached_property
     def _content(self) -> tuple[Task, Samples, tuple[str, ...]]:
-        modalities, inputs, lengths = [], {}, {}
-        notes: list[str] = []
-        n = len(self._labels.ids)
-        presence = np.zeros((n, len(self.paths)), bool)
-        for column, (name, file) in enumerate(self.paths.items()):
-            found = self._modality(name, locate(self.root, file))
-            if not len(found.rows):
-                raise ValueError(
-                    f"{locate(self.root, file)} has no row with a value, so that no sample has "
-                    f"the modality {name}; fill it in, or take it out of files"
-                )
-            inputs[name] = np.zeros((n, *found.x.shape[1:]), found.x.dtype)
-            inputs[name][found.rows] = found.x
-            presence[found.rows, column] = True
-            modality = Modality(name, self.kinds[name], found.x.shape[1:], found.vocab_size)
-            modalities.append(modality)
-            if modality.has_lengths:
-                lengths[name] = np.zeros(n, np.int64)
-                lengths[name][found.rows] = found.length
-            notes += found.notes
+        labelled = len(self._labels.ids)
+        train = np.zeros(len(self._joined), bool)
+        train[:labelled] = self._part == SPLITS.index("train")
+        other: Literal["refuse", "drop"] = "refuse" if self.unlabelled == "refuse" else "drop"
+        joined = Joined(self.labels_file, self._joined, train, other)
+        entries = [self._file(name).read(joined) for name in self.paths]
+        presence = np.stack([one.present for one in entries], axis=1)
         if not (some := presence.any(axis=1)).all():
             row = int(np.flatnonzero(~some)[0])
-            frame = self._labels
+            frame = self._all_labels
+            line = frame.lines[frame.ids.get_loc(self._joined[row])]
             raise ValueError(
-                f"{frame.path} row {frame.lines[row]}: id {frame.ids[row]} is in no modality's "
+                f"{frame.path} row {line}: id {self._joined[row]} is in no modality's "
                 f"file ({int((~some).sum())} such in all); leave the row out"
             )
+        if empty := [split for split in SPLITS if not len(rows_of(self._part, split))]:
+            way = (
+                "; rows without a label are in no split: deal the others by three shares, such as "
+                "split: [0.7, 0.15, 0.15]"
+                if self._bare.any()
+                else ""
+            )
+            raise ValueError(
+                f"the {empty[0]} split of {self.labels_file} is empty; "
+                f"split is {self.split_by!r} over {len(self._part)} rows{way}"
+            )
+        target = np.zeros((len(self._joined), *self._target.shape[1:]), self._target.dtype)
+        target[:labelled] = self._target
+        modalities = tuple(one.modality for one in entries)
         samples = Samples(
             modalities=tuple(self.paths),
-            inputs=inputs,
-            target=self._target,
+            inputs={one.modality.name: one.x for one in entries},
+            target=target,
             sample_id=self._ids,
             presence=presence,
-            lengths=lengths,
+            lengths={one.modality.name: one.length for one in entries if one.modality.has_lengths},
         )
-        task = Task(self.task_kind, tuple(modalities), tuple(self._outputs))
-        return task, samples, tuple(notes)
+        task = Task(self.task_kind, modalities, tuple(self._outputs))
+        return task, samples, tuple(note for one in entries for note in one.notes)
 
-    def _modality(self, name: str, path: Path) -> "_Found":
-        """What a file holds of the labelled samples."""
-        kind = self.kinds[name]
-        if path.suffix == ".npz":
-            return self._from_npz(kind, path)
-        frame = read_frame(path, self.id_column, text=kind == "tokens").without(self._roles)
-        rows, notes = self._rows(frame.ids, path)
-        frame = frame.take(np.flatnonzero(rows >= 0))
-        rows = rows[rows >= 0]
-        notes = [*frame.notes, *notes]
-        if kind == "vector":
-            return self._vector(frame, rows, notes)
-        if kind != "tokens" or len(frame.names) != 1:
-            raise ValueError(
-                f"{path} has the columns {[*frame.names]} beside the id, which makes no "
-                f"{kind}: a CSV or parquet file holds a vector (numbers) or, of kind "
-                "tokens, one column of text; for anything else take an npz file"
-            )
-        texts = frame.text(frame.names[0])
-        there = (texts != "").to_numpy(bool)
-        texts, rows = texts[there], rows[there]
-        ids = vocabulary(texts[self._trains(rows)])
-        steps = max((len(words(text)) for text in texts), default=1)
-        x, length = encode(texts.tolist(), ids, steps=max(steps, 1))
-        return _Found(x, rows, length, 2 + len(ids), notes)
-
-    def _from_npz(self, kind: Kind, path: Path) -> "_Found":
-        arrays = read_arrays(path, kind)
-        require_unique(arrays.ids, path)
-        rows, notes = self._rows(arrays.ids, path)
-        kept = (rows >= 0) & arrays.present
-        x, length, rows = arrays.x[kept], arrays.length[kept], rows[kept]
-        notes = [*arrays.notes, *notes]
-        if kind == "vector" and (self.indicators or np.isnan(x).any()):
-            names = tuple(str(k) for k in range(x.shape[1]))
-            frame = Frame(
-                path, arrays.ids[kept], names, x.astype(np.float64), {}, np.arange(len(x))
-            )
-            return self._vector(frame, rows, notes)
-        vocab_size = int(arrays.x.max(initial=0)) + 1 if kind == "tokens" else 0
-        return _Found(x, rows, length, vocab_size, notes)
-
-    def _vector(self, frame: Frame, rows: NDArray[np.int_], notes: list[str]) -> "_Found":
-        found = features(frame, self._trains(rows), indicators=self.indicators)
-        rows = rows[found.present]
-        length = np.ones(len(rows), np.int64)
-        return _Found(found.x[found.present], rows, length, 0, [*notes, *found.notes])
-
-    def _trains(self, rows: NDArray[np.int_]) -> NDArray[np.bool_]:
-        """Which of these rows of the labels file are of the training split."""
-        trains: NDArray[np.bool_] = self._part[rows] == SPLITS.index("train")
-        return trains
-
-    def _rows(self, ids: "pd.Index[str]", path: Path) -> tuple[NDArray[np.int_], list[str]]:
-        """Position of each id in the labels file, -1 = has none and is left out; and notes."""
-        wanted = self._labels.ids
-        rows = np.asarray(wanted.get_indexer(ids))
-        lost = rows < 0
-        if not lost.any():
-            return rows, []
-        first = ids[int(np.flatnonzero(lost)[0])]
-        if lost.all():
-            why = likely_cause(ids, wanted, (path.name, self.labels_file))
-            raise ValueError(f"{path}: none of its {len(ids)} ids is in {self.labels_file}; {why}")
-        if self.unlabelled == "refuse":
-            raise ValueError(
-                f"{path}: id {first} ({int(lost.sum())} in all) has no row in {self.labels_file}; "
-                "add its label, or leave such rows out with unlabelled: drop"
-            )
-        return rows, [f"{path.name}: {int(lost.sum())} rows without a label left out"]
+    def _file(self, name: str) -> ModalityFile:
+        return ModalityFile(
+            name,
+            self.kinds[name],
+            locate(self.root, self.paths[name]),
+            self.root,
+            self.id_column,
+            no_features=self._roles,
+            indicators=self.indicators,
+            tokenizer=self.tokenizer,
+            max_tokens=self.max_tokens,
+            size=self.size,
+            skip_bad=self.skip_bad,
+        )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a file holds of one modality.
-
-    Args:
-        x: Values of the samples that have it.
-        rows: Their positions in the labels file.
-        length: Their lengths; 1 for kinds without.
-        vocab_size: Of tokens, else 0.
-        notes: What was left out or filled in.
-    """
-
-    x: NDArray[Any]
-    rows: NDArray[np.int_]
-    length: NDArray[np.int64]
-    vocab_size: int
-    notes: list[str]
+def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"size must be a side or height and width, each >= 1, found {size}")
+    return sides[0], sides[1]
 
 
 def _names(given: Mapping[Any, Any], what: str) -> dict[str, Any]:

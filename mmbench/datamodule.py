@@ -156,6 +156,14 @@ class DataModule(LightningDataModule, ABC):
         """Hash of `ingredients`."""
         return digest(self.ingredients())
 
+    def names_of_ids(self) -> Mapping[int, str]:
+        """The data set's own names of its sample ids; empty where the ids are names enough."""
+        return {}
+
+    def unlabelled_samples(self) -> Samples | None:
+        """Samples that are predicted and never scored, with any target; None if there are none."""
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table should know of the data, a line each; read after loading."""
         return ()
@@ -228,6 +236,7 @@ class DataModule(LightningDataModule, ABC):
                     if (scale := scales[m.name])
                 }
                 self.target_scale = TargetScale.fit(task, samples.target)
+            self._scales = scales
             teach = split != "test" and self.scenario.regime == "full_access"
             self._splits[split] = _Split(
                 split, task, samples, presence, scales, self.target_scale, teach=teach
@@ -272,6 +281,18 @@ class DataModule(LightningDataModule, ABC):
     def batches(self, split: Split) -> Iterator[Batch]:
         """Whole split in order of sample, on the CPU."""
         data = self.split(split)
+        for start in range(0, len(data), self.batch_size):
+            yield data[list(range(start, min(start + self.batch_size, len(data))))]
+
+    def unlabelled_batches(self) -> Iterator[Batch]:
+        """Samples without a label in order, on the CPU, as nature left them."""
+        self.setup()
+        samples = self.unlabelled_samples()
+        if samples is None:
+            return
+        if self._restriction is not None:
+            samples = samples.only(self._restriction)
+        data = _Split("test", self.task, samples, samples.presence, self._scales, None, teach=False)
         for start in range(0, len(data), self.batch_size):
             yield data[list(range(start, min(start + self.batch_size, len(data))))]
 

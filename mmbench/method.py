@@ -5,16 +5,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
+from mmbench.diagnostics import Diagnostic
 
 ALL_TASKS: tuple[TaskKind, ...] = ("single_label", "multi_label", "regression")
 ALL_KINDS: tuple[Kind, ...] = ("vector", "sequence", "image", "volume", "tokens", "bag")
@@ -235,8 +234,16 @@ class Method(LightningModule, ABC):
             }
         return state
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """Small arrays kept beside a run after evaluation, such as routing shares."""
+    def completed(self, batch: Batch) -> Mapping[str, Float[Tensor, "batch _"]]:
+        """Modality -> what the method goes on with: its embedding, or what was put in its place.
+
+        For methods that recover what is missing; under `full_access` the runner shows what they
+        make of training samples beside what they make of the same samples when all is there.
+        """
+        return {}
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """What the method shows of itself after evaluation, such as how a router shares work."""
         return {}
 
     @final

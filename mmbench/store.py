@@ -111,7 +111,7 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
     Args:
         target: Where it is to be published, by `publish`.
         go_on: Whether an attempt that was cut off on this machine is gone on with, and whether
-            this one is left for others if it ends by an exception.
+            this one, unless it is empty, is left for others if it ends by an exception.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = private(target)
@@ -123,7 +123,7 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
     try:
         yield part
     except BaseException:
-        if go_on:
+        if go_on and any(part.iterdir()):
             _rename(part, private(target, LEFT))
         raise
     finally:

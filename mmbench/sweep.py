@@ -12,7 +12,6 @@ from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.home import FILE, board_folder, hold
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.plan import plan
 from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
@@ -67,15 +66,15 @@ class Sweep:
         limited = [word for word in overrides if word.startswith("limit=")]
         self._changed = len(overrides) > (len(limited) if held is None else 0)
         self.runs_folder = self.folder / "runs"
-        self.contents = Contents(self.folder, self.data_root, _examine)
-        self.specs: list[RunSpec] = plan(self.suite, self.contents.of)
+        self.contents = Contents(self.folder, self.data_root, _examine, _names)
+        self.specs: list[RunSpec] = self.contents.plan(self.suite)
 
     @property
     def board_folder(self) -> Path:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self.specs, self.contents.of)
+        return board_folder(self.folder, self.specs, self.contents.plan)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.
@@ -87,7 +86,7 @@ class Sweep:
         from mmbench.bench.run.build import check_arguments, require_fold
 
         self.contents.look(self.suite)
-        self.specs = plan(self.suite, self.contents.of)
+        self.specs = self.contents.plan(self.suite)
         seen: set[tuple[str | int, ...]] = set()
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
@@ -227,7 +226,7 @@ class Sweep:
         if stale:
             planned, held = self.specs, self.folder / FILE
             if held.is_file():
-                planned = [*planned, *plan(load_suite(str(held)), self.contents.of)]
+                planned = [*planned, *self.contents.plan(load_suite(str(held)))]
             found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
         if failed or stale:
             return list(found.values())
@@ -356,6 +355,12 @@ def _examine(entry: DataEntry, root: Path) -> Ingredients:
     from mmbench.bench.run.build import examine  # imports torch
 
     return examine(entry, root)
+
+
+def _names(entry: DataEntry, root: Path) -> Sequence[str]:
+    from mmbench.bench.run.build import modalities_of  # imports torch
+
+    return modalities_of(entry, root)
 
 
 def _require_writable(folder: Path) -> None:

@@ -84,6 +84,7 @@ def load(run: Run | str | Path, *, data_root: str | Path = "data") -> Trained:
         raise ValueError(
             f"the data set {spec.data} in {data_root} is not what {folder} was trained on"
         )
+    data.setup()  # then the task says how pixels were scaled
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         method: Method = cls(encoded_task(spec, data), **args)

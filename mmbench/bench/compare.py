@@ -230,7 +230,7 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
             "reported_std": row["std"] / size,
             "unit": unit,
         }
-        matching, why = _matching(ours, line, everything)
+        matching, why = _matching(ours, row, everything)
         if why:
             found.append({**line, "status": "only reported", "covered": "unknown", "why": why})
         for index, cell in zip(matching.index, matching.to_dict("records"), strict=True):

@@ -6,12 +6,13 @@ nothing is read again, and a table can be made where the data are not.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mmbench.bench.spec import DataEntry, Suite
+from mmbench.bench.plan import plan
+from mmbench.bench.spec import DataEntry, RunSpec, Suite
 from mmbench.data.digest import digest
 from mmbench.data.files import locate, stamp
 from mmbench.sources import hash_of
@@ -20,6 +21,7 @@ from mmbench.store import write_json
 FILE = "content.json"
 Ingredients = Mapping[str, Mapping[str, str]]
 Examine = Callable[[DataEntry, Path], Ingredients]
+Names = Callable[[DataEntry, Path], Sequence[str]]
 
 
 class Contents:
@@ -30,12 +32,14 @@ class Contents:
         root: Folder of the user's data.
         examine: Gives the ingredients of a data set, by reading its files; slow, and it imports
             what data sets are made of.
+        names: Gives the names of its modalities, for suites that have methods for each of them.
     """
 
-    def __init__(self, folder: Path, root: Path, examine: Examine) -> None:
+    def __init__(self, folder: Path, root: Path, examine: Examine, names: Names) -> None:
         self.path = folder / FILE
         self.root = root
         self.examine = examine
+        self.names = names
         self._known: dict[str, Any] = {}
         if self.path.is_file():
             try:
@@ -47,6 +51,15 @@ class Contents:
                     f"{self.path} is damaged ({type(error).__name__}); remove it, it is made again "
                     "where the data are"
                 ) from error
+
+    def plan(self, suite: Suite) -> list[RunSpec]:
+        """The runs of a suite on the data as they are known."""
+        return plan(suite, self.of, self.modalities)
+
+    def modalities(self, entry: DataEntry) -> Sequence[str] | None:
+        """Names of a data set's modalities when it was last looked at; None = never asked for."""
+        names: Sequence[str] | None = self._known.get(_key(entry), {}).get("modalities")
+        return names
 
     def of(self, entry: DataEntry) -> str:
         """Content of a data set as it is now, or as it was remembered where it is not here.
@@ -79,6 +92,9 @@ class Contents:
                     "made_of": made_of,
                     "stamps": {name: stamp(locate(self.root, name)) for name in made_of["files"]},
                 }
+            if any(method.of_every_modality for method in suite.methods):
+                known = self._known[_key(entry)]
+                known.setdefault("modalities", list(self.names(entry, self.root)))
 
     def write(self) -> None:
         """Leave what is known for those who come later."""

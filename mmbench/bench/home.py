@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmbench.bench.plan import plan
-from mmbench.bench.spec import DataEntry, RunSpec, Suite, load_suite
+from mmbench.bench.spec import RunSpec, Suite, load_suite
 from mmbench.data.digest import digest
 from mmbench.data.scenario import load_scenario
 from mmbench.store import write_json
@@ -19,18 +18,18 @@ def hold(folder: Path, suite: Suite) -> None:
 
 
 def board_folder(
-    folder: Path, specs: Sequence[RunSpec], content: Callable[[DataEntry], str]
+    folder: Path, specs: Sequence[RunSpec], plan: Callable[[Suite], Sequence[RunSpec]]
 ) -> Path:
     """Where tables of some runs go: beside the suite's own if they drop some of its runs.
 
     Args:
         folder: Of the suite's results.
         specs: The runs of the table.
-        content: As for `plan`.
+        plan: Gives the runs of a suite.
     """
     if not (folder / FILE).is_file():
         return folder
-    held = {spec.folder for spec in plan(load_suite(str(folder / FILE)), content)}
+    held = {spec.folder for spec in plan(load_suite(str(folder / FILE)))}
     asked = {spec.folder for spec in specs}
     if held <= asked:
         return folder

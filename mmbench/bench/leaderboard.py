@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_predictions, read_records
+from mmbench.bench.record import IPW, Run, read_predictions, read_records, safe_csv
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
@@ -51,7 +51,6 @@ AVERAGED = [
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
-FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 RISING = "\N{UPWARDS ARROW}"  # most trainings of a cell ended while validation still rose
 MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources or machines
 RANKED_VARIANT = "paper"  # methods of which the best is marked
@@ -496,8 +495,7 @@ def render(
         robust: From `robustness`, as further tables of `md` and `html`.
     """
     if form == "csv":
-        plain = board.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
-        return plain.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        return safe_csv(board, digits=6)
     shown = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
     shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}

@@ -7,11 +7,19 @@ from mmbench.bench.spec import DataEntry, RunSpec, Suite, labels
 from mmbench.data.scenario import load_scenario
 
 
-def _unknown(entry: DataEntry) -> str:
+def _nothing(entry: DataEntry) -> str:
     return ""
 
 
-def plan(suite: Suite, content: Callable[[DataEntry], str] = _unknown) -> list[RunSpec]:
+def _unknown(entry: DataEntry) -> None:
+    return None
+
+
+def plan(
+    suite: Suite,
+    content: Callable[[DataEntry], str] = _nothing,
+    modalities: Callable[[DataEntry], Sequence[str] | None] = _unknown,
+) -> list[RunSpec]:
     """List the trainings of a suite.
 
     One training serves all test conditions of its scenario. Runs on the same data stand
@@ -21,6 +29,8 @@ def plan(suite: Suite, content: Callable[[DataEntry], str] = _unknown) -> list[R
     Args:
         suite: The question.
         content: Says what the files and the code of a data set hold; see `DataModule.content`.
+        modalities: Says the names of a data set's modalities, for entries of every modality; None
+            = not known, they stay as they are.
 
     Returns:
         Runs without duplicates, in the same order every time.
@@ -31,13 +41,20 @@ def plan(suite: Suite, content: Callable[[DataEntry], str] = _unknown) -> list[R
         for held in [content(entry)]
         for fold in entry.folds or suite.folds
     ]
-    methods = list(zip(suite.methods, labels(suite.methods), strict=True))
+    methods = {}
+    for entry, label in zip(suite.data, labels(suite.data), strict=True):
+        names = modalities(entry)
+        each = [one for method in suite.methods for one in method.for_each(names)]
+        methods[label] = list(zip(each, labels(each), strict=True))
     scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
     _require_different([str(scenario["name"]) for scenario in scenarios])
     runs = {}
-    for (d, d_label, held, fold), seed, scenario, (m, m_label) in product(
-        data, suite.seeds, scenarios, methods
-    ):
+    planned = (
+        (*each, m, m_label)
+        for each in product(data, suite.seeds, scenarios)
+        for m, m_label in methods[each[0][1]]
+    )
+    for (d, d_label, held, fold), seed, scenario, m, m_label in planned:
         spec = RunSpec(
             method=m.name,
             data=d.name,

@@ -6,7 +6,8 @@ runs/<data>/<scenario>/<method>/<key>/
     log.txt        everything the run printed
     metrics.csv    training curve
     predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
-                   target, presence, sample_id
+                   target, presence, sample_id, names of the outputs and, if the data have them, of
+                   the ids; unlabelled.csv: what is predicted for samples without a label
     diagnostics.npz  what the method wants to show, if anything
     metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
@@ -15,6 +16,7 @@ runs/<data>/<scenario>/<method>/<key>/
 
 import hashlib
 import json
+import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -47,6 +49,7 @@ ENDS = tuple(STATES)  # names of the files that say how a run ended
 STAGES = ".stages"  # beside the runs: finished stages of each run in flight
 SHARED = ".shared"  # beside the runs: stages that several methods have in common
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
+FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -148,6 +151,13 @@ def read_predictions(
         only: Names of the arrays that are read; None = all.
     """
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
+
+
+def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
+    """A table as CSV in which a spreadsheet computes nothing that is meant as text."""
+    plain = table.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
+    plain.columns = pd.Index([FORMULA.sub("'", str(name)) for name in table.columns])
+    return plain.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
 
 def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:

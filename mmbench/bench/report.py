@@ -27,7 +27,7 @@ from mmbench.bench.result import read_result
 from mmbench.bench.robustness import pattern_names, rate_families
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.config import JSON
-from mmbench.data.files import read_npz
+from mmbench.diagnostics import Matrix, Recovery, Retrieval, RouterUsage, read_diagnostics
 from mmbench.metrics.classification import f1_by_class
 from mmbench.metrics.metric import higher_is_better
 from mmbench.store import write_text
@@ -556,13 +556,16 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             by_place.setdefault(place, {}).setdefault(_run_name(run), run)
     drawn = []
     for card in cards[:FIRST]:
-        rows = {}
+        rows: dict[str, Any] = {}
+        labels: tuple[str, ...] = ()
         for name, run in by_place.get((card.data, card.scenario), {}).items():
             path = run.folder / "predictions" / f"{card.columns[0]}.npz"
-            if read_result(run.folder).task.kind != "regression" and path.is_file():
+            task = read_result(run.folder).task
+            if task.kind != "regression" and path.is_file():
+                labels = task.outputs
                 kept = read_predictions(run, card.columns[0], only=("logits", "target"))
                 rows[name] = f1_by_class(kept["logits"], kept["target"])
-        classes = len(next(iter(rows.values()))) if rows else 0
+        classes = len(labels)
         if not 1 < classes <= LARGEST:
             continue
         values = np.stack(list(rows.values()))
@@ -570,9 +573,7 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             f"F1 by class on {card.data}, {card.scenario}, {card.columns[0]}, of {len(rows)} "
             f"methods on {classes} classes: from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
         )
-        svg = plots.heat(
-            values, list(rows), [str(c) for c in range(classes)], alt=alt, across="class"
-        )
+        svg = plots.heat(values, list(rows), labels, alt=alt, across="class")
         caption = f"{card.data}, {card.scenario}: F1 by class, {card.columns[0]}, first training."
         drawn.append((svg, caption))
     return drawn
@@ -656,13 +657,7 @@ def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
 
 
 def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
-    """What `diagnostics.npz` holds, of the first run of each method on each data set.
-
-    Arrays of these names are understood: `router_weight` (pattern, expert) with `router_pattern`;
-    `collapse_index`; `retrieved_query_id` (query,), `retrieved_train_id` (query, K),
-    `retrieved_label_agreement` and pictures `retrieved_query_image`, `retrieved_train_image`;
-    `recovered` and `recovered_truth` (sample, ...). Others are drawn as they are, if small.
-    """
+    """Diagnostics of the first run of each method on each data set, drawn by their type."""
     seen, found = set(), []
     room = _Room(MATRICES)
     for run in runs:
@@ -671,13 +666,23 @@ def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
         if run.state != "done" or place in seen or not path.is_file():
             continue
         seen.add(place)
-        arrays = read_npz(path)
         of = f"{place[2]} on {place[0]}, {place[1]}"
         own = Inside(f"{of}, seed {run.spec.seed}")
-        _routers(own, arrays, of, room)
-        _retrieved(own, arrays, of, room)
-        _recovered(own, arrays, of, room)
-        _matrices(own, arrays, of, room)
+        try:
+            diagnostics = read_diagnostics(path)
+        except ValueError as error:  # of another version, or damaged: the page goes on
+            own.tables.append((str(error), [], []))
+            diagnostics = {}
+        for name, shown in diagnostics.items():
+            match shown:
+                case RouterUsage():
+                    _usage(own, name, shown, of, room)
+                case Retrieval():
+                    _retrieval(own, shown, of, room)
+                case Recovery():
+                    _recovery(own, shown, of, room)
+                case Matrix():
+                    _matrix(own, name, shown, of, room)
         if own.plots or own.tables:
             found.append(own)
     return found, room.refused
@@ -690,7 +695,8 @@ class _Room:
         self.left = left
         self.refused = 0
 
-    def take(self) -> bool:
+    def has_one(self) -> bool:
+        """Take room for a plot, if there is any."""
         if self.left == 0:
             self.refused += 1
             return False
@@ -698,102 +704,92 @@ class _Room:
         return True
 
 
-def _routers(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
-    """How much each expert counts for each pattern of presence."""
+def _usage(own: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> None:
+    """How the experts share the work, by pattern; the patterns that occur most often."""
     from mmbench.bench import plots
 
-    names, index = arrays.pop("router_pattern", None), arrays.pop("collapse_index", None)
-    note = "" if index is None else f" Collapse index {_numbers(index)}."
-    weight: Any = arrays.get("router_weight")
-    if not _drawable(weight) or weight.ndim != 2:
-        if note:
-            own.tables.append((note.strip(), [], []))
+    if not room.has_one():
         return
-    del arrays["router_weight"]
-    if not room.take():
-        return
-    fits = names is not None and names.shape == weight.shape[:1]
-    rows = [str(name) for name in names] if fits else [str(i) for i in range(len(weight))]
-    alt = (
-        f"router weights of {of}, {len(rows)} patterns by {weight.shape[1]} experts: "
-        + "; ".join(
-            f"{name} mostly expert {int(np.nan_to_num(row).argmax())}"
-            for name, row in zip(rows[:12], weight, strict=False)
-        )
+    most = np.sort(np.argsort(-usage.count, kind="stable")[:LARGEST])
+    rows, experts = [str(p) for p in usage.pattern[most]], [str(e) for e in usage.expert]
+    share = usage.share[most]
+    alt = f"{name} of {of}, {len(rows)} patterns by {len(experts)} experts: " + "; ".join(
+        f"{row} mostly {experts[int(np.nan_to_num(each).argmax())]}"
+        for row, each in zip(rows[:12], share, strict=False)
     )
-    experts = [str(i) for i in range(weight.shape[1])]
-    svg = plots.heat(weight, rows, experts, alt=alt, across="expert")
-    own.plots.append((svg, f"Weight of each expert by present modalities.{note}"))
+    caption = f"{name.capitalize()}: share of each expert by present modalities."
+    if len(most) < len(usage.pattern):
+        caption += f" The {len(most)} most frequent of {len(usage.pattern)} patterns."
+    if len(experts) > LARGEST:  # too many to be seen: the busiest
+        busiest = np.sort(np.argsort(-share.mean(0), kind="stable")[:LARGEST])
+        share, experts = share[:, busiest], [experts[e] for e in busiest]
+        caption += f" The {LARGEST} busiest experts."
+    own.plots.append((plots.heat(share, rows, experts, alt=alt, across="expert"), caption))
 
 
-def _retrieved(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
+def _retrieval(own: Inside, found: Retrieval, of: str, room: _Room) -> None:
     """Which training samples were retrieved for the first queries, in numbers and pictures."""
     from mmbench.bench import plots
 
-    query, train = arrays.get("retrieved_query_id"), arrays.get("retrieved_train_id")
-    if query is None or train is None or query.ndim != 1 or train.shape[:1] != query.shape:
+    scored = bool(np.isfinite(found.score).any())
+    head = ["query", "retrieved training samples"]
+    head += ["best score"] * scored + ["same label"] * (found.label is not None)
+    rows = []
+    for i in range(min(EXAMPLES, len(found.query))):
+        there = found.neighbour[i][found.neighbour[i] >= 0]
+        rows.append([str(found.query[i]), ", ".join(str(j) for j in there[:NEIGHBOURS])])
+        if scored:
+            rows[-1].append(_numbers(found.score[i, 0]))
+        if found.label is not None:
+            known = found.label[i][np.isfinite(found.label[i])]
+            rows[-1].append(_numbers(known.mean()) if len(known) else "-")
+    caption = f"{len(found.query)} queries; sample ids."
+    if found.by is not None:
+        caption += f" Looked up by {', '.join(dict.fromkeys(map(str, found.by)))}."
+    if found.label is not None and np.isfinite(found.label).any():
+        caption += f" Their labels agree in a share of {float(np.nanmean(found.label)):.2f}."
+    own.tables.append((caption, head, rows))
+    if found.query_image is None or found.neighbour_image is None or not room.has_one():
         return
-    agreement: Any = arrays.get("retrieved_label_agreement")
-    pictures: list[Any] = [arrays.get(f"retrieved_{side}_image") for side in ("query", "train")]
-    for name in [n for n in arrays if n.startswith("retrieved_")]:
-        del arrays[name]
-    train = train.reshape(len(query), -1)
-    head, rows = ["query", "retrieved training samples"], []
-    each = agreement is not None and agreement.shape[:1] == query.shape
-    for i in range(min(EXAMPLES, len(query))):
-        rows.append([str(query[i]), ", ".join(str(j) for j in train[i, :NEIGHBOURS])])
-        if each:
-            rows[-1].append(_numbers(np.mean(agreement[i])))
-    caption = f"{len(query)} queries; sample ids."
-    if agreement is not None and agreement.size:
-        caption += f" Their labels agree in a share of {float(np.mean(agreement)):.2f}."
-    own.tables.append((caption, [*head, "same label"] if each else head, rows))
-    if all(p is not None and p.dtype == np.uint8 for p in pictures) and room.take():
-        of_query, of_train = pictures
-        shown = min(PICTURES, len(of_query), len(of_train))
-        alt = f"pictures of {shown} queries of {of} and what was retrieved for each"
-        svg = plots.gallery(
-            [_picture(p) for p in of_query[:shown]],
-            [[_picture(p) for p in row[:NEIGHBOURS]] for row in of_train[:shown]],
-            labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:shown]],
-            alt=alt,
-        )
-        own.plots.append((svg, "Queries and the training samples retrieved for them."))
+    shown = min(PICTURES, len(found.query_image), len(found.neighbour_image))
+    svg = plots.gallery(
+        [_picture(p) for p in found.query_image[:shown]],
+        [[_picture(p) for p in row[:NEIGHBOURS]] for row in found.neighbour_image[:shown]],
+        labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:shown]],
+        alt=f"pictures of {shown} queries of {of} and what was retrieved for each",
+    )
+    own.plots.append((svg, "Queries and the training samples retrieved for them."))
 
 
 def _picture(values: Any) -> Any:
     """Rows and columns with colours last, as small as it is shown."""
-    if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[-1] not in (3, 4):
-        values = np.moveaxis(values, 0, -1)
-    if values.ndim == 3 and values.shape[-1] == 1:
+    values = np.moveaxis(values, 0, -1)
+    if values.shape[-1] == 1:
         values = values[..., 0]
     step = -(-max(values.shape[:2]) // 128)
     return np.ascontiguousarray(values[::step, ::step])
 
 
-def _recovered(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
-    """Where recovered features lie among the true ones, laid out in the plane."""
+def _recovery(own: Inside, found: Recovery, of: str, room: _Room) -> None:
+    """Where recovered embeddings lie among the true ones, laid out in the plane."""
     from mmbench.bench import plots
 
-    found, truth = arrays.get("recovered"), arrays.get("recovered_truth")
-    if found is None or truth is None or found.shape != truth.shape or found.ndim < 2:
+    some = np.linspace(0, len(found.true) - 1, min(len(found.true), POINTS_IN_PLANE)).astype(int)
+    both = np.stack([found.true[some], found.recovered[some]]).astype(float)
+    if len(some) < 3 or not np.isfinite(both).all() or not room.has_one():
         return
-    del arrays["recovered"], arrays["recovered_truth"]
-    keep = np.linspace(0, len(found) - 1, min(len(found), POINTS_IN_PLANE)).astype(int)
-    both = np.stack([truth[keep], found[keep]]).astype(float).reshape(2, len(keep), -1)
-    if len(keep) < 3 or not np.isfinite(both).all() or not room.take():
-        return
-    plane, how = _in_plane(both.reshape(2 * len(keep), -1))
-    error = float(np.sqrt(((both[0] - both[1]) ** 2).mean()))
-    spread = float(both[0].std())
-    alt = (
-        f"recovered features of {of} beside the true ones, {len(keep)} samples: root mean square "
-        f"error {error:.3g}, spread of the true ones {spread:.3g}"
-    )
-    svg = plots.pairs(plane[: len(keep)], plane[len(keep) :], alt=alt)
+    plane, how = _in_plane(both.reshape(2 * len(some), -1))
+    parts = []
+    for name in dict.fromkeys(map(str, found.modality)):
+        rows = found.modality == name
+        error = np.sqrt(np.square(found.true[rows] - found.recovered[rows]).mean())
+        parts.append(f"{name} {error:.3g} of {found.true[rows].std():.3g}")
+    errors = "; ".join(parts)
+    alt = f"recovered embeddings of {of} beside the true ones, {len(some)} entries: {errors}"
+    svg = plots.pairs(plane[: len(some)], plane[len(some) :], alt=alt)
     own.plots.append(
-        (svg, f"Recovered features joined to the true ones ({how}). Error {error:.3g}, spread of "
-              f"the true ones {spread:.3g}.")
+        (svg, f"Recovered embeddings of hidden modalities joined to the true ones ({how}). "
+              f"Root mean square error, of the spread of the true ones: {errors}.")
     )  # fmt: skip
 
 
@@ -811,34 +807,24 @@ def _in_plane(points: Any) -> tuple[Any, str]:
     return plane.fit_transform(centred).astype(float), "t-SNE"
 
 
-def _matrices(own: Inside, arrays: dict[str, Any], of: str, room: _Room) -> None:
-    """Draw whatever else is small enough: rows and columns by number."""
+def _matrix(own: Inside, name: str, found: Matrix, of: str, room: _Room) -> None:
+    """Numbers with the names of their rows and columns; one row becomes bars."""
     from mmbench.bench import plots
 
-    for name in sorted(arrays, key=lambda n: (not n.startswith("routing/"), n)):
-        values = arrays[name]
-        if not _drawable(values):
-            continue
-        values = values.astype(float)
-        if (values.ndim == 1 and not np.isfinite(values).all()) or not room.take():
-            continue
-        known = values[np.isfinite(values)]
-        ends = f"from {known.min():.3g} to {known.max():.3g}" if known.size else "undefined"
-        alt = f"{name} of {of}: {ends}"
-        rows = [str(i) for i in range(len(values))]
-        if values.ndim == 1:
-            svg = plots.bars(values, rows, alt=alt, across=name)
-        else:
-            svg = plots.heat(values, rows, [str(i) for i in range(values.shape[1])], alt=alt)
-        own.plots.append((svg, f"{name}, {' by '.join(str(n) for n in values.shape)}"))
-
-
-def _drawable(values: Any) -> bool:
-    """Whether an array is numbers in one or two axes, none of them long or empty."""
-    if values is None or values.ndim not in (1, 2) or not values.size:
-        return False
-    usable = np.issubdtype(values.dtype, np.number) or values.dtype == bool
-    return bool(usable and max(values.shape) <= LARGEST)
+    values = found.values.astype(float)
+    if max(values.shape) > LARGEST or (len(values) == 1 and not np.isfinite(values).all()):
+        return
+    if not room.has_one():
+        return
+    rows, columns = [str(r) for r in found.row], [str(c) for c in found.column]
+    known = values[np.isfinite(values)]
+    ends = f"from {known.min():.3g} to {known.max():.3g}" if known.size else "undefined"
+    alt = f"{name} of {of}: {ends}"
+    if len(values) == 1:
+        svg = plots.bars(values[0], columns, alt=alt, across=name)
+    else:
+        svg = plots.heat(values, rows, columns, alt=alt)
+    own.plots.append((svg, f"{name.replace('_', ' ').capitalize()}."))
 
 
 def _numbers(values: Any) -> str:

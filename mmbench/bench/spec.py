@@ -22,6 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
 Fold = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 2  # raised when the same words come to mean another run
+EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
 # trainer settings that say where and how safely, not what; no part of the key
 PLACEMENT = ("accelerator", "checkpoint_minutes")
 
@@ -35,7 +36,8 @@ class Entry(_Strict):
 
     Args:
         name: A registered name, or a class path `my_package.MyMethod`.
-        args: Constructor arguments; what is not given keeps the constructor's default.
+        args: Constructor arguments; what is not given keeps the constructor's default. A method's
+            `modality: "*"` is an entry for each modality of a data set, named `unimodal_audio`.
         label: Its name in tables; by default `name`, with the arguments where a name is used
             twice.
     """
@@ -54,6 +56,21 @@ class Entry(_Strict):
             value["name"] = value.pop("class_path")
             value["args"] = value.pop("init_args", {})
         return value
+
+    @property
+    def of_every_modality(self) -> bool:
+        """Whether it stands for an entry for each modality."""
+        return self.args.get("modality") == EVERY
+
+    def for_each(self, modalities: Sequence[str] | None) -> list["Entry"]:
+        """The entries that it stands for; itself where it is one, or modalities are not known."""
+        if modalities is None or not self.of_every_modality:
+            return [self]
+        name = self.label or self.name.rpartition(".")[2]
+        return [
+            Entry(name=self.name, args={**self.args, "modality": one}, label=f"{name}_{one}")
+            for one in modalities
+        ]
 
 
 class DataEntry(Entry):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,14 @@ from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, argumen
 from mmbench.cli.show import counted, print_patterns, print_table, visible
 
 SHOWN_CLASSES = 30
+SkipBad = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Let so many bad samples of a modality pass: the argument skip_bad of a data set.",
+        show_default=False,
+    ),
+]
 
 
 def list_data() -> None:
@@ -31,6 +39,7 @@ def check_data(
     words: DataArguments = None,
     *,
     fold: Fold = 0,
+    skip_bad: SkipBad = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
     """Say where to get a data set and which of its files are there, then load every split.
@@ -42,7 +51,7 @@ def check_data(
     from mmbench.bench.run.build import bound_data
     from mmbench.health import examine
 
-    data = bound_data(name, arguments(words), data_root, fold)
+    data = bound_data(name, _arguments(words, skip_bad), data_root, fold)
     _print_source(data)
     health = examine(data)
     for path in health.found:
@@ -75,6 +84,7 @@ def describe_data(
     words: DataArguments = None,
     *,
     fold: Fold = 0,
+    skip_bad: SkipBad = None,
     data_root: DataRoot = Path("data"),
 ) -> None:
     """Show task, modalities, sizes, classes, natural gaps and terms of a data set.
@@ -97,7 +107,7 @@ def describe_data(
         _print_source(cls)
         typer.echo(f"needs    {', '.join(f'{one}=...' for one in needed)}")
         return
-    data = bound_data(name, arguments(words), data_root, fold)
+    data = bound_data(name, _arguments(words, skip_bad), data_root, fold)
     about = re.split(r"\n(?:Args|Raises|Returns):\n", inspect.getdoc(type(data)) or "")[0]
     typer.echo(f"{about.strip()}\n")
     _print_source(data)
@@ -133,6 +143,10 @@ def describe_data(
     _print_target(task, splits)
     for note in data.notes():
         typer.echo(f"note     {visible(note)}")
+
+
+def _arguments(words: list[str] | None, skip_bad: int | None) -> dict[str, Any]:
+    return arguments(words) | ({} if skip_bad is None else {"skip_bad": skip_bad})
 
 
 def _print_source(data: Any) -> None:

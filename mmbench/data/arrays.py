@@ -1,5 +1,6 @@
 """Reads the arrays of an npz file that a user brings, in the axes of a kind of modality."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,11 @@ def read_arrays(path: Path, kind: Kind) -> Arrays:
             complex, text, dates, infinite, NaN in part of anything but a vector; the message
             names the file and the id and says what to do.
     """
-    content = read_npz(path)
+    return arrays_of(read_npz(path), path, kind)
+
+
+def arrays_of(content: Mapping[str, NDArray[Any]], path: Path, kind: Kind) -> Arrays:
+    """See `read_arrays`, of what was read of a file or folder."""
     for key in ("id", "x"):
         if key not in content:
             raise ValueError(f"{path} has no array {key}; it has {', '.join(content)}")

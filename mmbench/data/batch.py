@@ -97,7 +97,7 @@ class Batch:
             self,
             inputs=change(self.inputs, lambda _, x: x[rows]),
             presence=self.presence[rows],
-            target=self.target[rows],
+            target=self.target if isinstance(self.target, Withheld) else self.target[rows],
             sample_id=self.sample_id[rows],
             lengths={name: x[rows] for name, x in self.lengths.items()},
             teacher=None if self.teacher is None else self.teacher.take(rows),

@@ -4,16 +4,12 @@ A folder a description, named by its hash, published whole by `mmbench.store`. O
 and others wait, as a rule; where claims do not work, several build and one is kept.
 """
 
-import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mmbench.data.digest import digest
 from mmbench.store import (
@@ -38,14 +34,6 @@ def cache_folder() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
     except RuntimeError as error:
         raise ValueError("there is no home folder; set MMBENCH_CACHE to a folder") from error
-
-
-def content(tensors: Iterable[Tensor]) -> str:
-    """Name of what tensors hold, in whatever pieces it comes; shapes are for the caller to name."""
-    found = hashlib.sha256()
-    for x in tensors:
-        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def cached(

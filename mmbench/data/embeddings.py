@@ -11,6 +11,7 @@ Three scopes, one class for the first two:
   the sources of the encoder: if any of them is another, so is the file.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from mmbench.data.cache import cached, content
+from mmbench.data.cache import cached
 from mmbench.data.stored import Stored
 from mmbench.sources import HOMES, distributions, sources
 
@@ -194,6 +195,14 @@ def share_between_runs(module: nn.Module) -> None:
 def is_shared_between_runs(encoder: object) -> bool:
     """Whether runs share what an encoder gives while it is frozen; others are a run's own."""
     return encoder in _shared
+
+
+def content(tensors: Iterable[Tensor]) -> str:
+    """Name of what tensors hold, in whatever pieces it comes; shapes are for the caller to name."""
+    found = hashlib.sha256()
+    for x in tensors:
+        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 @torch.no_grad()

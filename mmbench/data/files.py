@@ -16,21 +16,25 @@ from jaxtyping import Float32
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from mmbench.data.unpacking import TooLargeError, require_size, require_stream
+
 COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
 
 
 def locate(root: Path, name: str) -> Path:
-    """Find a file of the user's, plain or compressed.
+    """Find a file of the user's, plain or compressed, or a folder of files.
 
     Args:
         root: Folder of the user's data.
-        name: Path below it, `cmu_mosi/transcripts.csv`; the file may also end in .xz, .gz
+        name: Path below it, `cmu_mosi/transcripts.csv`; a file may also end in .xz, .gz
             or .bz2 on top of that.
 
     Raises:
         ValueError: If the folder or the file is not there.
     """
     path = root / name
+    if path.is_dir():
+        return path
     for ending in COMPRESSIONS:
         found = path.with_name(path.name + ending)
         if found.is_file():
@@ -63,24 +67,32 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
+    except TooLargeError:  # a good file, maybe
+        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is no readable {what}: {reason[:300]}") from error
 
 
 def stamp(path: Path) -> list[int]:
-    """Size, time of change and inode: as long as they stay, so does the content."""
+    """Size, time of change and inode: as long as they stay, so does the content.
+
+    Those of a folder stay as long as nothing is added to it or taken away.
+    """
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def content_of(path: Path) -> str:
-    """Hash of a file, read once a process as long as its stamp stays."""
+    """Hash of a file, or of names in a folder; read once a process as long as its stamp stays."""
     return _content_of(path, tuple(stamp(path)))
 
 
 @lru_cache(maxsize=1024)
 def _content_of(path: Path, stamped: tuple[int, ...]) -> str:
+    if path.is_dir():
+        names = sorted(one.name for one in path.iterdir())
+        return hashlib.sha256("\0".join(names).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -92,6 +104,7 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
         ValueError: If it is empty or no CSV.
     """
     with reading(path, "CSV file"):
+        require_stream(path)
         table: pd.DataFrame = pd.read_csv(path, **options)
     return table
 
@@ -246,6 +259,7 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArra
             than it has.
     """
     with reading(path, "npz file of plain arrays"), zipfile.ZipFile(path) as archive:
+        require_size(path, sum(entry.file_size for entry in archive.infolist()))
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         for name in names or ():
             if name not in entries:

@@ -5,10 +5,8 @@ Text stays text until a task asks for a number. `01` and `1` are two words, and 
 other programs write for an empty cell, and count as one.
 """
 
-import bz2
 import csv
-import gzip
-import lzma
+import json
 import re
 import sys
 import warnings
@@ -24,6 +22,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbench.data.files import reading, stamp
+from mmbench.data.parsed import Arrays, parsed
+from mmbench.data.unpacking import OPEN, require_parquet, require_stream
 from mmbench.registry import suggest
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -34,7 +34,6 @@ KEPT_FILES = 8  # parsed files that a process remembers
 WHOLE = 2**53  # above it, float64 skips whole numbers
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".zst", ".7z", ".rar", ".lz4")
-_OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text, or a line split wrongly, may be long
 
 
@@ -133,9 +132,34 @@ def read_frame(
         ValueError: If it cannot be read, lacks a column or repeats an id; the message names file
             and row and says what to do.
     """
-    wanted = None if only is None else tuple(only)
-    numbers = only is None and not text
-    return _read(path, tuple(stamp(path)), id_column, wanted, numbers=numbers)
+    if only is None:
+        return _read(path, tuple(stamp(path)), id_column, None, numbers=not text)
+    names = tuple(only)
+    spec = {"what": "columns", "name": path.name, "id": id_column, "only": [*names]}
+    found = parsed([path], spec, lambda _: _as_arrays(path, id_column, names), code=__name__)
+    ids, *columns = json.loads(found["text"].tobytes())
+    return Frame(
+        path=path,
+        ids=pd.Index(ids, dtype=object),
+        names=names,
+        numbers=np.empty((len(ids), 0)),
+        others={k: pd.Series(column, dtype=object) for k, column in enumerate(columns)},
+        lines=found["lines"],
+        commas=bool(found["commas"]),
+        notes=tuple(found["notes"].tolist()),
+    )
+
+
+def _as_arrays(path: Path, id_column: str, only: tuple[str, ...]) -> Arrays:
+    """A frame of text alone, for the cache."""
+    frame = _read(path, tuple(stamp(path)), id_column, only, numbers=False)
+    text = json.dumps([frame.ids.tolist(), *(frame.text(name).tolist() for name in only)])
+    return {
+        "text": np.frombuffer(text.encode(), np.uint8),
+        "lines": frame.lines,
+        "commas": np.array(frame.commas),
+        "notes": np.array(frame.notes, dtype=str),
+    }
 
 
 @lru_cache(maxsize=KEPT_FILES)
@@ -152,7 +176,7 @@ def _read(
     if path.suffix in ARCHIVES:
         raise ValueError(
             f"{path} is an archive of a kind that is not read; unpack it, or compress the file "
-            f"itself ({', '.join(_OPEN)})"
+            f"itself ({', '.join(OPEN)})"
         )
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
@@ -388,6 +412,8 @@ def _csv(
     path: Path, id_column: str, only: tuple[str, ...] | None, *, numbers: bool
 ) -> tuple[_Columns, list[str], bool]:
     """Columns, the ids first; notes; and whether numbers may have decimal commas."""
+    with reading(path, "CSV file"):
+        require_stream(path)
     separator, names = _head(path, id_column)
     for name in only or ():
         _position(name, names, path)
@@ -444,7 +470,7 @@ def _head(path: Path, id_column: str) -> tuple[str, list[str]]:
 
 def _records(path: Path, separator: str) -> Iterator[list[str]]:
     """Rows as the csv module splits them; lines without anything are none."""
-    opened = _OPEN.get(path.suffix, open)
+    opened = OPEN.get(path.suffix, open)
     with reading(path, "CSV file"):
         try:
             with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -489,6 +515,7 @@ def _require_rectangle(path: Path, separator: str, width: int, last: "pd.Series[
 def _parquet(path: Path, id_column: str) -> tuple[_Columns, list[str]]:
     with reading(path, "parquet file"):
         try:
+            require_parquet(path)
             table = pd.read_parquet(path)
         except ImportError as error:
             raise ValueError("the package for it is missing; pip install pyarrow") from error

@@ -430,7 +430,7 @@ def _map_of(made: Trunk, spec: EncoderSpec, dim: int, tokens: int | None) -> Par
 
 
 def _network(m: Modality) -> Trunk:
-    return network(m.encoder.backbone, m.shape) if m.encoder.backbone else SmallCNN(m.shape)
+    return network(m.encoder.backbone, m) if m.encoder.backbone else SmallCNN(m.shape)
 
 
 def _projection(width: int, dim: int, dropout: float) -> nn.Module:

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, opaque_ids, zero_absent
@@ -40,9 +41,10 @@ from mmbench.data.hashing import hashed
 from mmbench.data.scale import Moments, Scale
 from mmbench.data.stored import Inputs, Stored
 from mmbench.data.task import Kind, Modality, Task
+from mmbench.diagnostics import Retrieval
 from mmbench.layers.encoders import KINDS
 from mmbench.layers.fusion import presence_code
-from mmbench.layers.retrieval import make_room
+from mmbench.layers.retrieval import NOTED, NOTED_EACH, make_room
 
 BLOCK = 64  # rows of the bank that are first compared by their best one alone
 SCORES = 1 << 25  # scores held at a time, 128 MiB
@@ -418,6 +420,9 @@ class Memory(nn.Module):
         rows = torch.zeros(0, k, dtype=torch.long)
         self.register_buffer("train_rows", rows, persistent=False)
         self.register_buffer("train_found", rows.bool(), persistent=False)
+        self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, rows and scores of queries
+        self._picture = next((m.name for m in task.modalities if m.kind == "image"), None)
+        self._pictures = torch.zeros(0)  # of the first of them
         # where the inputs lie: all of a split, the places of the rows in it, and its embeddings
         self._stored: Mapping[str, Stored] = {}
         self._place = self.by_id.clone()
@@ -570,6 +575,51 @@ class Memory(nn.Module):
             if bool((same & (self.train_code[at] == presence_code(batch.presence))).all()):
                 return Neighbours(self.train_rows[at], self.train_found[at])
         return self.search(batch)
+
+    def train(self, mode: bool = True) -> "Memory":
+        """Switch modes; each evaluation notes its own neighbours."""
+        if not mode:
+            self._noted = []
+        super().train(mode)
+        return self
+
+    @torch.no_grad()
+    def note(self, batch: Batch, rows: Int[Tensor, "batch rank"]) -> None:
+        """Keep what some queries of an evaluation found, to be shown by `retrieval`.
+
+        Args:
+            batch: The queries, as they were looked up.
+            rows: Of the bank, best first.
+        """
+        if self.training or not len(self) or len(self._noted) * NOTED_EACH >= NOTED:
+            return
+        some = batch.take(torch.arange(min(NOTED_EACH, len(batch)), device=rows.device))
+        rows = rows[: len(some)]
+        score = (self.look(some)[:, None] * self.keys[rows]).sum(2)
+        if self._picture is not None and not self._noted:
+            self._pictures = some.inputs[self._picture]
+        self._noted.append((some.sample_id, rows, score))
+
+    def retrieval(self) -> dict[str, Retrieval]:
+        """What the last evaluation found, as a diagnostic; nothing if nothing was noted."""
+        if not self._noted:
+            return {}
+        query, rows, score = (torch.cat(part) for part in zip(*self._noted, strict=True))
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        if self._picture is not None:
+            first = rows[: len(self._pictures)]
+            theirs, _ = self.read(self._picture, first.flatten())
+            theirs = theirs.view(*first.shape, *theirs.shape[1:])
+            pictures["query_image"] = as_picture(self._pictures).cpu().numpy()
+            pictures["neighbour_image"] = as_picture(theirs).cpu().numpy()
+        shown = Retrieval(
+            query=query.cpu().numpy(),
+            neighbour=self.sample_id[rows].cpu().numpy(),
+            score=score.cpu().numpy(),
+            by=np.array(self.by),
+            **pictures,
+        )
+        return {"retrieval": shown}
 
     def search(self, batch: Batch) -> Neighbours:
         """The same by matrix products, or by the index."""
@@ -752,6 +802,12 @@ class _Seen:
             batch.sample_id if rows is None else rows,
             copies,
         )
+
+
+def as_picture(x: Float[Tensor, "*rows channel height width"]) -> UInt8[Tensor, "..."]:
+    """Standardised pixels as 0..255, each picture from its darkest to its brightest value."""
+    low, high = x.amin((-3, -2, -1), keepdim=True), x.amax((-3, -2, -1), keepdim=True)
+    return (255 * (x - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8)
 
 
 def _some(batch: Batch, name: str, rows: Tensor) -> tuple[Tensor, Tensor | None]:

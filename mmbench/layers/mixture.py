@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.cache import cached, content
+from mmbench.data.cache import cached
+from mmbench.data.embeddings import content
 from mmbench.layers.pooling import valid_steps
 from mmbench.sources import hash_of
 

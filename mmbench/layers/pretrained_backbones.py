@@ -36,12 +36,11 @@ from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import Prefix, prepend
 from mmbench.layers.backbones import Backbone
 from mmbench.layers.encoders import rest
+from mmbench.layers.pixels import Affine, Scaling, rescaling, to_unit
 from mmbench.layers.pooling import grid_weights, valid_steps
 
 BERT_EMPTY = (101, 102)  # [CLS] [SEP] in the vocabulary of BERT, which ViLT and BLIP-2 share
 CELLS = 16  # tokens of an image in the packaged backbone, 4 x 4
-
-Scaling = tuple[Tensor, Tensor]  # factor and shift of each channel of a batch
 
 
 class PretrainedBackbone(Backbone):
@@ -375,7 +374,12 @@ def packaged(task: Task) -> "PackagedBackbone":
     """
     text, image = text_and_image(task)
     net: Any = text_network()
-    require_vocabulary(text, TEXT_TOKENIZER, "take `features: pieces` of a data set that has it")
+    require_vocabulary(
+        text,
+        TEXT_TOKENIZER,
+        "take `features: pieces` of a data set that has it, or, in the data set table, "
+        "`tokenizer: packaged`",
+    )
     words, heads = net.embeddings, net.config.num_attention_heads
     layers = [BertLayer(block, heads) for block in net.encoder.layer]
     texts = TextTokens(
@@ -560,28 +564,6 @@ class TextTokens(nn.Module):
         return z.gather(1, source[:, :, None].expand_as(z))
 
 
-class Affine(nn.Module):
-    """Pixels times a factor plus a shift, channel by channel.
-
-    Args:
-        scaling: Factor and shift, (channel,) each.
-    """
-
-    factor: Tensor
-    shift: Tensor
-
-    def __init__(self, scaling: Scaling) -> None:
-        super().__init__()
-        for name, value in zip(("factor", "shift"), scaling, strict=True):
-            self.register_buffer(name, value[:, None, None])
-
-    def forward(
-        self, x: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch channel height width"]:
-        """Scale."""
-        return x * self.factor + self.shift
-
-
 class ImageTokens(nn.Module):
     """[CLS] and the patches of an image in raster order, with positions.
 
@@ -738,20 +720,6 @@ class BertLayer(Layer):
         return z
 
 
-def to_unit(image: Modality) -> Scaling:
-    """Factor and shift from the pixels of a batch to those from 0 (black) to 1.
-
-    Raises:
-        ValueError: If it is not known how they were scaled.
-    """
-    if image.pixels is None:
-        raise ValueError(
-            f"published weights read 8-bit pixels, but how those of modality {image.name!r} were "
-            "scaled is not known; store its images as uint8, 0..255, and set the data up first"
-        )
-    return torch.tensor(image.pixels.std), torch.tensor(image.pixels.mean)
-
-
 def scaling_of(image: Modality, folder: Path) -> Scaling:
     """Factor and shift from the pixels of a batch to those that a model was trained on.
 
@@ -775,13 +743,7 @@ def scaling_of(image: Modality, folder: Path) -> Scaling:
         mean, std = (torch.tensor([float(x) for x in said[f"image_{w}"]]) for w in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no image_mean and image_std, a list of numbers") from error
-    if image.shape[0] not in (1, len(mean)):
-        raise ValueError(
-            f"the model reads images of {len(mean)} channels, but modality {image.name!r} has "
-            f"{image.shape[0]}"
-        )
-    factor, shift = to_unit(image)
-    return factor / std, (shift - mean) / std
+    return rescaling(image, mean, std)
 
 
 def require_ids(text: Modality, folder: Path) -> None:
@@ -791,7 +753,12 @@ def require_ids(text: Modality, folder: Path) -> None:
         ValueError: If they are others, or the folder has no tokenizer.
     """
     name = vocabulary_name(tokenizer_of(folder))
-    require_vocabulary(text, name, f"cut its texts with the tokenizer in {folder}")
+    require_vocabulary(
+        text,
+        name,
+        f"cut its texts with the tokenizer in {folder} (in the data set table: "
+        f"`tokenizer: {folder}`)",
+    )
 
 
 def require_vocabulary(text: Modality, name: str, how: str) -> None:

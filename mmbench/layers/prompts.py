@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.layers.attention import Prefix
 from mmbench.layers.backbones import Backbone, Insert, Prefixes
+from mmbench.layers.fusion import presence_code
 
 PromptKind = Literal["input", "attention"]
 Dummy = Literal["masked", "zeros", "ones", "table1"]
@@ -107,3 +108,27 @@ def with_dummies(
         tokens[name] = torch.where(present[:, :, None], tokens[name], blank)
         keys[name] = torch.where(present, keys[name], real)
     return tokens, keys
+
+
+def pattern_index(presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
+    """Number of a sample's set of prompts, in 0..2^M - 2; no sample lacks everything."""
+    return presence_code(presence) - 1
+
+
+def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]:
+    """Weights with which a pattern uses the prompts of all patterns.
+
+    Args:
+        seen: Which patterns have trained prompts; at least one.
+
+    Returns:
+        Rows that sum to 1: its own prompts for a seen pattern; otherwise the mean of those of
+        seen patterns that contain it, or of all seen ones where none does.
+    """
+    index = torch.arange(1, len(seen) + 1, device=seen.device)
+    contains = (index & index[:, None]) == index[:, None]
+    contains = contains & seen
+    contains = torch.where(contains.any(1, keepdim=True), contains, seen)
+    own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
+    use = torch.where(seen[:, None], own, contains)
+    return use / use.sum(1, keepdim=True)

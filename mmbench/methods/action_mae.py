@@ -103,6 +103,11 @@ class ActionMAE(Method):
         """Predict from what is present."""
         return self.predict(self.rebuild(self.encode(batch), batch.presence))
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Rebuilt tokens."""
+        v = self.rebuild(self.encode(batch), batch.presence)
+        return dict(zip(self.task.names, v.unbind(1), strict=True))
+
     def predict(self, v: Tokens) -> Float[Tensor, "batch output"]:
         """Sum of a linear map of each rebuilt token."""
         output: Tensor = self.head(v.transpose(0, 1)).sum(0)

@@ -48,11 +48,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, zero_absent
+from mmbench.data.missingness import every_pattern, pattern_name
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic, Matrix, RouterUsage
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.views import View
@@ -361,16 +362,14 @@ class CPIMoE(Method):
         row = torch.cat([weights, entropy, torch.ones_like(entropy)], dim=1)
         self.tally.index_add_(0, presence_code(~presence), row.to(self.tally))
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Router weights in evaluation, as in Fig. S2 to S4, and whether they collapsed.
 
         Returns:
-            `routing/missing` (U,) numbers of the missing sets that occurred, Σ 2^m over the
-            missing m, 0 = complete; `routing/samples` (U,) how often; `routing/weights` (U, E)
-            mean weights; `routing/entropy` (U + 1, 2) for each missing set and for all samples
-            together, in units of log E: the entropy of the mean weights, and the mean entropy
-            of a sample's weights. The first is near 0 if few experts serve all samples, the
-            second alone if each sample is served by few, but not all by the same.
+            `router`, mean weights of the experts; `entropy`, for each pattern and for all samples
+            together, in units of log E: the entropy of the mean weights, and the mean entropy of
+            a sample's weights. The first is near 0 if few experts serve all samples, the second
+            alone if each sample is served by few, but not all by the same.
         """
         tally = self.tally.cpu().double().numpy()
         missing = tally[:, -1].nonzero()[0]
@@ -380,11 +379,21 @@ class CPIMoE(Method):
         samples = rows[:, -1:]
         weights, entropy = rows[:, :-2] / samples, rows[:, -2:-1] / samples
         of_mean = -(weights * np.log(weights.clip(1e-30))).sum(1, keepdims=True)
+        names = self.task.names
+        presence = every_pattern(len(names))[len(tally) - 1 - missing]
+        patterns = [pattern_name(row, names) for row in presence]
         return {
-            "routing/missing": missing,
-            "routing/samples": samples[:-1, 0],
-            "routing/weights": weights[:-1],
-            "routing/entropy": np.hstack([of_mean, entropy]) / np.log(weights.shape[1]),
+            "router": RouterUsage(
+                pattern=np.array(patterns),
+                expert=np.array([name for name in (*names, *INTERACTIONS) if name != self.drop]),
+                share=weights[:-1],
+                count=samples[:-1, 0],
+            ),
+            "entropy": Matrix(
+                values=np.hstack([of_mean, entropy]) / np.log(weights.shape[1]),
+                row=np.array([*patterns, "all"]),
+                column=np.array(["of the mean", "mean"]),
+            ),
         }
 
 

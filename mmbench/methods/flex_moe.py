@@ -29,6 +29,7 @@ Differences from the paper:
   worked on them one by one, and neither paper nor encoders give their places a meaning.
 """
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Literal
 
@@ -39,9 +40,11 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, Routing, SparseBlock, cv_squared
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -120,6 +123,7 @@ class FlexMoE(Method):
             for _ in range(layers)
         )
         self.head = nn.Linear(modalities * dim, task.num_outputs)
+        self.usage = UsageMeter(modalities, experts)
         self.register_buffer("combination", combination_table(modalities), persistent=False)
 
     @property
@@ -144,9 +148,15 @@ class FlexMoE(Method):
         routings = []
         for layer in self.layers:
             x, routing = layer(x)
+            self.usage(routing.gates, presence_code(batch.presence))
             routings.append(routing)
         output: Tensor = self.head(x.view_as(z).mean(2).flatten(1))
         return output, routings
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How the experts share the tokens of all layers; the first 2^M - 1 are specialists."""
+        experts = [str(e) for e in range(self.usage.experts)]
+        return self.usage.shown(self.task.names, experts)
 
     def combination_of(self, presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
         """Number of each sample's combination, 0 = complete."""

@@ -27,6 +27,7 @@ a learned first position, the start of weights other than the router's, and no l
 in half precision.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -37,9 +38,12 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.attention import SelfAttention
 from mmbench.layers.encoders import ModalityEncoders
+from mmbench.layers.fusion import presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, LEAST_NOISE, Experts, route
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -151,6 +155,16 @@ class FuseMoE(Method):
         if not self.official:
             terms["routing"] = self.routing_loss * penalty
         return terms
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How the experts of each layer share what they are asked."""
+        found: dict[str, Diagnostic] = {}
+        for number, layer in enumerate(self.layers):
+            usage = layer.get_submodule("mix.usage")
+            assert isinstance(usage, UsageMeter)
+            experts = [str(e) for e in range(usage.experts)]
+            found |= usage.shown(self.task.names, experts, f"router of layer {number + 1}")
+        return found
 
     def predict(self, batch: Batch) -> tuple[Float[Tensor, "batch output"], Float[Tensor, ""]]:
         """Outputs, and the penalty on the routing of all layers."""
@@ -272,6 +286,7 @@ class FusionMoE(nn.Module):
         self.weight = nn.Parameter(spread * torch.randn(routers, self.reach, width))
         self.noise = nn.Parameter(torch.zeros(routers, width, self.reach))
         banks = modalities if router == "disjoint" else 1
+        self.usage = UsageMeter(modalities, banks * self.reach)
         self.experts = nn.ModuleList(
             Experts(self.reach, width, hidden, out=out, dropout=dropout) for _ in range(banks)
         )
@@ -292,11 +307,21 @@ class FusionMoE(nn.Module):
         else:  # the same experts for all routers: one call
             gates = torch.cat([routing.gates for routing in routings])
             update = self.experts[0](e.flatten(0, 1), gates).unflatten(0, e.shape[:2]).sum(0)
+        self.count(enumerate(routing.gates for routing in routings), presence)
         if self.router == "joint":
             penalty = routings[0].balance()
         else:
             penalty = entropy_loss(self.distribution(clean), presence)
         return update.view_as(z), penalty
+
+    def count(
+        self, gates: Iterable[tuple[int, Tensor]], presence: Bool[Tensor, "batch modality"]
+    ) -> None:
+        """Note in evaluation who was asked; disjoint routers have experts of their own."""
+        for m, part in gates:
+            if self.router == "disjoint":
+                part = F.pad(part, (m * self.reach, self.usage.experts - (m + 1) * self.reach))
+            self.usage(part, presence_code(presence))
 
     def distribution(
         self, clean: Float[Tensor, "modality batch reach"]
@@ -349,6 +374,7 @@ class ReleasedMoE(FusionMoE):
             gates = route(clean[m], scale[m], self.k, noise=noise[m]).gates
             bank = self.experts[m if self.router == "disjoint" else 0]
             assert isinstance(bank, Experts)
+            self.count([(m, gates)], presence)
             mixture = (gates[:, :, None] * bank.apart(x).softmax(2)).sum(1)
             update = update + torch.where(mixture == 0, EPSILON, mixture).log()
         parts = update.view(batch, modalities, -1).transpose(0, 1)

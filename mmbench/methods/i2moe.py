@@ -27,6 +27,7 @@ Differences from the paper:
   data set), and AdamW for Adam.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -38,9 +39,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import ModalityEncoders
-from mmbench.layers.fusion import masked_mean
+from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import SparseBlock
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -223,6 +226,7 @@ class I2MoE(Method):
             Fusion(task, dim, tokens, layers=layers, heads=heads, dropout=dropout, variant=variant),
             modalities + 2,
         )
+        self.usage = UsageMeter(modalities, self.experts.count)
         self.reweight = nn.Sequential(
             nn.Linear(modalities * dim, dim),
             nn.ReLU(),
@@ -233,7 +237,14 @@ class I2MoE(Method):
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present; nothing is replaced."""
         e = self.embed(batch)
+        if not self.training:
+            self.usage(self.weights(e), presence_code(batch.presence))
         return self.combine(e, self.experts(e.expand(self.experts.count, *e.shape)))
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How much each interaction counts."""
+        names = self.task.names
+        return self.usage.shown(names, [*(f"unique {n}" for n in names), "synergy", "redundancy"])
 
     def embed(self, batch: Batch) -> Tokens:
         """Tokens e of each modality, learned ones where it is absent."""

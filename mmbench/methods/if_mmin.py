@@ -196,6 +196,13 @@ class IFMMIN(Method):
         output: Tensor = self.head(self.imagine(f.flatten(1), s.flatten(1))[1])
         return output
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Embeddings f, imagined ones where a modality is absent."""
+        f, s = self.student(batch)
+        imagined = self.imagine(f.flatten(1), s.flatten(1))[0].view_as(f)
+        filled = torch.where(batch.presence[:, :, None], f, imagined)
+        return dict(zip(self.task.names, filled.unbind(1), strict=True))
+
     def teach(self, batch: Batch) -> tuple[Features, Float[Tensor, "batch output"]]:
         """The teacher's invariant features and its prediction."""
         f, s = self.teacher(batch)

@@ -155,13 +155,22 @@ class M3Care(Method):
 
     def classify(self, h: Embeddings, g: Embeddings, a: Presence) -> Float[Tensor, "batch output"]:
         """Blend own and neighbours' embeddings, fill the gaps, fuse."""
-        filled, own = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
-        w = filled / (filled + own)
-        u = torch.where(a[:, :, None], w * g + (1 - w) * h, g).transpose(0, 1) + self.kind
+        u = self.blend(h, g, a).transpose(0, 1) + self.kind
         for layer in self.fuse:
             u = layer(u).relu()
         output: Tensor = self.head(u.flatten(1))
         return output
+
+    def blend(self, h: Embeddings, g: Embeddings, a: Presence) -> Embeddings:
+        """Own embeddings with those of neighbours; the latter alone where there is no own one."""
+        filled, own = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
+        w = filled / (filled + own)
+        return torch.where(a[:, :, None], w * g + (1 - w) * h, g)
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Blended embeddings, those of the neighbours where a modality is absent."""
+        h, a = self.encode(batch).transpose(0, 1), batch.presence.t()
+        return dict(zip(self.task.names, self.blend(h, self.graph(h, a), a), strict=True))
 
 
 def fusion_block(dim: int, heads: int, dropout: float) -> PreNormBlock:

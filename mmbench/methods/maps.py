@@ -22,14 +22,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 
 from mmbench.data.batch import Batch
+from mmbench.data.missingness import every_pattern, pattern_name
 from mmbench.data.task import Task
-from mmbench.layers.fusion import presence_code
-from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
+from mmbench.diagnostics import Diagnostic, Matrix
+from mmbench.layers.prompts import (
+    Dummy,
+    PromptKind,
+    Prompts,
+    fallback,
+    pattern_index,
+    with_dummies,
+)
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
 
@@ -90,30 +97,13 @@ class MAPs(PromptMethod):
         output: Tensor = self.head(self.backbone.run(tokens, keys, insert, prefix=prefix))
         return output
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        return {"pattern_seen_in_training": self.seen.cpu().numpy()}
-
-
-def pattern_index(presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
-    """Number of a sample's set of prompts, in 0..2^M - 2; no sample lacks everything."""
-    return presence_code(presence) - 1
-
-
-def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]:
-    """Weights with which a pattern uses the prompts of all patterns.
-
-    Args:
-        seen: Which patterns have trained prompts; at least one.
-
-    Returns:
-        Rows that sum to 1: its own prompts for a seen pattern; otherwise the mean of those of
-        seen patterns that contain it, or of all seen ones where none does.
-    """
-    index = torch.arange(1, len(seen) + 1, device=seen.device)
-    contains = (index & index[:, None]) == index[:, None]
-    contains = contains & seen
-    contains = torch.where(contains.any(1, keepdim=True), contains, seen)
-    own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
-    use = torch.where(seen[:, None], own, contains)
-    return use / use.sum(1, keepdim=True)
+        names = self.task.names
+        patterns = every_pattern(len(names))[1:]
+        seen = Matrix(
+            values=self.seen.cpu().numpy()[None].astype(float),
+            row=np.array(["seen"]),
+            column=np.array([pattern_name(row, names) for row in patterns]),
+        )
+        return {"pattern_seen_in_training": seen}

@@ -90,6 +90,11 @@ class MFM(Method):
         output: Tensor = self.head(f[:, 0])
         return output
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Codes z_m, inferred ones where a modality is absent."""
+        z = self.codes(self.encode(batch), batch.presence)[:, 1:]
+        return dict(zip(self.task.names, z.unbind(1), strict=True))
+
     def codes(
         self, h: Float[Tensor, "batch modality dim"], presence: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch code dim"]:

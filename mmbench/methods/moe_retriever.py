@@ -47,13 +47,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
-from mmbench.data.missingness import pattern_name
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic, Matrix, Retrieval
 from mmbench.layers.attention import SelfAttention
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
@@ -65,7 +64,8 @@ from mmbench.layers.moe import (
     Routing,
     SparseBlock,
 )
-from mmbench.layers.retrieval import Draw, SupportBank, candidates, queries
+from mmbench.layers.retrieval import NOTED, NOTED_EACH, Draw, SupportBank, candidates, queries
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -336,8 +336,8 @@ class MoERetriever(Method):
         self.experts = [f"{n}_{e + 1}" for n in task.names for e in range(modality_experts)]
         self.experts += [f"shared_{e + 1}" for e in range(shared_experts)]
         self.register_buffer("draw_key", torch.randint(1 << 62, (1,)))
-        routed = torch.zeros(2**modalities, len(self.experts))
-        self.register_buffer("routed", routed, persistent=False)
+        self.usage = UsageMeter(modalities, len(self.experts))
+        self._drawn: list[tuple[Tensor, Tensor]] = []  # some queries, and who supports them
         self.register_buffer("fallbacks", torch.zeros(3, dtype=torch.long), persistent=False)
 
     @property
@@ -359,13 +359,10 @@ class MoERetriever(Method):
     def train(self, mode: bool = True) -> "MoERetriever":
         """Switch modes; each evaluation counts afresh."""
         if not mode:
-            self._forget_counts()
+            self.fallbacks.zero_()
+            self._drawn = []
         super().train(mode)
         return self
-
-    def _forget_counts(self) -> None:
-        self.routed.zero_()
-        self.fallbacks.zero_()
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
@@ -396,7 +393,7 @@ class MoERetriever(Method):
         if self.mix is not None:
             answers, balance, asked = self.mix(context)
             if not self.training:
-                self.routed.index_add_(0, context.code, asked.sum(1).to(answers))
+                self.usage(asked.sum(1).to(answers), context.code)
         filled = scatter(integrate(answers, context), rows, z)
         return torch.where(batch.presence[:, :, None, None], z, filled), balance
 
@@ -415,6 +412,7 @@ class MoERetriever(Method):
             if not self.training:
                 counts = [lacks, lacks & drawn.relaxed, lacks & drawn.empty]
                 self.fallbacks += torch.stack(counts).sum(1)
+                self._note(batch.sample_id[row], drawn)
             each = zip(
                 self.encode.in_order,
                 torch.split(drawn.rows, sizes),
@@ -457,6 +455,11 @@ class MoERetriever(Method):
             sizes=sizes,
         )
 
+    def _note(self, query: Tensor, drawn: Draw) -> None:
+        if len(self._drawn) < NOTED // NOTED_EACH:
+            support = torch.where(drawn.chosen, self.bank.sample_id[drawn.rows], -1)
+            self._drawn.append((query[:NOTED_EACH], support[:NOTED_EACH]))
+
     def draw(self, batch: Batch, row: Tensor, target: Tensor, code: Tensor) -> Draw:
         """Choose supporting samples, anew each epoch of training."""
         modalities = batch.presence.shape[1]
@@ -479,30 +482,36 @@ class MoERetriever(Method):
         output: Tensor = self.head(x.view_as(z).mean(2).flatten(1))
         return output, balance
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """Who was asked in evaluation, as in Fig. 3, and how often no support was to be had.
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """Who was asked in evaluation, as in Fig. 3, and who supported whom.
 
         A token counts under the pattern of the sample that it comes from, be it retrieved or the
         query's own.
 
         Returns:
-            `router_pattern` (U,) names of those that occurred; `router_expert` (E,) names: a
-            modality's own, numbered from 1, then the shared ones; `router_weight` (U, E), a
-            pattern's choices over the experts, rows sum to 1 (Fig. 3b); `pattern_share` (U, E),
-            an expert's choices over the patterns, columns sum to 1 or are zero (Fig. 3c);
-            `fallbacks` (3,), the queries, those without a supporting group, those without any
-            sample to draw.
+            `router`: a pattern's choices over the experts (Fig. 3b), a modality's own, numbered
+            from 1, then the shared ones; `patterns of an expert`: an expert's choices over the
+            patterns, columns sum to 1 or are zero (Fig. 3c); `fallbacks`: the queries, those
+            without a supporting group, those without any sample to draw; `support`: who was
+            drawn for some of them.
         """
-        routed = self.routed.cpu().numpy()
-        codes = routed.sum(1).nonzero()[0]
-        counts, names = routed[codes], self.task.names
-        presence = (codes[:, None] >> np.arange(len(names)) & 1).astype(bool)
-        return {
-            "router_pattern": np.array(
-                [pattern_name(row, names) for row in presence], dtype=np.str_
-            ),
-            "router_expert": np.array(self.experts),
-            "router_weight": counts / counts.sum(1, keepdims=True),
-            "pattern_share": counts / counts.sum(0, keepdims=True).clip(1),
-            "fallbacks": self.fallbacks.cpu().numpy(),
-        }
+        found: dict[str, Diagnostic] = {}
+        for name, usage in self.usage.shown(self.task.names, self.experts).items():
+            chosen = usage.share * usage.count[:, None]
+            found[name] = usage
+            found["patterns of an expert"] = Matrix(
+                values=chosen / chosen.sum(0).clip(1e-9),
+                row=usage.pattern,
+                column=usage.expert,
+            )
+        if self._drawn:
+            parts = zip(*self._drawn, strict=True)
+            query, support = (torch.cat(part).cpu().numpy() for part in parts)
+            unscored = np.full(support.shape, np.nan, np.float32)
+            found["support"] = Retrieval(query=query, neighbour=support, score=unscored)
+            found["fallbacks"] = Matrix(
+                values=self.fallbacks.cpu().numpy()[None].astype(float),
+                row=np.array(["queries"]),
+                column=np.array(["all", "without a supporting group", "without any sample"]),
+            )
+        return found

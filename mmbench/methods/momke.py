@@ -29,6 +29,7 @@ Differences from the paper:
   here each stage takes those of the suite.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -37,10 +38,12 @@ from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import encoder
-from mmbench.layers.fusion import masked_mean, random_pattern
+from mmbench.layers.fusion import masked_mean, presence_code, random_pattern
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
 
 Steps = Float[Tensor, "modality batch step dim"]
@@ -232,6 +235,7 @@ class MoMKE(Method):
         self.joint = nn.Linear(count * dim, count * dim)
         self.head = nn.Linear(count * dim, task.num_outputs)
         self.mixing = router
+        self.usage = UsageMeter(count, count)
         # the scores are dropped out, too, as in the released code
         self.router = (
             nn.Sequential(
@@ -263,10 +267,17 @@ class MoMKE(Method):
             batch = batch.hide(~random_pattern(batch.presence))
         p, valid = self.steps(batch)
         h = self.mix(p, valid)
+        if self.router is not None and not self.training:
+            weight = self.route(p) * valid[..., None]  # (M, B, S, E)
+            self.usage(weight.transpose(0, 1).flatten(0, 2), presence_code(batch.presence))
         z = h.permute(1, 2, 0, 3).flatten(2)  # (B, S, M D)
         hidden = z + self.drop(self.joint(z).relu())
         output: Tensor = self.head(masked_mean(hidden, valid.any(0)))
         return output
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How the unimodal experts share the steps of all modalities."""
+        return self.usage.shown(self.task.names, self.task.names)
 
     def steps(self, batch: Batch) -> tuple[Steps, Valid]:
         """Projections p of all modalities, as many steps each, and which of them are valid."""

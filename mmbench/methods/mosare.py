@@ -53,7 +53,7 @@ masks, and its scaling of every row to mean 0 and variance 1, belong to data and
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,14 +66,16 @@ from torch.utils.checkpoint import checkpoint
 
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import encoder
-from mmbench.layers.fusion import masked_mean
+from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.mixture import DiagonalMixture, diagonal_log_density
 from mmbench.layers.moe import FORBIDDEN, Experts, top_k_gates
 from mmbench.layers.pooling import valid_steps
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
 
 WARM_UP = 10  # epochs before the contrastive losses
@@ -377,21 +379,24 @@ class LocalExperts(nn.Module):
         if active < tokens:
             score = torch.empty(modalities, dim).uniform_(-bound, bound)
             self.score = nn.Parameter(score, requires_grad=learn)
+        self.usage = UsageMeter(modalities, modalities * experts)
         # one bank for all: on the CPU an expert sees only the tokens that ask it
         self.experts = Experts(modalities * experts, dim, dim, activation=F.relu)
 
     def forward(
-        self, t: Float[Tensor, "batch modality token dim"]
+        self,
+        t: Float[Tensor, "batch modality token dim"],
+        presence: Bool[Tensor, "batch modality"],
     ) -> tuple[Float[Tensor, "batch modality left dim"], Float[Tensor, " left"] | None]:
         """What the experts make of the tokens that pass, then one zero for all others; counts.
 
         Counts say how many tokens each one stands for; None = all tokens pass.
         """
         if self.score is None:
-            return self.ask(t), None
+            return self.ask(t, presence), None
         score = (t * self.score[:, None]).sum(3)
         chosen = score.topk(self.active, dim=2).indices  # (B, M, active)
-        y = self.ask(t.gather(2, chosen[..., None].expand(-1, -1, -1, t.shape[3])))
+        y = self.ask(t.gather(2, chosen[..., None].expand(-1, -1, -1, t.shape[3])), presence)
         if self.score.requires_grad:
             p = score.softmax(2).gather(2, chosen)[..., None]
             y = y * (1 + p - p.detach())
@@ -400,12 +405,18 @@ class LocalExperts(nn.Module):
         return F.pad(y, (0, 0, 0, 1)), F.pad(count, (0, 1), value=others)
 
     def ask(
-        self, t: Float[Tensor, "batch modality left dim"]
+        self,
+        t: Float[Tensor, "batch modality left dim"],
+        presence: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, "batch modality left dim"]:
         """Mix the answers of each modality's own experts."""
         own = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
         gates = self.gates(t).unsqueeze(3) * own  # (B, M, N, M, E), other modalities' are zero
-        y: Tensor = self.experts(t.flatten(0, 2), gates.flatten(3).flatten(0, 2))
+        gates = gates.flatten(3)
+        if not self.training:
+            asked = torch.where(presence[:, :, None, None], gates, 0.0)
+            self.usage(asked.flatten(0, 2), presence_code(presence))
+        y: Tensor = self.experts(t.flatten(0, 2), gates.flatten(0, 2))
         return y.view_as(t)
 
     def gates(
@@ -419,16 +430,21 @@ class LocalExperts(nn.Module):
 class FinalExperts(nn.Module):
     """K of E experts for each vector."""
 
-    def __init__(self, dim: int, *, experts: int, k: int) -> None:
+    def __init__(self, modalities: int, dim: int, *, experts: int, k: int) -> None:
         super().__init__()
         self.k = k
+        self.usage = UsageMeter(modalities, experts)
         self.gate = nn.Linear(dim, experts)
         self.experts = Experts(experts, dim, dim, activation=F.relu)
 
-    def forward(self, x: Float[Tensor, "batch vector dim"]) -> Float[Tensor, "batch vector dim"]:
-        """Mix the answers."""
+    def forward(
+        self, x: Float[Tensor, "batch vector dim"], code: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch vector dim"]:
+        """Mix the answers; `code` is the `presence_code` of each sample."""
         rows = x.flatten(0, 1)
-        y: Tensor = self.experts(rows, top_k_gates(self.gate(rows), self.k))
+        gates = top_k_gates(self.gate(rows), self.k)
+        self.usage(gates, code)
+        y: Tensor = self.experts(rows, gates)
         return y.view_as(x)
 
 
@@ -692,7 +708,7 @@ class MoSARe(Method):
             if experts
             else None
         )
-        self.final = FinalExperts(dim, experts=experts, k=top_k) if experts else None
+        self.final = FinalExperts(modalities, dim, experts=experts, k=top_k) if experts else None
         self.decode = nn.ModuleList(
             StackedMLP(modalities, dim, dim, F.relu) for _ in range(2 * reconstruction)
         )
@@ -744,7 +760,7 @@ class MoSARe(Method):
         g, t = (torch.stack(view, 1) for view in zip(*(v(batch) for v in self.views), strict=True))
         count = None
         if self.pick is not None:
-            t, count = self.pick(t)
+            t, count = self.pick(t, batch.presence)
         whole, local = self.attend
         z_whole, z_local = whole(g[:, :, None]), local(t, count)
         if count is not None:
@@ -759,8 +775,27 @@ class MoSARe(Method):
             full = torch.where(present, z, decoded)
         vectors = full.transpose(0, 1).flatten(1, 2)  # (B, L M, D)
         if self.final is not None:
-            vectors = self.final(vectors)
+            vectors = self.final(vectors, presence_code(batch.presence))
         return Fused(z, x, decoded, full, vectors.sum(1))
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Attended vectors of both views of each modality, decoded ones where it is absent."""
+        if not len(self.decode):
+            return {}
+        both = self.fuse(batch).full.permute(2, 1, 0, 3).flatten(2)  # (M, B, L D)
+        return dict(zip(self.task.names, both, strict=True))
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """How each modality's own experts and the final ones share what they are asked."""
+        names, found = self.task.names, dict[str, Diagnostic]()
+        if self.pick is not None and self.final is not None:
+            each = self.final.usage.experts
+            local = [f"{name} {e + 1}" for name in names for e in range(each)]
+            found |= self.pick.usage.shown(names, local, "local experts")
+            found |= self.final.usage.shown(
+                names, [str(e + 1) for e in range(each)], "final experts"
+            )
+        return found
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The sum of the paper; in the official variant the terms of the step at hand."""

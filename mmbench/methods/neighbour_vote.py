@@ -12,15 +12,14 @@ Differences from the paper: none.
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.memory import Memory
 from mmbench.layers.prior import output_prior
 from mmbench.method import Applies, Method, Paper
@@ -68,6 +67,7 @@ class NeighbourVote(Method):
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Log-shares of the classes, log-odds of the labels, or the mean outcome."""
         near = self.memory.neighbours(batch)
+        self.memory.note(batch, near.rows)
         if not len(self.memory):
             return self.prior.expand(len(batch), -1)
         target = self.memory.target[near.rows]
@@ -83,6 +83,6 @@ class NeighbourVote(Method):
         share = (votes + TIE * prior) / (vote.sum(1, keepdim=True) + TIE)
         return share.log() if self.task.kind == "single_label" else share.logit()
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """By which features neighbours were found, one text a modality: `retrieved_by`."""
-        return {"retrieved_by": np.array(self.memory.by)}
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """What some test samples retrieve."""
+        return self.memory.retrieval()

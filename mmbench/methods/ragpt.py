@@ -39,14 +39,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.memory import Memory
 from mmbench.layers.retrieval import queries
 from mmbench.layers.retrieved import (
@@ -225,6 +224,7 @@ class RAGPT(PromptMethod):
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
         retrieved = self.retrieve(batch)
+        self.memory.note(batch, retrieved[self.label_by].rows)
         tokens, read = self.complete(batch, retrieved)
         return self.predict(tokens, read, retrieved)
 
@@ -291,9 +291,14 @@ class RAGPT(PromptMethod):
         at = 0 if len(self.backbone.streams) == 1 else None
         return self.label.compare(self.backbone.run(tokens, read, insert, at), label)
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """By which features neighbours are found, one text a modality: `retrieved_by`."""
-        return {"retrieved_by": np.array(self.memory.by)}
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Means of the tokens of each modality, made ones where it is absent."""
+        tokens, _ = self.complete(batch, self.retrieve(batch))
+        return {name: z.mean(1) for name, z in tokens.items()}
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """What some test samples retrieve for the label."""
+        return self.memory.retrieval()
 
 
 def _looked_up_by(batch: Batch, m: int) -> Batch:

@@ -35,20 +35,19 @@ Differences from the paper:
   the bank, token positions lost in CLIP's text features, and the leaks above.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
-from mmbench.layers.fusion import masked_mean
+from mmbench.diagnostics import Diagnostic
+from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.memory import Memory, Neighbours
 from mmbench.layers.retrieval import queries
 from mmbench.layers.retrieved import (
@@ -60,12 +59,11 @@ from mmbench.layers.retrieved import (
     pool_rows,
 )
 from mmbench.layers.stacked import StackedLinear
-from mmbench.method import Applies, Paper, Stage
+from mmbench.layers.usage import UsageMeter
+from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
-SHOWN_EACH, SHOWN = 8, 64  # queries whose neighbours are kept, of a batch and in all
-PROBED = 100  # training samples whose recovered tokens are compared with the true ones
 
 # the number of tokens differs between modalities, their width between towers
 Tokens = Float[Tensor, "batch _ _"]
@@ -412,10 +410,7 @@ class Redeem(PromptMethod):
             self.label = LabelPrompt(task.num_outputs, streams, self.backbone.pooled_width)
         else:
             self.head = self.make_head()
-        self._shown: list[tuple[Tensor, ...]] = []
-        self._pictures = torch.zeros(0)  # of the first of them, if there are images
-        self._routed: dict[str, tuple[Tensor, Tensor]] = {}  # of the last batch evaluated
-        self._probe: list[Batch] = []
+        self.usage = UsageMeter(len(task.modalities), neighbours)
 
     def prepare(self, train: Iterable[Batch]) -> None:
         """Keep the complete training samples, and find the neighbours of all.
@@ -423,30 +418,14 @@ class Redeem(PromptMethod):
         Raises:
             ValueError: If fewer than two samples are complete.
         """
-        self._probe = []
-        self.memory.fill(_probed(train, self._probe))
+        self.memory.fill(train)
         self.memory.require_neighbours()
-
-    def begin(self, stage: Stage) -> None:
-        """Start a stage; what earlier ones retrieved is no longer shown."""
-        super().begin(stage)
-        self._shown = []
-
-    def train(self, mode: bool = True) -> "Redeem":
-        """Switch modes; each evaluation shows its own neighbours."""
-        if not mode:
-            self._shown = []
-        super().train(mode)
-        return self
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present."""
         retrieved = self.retrieve(batch)
-        if not self.training and len(self._shown) * SHOWN_EACH < SHOWN:
-            kept = (batch.sample_id, batch.presence, retrieved.rows[self.by])
-            if not self._shown:
-                self._pictures = batch.inputs[self.by][:SHOWN_EACH]
-            self._shown.append(tuple(part[:SHOWN_EACH] for part in kept))
+        if self.retriever != "none":
+            self.memory.note(batch, retrieved.rows[self.by])
         tokens, keys = self.complete(batch, retrieved)
         return self.predict(tokens, keys, retrieved)
 
@@ -543,8 +522,7 @@ class Redeem(PromptMethod):
                 presence[:, [column for _, column in others]],
                 pooled(neighbours, retrieved.read[name][query]),
             )
-        if not self.training:
-            self._routed[name] = query, weight
+            self.usage(weight, presence_code(presence))
         mixed: Tensor = self.experts[m](neighbours, weight)
         return mixed
 
@@ -583,67 +561,15 @@ class Redeem(PromptMethod):
         where = torch.stack(hidden)
         return (torch.stack(errors) * where).sum() / where.sum().clamp_min(1)
 
-    @torch.no_grad()
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
-        """What some test samples retrieve (Fig. 6), and what is made against what is true (Fig. 7).
-
-        Returns:
-            For some samples of the last evaluation, at most 64, under any of its conditions:
-            `retrieved_query_id` (n,), opaque, `retrieved_query_presence` (n, M), and
-            `retrieved_train_id` (n, K), best first.
-            Where images are looked for, the first 8 and theirs as pictures, 0..255, black where
-            the condition hides one: `retrieved_query_image` (8, C, H, W) and
-            `retrieved_train_image` (8, K, C, H, W).
-            For training samples that the scenario leaves incomplete, an entry for each modality
-            that one lacks: `recovered_id`, `recovered_modality` (column) and `recovered` (n, D),
-            the mean of the made tokens; `recovered_truth` (n, D) beside it under `full_access`;
-            `router_weight` (n, K) where there is a router. Narrower modalities end in zeros.
-            `retrieved_by` (M,), in words, what each modality is looked up by.
-        """
-        found: dict[str, Tensor] = {}
-        if self._shown and self.retriever != "none":
-            ids, presence, rows = (torch.cat(part) for part in zip(*self._shown, strict=True))
-            found["retrieved_query_id"] = ids
-            found["retrieved_query_presence"] = presence
-            found["retrieved_train_id"] = self.memory.sample_id[rows]
-            column = self.task.names.index(self.by)
-            if self.task.modalities[column].kind == "image":
-                rows = rows[: len(self._pictures)]
-                retrieved, _ = self.memory.read(self.by, rows.flatten())
-                retrieved = retrieved.view(*rows.shape, *retrieved.shape[1:])
-                found["retrieved_query_image"] = _as_picture(self._pictures)
-                found["retrieved_train_image"] = _as_picture(retrieved)
-        if self.kind != "none":
-            parts = [self.recovered(batch.to(self.draw_key.device)) for batch in self._probe]
-            found |= {key: torch.cat([p[key] for p in parts]) for key in (parts or [{}])[0]}
-        arrays: dict[str, NDArray[np.generic]] = {k: x.cpu().numpy() for k, x in found.items()}
-        return arrays | {"retrieved_by": np.array(self.memory.by)}
-
-    def recovered(self, batch: Batch) -> dict[str, Tensor]:
-        """Means of the tokens made for a batch and, if known, of the true ones."""
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Means of the tokens of each modality, made ones where it is absent (Fig. 7)."""
         tokens, _ = self.complete(batch, self.retrieve(batch))
-        teacher = batch.teacher
-        truth = None if teacher is None else self.backbone.tokens(teacher)
-        widest = max(self.backbone.widths.values())
-        parts: dict[str, list[Tensor]] = {}
-        for column, name in enumerate(self.task.names):
-            lacks = ~batch.has(name)
-            if teacher is not None:
-                lacks = lacks & teacher.has(name)
-            ids = batch.sample_id[lacks]
-            kept = {"recovered_id": ids, "recovered_modality": torch.full_like(ids, column)}
-            kept["recovered"] = _padded(tokens[name][lacks].mean(1), widest)
-            if truth is not None:
-                kept["recovered_truth"] = _padded(truth[name][lacks].mean(1), widest)
-            if self.kind == "cmoe":
-                k = self.memory.k
-                weight = kept["recovered"].new_zeros(len(batch), k)
-                if name in self._routed:
-                    weight = weight.index_copy(0, *self._routed[name])
-                kept["router_weight"] = weight[lacks]
-            for key, x in kept.items():
-                parts.setdefault(key, []).append(x)
-        return {name: torch.cat(x) for name, x in parts.items()}
+        return {name: z.mean(1) for name, z in tokens.items()} if self.kind != "none" else {}
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """What some test samples retrieve (Fig. 6), and how the router weighs the neighbours."""
+        ranks = [f"neighbour {rank + 1}" for rank in range(self.memory.k)]
+        return {**self.memory.retrieval(), **self.usage.shown(self.task.names, ranks)}
 
 
 def _alone(batch: Batch, name: str) -> Batch:
@@ -654,24 +580,3 @@ def _alone(batch: Batch, name: str) -> Batch:
     column = torch.arange(len(batch.modalities), device=batch.presence.device)
     others = batch.has(name)[:, None] & (column != batch.modalities.index(name))
     return replace(batch, presence=batch.presence & ~others)
-
-
-def _probed(train: Iterable[Batch], into: list[Batch]) -> Iterator[Batch]:
-    """Pass batches on; keep the first samples that lack something, with all that training sees."""
-    most = PROBED
-    for batch in train:
-        rows = (~batch.presence).any(1).nonzero().squeeze(1)[:most]
-        most -= len(rows)
-        if len(rows):
-            into.append(batch.take(rows))
-        yield batch
-
-
-def _as_picture(x: Float[Tensor, "*rows channel height width"]) -> Tensor:
-    """Standardised pixels as 0..255, each picture from its darkest to its brightest value."""
-    low, high = x.amin((-3, -2, -1), keepdim=True), x.amax((-3, -2, -1), keepdim=True)
-    return (255 * (x - low) / (high - low).clamp_min(1e-6)).round().to(torch.uint8)
-
-
-def _padded(x: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(x, (0, width - x.shape[1]))

@@ -104,11 +104,24 @@ class ShaSpec(Method):
         presence: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, "batch output"]:
         """Fuse, fill the gaps and classify."""
+        output: Tensor = self.head(self.fuse(r, s, presence).flatten(1))  # Eq. 4
+        return output
+
+    def fuse(
+        self,
+        r: Float[Tensor, "batch modality dim"],
+        s: Float[Tensor, "batch modality dim"],
+        presence: Bool[Tensor, "batch modality"],
+    ) -> Float[Tensor, "batch modality dim"]:
+        """Features f of each modality; the mean of the shared ones where it is absent."""
         f = self.project(torch.cat([r, s], dim=-1)) + r  # Eq. 2, residual on the shared part
         filled = masked_mean(r, presence)  # Eq. 3, (B, D)
-        f = torch.where(presence[:, :, None], f, filled[:, None])
-        output: Tensor = self.head(f.flatten(1))  # Eq. 4
-        return output
+        return torch.where(presence[:, :, None], f, filled[:, None])
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Features that the head reads."""
+        f = self.fuse(*self.features(batch), batch.presence)
+        return dict(zip(self.task.names, f.unbind(1), strict=True))
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Task loss, distribution alignment and domain classification (Eq. 5)."""

@@ -184,16 +184,22 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch, centres: Batch, guide: Guide, *, noisy: bool = False) -> Fused:
         """Outputs, x and h."""
-        f = self.encode(batch)
-        with torch.no_grad():
-            z = self.encode(centres)
-        filled = torch.where(batch.presence[:, :, None], f, guide.impute(f, z))
+        f, filled = self.fill(batch, centres, guide)
         x = filled.flatten(1)
         complete = batch.presence.all(1, keepdim=True)
         x = torch.where(complete, x, x + guide.fused(f.flatten(1), noisy=noisy))
         h = self.fuse(x).relu()
         h = torch.where(complete, h, h + guide.hidden(x, noisy=noisy))
         return self.head(self.drop(h)), x, h
+
+    def fill(
+        self, batch: Batch, centres: Batch, guide: Guide
+    ) -> tuple[Float[Tensor, "batch modality dim"], Float[Tensor, "batch modality dim"]]:
+        """Embeddings, and the same with weighted means of the centres where one is absent."""
+        f = self.encode(batch)
+        with torch.no_grad():
+            z = self.encode(centres)
+        return f, torch.where(batch.presence[:, :, None], f, guide.impute(f, z))
 
 
 class SMIL(Method):
@@ -270,6 +276,11 @@ class SMIL(Method):
             "fused": self.consistency * F.mse_loss(x, known_x),
             "hidden": self.consistency * F.mse_loss(h, known_h),
         }
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Embeddings, weighted means of the centres where a modality is absent."""
+        _, filled = self.network.fill(batch, self.centres.batch(), self.guide)
+        return dict(zip(self.task.names, filled.unbind(1), strict=True))
 
     def step(self, inner: Float[Tensor, ""]) -> dict[str, Tensor]:
         """θ' = θ - α ∇θ of the inner loss."""

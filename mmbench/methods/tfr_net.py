@@ -37,60 +37,19 @@ from torch import Tensor, nn
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import TransformerStack
-from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import KINDS, ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.moments import central_moment_discrepancy
 from mmbench.layers.pooling import adaptive_mean
-from mmbench.layers.stacked import StackedLinear
+from mmbench.layers.stacked import StackedBlock
 from mmbench.method import Applies, Method, Paper
 
 Steps = Float[Tensor, "batch modality step dim"]
 Extracted = Float[Tensor, "modality batch step features"]
-Stack = Float[Tensor, "pair batch step dim"]
 
 HIDDEN = 128  # of the last head
 MOMENTS = 3
 SIMILARITY = 5.0  # weight of the discrepancy of moments beside the error
-
-
-class PairBlock(nn.Module):
-    """One layer of all E transformers: x + Attend(LN(x), LN(source)), then x + MLP(LN(x)).
-
-    Args:
-        pairs: E.
-        dim: D.
-        heads: Has to divide `dim`.
-        dropout: Of both branches and hidden units, in [0, 1).
-    """
-
-    def __init__(self, pairs: int, dim: int, *, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        # without weights of its own: the maps that follow have them
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
-        self.query = StackedLinear(pairs, dim, dim)
-        self.key_value = StackedLinear(pairs, dim, 2 * dim)
-        self.out = StackedLinear(pairs, dim, dim)
-        self.mlp = nn.Sequential(
-            StackedLinear(pairs, dim, 4 * dim),
-            nn.ReLU(),
-            Dropout(dropout),
-            StackedLinear(pairs, 4 * dim, dim),
-        )
-        self.drop = Dropout(dropout)
-
-    def forward(self, x: Stack, source: Stack) -> Stack:
-        """Let every step of `x[e]` read all steps of `source[e]`."""
-        keys, values = self.key_value(self.norm(source)).chunk(2, -1)
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # (E, B, head, P, width)
-            for part in (self.query(self.norm(x)), keys, values)
-        )
-        read = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(3)
-        x = x + self.drop(self.out(read))
-        y: Tensor = x + self.drop(self.mlp(self.norm(x)))
-        return y
 
 
 class Extractor(nn.Module):
@@ -114,7 +73,7 @@ class Extractor(nn.Module):
         if heads < 1 or dim % heads:
             raise ValueError(f"{heads} heads cannot share a width of {dim}; take a divisor of it")
         self.blocks = nn.ModuleList(
-            PairBlock(modalities**2, dim, heads=heads, dropout=dropout) for _ in range(depth)
+            StackedBlock(modalities**2, dim, heads=heads, dropout=dropout) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
 
@@ -272,6 +231,11 @@ class TFRNet(Method):
         """What the steps of each modality carry; those of an absent one read the others."""
         h: Tensor = self.extract(self.encode(batch) + self.position)
         return h
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Features of each modality, averaged over its steps."""
+        h = self.extracted(batch).mean(2)
+        return dict(zip(self.task.names, h, strict=True))
 
     def decide(self, h: Extracted) -> Float[Tensor, "batch output"]:
         """Sum up each modality, and predict."""

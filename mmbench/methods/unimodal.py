@@ -21,7 +21,8 @@ class Unimodal(SingleModality):
 
     Args:
         task: What goes in and what is predicted.
-        modality: Which one; None = the first. Data sets that have none of this name are a dash.
+        modality: Which one; None = the first. Data sets that have none of this name are a dash. In
+            a suite, `"*"` is a row for each modality of a data set, named `unimodal_` and its name.
         dim: D, width of the embedding.
         dropout: In the head, in [0, 1).
         lr: Learning rate of AdamW.

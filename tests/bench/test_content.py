@@ -11,11 +11,11 @@ import pytest
 
 import datamodules.table
 from mmbench.bench.content import Contents
-from mmbench.bench.plan import plan
-from mmbench.bench.run.build import build_data, check_arguments, examine
+from mmbench.bench.run.build import build_data, check_arguments, examine, modalities_of
 from mmbench.bench.spec import Suite, parse
 from mmbench.cli import main
 from mmbench.registry import DATASETS
+from mmbench.sweep import Sweep
 
 NATURAL = {"name": "n", "train": {"mechanism": "natural"}, "test": {"mechanism": "natural"}}
 TABLE = {"name": "table", "args": {"files": {"x": "x.csv"}, "labels": "labels.csv"}}
@@ -46,12 +46,12 @@ def suite(**changes):
 
 
 def planned(folder, root, *, look=True, examine=examine, **changes):
-    contents = Contents(folder, root, examine)
+    contents = Contents(folder, root, examine, modalities_of)
     if look:
         contents.look(suite(**changes))
         folder.mkdir(exist_ok=True)
         contents.write()
-    return plan(suite(**changes), contents.of)
+    return contents.plan(suite(**changes))
 
 
 def test_other_files_are_other_runs_and_the_same_files_elsewhere_are_not(tmp_path):
@@ -201,3 +201,68 @@ def test_files_are_read_once_a_process_whatever_the_scenario_and_the_method(tmp_
         assert data.scenario.name == spec.scenario_name
         data.notes()
     assert sorted(reads) == ["labels.csv", "x.csv"]
+
+
+EACH = {"name": "unimodal", "args": {"modality": "*", "dim": 8}}
+
+
+def test_one_entry_plans_a_run_for_every_modality_of_each_data_set(tmp_path):
+    write(tmp_path / "data", noise=False)
+    digits = {"name": "mfeat", "args": {"modalities": ["kar", "fou"]}}
+    words = {"data": [TABLE, digits], "methods": ["zero_fill", EACH, "majority"], "seeds": 2}
+    runs = planned(tmp_path / "results", tmp_path / "data", **words)
+    rows = [(run.data, run.seed, run.method_label) for run in runs]
+    each = {"table": ["unimodal_x"], "mfeat": ["unimodal_kar", "unimodal_fou"]}
+    assert rows == [
+        (data, seed, label)
+        for data, names in each.items()
+        for seed in (0, 1)
+        for label in ("zero_fill", *names, "majority")
+    ]
+    assert [run.method_args for run in runs if run.method_label == "unimodal_fou"] == [
+        {"modality": "fou", "dim": 8}
+    ] * 2
+    # a run is the one that a suite with that modality alone would have
+    alone = {"name": "unimodal", "args": {"modality": "fou", "dim": 8}}
+    other = planned(tmp_path / "o", tmp_path / "data", data=[digits], methods=[alone])
+    assert other[0].key in {run.key for run in runs}
+
+
+def test_modalities_are_remembered_and_asked_for_only_where_they_are_needed(tmp_path):
+    root, results = tmp_path / "data", tmp_path / "results"
+    write(root, noise=False)
+    planned(results, root)
+    assert "modalities" not in (results / "content.json").read_text()
+    [run] = planned(results, root, methods=[EACH])
+    assert run.method_label == "unimodal_x"
+    root.rename(tmp_path / "away")
+    assert planned(results, root, look=False, methods=[EACH]) == [run]
+    # never looked at: no runs either, and the entry stays as it is
+    [other] = planned(tmp_path / "new", root, look=False, methods=[EACH])
+    assert other.method_args["modality"] == "*"
+
+
+def test_rows_of_every_modality_are_called_apart(tmp_path):
+    write(tmp_path, noise=False)
+    wide = {"name": "unimodal", "args": {"modality": "*", "dim": 16}}
+    with pytest.raises(ValueError, match="two entries of the suite are called 'unimodal_x'"):
+        planned(tmp_path / "a", tmp_path, methods=[EACH, wide])
+    runs = planned(tmp_path / "b", tmp_path, methods=[EACH, wide | {"label": "wide"}])
+    assert [run.method_label for run in runs] == ["unimodal_x", "wide_x"]
+
+
+def test_a_table_has_a_row_for_every_modality(tmp_path):
+    write(tmp_path / "data", noise=False)
+    digits = {"name": "mfeat", "args": {"modalities": ["mor", "fou"]}}
+    words = suite(data=[TABLE, digits], methods=["majority", EACH], limit=40).model_dump()
+    where = {"results": tmp_path / "results", "data_root": tmp_path / "data"}
+    sweep = Sweep(words, **where)
+    assert set(sweep.run(workers=1)["state"]) == {"done"}
+    rows = sweep.leaderboard().groupby("data")["method"].unique().map(set).to_dict()
+    assert rows == {
+        "mfeat": {"majority", "unimodal_mor", "unimodal_fou"},
+        "table": {"majority", "unimodal_x"},
+    }
+    again = Sweep(sweep.folder, **where)  # its folder knows them, too
+    assert again.specs == sweep.specs
+    assert not again.todo()

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,6 +23,13 @@ from mmbench.bench.record import Run
 from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.result import write_result
 from mmbench.bench.spec import RunSpec, load_suite
+from mmbench.diagnostics import (
+    Matrix,
+    Recovery,
+    Retrieval,
+    RouterUsage,
+    write_diagnostics,
+)
 from mmbench.metrics.metric import metrics_for
 from mmbench.store import write_arrays, write_json
 from results import condition, result
@@ -89,13 +97,12 @@ def runs(tmp_path_factory):
                 one = spec(method, data, seed)
                 bayes = 0.05 if data == "first" else None
                 found.append(finished(one, tmp_path, loss + 0.01 * seed, bayes=bayes))
-    write_arrays(
+    write_diagnostics(
         found[0].folder / "diagnostics.npz",
         {
-            "routing/<b>use</b>": np.array([[0.1, 0.9], [0.5, np.nan]]),
-            "routing/load": np.array([1, 2, 3]),
-            "vast": np.zeros((500, 500)),
-            "words": np.array(["a"]),
+            "<b>use</b>": matrix([[0.1, 0.9], [0.5, np.nan]]),
+            "load": matrix([[1, 2, 3]]),
+            "vast": matrix(np.zeros((500, 500))),
         },
     )
     lost = found[-1]
@@ -340,52 +347,71 @@ def test_the_ceiling_is_drawn_only_where_it_is_known(page):
 
 def test_diagnostics_of_a_sensible_size_are_drawn(page):
     labels = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
-    assert "routing/<b>use</b> of steady on first, mixed: from 0.1 to 0.9" in labels
-    assert "routing/load of steady on first, mixed: from 1 to 3" in labels
-    assert not any(text.startswith(("vast", "words")) for text in labels)
+    assert "<b>use</b> of steady on first, mixed: from 0.1 to 0.9" in labels
+    assert "load of steady on first, mixed: from 1 to 3" in labels
+    assert not any(text.startswith("vast") for text in labels)
 
 
-def shown_inside(runs, tmp_path, arrays, name="shown"):
-    """The page of one more run that left these arrays."""
+def matrix(values):
+    values = np.array(values, float)
+    row, column = ([f"{s}{i}" for i in range(n)] for s, n in zip("rc", values.shape, strict=True))
+    return Matrix(values=values, row=np.array(row), column=np.array(column))
+
+
+def shown_inside(runs, tmp_path, shown, name="shown"):
+    """The page of one more run that shows this of itself."""
     run = finished(spec(name, "first", 0), tmp_path / "more", 0.2)
-    write_arrays(run.folder / "diagnostics.npz", arrays)
+    write_diagnostics(run.folder / "diagnostics.npz", shown)
     some = [runs[0], run]
     path = write_report("x", some, leaderboard(some), tmp_path, metric="mse")
     return path.read_text(encoding="utf-8")
 
 
-def test_router_weights_are_drawn_by_pattern_with_their_collapse(runs, tmp_path):
-    text = shown_inside(
-        runs,
-        tmp_path,
-        {
-            "router_weight": np.array([[0.1, 0.9], [0.8, 0.2]]),
-            "router_pattern": np.array(["audio", "<i>text</i>"]),
-            "collapse_index": np.array(0.25),
-        },
+def test_router_weights_are_drawn_by_pattern_and_name_their_experts(runs, tmp_path):
+    usage = RouterUsage(
+        pattern=np.array(["audio", "<i>text</i>"]),
+        expert=np.array(["own", "shared"]),
+        share=np.array([[0.1, 0.9], [0.8, 0.2]]),
+        count=np.array([3.0, 4.0]),
     )
-    page = Page(text)
+    page = Page(shown_inside(runs, tmp_path, {"router": usage}))
     labels = [a["aria-label"] for a in page.all("svg") if "aria-label" in a]
     assert (
-        "router weights of shown on first, mixed, 2 patterns by 2 experts: audio mostly expert 1; "
-        "<i>text</i> mostly expert 0"
+        "router of shown on first, mixed, 2 patterns by 2 experts: audio mostly shared; "
+        "<i>text</i> mostly own"
     ) in labels
-    assert "Weight of each expert by present modalities. Collapse index 0.25." in page.text
+    assert "Router: share of each expert by present modalities." in page.text
     assert page.all("i") == []
 
 
+def test_of_very_many_patterns_the_most_frequent_are_drawn(runs, tmp_path):
+    count = np.arange(100.0) + 1
+    names = np.array([f"p{i}" for i in range(100)])
+    usage = RouterUsage(
+        pattern=names, expert=np.array(["a", "b"]), share=np.full((100, 2), 0.5), count=count
+    )
+    text = Page(shown_inside(runs, tmp_path, {"router": usage})).text
+    assert "The 64 most frequent of 100 patterns." in text
+
+
 def test_retrieval_is_shown_in_numbers_and_where_there_are_any_in_pictures(runs, tmp_path):
-    arrays = {
-        "retrieved_query_id": np.array([7, 9]),
-        "retrieved_train_id": np.array([[11, 12], [13, 14]]),
-        "retrieved_label_agreement": np.array([[True, True], [True, False]]),
-    }
-    page = Page(shown_inside(runs, tmp_path, dict(arrays)))
-    assert "7 11, 12 1 9 13, 14 0.5" in page.text
-    assert "Their labels agree in a share of 0.75." in page.text
-    arrays["retrieved_query_image"] = np.zeros((2, 8, 8, 3), np.uint8)
-    arrays["retrieved_train_image"] = np.full((2, 2, 8, 8), 255, np.uint8)
-    page = Page(shown_inside(runs, tmp_path / "b", arrays))
+    found = Retrieval(
+        query=np.array([7, 9]),
+        neighbour=np.array([[11, 12], [13, -1]]),
+        score=np.array([[0.5, 0.25], [0.75, np.nan]]),
+        label=np.array([[1, 1], [0, np.nan]]),
+        by=np.array(["values", "values"]),
+    )
+    page = Page(shown_inside(runs, tmp_path, {"retrieval": found}))
+    assert "7 11, 12 0.5 1 9 13 0.75 0" in page.text
+    assert "Their labels agree in a share of 0.67." in page.text
+    assert "Looked up by values." in page.text
+    found = replace(
+        found,
+        query_image=np.zeros((2, 3, 8, 8), np.uint8),
+        neighbour_image=np.full((2, 2, 3, 8, 8), 255, np.uint8),
+    )
+    page = Page(shown_inside(runs, tmp_path / "b", {"retrieval": found}))
     pictures = page.all("image")
     assert len(pictures) == 6 + 2  # and the heat maps, of patterns and of the first run's routing
     assert all(a["href"].startswith("data:image/png;base64,") for a in pictures)
@@ -394,25 +420,26 @@ def test_retrieval_is_shown_in_numbers_and_where_there_are_any_in_pictures(runs,
 
 
 @pytest.mark.parametrize(("n", "how"), [(8, "principal components"), (40, "t-SNE")])
-def test_recovered_features_are_laid_out_beside_the_true_ones(runs, tmp_path, n, how):
-    truth = np.random.default_rng(0).normal(size=(n, 5))
-    arrays = {"recovered": truth + 0.5, "recovered_truth": truth}
-    text = Page(shown_inside(runs, tmp_path, arrays)).text
-    assert f"Recovered features joined to the true ones ({how}). Error 0.5," in text
+def test_recovered_embeddings_are_laid_out_beside_the_true_ones(runs, tmp_path, n, how):
+    true = np.random.default_rng(0).normal(size=(n, 5))
+    found = Recovery(modality=np.array(["text"] * n), recovered=true + 0.5, true=true)
+    text = Page(shown_inside(runs, tmp_path, {"recovery": found})).text
+    assert f"joined to the true ones ({how})." in text
+    assert f"text 0.5 of {true.std():.3g}" in text
 
 
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"retrieved_query_id": np.array([7]), "retrieved_train_id": np.zeros((3, 2), int)},
-        {"recovered": np.zeros((5, 2)), "recovered_truth": np.zeros((4, 2))},
-        {"recovered": np.full((5, 2), np.nan), "recovered_truth": np.zeros((5, 2))},
-        {"router_weight": np.zeros((0, 3)), "router_pattern": np.array(["a"])},
-        {"router_weight": np.array(["words"]), "collapse_index": np.array(0.5)},
-    ],
-)
-def test_arrays_that_do_not_fit_their_names_do_not_stop_the_page(runs, tmp_path, arrays):
-    assert "steady" in Page(shown_inside(runs, tmp_path, arrays)).text
+def test_recovered_embeddings_that_are_not_finite_do_not_stop_the_page(runs, tmp_path):
+    nan = np.full((5, 2), np.nan)
+    found = Recovery(modality=np.array(["text"] * 5), recovered=nan, true=np.zeros((5, 2)))
+    assert "steady" in Page(shown_inside(runs, tmp_path, {"recovery": found})).text
+
+
+def test_diagnostics_of_another_version_are_named_and_do_not_stop_the_page(runs, tmp_path):
+    run = finished(spec("older", "first", 0), tmp_path / "more", 0.2)
+    write_arrays(run.folder / "diagnostics.npz", {"router_weight": np.zeros((2, 2))})
+    some = [runs[0], run]
+    path = write_report("x", some, leaderboard(some), tmp_path, metric="mse")
+    assert "holds no diagnostics that this version can read" in Page(path.read_text()).text
 
 
 def test_what_missing_modalities_cost_has_a_section_of_its_own(runs, tmp_path):

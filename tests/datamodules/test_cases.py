@@ -568,14 +568,17 @@ def test_rows_without_a_label_are_refused_or_left_out(root):
     data = table(root, unlabelled="drop")
     inputs, _, _ = whole(data)
     assert inputs["a"][:, 1].tolist() == [-k for k in range(1, 28)]
-    assert data.notes()[0] == "labels.csv: 2 rows without label left out"
+    assert data.notes()[0] == "labels.csv: 2 rows without a label left out"
     assert "a.csv: 3 rows without a label left out" in data.notes()
     (root / "labels.csv").write_text(lines([*rows[:1], *([*r[:1], "", *r[2:]] for r in rows[1:])]))
     refused(table(root, unlabelled="drop"), "no row with a label")
     ends = [[*r[:1], "" if r[2] == "test" else r[1], *r[2:]] for r in labels()[1:]]
     (root / "labels.csv").write_text(lines([labels()[0], *ends]))
-    refused(table(root), "row 26 (id p24): label is empty (6 in all)", "are not predicted")
+    refused(table(root), "row 26 (id p24): label is empty (6 in all)", "unlabelled: predict")
     refused(table(root, unlabelled="drop"), "the test split of labels.csv is empty")
+    asked = table(root, unlabelled="predict")
+    refused(asked, "the test split", "without a label are in no split: deal the others by three")
+    assert [len(by_share(root, unlabelled="predict").load(split)) for split in SPLITS] == [14, 5, 5]
 
 
 def test_several_labels_in_a_cell(root):

@@ -2,16 +2,20 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tiny_models import NAME, save
 
 import datamodules.table
 from datamodules.table import Table
 from mmbench.bench.spec import bind
+from mmbench.cli import main
+from mmbench.data import frames, parsed
 from mmbench.data.missingness import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
@@ -326,3 +330,154 @@ def test_the_class_of_the_readme_works(tmp_path):
         )
     data = made["Pets"](tmp_path, SCENARIO)
     assert next(iter(data.batches("test"))).presence.shape == (4, 2)
+
+
+# --- large files, parsed once a machine ----------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A labels file and two modalities of more than 1 MB each, one with gaps and words in it."""
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    ids = [f"p{k}" for k in range(N)]
+    split = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
+    pad = ["x" * 30_000] * N
+    pd.DataFrame({"id": ids, "label": ["a", "b"] * 20, "split": split, "pad": pad}).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    genes = pd.DataFrame(rng.normal(size=(N, 5000)).round(3)).astype(object)
+    genes[0] = rng.choice(["M", "F"], N)
+    genes.iloc[2, 5] = ""
+    genes.insert(0, "id", ids)
+    genes.drop(index=7).to_csv(tmp_path / "genes.csv", index=False)
+    notes = [f"{' '.join(f'w{k}' for k in rng.integers(0, 900, 9000))}" for _ in ids]
+    pd.DataFrame({"id": ids, "note": notes}).to_csv(tmp_path / "notes.csv", index=False)
+    files = {"genes": "genes.csv", "notes": "notes.csv"}
+    asked = {"files": files, "kinds": {"notes": "tokens"}, "labels": "labels.csv", "split": "split"}
+    return lambda: Table(tmp_path, SCENARIO, **asked)
+
+
+def content(data):
+    parts = [data.load(split) for split in SPLITS]
+    return data.describe(), data.notes(), parts
+
+
+def test_a_second_process_parses_no_large_file_and_finds_the_same(large, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(parsed, "SMALL_BYTES", 2**40)
+        task, notes, plain = content(large())
+    content(large())
+    frames._read.cache_clear()  # as in another process
+
+    def refuse(*_, **__):
+        raise AssertionError("parsed again")
+
+    monkeypatch.setattr(pd, "read_csv", refuse)
+    again = content(large())
+    assert again[0] == task
+    assert again[1] == notes
+    assert len(notes) == 1
+    for one, other in zip(again[2], plain, strict=True):
+        for name in ("genes", "notes"):
+            assert np.array_equal(one.inputs[name], other.inputs[name])
+        assert np.array_equal(one.presence, other.presence)
+        assert np.array_equal(one.target, other.target)
+        assert np.array_equal(one.lengths["notes"], other.lengths["notes"])
+
+
+# --- texts for a published model -----------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A tiny ViLT, whose tokenizer knows w3, w4, ..., beside a text and a picture of each id."""
+    save("vilt", tmp_path / "model")
+    rng = np.random.default_rng(0)
+    ids = [f"p{k}" for k in range(N)]
+    split = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
+    pd.DataFrame({"id": ids, "label": ["a", "b"] * 20, "split": split}).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    texts = [f"w{3 + k} w7 unheard" + " w9" * (k // 10) for k in range(N)]
+    pd.DataFrame({"id": ids, "note": texts}).to_csv(tmp_path / "notes.csv", index=False)
+    pixels = rng.integers(0, 256, (N, 3, 16, 16)).astype(np.uint8)
+    np.savez(tmp_path / "photo.npz", id=np.array(ids), x=pixels)
+    return tmp_path
+
+
+PAIR = {"files": {"notes": "notes.csv", "photo": "photo.npz"}, "labels": "labels.csv",
+        "kinds": {"notes": "tokens", "photo": "image"}, "split": "split"}  # fmt: skip
+
+
+def test_texts_are_cut_into_the_ids_of_a_published_tokenizer(model):
+    data = Table(model, SCENARIO, **PAIR, tokenizer="model")
+    text, _ = data.describe().modalities
+    assert (text.vocab_size, text.tokenizer, text.shape) == (120, NAME, (8,))
+    train = data.load("train")
+    assert train.inputs["notes"][1].tolist() == [101, 4, 7, 1, 102, 0, 0, 0]  # unheard = [UNK]
+    assert train.inputs["notes"][23].tolist() == [101, 26, 7, 1, 9, 9, 102, 0]
+    assert train.lengths["notes"][[1, 23]].tolist() == [5, 7]
+    assert data.notes() == ()
+
+
+def test_long_texts_are_cut_and_counted(model):
+    data = Table(model, SCENARIO, **PAIR, tokenizer="model", max_tokens=6)
+    assert data.load("train").inputs["notes"][23].tolist() == [101, 26, 7, 1, 9, 102]
+    assert data.notes() == ("notes.csv: 20 texts cut to 6 tokens",)
+    words = Table(model, SCENARIO, **PAIR, max_tokens=3)
+    assert words.load("train").lengths["notes"].tolist() == [3] * 24
+    assert words.notes() == ("notes.csv: 30 texts cut to 3 tokens",)
+
+
+def test_token_ids_of_the_user_are_those_of_the_tokenizer_that_is_named(model):
+    ids = np.array([f"p{k}" for k in range(N)])
+    x = np.tile([101, 5, 102, 0], (N, 1))
+    np.savez(model / "ids.npz", id=ids, x=x, length=np.full(N, 3))
+    pair = PAIR | {"files": PAIR["files"] | {"notes": "ids.npz"}}
+    text, _ = Table(model, SCENARIO, **pair, tokenizer="model").describe().modalities
+    assert (text.vocab_size, text.tokenizer) == (120, NAME)
+    x[4, 1] = 120
+    np.savez(model / "ids.npz", id=ids, x=x)
+    with pytest.raises(ValueError, match=r"ids.npz id p4: token id 120 is none of the 120 of the"):
+        Table(model, SCENARIO, **pair, tokenizer="model").describe()
+
+
+def test_a_tokenizer_is_part_of_what_the_data_are_made_of(model):
+    before = Table(model, SCENARIO, **PAIR, tokenizer="model").content()
+    file = model / "model" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"w9"', '"w900"'))
+    assert Table(model, SCENARIO, **PAIR, tokenizer="model").content() != before
+    with pytest.raises(ValueError, match=r"no modality is of kind tokens; say kinds="):
+        Table(model, SCENARIO, **PAIR | {"kinds": {"photo": "image"}}, tokenizer="model")
+    with pytest.raises(ValueError, match=r"none holds no tokenizer: tokenizer.json, vocab.txt"):
+        Table(model, SCENARIO, **PAIR, tokenizer="none")
+
+
+def test_a_csv_of_texts_reaches_a_published_model_or_is_told_how(model, monkeypatch, capsys):
+    suite = {
+        "name": "own",
+        "data": [{"name": "table", "args": PAIR | {"tokenizer": "model"}}],
+        "methods": [{"name": "backbone_alone", "args": {"backbone": f"vilt:{model / 'model'}"}}],
+        "scenarios": ["natural"],
+        "seeds": 1,
+        "trainer": {"max_epochs": 1},
+    }
+    (model / "suite.yaml").write_text(yaml.safe_dump(suite))
+    call = ["run", "suite.yaml", "--data-root", str(model), "--results", str(model / "results")]
+
+    def mmbench(*more):
+        monkeypatch.chdir(model)
+        monkeypatch.setattr(sys, "argv", ["mmbench", *call, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out + said.err
+
+    code, said = mmbench()
+    assert code == 0, said
+    del suite["data"][0]["args"]["tokenizer"]
+    (model / "suite.yaml").write_text(yaml.safe_dump(suite))
+    code, said = mmbench("name=without")
+    assert code == 1
+    assert f"`tokenizer: {model / 'model'}`" in " ".join(said.split())

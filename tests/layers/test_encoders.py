@@ -7,15 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tiny_models import PIXELS
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from mmbench.data.batch import Batch
 from mmbench.data.embeddings import Embeddings
-from mmbench.data.task import EncoderSpec, Modality, Task, with_encoders
+from mmbench.data.task import EncoderSpec, Modality, Pixels, Task, with_encoders
 from mmbench.layers.encoders import ModalityEncoders, PatchTokens, encoder
+from mmbench.layers.pixels import Affine, rescaling
 from mmbench.layers.pooling import adaptive_mean, grid_weights, window_weights
-from mmbench.layers.vision import BACKBONES
+from mmbench.layers.vision import BACKBONES, IMAGENET, LITE, network
 
 MODALITIES = {
     "vector": Modality("vector", "vector", (13,)),
@@ -46,7 +48,8 @@ def build(kind, tokens, **spec):
 def seen_by(backbone, shape, dim, **kwargs):
     """The encoder of an image by a backbone."""
     spec = EncoderSpec(backbone=str(backbone), dropout=0.0)
-    return encoder(Modality("scan", "image", shape, encoder=spec), dim, **kwargs)
+    pixels = Pixels(PIXELS.mean[: shape[0]], PIXELS.std[: shape[0]])
+    return encoder(Modality("scan", "image", shape, pixels=pixels, encoder=spec), dim, **kwargs)
 
 
 def draw(kind, rows=6):
@@ -334,6 +337,38 @@ def test_every_parameter_of_a_vision_transformer_receives_a_gradient():
     assert not [name for name, p in encode.named_parameters() if p.grad.abs().max() == 0]
 
 
+def as_trained(x, by):
+    """A batch as weights know it: pixels from black 0 to white 1, then the scale of training."""
+    (mean, std), (wanted, spread) = map(torch.tensor, (PIXELS.mean, PIXELS.std)), by
+    unit = x * std[:, None, None] + mean[:, None, None]
+    return (unit - wanted[:, None, None]) / spread[:, None, None]
+
+
+def test_pixels_reach_published_weights_as_they_were_trained():
+    image = Modality("photo", "image", (3, 1, 1), pixels=PIXELS)
+    grey = replace(image, shape=(1, 1, 1), pixels=Pixels((0.3,), (0.25,)))
+    # 51 of 255 is .2, which a data module with mean .3 and deviation .25 makes -.4
+    x = torch.tensor([-0.4, -4.0, -2 / 3]).view(1, 3, 1, 1)
+    expected = torch.tensor([(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225])
+    for modality, batch in ((image, x), (grey, x[:, :1])):
+        scaled = Affine(rescaling(modality, *IMAGENET))(batch.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(scaled.flatten(), expected)
+        lite = Affine(rescaling(modality, *LITE))(batch.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(lite.flatten(), torch.full((3,), (51 - 127) / 128))
+
+
+def test_weights_refuse_images_that_were_never_8_bit_and_untrained_networks_take_them(tmp_path):
+    from torchvision.models import resnet18
+
+    save_file(resnet18().state_dict(), tmp_path / "weights.safetensors")
+    raw = Modality("scan", "image", (3, 32, 32))
+    message = "how those of modality 'scan' were scaled is not known; store its images as uint8"
+    with pytest.raises(ValueError, match=message):
+        network(f"resnet18:{tmp_path / 'weights.safetensors'}", raw)
+    x = torch.randn(2, 3, 32, 32)
+    assert network("resnet18", raw).scale(x) is x
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_weights_from_a_local_file_give_the_features_they_were_trained_for(tmp_path, suffix):
     from torchvision.models import resnet18
@@ -347,7 +382,8 @@ def test_weights_from_a_local_file_give_the_features_they_were_trained_for(tmp_p
     encode = seen_by(f"resnet18:{file}", (3, 64, 64), DIM)
     trained.eval().fc = nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(encode(x, None), encode.out(trained(x)), atol=1e-5, rtol=1e-4)
+        features = trained(as_trained(x, IMAGENET))
+        torch.testing.assert_close(encode(x, None), encode.out(features), atol=1e-5, rtol=1e-4)
 
 
 def test_a_backbone_as_wide_as_asked_is_read_as_it_is():
@@ -413,7 +449,7 @@ def test_weights_with_the_names_of_timm_give_what_timm_computes(tmp_path, monkey
     encode = seen_by(f"vit_l_16:{file}", (3, side, side), d)
     x = torch.randn(2, 3, side, side)
     with torch.no_grad():
-        expected = timm_vit(state, x, depth, heads)[:, 1:].mean(1)
+        expected = timm_vit(state, as_trained(x, IMAGENET), depth, heads)[:, 1:].mean(1)
         torch.testing.assert_close(encode(x, None), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -428,7 +464,7 @@ def test_efficientnet_has_the_weights_of_its_package_and_frozen_statistics():
     encode = seen_by("efficientnet_lite0", (3, 48, 40), 1280)
     x = torch.randn(2, 3, 48, 40)
     with torch.no_grad():
-        features = whole.eval().extract_features(x).mean((2, 3))
+        features = whole.eval().extract_features(as_trained(x, LITE)).mean((2, 3))
         torch.testing.assert_close(encode.train()(x, None), features, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="brings its weights and reads no file"):
         seen_by("efficientnet_lite0:/a.pt", (3, 32, 32), 8)

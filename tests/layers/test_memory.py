@@ -139,7 +139,7 @@ def test_neighbours_depend_on_no_other_sample_and_on_nothing_absent(task):
     dirty = bank.neighbours(strangers(task, garbage=float("nan"))).rows
     assert torch.equal(rows, dirty)
     for i in range(len(ask)):
-        alone = memory.take(ask, torch.tensor([i]))
+        alone = ask.take(torch.tensor([i]))
         assert torch.equal(bank.neighbours(alone).rows[0], rows[i])
 
 
@@ -148,7 +148,7 @@ def test_equal_samples_are_found_in_the_order_of_their_rows():
     same = {name: x[:10].repeat(3, 1) for name, x in train.inputs.items()}
     bank = Memory(TASK, 3).eval()
     bank.fill([replace(train, inputs=same)])
-    ask = memory.take(train, torch.arange(10))
+    ask = train.take(torch.arange(10))
     rows = bank.search(replace(ask, sample_id=1000 + ask.sample_id)).rows
     for i in range(10):
         triple = [bank.row_of(torch.tensor([i + 10 * j])).item() for j in range(3)]
@@ -195,9 +195,7 @@ def test_training_samples_are_looked_up_only_as_they_were_seen():
 
 def test_a_short_list_begins_again():
     bank, _ = filled(presence=torch.ones(3, 2).bool())
-    own = bank.search(
-        memory.take(make_batch(TASK, torch.ones(3, 2).bool(), seed=1), torch.arange(1))
-    )
+    own = bank.search(make_batch(TASK, torch.ones(3, 2).bool(), seed=1).take(torch.arange(1)))
     assert own.found.tolist() == [[True, True, False, False, False]]
     first, second = own.rows[0, :2].tolist()
     assert own.rows.tolist() == [[first, second, first, second, first]]

@@ -579,16 +579,19 @@ def test_router_weights_are_kept_by_missing_set():
         method(batch)
         w = method.route(method.encode(batch), batch.presence).double()
     kept = method.diagnostics()
-    assert kept["routing/missing"].tolist() == [0, 1]
-    assert kept["routing/samples"].tolist() == [6, 4]
+    router, found = kept["router"], torch.from_numpy(kept["entropy"].values)
+    assert router.pattern.tolist() == ["a+b", "b"]
+    assert router.expert.tolist() == ["a", "b", "redundant", "synergistic"]
+    assert router.count.tolist() == [6, 4]
+    assert kept["entropy"].row.tolist() == ["a+b", "b", "all"]
     means = torch.stack([w[:3].mean(0), w[3:].mean(0)])
-    torch.testing.assert_close(torch.from_numpy(kept["routing/weights"]), means)
+    torch.testing.assert_close(torch.from_numpy(router.share), means)
     entropy = -(w * w.log()).sum(1) / torch.tensor(4.0).log()
     expected = torch.stack([entropy[:3].mean(), entropy[3:].mean(), entropy.mean()])
-    torch.testing.assert_close(torch.from_numpy(kept["routing/entropy"][:, 1]), expected)
+    torch.testing.assert_close(found[:, 1], expected)
     mean = w.mean(0)
     whole = -(mean * mean.log()).sum() / torch.tensor(4.0).log()
-    assert kept["routing/entropy"][2, 0] == pytest.approx(whole.item())
+    assert found[2, 0].item() == pytest.approx(whole.item())
     assert method.eval().diagnostics() == {}  # another evaluation counts afresh
 
 
@@ -600,7 +603,7 @@ def test_the_two_entropies_tell_collapse_from_choice():
         method.route = lambda b, presence: torch.tensor([first, second])
         with torch.no_grad():
             method(batch)
-        return method.diagnostics()["routing/entropy"][-1].tolist()
+        return method.diagnostics()["entropy"].values[-1].tolist()
 
     one, other = [1.0, 0, 0, 0], [0, 1.0, 0, 0]
     assert entropies(one, one) == pytest.approx([0, 0])  # collapsed

@@ -5,8 +5,8 @@ import torch
 
 from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
-from mmbench.layers.prompts import Prompts, with_dummies
-from mmbench.methods.maps import MAPs, fallback, pattern_index
+from mmbench.layers.prompts import Prompts, fallback, pattern_index, with_dummies
+from mmbench.methods.maps import MAPs
 from mmbench.methods.msps import MSPs
 
 TASK = Task("single_label", tuple(Modality(m, "vector", (4,)) for m in "abc"), ("x", "y", "z"))
@@ -183,7 +183,7 @@ def test_what_was_seen_is_learned_from_the_training_split_and_told():
     method = shaken(build())
     complete = make_batch(TASK, torch.ones(4, 3, dtype=torch.bool))
     method.prepare([complete, make_batch(TASK, torch.tensor([[False, True, True]]))])
-    assert method.diagnostics()["pattern_seen_in_training"].tolist() == [False] * 5 + [True] * 2
+    assert method.diagnostics()["pattern_seen_in_training"].values.tolist() == [[0] * 5 + [1] * 2]
     alone = make_batch(TASK, torch.tensor([[True, False, False]]))  # a: a+b+c alone contains it
     before = method(alone)
     method.prompts.tables[0][:6].normal_()

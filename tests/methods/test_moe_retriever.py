@@ -105,13 +105,13 @@ def test_the_form_for_accelerators_gives_the_same_outputs(monkeypatch):
     method, batch = build(), asking()
     with torch.no_grad():
         expected = method(batch)
-        counts = method.routed.clone(), method.fallbacks.clone()
-        method._forget_counts()
+        counts = method.usage.asked.clone(), method.fallbacks.clone()
+        method.eval()  # counts afresh
         for module in ("layers.retrieval", "methods.moe_retriever"):
             monkeypatch.setattr(f"mmbench.{module}.candidates", lambda all: torch.arange(len(all)))
         monkeypatch.setattr("mmbench.layers.moe.Experts.sorted", moe_retriever.Experts.dense)
         torch.testing.assert_close(method(batch), expected)
-    assert torch.equal(method.routed, counts[0])
+    assert torch.equal(method.usage.asked, counts[0])
     assert torch.equal(method.fallbacks, counts[1])
 
 
@@ -203,7 +203,7 @@ def test_without_support_the_own_context_counts_in_full():
     batch = make_batch(TASK, presence)
     with torch.no_grad():
         torch.testing.assert_close(method(batch), bare(batch))
-    assert method.diagnostics()["fallbacks"].tolist() == [3, 0, 3]
+    assert method.diagnostics()["fallbacks"].values.tolist() == [[3, 0, 3]]
 
 
 def test_routing_shares_know_the_patterns_and_the_pools():
@@ -213,23 +213,27 @@ def test_routing_shares_know_the_patterns_and_the_pools():
         method(make_batch(TASK, presence))
     shown = method.diagnostics()
     # own tokens under the sample's own pattern, retrieved ones under that of who lends them
-    assert shown["router_pattern"].tolist() == ["i+g+b", "g+c+b", "i+g+c+b"]
-    assert shown["router_expert"].tolist() == [
+    assert shown["router"].pattern.tolist() == ["i+g+b", "g+c+b", "i+g+c+b"]
+    assert shown["router"].expert.tolist() == [
         *(f"{name}_{e}" for name in "igcb" for e in (1, 2, 3)),
         "shared_1",
         "shared_2",
     ]
-    lacks_c, lacks_i, whole = shown["router_weight"]
-    assert shown["router_weight"].sum(1).tolist() == pytest.approx([1, 1, 1])
+    lacks_c, lacks_i, whole = shown["router"].share
+    assert shown["router"].share.sum(1).tolist() == pytest.approx([1, 1, 1])
     assert lacks_i[3:12].sum() == 0  # pools of the other modalities are closed
     assert lacks_c[[0, 1, 2, 3, 4, 5, 9, 10, 11]].sum() == 0
     assert whole[[3, 4, 5, 9, 10, 11]].sum() == 0  # the only sample to have all three and the gap
     assert whole[:3].any()
     assert whole[6:9].any()
-    used = shown["pattern_share"].sum(0)
+    used = shown["patterns of an expert"].values.sum(0)
     assert used[used > 0].tolist() == pytest.approx([1] * int((used > 0).sum()))
-    assert shown["fallbacks"].tolist() == [8, 0, 0]
-    assert method.eval().diagnostics()["fallbacks"].tolist() == [0, 0, 0]  # the next evaluation
+    assert shown["fallbacks"].values.tolist() == [[8, 0, 0]]
+    support = shown["support"]
+    assert set(support.query.tolist()) <= set(make_batch(TASK, presence).sample_id.tolist())
+    assert set(support.neighbour.flatten().tolist()) <= {-1, *method.bank.sample_id.tolist()}
+    assert (support.neighbour >= 0).any()
+    assert method.eval().diagnostics() == {}  # the next evaluation
 
 
 def test_warm_up_leaves_gaps_and_the_retriever_out():

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,4 +108,8 @@ def test_as_many_votes_go_to_the_nearer_neighbour():
 
 
 def test_it_says_by_which_features_samples_are_alike():
-    assert build(CLASSES)[0].diagnostics()["retrieved_by"].tolist() == ["values", "values"]
+    method, batch = build(CLASSES)
+    method.eval()(batch)
+    shown = method.diagnostics()["retrieval"]
+    assert shown.by.tolist() == ["values", "values"]
+    assert (np.diff(shown.score, axis=1) <= 0).all()  # best first

@@ -461,16 +461,19 @@ def test_diagnostics_show_neighbours_and_recovered_tokens():
         rows = method.retrieve(ask).rows["text"]
         made, _ = method.complete(batch, method.retrieve(batch))
         truth = method.backbone.tokens(batch.teacher)
+        scores = method.memory.look(ask) @ method.memory.keys.T
     shown = method.diagnostics()
-    assert shown["retrieved_query_id"].tolist() == ask.sample_id[:8].tolist()
-    assert (shown["retrieved_train_id"] == method.memory.sample_id[rows[:8]].numpy()).all()
-    assert len(shown["retrieved_train_id"]) == min(len(ask), 8)
-    assert shown["retrieved_by"].tolist() == ["token counts", "pixel means"]
+    found = shown["retrieval"]
+    assert found.query.tolist() == ask.sample_id[:8].tolist()
+    assert (found.neighbour == method.memory.sample_id[rows[:8]].numpy()).all()
+    assert len(found.neighbour) == min(len(ask), 8)
+    assert np.allclose(found.score, scores.gather(1, rows)[:8], atol=1e-6)
+    assert found.by.tolist() == ["token counts", "pixel means"]
     for side, pixels in (
         ("query", ask.inputs["image"][:8]),
-        ("train", method.memory.everything().inputs["image"][rows[:8]]),
+        ("neighbour", method.memory.everything().inputs["image"][rows[:8]]),
     ):
-        picture = torch.from_numpy(shown[f"retrieved_{side}_image"])
+        picture = torch.from_numpy(getattr(found, f"{side}_image"))
         assert picture.dtype == torch.uint8
         flat, seen = pixels.flatten(-3), picture.flatten(-3).float()
         varied = flat.amax(-1) > flat.amin(-1)
@@ -479,11 +482,13 @@ def test_diagnostics_show_neighbours_and_recovered_tokens():
         torch.testing.assert_close(seen[varied], want, atol=0.51, rtol=0)
         assert not seen[~varied].any()  # hidden, so black
     assert not ask.has("image")[:8].all()
-    assert shown["recovered_id"].tolist() == list(range(12))
-    assert shown["recovered_modality"].tolist() == [0] * 6 + [1] * 6
-    assert np.allclose(shown["recovered"][:6], made["text"][:6].mean(1), atol=1e-5)
-    assert np.allclose(shown["recovered_truth"][6:], truth["image"][6:12].mean(1), atol=1e-5)
-    assert np.allclose(shown["router_weight"].sum(1), 1, atol=1e-5)
+    completed, true = method.completed(batch), method.completed(batch.teacher)
+    assert np.allclose(completed["text"][:6].detach(), made["text"][:6].mean(1), atol=1e-5)
+    assert np.allclose(true["image"][6:12].detach(), truth["image"][6:12].mean(1), atol=1e-5)
+    assert shown["router"].expert.tolist() == [
+        f"neighbour {k}" for k in range(1, 1 + rows.shape[1])
+    ]
+    assert np.allclose(shown["router"].share.sum(1), 1, atol=1e-5)
+    assert set(shown["router"].pattern) == {"text", "image"}  # complete samples ask for nothing
     method.train().eval()
-    assert "retrieved_train_id" not in method.diagnostics()  # each evaluation shows its own
-    assert "recovered_truth" not in build(train=replace(batch, teacher=None)).diagnostics()
+    assert method.diagnostics() == {}  # each evaluation shows its own

@@ -173,6 +173,15 @@ def examine(entry: DataEntry, root: Path) -> dict[str, dict[str, str]]:
     return bound_data(entry.name, entry.args, root).ingredients()
 
 
+def modalities_of(entry: DataEntry, root: Path) -> tuple[str, ...]:
+    """Names of the modalities of a data set of a suite.
+
+    Raises:
+        ValueError: As `examine`.
+    """
+    return bound_data(entry.name, entry.args, root).task.names
+
+
 def reason_to_skip(method: type[Method], args: Mapping[str, Any], data: DataModule) -> str | None:
     """Why a method does not apply to what the scenario leaves of the data; None if it does."""
     if reason := method.reason_not(data.task, **args):

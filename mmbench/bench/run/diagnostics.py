@@ -1,42 +1,90 @@
 """What a method shows of itself, with what it was not told itself."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmbench.datamodule import DataModule
+from mmbench.diagnostics import Diagnostic, Recovery, Retrieval
+from mmbench.method import Method
+
+PROBED = 100  # samples whose recovered embeddings are compared with the true ones
 
 
-def with_truth(
-    shown: Mapping[str, NDArray[np.generic]], data: DataModule
-) -> dict[str, NDArray[np.generic]]:
-    """Put names and labels to the queries of a retrieval, which a method knows by opaque ids.
+def diagnostics(method: Method, data: DataModule, device: torch.device) -> dict[str, Diagnostic]:
+    """All that a method shows after evaluation.
 
     Args:
-        shown: Diagnostics of a method after evaluation.
+        method: Evaluated just now.
         data: Its data.
+        device: Where it lies.
 
     Returns:
-        The same arrays. `retrieved_query_id` (n,) holds the ids of the test samples; beside
-        `retrieved_train_id` (n, K) there is `retrieved_label_agreement` (n, K), 1 = the same
-        class, for several labels the share of those of either that both have; not for regression.
+        What `Method.diagnostics` gives, with names and labels put to the queries of a retrieval;
+        under the regime `full_access`, `recovery` of those that say what they recover.
     """
-    found = dict(shown)
-    if "retrieved_query_id" not in found:
-        return found
+    found = {name: with_truth(one, data) for name, one in method.diagnostics().items()}
+    recovered = recovery(method, data, device)
+    return found if recovered is None else {**found, "recovery": recovered}
+
+
+def with_truth(shown: Diagnostic, data: DataModule) -> Diagnostic:
+    """Put names and labels to the queries of a retrieval, which a method knows by opaque ids."""
+    if not isinstance(shown, Retrieval):
+        return shown
     test, train = data.split("test"), data.split("train").samples
-    rows = test.rows_of(torch.from_numpy(found["retrieved_query_id"])).numpy()
-    found["retrieved_query_id"] = test.samples.sample_id[rows]
-    if data.task.kind != "regression" and "retrieved_train_id" in found:
+    rows = test.rows_of(torch.from_numpy(shown.query)).numpy()
+    label = None
+    if data.task.kind != "regression":
         order = np.argsort(train.sample_id)
-        place = np.searchsorted(train.sample_id, found["retrieved_train_id"], sorter=order)
+        known = shown.neighbour >= 0
+        asked = np.where(known, shown.neighbour, train.sample_id[0])
+        place = np.searchsorted(train.sample_id, asked, sorter=order)
         theirs = train.target[order[place]]
-        found["retrieved_label_agreement"] = label_agreement(test.samples.target[rows], theirs)
-    return found
+        label = label_agreement(test.samples.target[rows], theirs)
+        label = np.where(known, label, np.nan).astype(np.float32)
+    return replace(shown, query=test.samples.sample_id[rows], label=label)
+
+
+@torch.no_grad()
+def recovery(method: Method, data: DataModule, device: torch.device) -> Recovery | None:
+    """What is put in the place of hidden modalities of training samples, beside what is true.
+
+    None where nothing is known to be true (any regime but `full_access`), or nothing recovered.
+    """
+    method.eval()
+    parts: dict[str, list[Tensor]] = {}
+    left = PROBED
+    for batch in data.batches("train"):
+        if batch.teacher is None or left <= 0:
+            break
+        rows = (batch.teacher.presence & ~batch.presence).any(1).nonzero().squeeze(1)[:left]
+        if not len(rows):
+            continue
+        some = batch.take(rows).to(device)
+        teacher = some.teacher
+        assert teacher is not None
+        made, true = method.completed(replace(some, teacher=None)), method.completed(teacher)
+        for name, x in made.items():
+            lacks = teacher.has(name) & ~some.has(name)
+            parts.setdefault(name, []).append(torch.stack([x[lacks], true[name][lacks]]))
+        left -= len(rows)
+    if not parts:
+        return None
+    widest = max(part.shape[2] for each in parts.values() for part in each)
+    both = {name: torch.cat(each, 1) for name, each in parts.items()}
+    # narrower modalities end in zeros
+    flat = torch.cat(
+        [torch.nn.functional.pad(x, (0, widest - x.shape[2])) for x in both.values()], 1
+    )
+    recovered, true_ones = flat.float().cpu().numpy()
+    names = np.repeat(np.array(list(both)), [x.shape[1] for x in both.values()])
+    return Recovery(modality=names, recovered=recovered, true=true_ones)
 
 
 def label_agreement(

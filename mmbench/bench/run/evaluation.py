@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
+from mmbench.bench.record import safe_csv
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.embeddings import Embeddings
 from mmbench.datamodule import DataModule
-from mmbench.store import write_arrays
+from mmbench.store import write_arrays, write_text
 
 
 @torch.no_grad()
@@ -67,10 +69,64 @@ def evaluate(
     return {name: data.in_units(output) for name, output in logits.items()}
 
 
-def write_predictions(folder: Path, data: DataModule, logits: Mapping[str, NDArray[Any]]) -> None:
-    """Write a file a condition: outputs beside target, presence and id of each test sample."""
+@torch.no_grad()
+def predict_unlabelled(
+    method: LightningModule, data: DataModule, device: torch.device | str = "cpu"
+) -> pd.DataFrame | None:
+    """Predict the samples that have no label, with natural gaps alone.
+
+    Args:
+        method: What predicts.
+        data: Whose samples.
+        device: Where.
+
+    Returns:
+        A row a sample: `id`, for classes and labels what is `predicted`, and an output each: a
+        probability, or a value in units. None if all samples have a label.
+    """
+    method.eval().to(device)
+    ids, parts = [], []
+    for batch in data.unlabelled_batches():
+        ids += batch.sample_id.tolist()
+        source = batch.blind().to(device)
+        source = source.with_embeddings(Embeddings(len(source), learning=False))
+        parts.append(method(source).float().cpu())
+    if not parts:
+        return None
+    task, output = data.task, torch.cat(parts)
+    outputs = list(task.outputs)
+    names = data.names_of_ids()
+    table: dict[str, Any] = {"id": [names.get(one, one) for one in ids]}
+    if task.kind == "regression":
+        return pd.DataFrame(table).join(
+            pd.DataFrame(data.in_units(output.numpy()), columns=outputs)
+        )
+    if task.kind == "single_label":
+        chance = output.softmax(1).numpy()
+        table["predicted"] = [outputs[k] for k in chance.argmax(1)]
+    else:
+        chance = output.sigmoid().numpy()
+        table["predicted"] = ["|".join(np.array(outputs)[row > 0.5]) for row in chance]
+    return pd.DataFrame(table).join(pd.DataFrame(chance, columns=outputs), rsuffix=" (probability)")
+
+
+def write_predictions(
+    folder: Path,
+    data: DataModule,
+    logits: Mapping[str, NDArray[Any]],
+    unlabelled: pd.DataFrame | None = None,
+) -> None:
+    """Write a file a condition: outputs beside target, presence and id of each test sample.
+
+    Beside the ids lie the names that the data set has for them, if it has, and those of the
+    outputs. Samples without a label get a CSV file.
+    """
     (folder / "predictions").mkdir()
-    test = data.split("test").samples
+    if unlabelled is not None:
+        text = safe_csv(unlabelled, digits=9)
+        write_text(folder / "predictions" / "unlabelled.csv", text)
+    test, names = data.split("test").samples, data.names_of_ids()
+    known = {"id": np.array([names[one] for one in test.sample_id.tolist()])} if names else {}
     for name, output in logits.items():
         write_arrays(
             folder / "predictions" / f"{name}.npz",
@@ -79,5 +135,7 @@ def write_predictions(folder: Path, data: DataModule, logits: Mapping[str, NDArr
                 "target": test.target,
                 "presence": data.condition_presence(name),
                 "sample_id": test.sample_id,
+                "outputs": np.array(data.task.outputs),
+                **known,
             },
         )

@@ -15,9 +15,9 @@ from mmbench.bench.result import SCHEMA, Asked, Result, Scale, Selection, write_
 from mmbench.bench.run.attempt import Ended, publish_run
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
-from mmbench.bench.run.diagnostics import with_truth
-from mmbench.bench.run.evaluation import evaluate, write_predictions
-from mmbench.bench.run.meters import forget_peak
+from mmbench.bench.run.diagnostics import diagnostics
+from mmbench.bench.run.evaluation import evaluate, predict_unlabelled, write_predictions
+from mmbench.bench.run.meters import forget_peak, metered
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
 from mmbench.bench.run.scoring import score_conditions
@@ -26,8 +26,9 @@ from mmbench.bench.run.training import seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness import realised
 from mmbench.data.scale import TargetScale
+from mmbench.diagnostics import write_diagnostics
 from mmbench.method import Method
-from mmbench.store import Claim, write_arrays
+from mmbench.store import Claim
 
 
 def run(
@@ -56,7 +57,8 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     data = build_data(spec, root)
     if reason := reason_to_skip(cls, args, data):
         return Ended("skipped.json", reason)
-    task, train_split = encoded_task(spec, data), data.split("train")
+    train_split = data.split("train")  # first: then the task says how pixels were scaled
+    task = encoded_task(spec, data)
     noted = notes(data)
     if cls.applies.trains and spec.select["on"] == "val":
         require_defined(data, spec.select["metric"])
@@ -71,10 +73,11 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     ms_per_sample: list[float] = []
     logits = evaluate(method, data, training.device, ms_per_sample)
     eval_s = time.perf_counter() - began
-    write_predictions(folder, data, logits)
+    # of the evaluation alone: another one begins anew
+    if shown := metered("diagnostics", lambda: diagnostics(method, data, training.device)):
+        write_diagnostics(folder / "diagnostics.npz", shown)
+    write_predictions(folder, data, logits, predict_unlabelled(method, data, training.device))
     conditions = score_conditions(spec, root, data, logits)
-    if shown := method.diagnostics():
-        write_arrays(folder / "diagnostics.npz", with_truth(shown, data))
     if spec.keep_weights:
         kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(kept, folder / "weights.safetensors")

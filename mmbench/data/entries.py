@@ -1,0 +1,348 @@
+"""What a user's file holds of one modality, sample by sample, as the data set `table` reads it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+
+from mmbench.data.arrays import Arrays as ModalityArrays
+from mmbench.data.arrays import arrays_of, read_arrays
+from mmbench.data.columns import features
+from mmbench.data.frames import Frame, likely_cause, read_frame, require_unique
+from mmbench.data.parsed import Arrays, Room, parsed
+from mmbench.data.pieces import Pieces
+from mmbench.data.sample_files import (
+    SampleFiles,
+    Skipped,
+    in_column,
+    in_folder,
+    read_array,
+    read_picture,
+    stacked,
+)
+from mmbench.data.task import Kind, Modality
+from mmbench.data.vocabulary import encode, vocabulary, words
+
+
+@dataclass(frozen=True)
+class Entries:
+    """One modality of all samples.
+
+    Args:
+        modality: Its description.
+        x: (sample, ...) in the axes of the kind; zeros where it is absent.
+        present: Which samples have it.
+        length: Steps that are no padding; 1 for kinds without lengths, and where it is absent.
+        notes: What was left out, turned, cut or filled in, a line each.
+    """
+
+    modality: Modality
+    x: NDArray[Any]
+    present: Bool[np.ndarray, " sample"]
+    length: Int[np.ndarray, " sample"]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The samples that the rows of modalities are joined to.
+
+    Args:
+        file: Name of the file that names them, for messages.
+        ids: As text, unique.
+        train: Which of them are of the training split; nothing is learned from others.
+        other: Whether rows of modalities without a sample are refused or left out.
+    """
+
+    file: str
+    ids: "pd.Index[str]"
+    train: Bool[np.ndarray, " sample"]
+    other: Literal["refuse", "drop"]
+
+    @cached_property
+    def spec(self) -> dict[str, str]:
+        """What it is, for the key of what is read of it."""
+        ids = hashlib.sha256("\0".join(self.ids).encode())
+        ids.update(self.train.tobytes())
+        return {"file": self.file, "other": self.other, "samples": ids.hexdigest()}
+
+    def rows(self, ids: "pd.Index[str]", path: Path) -> tuple[NDArray[np.int_], list[str]]:
+        """Position of the sample of each id, -1 = there is none and it is left out; and notes.
+
+        Raises:
+            ValueError: If there is none for any id, or for some and they are refused.
+        """
+        rows = np.asarray(self.ids.get_indexer(ids))
+        lost = rows < 0
+        if not lost.any():
+            return rows, []
+        first = ids[int(np.flatnonzero(lost)[0])]
+        if lost.all():
+            why = likely_cause(ids, self.ids, (path.name, self.file))
+            raise ValueError(f"{path}: none of its {len(ids)} ids is in {self.file}; {why}")
+        if self.other == "refuse":
+            raise ValueError(
+                f"{path}: id {first} ({int(lost.sum())} in all) has no row in {self.file}; "
+                "add its label, or leave such rows out with unlabelled: drop"
+            )
+        return rows, [f"{path.name}: {int(lost.sum())} rows without a label left out"]
+
+
+@dataclass(frozen=True)
+class ModalityFile:
+    """A file of one modality, and how it is read.
+
+    Args:
+        name: Of the modality.
+        kind: Of the modality.
+        path: CSV and its kin, parquet or npz, or a folder of files named by id.
+        root: What paths in a column of pictures start from.
+        id_column: Name of the column of ids.
+        no_features: Columns that are no features, should it have them.
+        indicators: Whether a feature with empty cells gets another beside it that says so.
+        tokenizer: Folder of the tokenizer that cuts texts; None = words numbered by training.
+        max_tokens: Of a text; longer ones are cut. None = the longest decides, or the tokenizer.
+        size: Height and width that pictures are brought to; None = they have one size.
+        skip_bad: Files of samples that may be unreadable; these samples lack the modality.
+    """
+
+    name: str
+    kind: Kind
+    path: Path
+    root: Path
+    id_column: str
+    no_features: Sequence[str] = ()
+    indicators: bool = False
+    tokenizer: Path | None = None
+    max_tokens: int | None = None
+    size: tuple[int, int] | None = None
+    skip_bad: int = 0
+
+    @cached_property
+    def samples(self) -> SampleFiles | None:
+        """The files of samples that it is about; None if it holds values itself.
+
+        Raises:
+            ValueError: If it cannot be read, or names none.
+        """
+        if self.path.is_dir():
+            return in_folder(self.path, self.kind)
+        if self.kind == "image" and self.path.suffix != ".npz":
+            frame = read_frame(self.path, self.id_column, text=True)
+            return in_column(frame.without(self.no_features), self.root)
+        return None
+
+    def read(self, joined: Joined) -> Entries:
+        """What it holds of some samples; parsed once a machine.
+
+        Raises:
+            ValueError: If it cannot be read, or holds what cannot be meant; the message names file
+                and row and says what to do.
+        """
+        spec = {
+            "what": "modality of a table",
+            "name": self.path.name,  # notes say it
+            "kind": self.kind,
+            "id": self.id_column,
+            "no_features": list(self.no_features),
+            "indicators": self.indicators,
+            "tokenizer": self._tokens and self._tokens.content,
+            "max_tokens": self.max_tokens,
+            "size": self.size,
+            "skip_bad": self.skip_bad,
+            "joined": joined.spec,
+        }
+        files = [] if self.path.is_dir() else [self.path]
+        if self.samples is not None:
+            spec["samples"] = list(self.samples.ids)
+            files += [file for file in self.samples.files if file.is_file()]
+        found = parsed(files, spec, partial(self._parse, joined), code=__name__)
+        shape, size = found["x"].shape[1:], int(found["vocab_size"])
+        whose = self._tokens.name if self._tokens else ""
+        return Entries(
+            Modality(self.name, self.kind, shape, size, whose),
+            found["x"],
+            found["present"],
+            found["length"],
+            tuple(found["notes"].tolist()),
+        )
+
+    @cached_property
+    def _tokens(self) -> "Pieces | None":
+        return None if self.tokenizer is None or self.kind != "tokens" else Pieces(self.tokenizer)
+
+    def _parse(self, joined: Joined, room: Room) -> Arrays:
+        if self.samples is not None and self.kind == "image":
+            found = self._pictures(self.samples, joined, room)
+        else:
+            found = self._rows(joined).scattered(len(joined.ids))
+        if not found["present"].any():
+            raise ValueError(
+                f"{self.path} has no row with a value, so that no sample has the modality "
+                f"{self.name}; fill it in, or take it out of files"
+            )
+        return found
+
+    def _rows(self, joined: Joined) -> "_Rows":
+        if self.samples is not None:
+            return self._arrays(self._stacked(self.samples), joined)
+        if self.path.suffix == ".npz":
+            return self._arrays(read_arrays(self.path, self.kind), joined)
+        return self._frame(joined)
+
+    def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
+        rows, notes = joined.rows(samples.ids, self.path)
+        x: NDArray[np.uint8] | None = None
+        present = np.zeros(len(joined.ids), bool)
+        bad = Skipped(self.skip_bad, self.path.name)
+        for row, file, place in zip(rows, samples.files, samples.places, strict=True):
+            if row < 0:
+                continue
+            with bad.may_fail(place):
+                picture = read_picture(file, self.size)
+                if x is None:
+                    x = room("x", (len(joined.ids), *picture.shape), np.uint8)
+                if picture.shape != x.shape[1:]:
+                    raise ValueError(
+                        f"{file} has {picture.shape[1]} x {picture.shape[2]} pixels, but those "
+                        f"before have {x.shape[2]} x {x.shape[3]}; say size: 224 (or another) to "
+                        "bring all to one size"
+                    )
+                x[row], present[row] = picture, True
+        return {
+            "x": np.zeros((len(present), 3, 1, 1), np.uint8) if x is None else x,
+            "present": present,
+            "length": np.ones(len(present), np.int64),
+            "vocab_size": np.array(0),
+            "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
+        }
+
+    def _stacked(self, samples: SampleFiles) -> ModalityArrays:
+        arrays, files, ids = [], [], []
+        bad = Skipped(self.skip_bad, self.path.name)
+        for name, file in zip(samples.ids, samples.files, strict=True):
+            with bad.may_fail(str(file)):
+                arrays.append(read_array(file))
+                files.append(file)
+                ids.append(name)
+        content = stacked(arrays, files, self.kind) | {"id": np.array(ids, dtype=str)}
+        found = arrays_of(content, self.path, self.kind)
+        return replace(found, notes=(*samples.notes, *found.notes, *bad.notes))
+
+    def _frame(self, joined: Joined) -> "_Rows":
+        """Of a CSV or parquet file."""
+        frame = read_frame(self.path, self.id_column, text=self.kind == "tokens")
+        frame = frame.without(self.no_features)
+        rows, notes = joined.rows(frame.ids, self.path)
+        frame = frame.take(np.flatnonzero(rows >= 0))
+        rows = rows[rows >= 0]
+        notes = [*frame.notes, *notes]
+        if self.kind == "vector":
+            return self._vector(frame, rows, joined, notes)
+        if self.kind != "tokens" or len(frame.names) != 1:
+            raise ValueError(
+                f"{self.path} has the columns {[*frame.names]} beside the id, which makes no "
+                f"{self.kind}: a CSV or parquet file holds a vector (numbers) or, of kind "
+                "tokens, one column of text; for anything else take an npz file"
+            )
+        texts = frame.text(frame.names[0])
+        there = (texts != "").to_numpy(bool)
+        return self._texts(texts[there], rows[there], joined, notes)
+
+    def _arrays(self, arrays: ModalityArrays, joined: Joined) -> "_Rows":
+        """Of an npz file, or of arrays in files of their own."""
+        require_unique(arrays.ids, self.path)
+        rows, notes = joined.rows(arrays.ids, self.path)
+        kept = (rows >= 0) & arrays.present
+        x, length, rows = arrays.x[kept], arrays.length[kept], rows[kept]
+        notes = [*arrays.notes, *notes]
+        if self.kind == "vector" and (self.indicators or np.isnan(x).any()):
+            names = tuple(str(k) for k in range(x.shape[1]))
+            lines = np.arange(len(x))
+            values = x.astype(np.float64)
+            frame = Frame(self.path, arrays.ids[kept], names, values, {}, lines)
+            return self._vector(frame, rows, joined, notes)
+        if self.kind != "tokens":
+            return _Rows(x, rows, length, 0, notes)
+        size = int(arrays.x.max(initial=0)) + 1
+        if self._tokens is not None:
+            if size > self._tokens.size:
+                row = int(np.flatnonzero((arrays.x >= self._tokens.size).any(axis=1))[0])
+                raise ValueError(
+                    f"{self.path} id {arrays.ids[row]}: token id {arrays.x[row].max()} is none of "
+                    f"the {self._tokens.size} of the tokenizer in {self.tokenizer}"
+                )
+            size = self._tokens.size
+        if self.max_tokens is not None and x.shape[1] > self.max_tokens:
+            if cuts := int((length > self.max_tokens).sum()):
+                notes.append(f"{self.path.name}: {cuts} texts cut to {self.max_tokens} tokens")
+            x, length = x[:, : self.max_tokens], np.minimum(length, self.max_tokens)
+        return _Rows(x, rows, length, size, notes)
+
+    def _texts(
+        self, texts: "pd.Series[str]", rows: NDArray[np.int_], joined: Joined, notes: list[str]
+    ) -> "_Rows":
+        if self._tokens is not None:
+            counts = self._tokens.counts(texts.tolist())
+            limit = self.max_tokens or self._tokens.longest
+        else:
+            counts = [max(len(words(text)), 1) for text in texts]
+            limit = self.max_tokens
+        longest = max(counts, default=1)
+        steps = longest if limit is None else min(longest, limit)
+        if longest > steps:
+            cuts = sum(count > steps for count in counts)
+            notes = [*notes, f"{self.path.name}: {cuts} texts cut to {steps} tokens"]
+        if self._tokens is not None:
+            x, length = self._tokens.encode(texts.tolist(), steps=steps)
+            return _Rows(x, rows, length, self._tokens.size, notes)
+        ids = vocabulary(texts[joined.train[rows]])
+        x, length = encode(texts.tolist(), ids, steps=steps)
+        return _Rows(x, rows, length, 2 + len(ids), notes)
+
+    def _vector(
+        self, frame: Frame, rows: NDArray[np.int_], joined: Joined, notes: list[str]
+    ) -> "_Rows":
+        found = features(frame, joined.train[rows], indicators=self.indicators)
+        rows = rows[found.present]
+        length = np.ones(len(rows), np.int64)
+        return _Rows(found.x[found.present], rows, length, 0, [*notes, *found.notes])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a file holds of one modality, row by row.
+
+    Args:
+        x: Values of the samples that have it.
+        rows: Positions of these samples.
+        length: Their lengths; 1 for kinds without.
+        vocab_size: Of tokens, else 0.
+        notes: What was left out or filled in.
+    """
+
+    x: NDArray[Any]
+    rows: NDArray[np.int_]
+    length: NDArray[np.int64]
+    vocab_size: int
+    notes: list[str]
+
+    def scattered(self, samples: int) -> Arrays:
+        """The same for all samples, as arrays alone."""
+        x = np.zeros((samples, *self.x.shape[1:]), self.x.dtype)
+        present, length = np.zeros(samples, bool), np.ones(samples, np.int64)
+        x[self.rows], present[self.rows], length[self.rows] = self.x, True, self.length
+        return {
+            "x": x,
+            "present": present,
+            "length": length,
+            "vocab_size": np.array(self.vocab_size),
+            "notes": np.array(self.notes, dtype=str),
+        }

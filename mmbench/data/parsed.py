@@ -1,0 +1,83 @@
+"""What readers make of a user's large files: parsed once a machine, then mapped by all."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmbench.data.cache import cached
+from mmbench.data.files import content_of, stamp
+from mmbench.sources import sources
+
+SMALL_BYTES = 2**20  # files below it are quicker read than looked up
+
+Arrays = Mapping[str, NDArray[Any]]
+Room = Callable[[str, tuple[int, ...], Any], NDArray[Any]]  # name, shape, type -> a new array
+
+
+def memory(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Room for an array that no other process sees."""
+    return np.zeros(shape, dtype)
+
+
+def parsed(
+    files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[Room], Arrays], *, code: str
+) -> Arrays:
+    """Arrays that a reader makes of files, mapped from the cache unless the files are small.
+
+    The cache keeps a copy of what the files hold, readable by its user alone. Where it cannot be
+    written, every process reads the files itself, and the log says so.
+
+    Args:
+        files: What is read.
+        spec: What else decides the arrays, in JSON's types: name and arguments of the reader.
+        read: The reader. An array that may be too large for memory it writes where it is given
+            room, and gives back under that name.
+        code: Module that the reader lies in; another source of it, or of what it imports, is
+            another entry.
+
+    Returns:
+        What `read` gives; arrays must not be written to.
+
+    Raises:
+        ValueError: If a file is written to meanwhile.
+    """
+    if sum(file.stat().st_size for file in files) < SMALL_BYTES:
+        return read(memory)
+    stamps = [stamp(file) for file in files]
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def build(folder: Path) -> None:
+        folder.chmod(0o700)  # the file may be readable by fewer people than a cache folder is
+        written: set[str] = set()
+
+        def room(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+            written.add(name)
+            file = folder / f"{name}.npy"
+            return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+
+        arrays.update(read(room))
+        for file, known in zip(files, stamps, strict=True):
+            if stamp(file) != known:  # else another content would lie under this one's name
+                raise ValueError(f"{file} was written to while it was read; run it again")
+        for name in arrays.keys() - written:
+            np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
+
+    key = {
+        **spec,
+        "code": sources(code),
+        "content": [content_of(file) for file in files],
+        "libraries": {"numpy": np.__version__, "pandas": pd.__version__},
+    }
+    try:
+        folder = cached(key, build)
+    except OSError as error:
+        logging.getLogger(__name__).warning(
+            "what is read of %s cannot be kept for other processes: %s", files[0], error
+        )
+        return arrays or read(memory)
+    return {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}

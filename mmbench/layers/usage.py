@@ -1,0 +1,74 @@
+"""How experts share the work in evaluation, counted without waiting for a device."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmbench.data.missingness import pattern_name
+from mmbench.diagnostics import RouterUsage
+
+
+class UsageMeter(nn.Module):
+    """Sums of the weights that a router gives, by what the samples have; each evaluation anew.
+
+    Args:
+        modalities: M.
+        experts: E.
+    """
+
+    asked: Tensor
+
+    def __init__(self, modalities: int, experts: int) -> None:
+        super().__init__()
+        self.experts = experts
+        # the last column counts; not saved, since it says nothing that was learned
+        self.register_buffer("asked", torch.zeros(2**modalities, experts + 1), persistent=False)
+
+    def train(self, mode: bool = True) -> "UsageMeter":
+        """Switch modes; an evaluation begins with nothing."""
+        if not mode:
+            self.asked.zero_()
+        super().train(mode)
+        return self
+
+    @torch.no_grad()
+    def forward(self, weight: Float[Tensor, "token expert"], code: Int[Tensor, " sample"]) -> None:
+        """Count, in evaluation alone.
+
+        Args:
+            weight: Of each expert for a token, >= 0; those of a sample lie side by side, and one
+                that asks nobody does not count.
+            code: `presence_code` of each sample.
+        """
+        if self.training or not len(code):
+            return
+        rows = torch.cat([weight, (weight.sum(1, keepdim=True) > 0).to(weight)], 1)
+        of_sample = rows.view(len(code), -1, rows.shape[1]).sum(1)
+        self.asked.index_add_(0, code, of_sample.to(self.asked))
+
+    def shown(
+        self, modalities: Sequence[str], experts: Sequence[str], name: str = "router"
+    ) -> dict[str, RouterUsage]:
+        """What was counted, as a diagnostic; nothing if nobody was asked.
+
+        Args:
+            modalities: Names, in the order of the columns of presence.
+            experts: Names.
+            name: Of the diagnostic.
+        """
+        asked = self.asked.cpu().numpy()
+        codes = asked[:, :-1].sum(1).nonzero()[0]
+        if not len(codes):
+            return {}
+        presence = (codes[:, None] >> np.arange(len(modalities)) & 1).astype(bool)
+        weight = asked[codes, :-1]
+        usage = RouterUsage(
+            pattern=np.array([pattern_name(row, modalities) for row in presence], dtype=np.str_),
+            expert=np.array(experts, dtype=np.str_),
+            share=weight / weight.sum(1, keepdims=True),
+            count=asked[codes, -1],
+        )
+        return {name: usage}
