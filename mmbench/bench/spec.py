@@ -290,7 +290,7 @@ def labels(entries: Sequence[Entry]) -> list[str]:
     Raises:
         ValueError: If two entries would still be called the same.
     """
-    names = [entry.name.rpartition(".")[2] for entry in entries]
+    names = [e.name if "/" in e.name else e.name.rpartition(".")[2] for e in entries]
     found = []
     for entry, name in zip(entries, names, strict=True):
         args = ",".join(f"{key}={value}" for key, value in sorted(entry.args.items()))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import wrap
 from typing import Literal
 
 from mmbench.checks.data import DATA_CHECKS, Subject
@@ -12,6 +13,8 @@ from mmbench.checks.rule import Finding, Rule, try_rule
 from mmbench.checks.tasks import TASKS, sample_tasks, title
 from mmbench.data.task import Task
 from mmbench.method import Method
+
+WIDTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,40 @@ class Report:
         """How many rules are broken, warnings left out."""
         return sum(finding.outcome == "broken" for finding in self.findings)
 
+    def text(self) -> str:
+        """A line for each rule that is kept, a paragraph for each that is not, and a count."""
+        lines = []
+        for finding in self.findings:
+            lines.append(f"{finding.outcome:<8} {finding.rule}")
+            if finding.outcome != "passed":
+                lines += _paragraph("rule", finding.statement)
+                lines += _paragraph("tried", finding.tried)
+                lines += _paragraph("found", finding.happened)
+                lines += _paragraph("mend", finding.mend)
+        warned = sum(finding.outcome == "warning" for finding in self.findings)
+        kept = len(self.findings) - self.broken - warned
+        end = f", {warned} to look at" if warned else ""
+        lines += ["", f"{self.name}: {kept} of {len(self.findings)} rules kept, "]
+        lines[-1] += f"{self.broken} broken{end}"
+        return "\n".join(lines)
+
     def to_json(self) -> str:
         """As a JSON object."""
         return json.dumps(asdict(self) | {"broken": self.broken}, indent=2)
+
+
+def _paragraph(label: str, text: str) -> list[str]:
+    """Text behind a label, on as many lines as it needs."""
+    indent = f"{'':<9}{label:<6} "
+    clean = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in " ".join(text.split()))
+    return wrap(
+        clean,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def check_method(name: str, cls: type[Method], task: Task | None = None) -> Report:

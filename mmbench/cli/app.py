@@ -15,6 +15,7 @@ from mmbench.cli.delete import delete
 from mmbench.cli.errors import end
 from mmbench.cli.listing import list_things
 from mmbench.cli.masks import export_masks, import_masks, verify_masks
+from mmbench.cli.new import new
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
@@ -68,6 +69,7 @@ app.command()(report)
 app.command()(delete)
 app.command("list")(list_things)
 app.command()(check)
+app.command()(new)
 app.add_typer(data_app, name="data")
 app.add_typer(masks_app, name="masks")
 data_app.command("list")(list_data)

@@ -1,19 +1,15 @@
 """`mmbench check`: whether a method or a data set keeps the contract."""
 
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmbench.cli.options import DataArguments, DataRoot, Fold, arguments
-from mmbench.cli.show import counted, visible
 
 if TYPE_CHECKING:
     from mmbench.checks.report import Report
     from mmbench.config import JSON
-
-WIDTH = 100
 
 
 def check(
@@ -38,17 +34,26 @@ def check(
 
     Example: `mmbench check my_package.MyMethod`, `mmbench check table files=... labels=...`
     """
-    report = _report(name, words, data, fold, data_root)
+    report = report_of(name, words, data, fold, data_root)
     if as_json:
         typer.echo(report.to_json())
     else:
-        _print(report)
+        typer.echo(report.text())
     raise typer.Exit(1 if report.broken else 0)
 
 
-def _report(
-    name: str, words: list[str] | None, data: str | None, fold: int, data_root: Path
+def report_of(
+    name: str,
+    words: list[str] | None = None,
+    data: str | None = None,
+    fold: int = 0,
+    data_root: Path = Path("data"),
 ) -> "Report":
+    """What the command reports, for tests of a plugin; arguments as of the command.
+
+    Raises:
+        ValueError: If there is no such thing, or it cannot be checked.
+    """
     from mmbench.bench.run.build import bound_data
     from mmbench.checks.report import check_data, check_method
     from mmbench.registry import METHODS
@@ -73,7 +78,7 @@ def _is_data(name: str) -> bool:
     """
     from mmbench.registry import DATASETS, METHODS, suggest
 
-    if "." in name:
+    if "." in name and "/" not in name:
         try:
             METHODS.get(name)
         except ValueError as error:
@@ -87,6 +92,7 @@ def _is_data(name: str) -> bool:
     if name in DATASETS.names():
         return True
     known = (*METHODS.names(), *DATASETS.names())
+    known += tuple(one.rpartition("/")[2] for one in known if "/" in one)
     raise ValueError(
         f"no method and no data set is named {name!r}{suggest(name, known)} (mmbench list methods, "
         "mmbench list data)"
@@ -113,35 +119,3 @@ def fingerprints_of(name: str, args: "dict[str, JSON]", fold: int, root: str) ->
     from mmbench.checks.data import fingerprints
 
     return fingerprints(bound_data(name, args, Path(root), fold))
-
-
-def _print(report: "Report") -> None:
-    """A line for each rule that is kept, a paragraph for each that is not."""
-    for finding in report.findings:
-        typer.echo(f"{finding.outcome:<8} {finding.rule}")
-        if finding.outcome == "passed":
-            continue
-        for label, text in (
-            ("rule", finding.statement),
-            ("tried", finding.tried),
-            ("found", finding.happened),
-            ("mend", finding.mend),
-        ):
-            indent = f"{'':<9}{label:<6} "
-            typer.echo(
-                fill(
-                    visible(text),
-                    WIDTH,
-                    initial_indent=indent,
-                    subsequent_indent=" " * len(indent),
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
-    warned = sum(finding.outcome == "warning" for finding in report.findings)
-    kept = len(report.findings) - report.broken - warned
-    end = f", {counted(warned, 'warning')}" if warned else ""
-    typer.echo(
-        f"\n{report.name}: {kept} of {counted(len(report.findings), 'rule')} kept, "
-        f"{report.broken} broken{end}"
-    )

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -255,8 +257,18 @@ READERS: dict[Any, Callable[[JSON, str], Any]] = {
 
 
 def scenarios() -> dict[str, Path]:
-    """Built-in scenarios by name."""
-    return {file.stem: file for file in sorted(folder("configs").glob("scenario/*.yaml"))}
+    """Scenarios by name: built-in ones, then those of plugins as `package/name`.
+
+    The entry point `name = "module"` of the group `mmbench.scenarios` is `name.yaml` in the folder
+    of the module.
+    """
+    known = {file.stem: file for file in sorted(folder("configs").glob("scenario/*.yaml"))}
+    for point in sorted(entry_points(group="mmbench.scenarios"), key=lambda one: one.name):
+        spec = find_spec(point.module)
+        package = point.dist.name if point.dist else point.module
+        for home in (spec.submodule_search_locations or ()) if spec else ():
+            known[f"{package}/{point.name}"] = Path(home) / f"{point.name}.yaml"
+    return known
 
 
 def load_scenario(scenario: str | Path | Mapping[str, JSON]) -> dict[str, JSON]:
@@ -294,7 +306,8 @@ def _read(where: str | Path) -> dict[str, JSON]:
             f"no scenario named {where!r}{suggest(str(where), list(known))}; built in are "
             f"{', '.join(known)}; or write one out"
         )
-    return {"name": path.stem} | load_config(path, kind="scenario")
+    name = str(where) if str(where) in known else path.stem
+    return {"name": name} | load_config(path, kind="scenario")
 
 
 def _pinned(entry: Mapping[str, JSON]) -> list[dict[str, JSON]]:
