@@ -23,8 +23,9 @@ Fold = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 2  # raised when the same words come to mean another run
 EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
-# trainer settings that say where and how safely, not what; no part of the key
-PLACEMENT = ("accelerator", "checkpoint_minutes")
+# trainer settings that say where, how safely and watched by whom, not what: they change no number,
+# so they are no part of the key, and a finished run is not repeated for another logger
+PLACEMENT = ("accelerator", "checkpoint_minutes", "logger")
 
 
 class _Strict(BaseModel):
@@ -99,6 +100,8 @@ class TrainerSpec(BaseModel):
         patience: Stop after so many epochs without a better validation score; None = never.
         checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
             cut off goes on; no part of the key.
+        logger: `tensorboard`, `wandb` or `mlflow`, beside the curve that is kept in any case
+            (`csv`); no part of the key.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
 
@@ -111,6 +114,7 @@ class TrainerSpec(BaseModel):
     batch_size: Count = 64
     min_steps: Count | None = None
     patience: Count | None = None
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import require_defined
 from mmbench.bench.spec import DataEntry, RunSpec, bind
 from mmbench.data.missingness import Natural
@@ -23,6 +24,7 @@ OURS = (
     "max_epochs",
     "batch_size",
     "checkpoint_minutes",
+    "logger",
     "min_steps",
     "patience",
     "threads",
@@ -34,7 +36,6 @@ REFUSED = {
     "default_root_dir": "a run writes into its own folder",
     "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
     "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
-    "logger": "the training curve is part of the record",
     "num_sanity_val_steps": "an epoch would be selected before training",
 }
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
@@ -83,6 +84,8 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
                 f"known are {', '.join(OURS)} and the arguments of "
                 "lightning.pytorch.Trainer"
             )
+        if name == "logger":
+            require_logger(value)
         if name in REFUSED:
             raise ValueError(f"trainer.{name} cannot be set: {REFUSED[name]}; leave it out")
         if name == "limit_val_batches" and not value:

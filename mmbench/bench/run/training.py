@@ -23,6 +23,7 @@ from mmbench.bench.result import Selected, StageResult, read_stage, write_stage
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.claimed import WhileClaimed
+from mmbench.bench.run.loggers import loggers
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest, still_rising
@@ -143,8 +144,11 @@ def _train_stage(
         if stage.shared:
             seed_everything(spec.seed)  # whoever trains it comes from elsewhere
         going_on = checkpoints.newest
+        results = folder.parents[len(spec.folder.parts)]
         try:
-            trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+            with loggers(spec, results, "" if alone else stage.name) as others:
+                trainer.loggers = [*trainer.loggers, *others]  # the first writes the curve
+                trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
                 raise KeyboardInterrupt from error
@@ -198,7 +202,11 @@ def _identity(
     beside = folder.parents[len(spec.folder.parts) - 1]
     if not stage.shared:
         return words | made_by(type(method), data), beside / STAGES / spec.key
-    same = replace(spec, method="", method_args={}, method_label="", data_label="")
+    # who watches a training is no part of what comes of it
+    trainer = {name: one for name, one in spec.trainer_args.items() if name != "logger"}
+    same = replace(
+        spec, method="", method_args={}, method_label="", data_label="", trainer_args=trainer
+    )
     # all that derive from the class that says what the stages are may share them
     definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
     return words | same.to_json() | made_by(definer, data), beside / SHARED
