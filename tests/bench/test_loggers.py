@@ -1,4 +1,4 @@
-"""Loggers by name: none is needed, each is closed with its run, and none is part of the question."""
+"""Loggers by name: none is needed, each is closed with its run, none is part of the key."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def test_a_logger_is_no_part_of_the_key_since_it_changes_no_number():
 
 def test_an_unknown_logger_is_one_line():
     suite = {"name": "x", "data": "mfeat", "methods": "majority", "scenarios": "mcar", "seeds": 1}
-    with pytest.raises(ValueError, match="trainer.logger: .*'tensorboard', 'wandb' or 'mlflow'"):
+    with pytest.raises(ValueError, match=r"trainer\.logger: .*'tensorboard', 'wandb' or 'mlflow'"):
         load_suite(suite | {"trainer": {"logger": "tensorbord"}})
     assert load_suite(suite | {"trainer": {"logger": "csv"}}).trainer.logger == "csv"
 
