@@ -37,20 +37,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    Missingness,
-    MnarLabel,
-    MnarValue,
-    Natural,
-    Pattern,
-    Stream,
-    modality_values,
-    pattern_index,
-    pattern_name,
-)
+from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.protocol import Missingness, pattern_index, pattern_name
+from mmbench.data.missingness.stream import Stream
+from mmbench.data.missingness.values import modality_values
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task

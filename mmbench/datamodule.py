@@ -20,7 +20,9 @@ from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
 from mmbench.data.embeddings import Embeddings
 from mmbench.data.files import content_of, locate
-from mmbench.data.missingness import Missingness, Stream, natural
+from mmbench.data.missingness.fixed import natural
+from mmbench.data.missingness.protocol import Missingness
+from mmbench.data.missingness.stream import Stream
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmbench.data.batch import Batch
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Kind, Modality, Task, TaskKind

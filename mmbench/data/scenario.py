@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbench.config import JSON, load_config
-from mmbench.data.masks import FromTable
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    Missingness,
-    MnarLabel,
-    MnarValue,
-    Natural,
-    Pattern,
-    every_pattern,
-    pattern_name,
-)
+from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.protocol import Missingness, every_pattern, pattern_name
+from mmbench.data.missingness.table import FromTable
 from mmbench.paths import folder
 from mmbench.registry import suggest
 

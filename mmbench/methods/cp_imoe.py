@@ -51,7 +51,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch, zero_absent
-from mmbench.data.missingness import every_pattern, pattern_name
+from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic, Matrix, RouterUsage
 from mmbench.layers.encoders import ModalityEncoders

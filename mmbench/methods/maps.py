@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmbench.data.batch import Batch
-from mmbench.data.missingness import every_pattern, pattern_name
+from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic, Matrix
 from mmbench.layers.prompts import (

@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 
 from mmbench.data.masks import PresenceTable
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    MnarLabel,
-    Natural,
-    Pattern,
-    Stream,
-    every_pattern,
-)
+from mmbench.data.missingness.dependent import Mar, MnarLabel
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.protocol import every_pattern
+from mmbench.data.missingness.stream import Stream
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario, load_scenario, scenarios
 

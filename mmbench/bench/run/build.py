@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import require_defined
 from mmbench.bench.spec import DataEntry, RunSpec, bind
-from mmbench.data.missingness import Natural
+from mmbench.data.missingness.fixed import Natural
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Task, with_encoders
 from mmbench.datamodule import DataModule
