@@ -146,7 +146,7 @@ def test_an_installed_plugin_is_swept_and_named_with_version_and_files_in_every_
     records = sorted((home / "results" / "stranger" / "runs").rglob("metrics.json"))
     assert len(records) == 2
     for file in records:
-        made_by = json.loads(file.read_text())["provenance"]
+        made_by = json.loads(file.read_text())
         assert made_by["distributions"] == {"plugin-example": "1.2.3"}
         hashes = made_by["sources"]
         assert len(hashes["plugin_example.two_groups"]) == 16

@@ -149,9 +149,15 @@ def test_two_different_conditions_of_one_name_are_refused():
             "train: takes one value, found a list; only test is a grid",
         ),
         ({"train": {"mechanism": "every_pattern"}}, "train: every_pattern is a list of test"),
-        ({"train": {**MCAR, "mechanism": "mar + mcar"}}, "only natural + one other compose"),
-        ({"train": {**MCAR, "mechanism": "natural + mcar + mar"}}, "only natural + one other"),
-        ({"train": {"mechanism": "natural + natural"}}, "no mechanism named 'natural'"),
+        (
+            {"train": {**MCAR, "mechanism": "mar + mcar"}},
+            "at most one mechanism",
+        ),
+        (
+            {"train": {**MCAR, "mechanism": "natural + mcar + mar"}},
+            "at most one mechanism",
+        ),
+        ({"train": {"mechanism": "natural + natural"}}, "natural comes first"),
         ({"test": {"mechanism": "mcar", "missing_rate": 30}}, "test: missing_rate must be a share"),
         ({"test": {"mechanism": "mcar", "missing_rate": "0.3"}}, "missing_rate must be a number"),
         ({"test": {"mechanism": "mcar", "missing_rate": []}}, "missing_rate must be a number"),

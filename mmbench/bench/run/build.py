@@ -52,7 +52,7 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     method, _ = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
-    data.scenario.check(task.names)
+    data.require_scenario()
     encoded_task(spec, data)
     metric = spec.select["metric"]
     if metric not in metrics_for(task.kind):
