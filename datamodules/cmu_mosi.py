@@ -1,5 +1,6 @@
 """CMU-MOSI: sentiment of film reviews from text, audio and video of an utterance."""
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,8 +10,10 @@ import pandas as pd
 from jaxtyping import Float32
 from numpy.typing import NDArray
 
+from mmbench.data.affect import sequences
 from mmbench.data.files import locate, read_csv, read_matrix, same_length
-from mmbench.data.samples import Samples, Split
+from mmbench.data.parsed import Arrays, parsed
+from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import grouped, stable_ids
 from mmbench.data.task import Modality, Task
@@ -60,6 +63,12 @@ class CmuMosi(DataModule):
     reaches .92, against .71 on the other 128. So text features give no honest score under
     `standard`: take `file`, or `text=tokens`.
 
+    Sequences. With `pickle`, a file of MMSA (`aligned_50.pkl`, `unaligned_50.pkl`) or MultiBench
+    (`mosi_data.pkl`) is read in place of all files above: text, audio and video are sequences, the
+    split is its own, the standard one; see `mmbench.data.affect` for its layout, what becomes of
+    padding and of -inf, and what is absent (text that is 0 throughout, which papers drop). Only
+    arrays and plain values are unpickled; anything else is refused by name.
+
     Args:
         root: Folder that has `cmu_mosi/`.
         scenario: See `DataModule`.
@@ -67,6 +76,7 @@ class CmuMosi(DataModule):
             occur twice in the training part.
         target: See above.
         partition: See above.
+        pickle: File below `root` that is read in place of the others; empty = none.
         **common: Passed to `DataModule`; fold is 0; there is one partition of each kind.
     """
 
@@ -94,16 +104,25 @@ class CmuMosi(DataModule):
         text: Literal["features", "tokens"] = "features",
         target: Literal["binary", "seven", "score"] = "binary",
         partition: Literal["file", "standard"] = "file",
+        pickle: str = "",
         **common: Any,
     ) -> None:
         super().__init__(root, scenario, **common)
+        if pickle and partition != "file":
+            raise ValueError(f"{pickle} has its own split; leave partition={partition} out")
+        self.pickle = pickle
+        if pickle:
+            self.files = (pickle,)  # type: ignore[misc]  # not of the class
         self.text = text
         self.target = target
         self.partition = partition
 
     def describe(self) -> Task:
-        """Three vectors, or token ids and two vectors; the latter reads the transcripts."""
+        """Three vectors or sequences; text may be token ids, for which transcripts are read."""
         modalities = [Modality(name, "vector", (width,)) for name, width in WIDTHS.items()]
+        if self.pickle:
+            shapes = {name: self._sequences[name].shape[1:] for name in WIDTHS}
+            modalities = [Modality(name, "sequence", shape) for name, shape in shapes.items()]
         if self.text == "tokens":
             size = 2 + len(self._vocabulary)  # padding and unknown words
             modalities[0] = Modality("text", "tokens", (self._steps,), vocab_size=size)
@@ -112,12 +131,14 @@ class CmuMosi(DataModule):
         return Task(kind, tuple(modalities), OUTPUTS[self.target])
 
     def load(self, split: Split) -> Samples:
-        """Read one split; everything is present.
+        """Read one split; everything is present, unless a pickle lacks it.
 
         Raises:
             ValueError: If a file is not there or is not laid out as described, or the files do
                 not belong together; the message names the file and the row.
         """
+        if self.pickle:
+            return self._from_pickle(split)
         index = self._index[self._index["split"] == split]
         inputs: dict[str, NDArray[Any]] = {}
         lengths = {}
@@ -130,27 +151,67 @@ class CmuMosi(DataModule):
         return Samples(
             modalities=tuple(WIDTHS),
             inputs=inputs,
-            target=self._target(index),
+            target=self._target(lambda column: index[column].to_numpy()),
             sample_id=stable_ids(index["utterance"].tolist()),
             presence=np.ones((len(index), len(WIDTHS)), bool),
             lengths=lengths,
         )
 
-    def _target(self, index: pd.DataFrame) -> NDArray[Any]:
+    def _target(self, column: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
         if self.target == "binary":
-            return index["label"].to_numpy(np.int64)
-        score = index["score"].to_numpy(np.float64)
+            return column("label").astype(np.int64)
+        score = column("score").astype(np.float64)
         if self.target == "score":
             return score[:, None].astype(np.float32)
         return np.clip(np.round(score), -3, 3).astype(np.int64) + 3
 
+    def _from_pickle(self, split: Split) -> Samples:
+        rows = self._sequences["split"] == SPLITS.index(split)
+        found = {name: x[rows] for name, x in self._sequences.items() if name != "notes"}
+        found["label"] = found["score"] >= 0
+        inputs = {name: found[name] for name in WIDTHS}
+        lengths = {name: found[f"{name}_length"] for name in WIDTHS}
+        if self.text == "tokens":
+            texts = found["words"].tolist()
+            inputs["text"], lengths["text"] = encode(texts, self._vocabulary, steps=self._steps)
+        return Samples(
+            modalities=tuple(WIDTHS),
+            inputs=inputs,
+            target=self._target(found.__getitem__),
+            sample_id=stable_ids(found["id"].tolist()),
+            presence=found["presence"],
+            lengths=lengths,
+        )
+
+    @cached_property
+    def _sequences(self) -> Arrays:
+        path = locate(self.root, self.pickle)
+        module = "mmbench.data.affect"
+        found = parsed([path], {"what": "sequences"}, lambda _: sequences(path), code=module)
+        if self.text == "tokens" and not found["words"].any():
+            raise ValueError(f"{path} has no raw_text to make tokens of; leave text=tokens out")
+        return found
+
+    def notes(self) -> tuple[str, ...]:
+        """What a pickle held that was replaced or left out."""
+        return tuple(self._sequences["notes"].tolist()) if self.pickle else ()
+
+    def names_of_ids(self) -> Mapping[int, str]:
+        """Names of the utterances."""
+        names = self._sequences["id"] if self.pickle else self._index["utterance"]
+        return dict(zip(stable_ids(names.tolist()).tolist(), names.tolist(), strict=True))
+
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
+        if self.pickle:
+            train = self._sequences["split"] == SPLITS.index("train")
+            return vocabulary(self._sequences["words"][train].tolist())
         return vocabulary(self._index.loc[self._index["split"] == "train", "text"])
 
     @cached_property
     def _steps(self) -> int:
-        return max(len(words(text)) for text in self._index["text"])
+        texts = self._sequences["words"].tolist() if self.pickle else self._index["text"]
+        return max(len(words(text)) for text in texts)
 
     def _features(self, name: str) -> Float32[np.ndarray, "row feature"]:
         """The features of one modality, train0 rows before test0 rows."""

@@ -37,6 +37,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from mmbench.bounds import SampleCount, Seed
 from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
 from mmbench.data.missingness.fixed import Natural, Pattern
 from mmbench.data.missingness.incomplete import Incomplete
@@ -109,11 +110,11 @@ class Synthetic(DataModule):
         noise: float = 0.6,
         nuisance_correlation: float = 0.5,
         imbalance: float = 1.0,
-        n_train: int = 1000,
-        n_val: int = 300,
-        n_test: int = 1000,
+        n_train: SampleCount = 1000,
+        n_val: SampleCount = 300,
+        n_test: SampleCount = 1000,
         kinds: Sequence[SyntheticKind] = ("vector",),
-        data_seed: int = 0,
+        data_seed: Seed = 0,
         **common: Any,
     ) -> None:
         super().__init__(root, scenario, **common)

@@ -17,18 +17,19 @@ from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
 from mmbench.data.pieces import files_of
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
-from mmbench.data.splits import rows_of, stable_hash, stratified, stratified_groups
+from mmbench.data.splits import (
+    SPLIT_WORDS,
+    rows_of,
+    stable_hash,
+    stratified,
+    stratified_groups,
+)
 from mmbench.data.task import Kind, Task, TaskKind
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
 VECTOR: Kind = "vector"
 PACKAGED = "packaged"  # the tokenizer that installs with its model
-SPLIT_WORDS: dict[str, Split] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test",
-}  # fmt: skip
 BOOLEANS = {"true": "1", "false": "0"}
 
 

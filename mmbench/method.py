@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from mmbench.bounds import Decay, LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
 from mmbench.diagnostics import Diagnostic
@@ -39,18 +40,19 @@ class Stage:
             frozen. None = all that the constructor left trainable.
         epochs: Passes over the training split, >= 1; None = as the suite says.
         select: Which epoch is kept, by the score of `stage_output`; None = as the suite says.
-        shared: A text that, with data, scenario, fold and seed, decides what comes out. Methods
-            whose stages have it in common train it once; the others load it. Empty = not shared.
+        shared_across: Arguments of the constructor that make no difference to it: runs that differ
+            in these alone, or in the subclass of an abstract method that says its stages, train
+            it once; the others load it. Empty = a run's own.
     """
 
     name: str
     trains: tuple[str, ...] | None = None
     epochs: int | None = None
     select: Literal["best", "last"] | None = None
-    shared: str = ""
+    shared_across: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.trains or not self.shared, "a shared stage has to say what it trains"
+        assert self.trains or not self.shared_across, "a shared stage has to say what it trains"
 
     def covers(self, parameter: str) -> bool:
         """Whether a parameter of this name belongs to one of the parts in `trains`."""
@@ -118,7 +120,7 @@ class Method(LightningModule, ABC):
     applies: ClassVar[Applies] = Applies()
     own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
-    def __init__(self, task: Task, *, lr: float = 1e-3, weight_decay: float = 1e-2) -> None:
+    def __init__(self, task: Task, *, lr: LearningRate = 1e-3, weight_decay: Decay = 1e-2) -> None:
         super().__init__()
         self.task = task
         self.lr = lr

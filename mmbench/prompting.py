@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.embeddings import share_between_runs
 from mmbench.data.task import Task
@@ -53,18 +54,17 @@ class PromptMethod(Method, ABC):
         *,
         backbone: str = "small",
         frozen: Regime | None = None,
-        warm_epochs: int = 20,
-        dim: int = 64,
-        depth: int = 4,
-        lr: float = 1e-3,
-        weight_decay: float = 2e-2,
+        warm_epochs: Count = 20,
+        dim: Width = 64,
+        depth: Depth = 4,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 2e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.regime: Regime = frozen or (
             "warm_frozen" if backbone in ("small", "packaged") else "pretrained_frozen"
         )
         self.warm_epochs = warm_epochs
-        self._made_of = f"{backbone} dim={dim} depth={depth}"
         self.backbone: Backbone = _backbone(backbone, task, dim=dim, depth=depth)
         if self.regime == "warm_frozen":
             self.warm_head = nn.Linear(self.backbone.pooled_width, task.num_outputs)
@@ -84,7 +84,7 @@ class PromptMethod(Method, ABC):
             trains=("backbone", "warm_head"),
             epochs=self.warm_epochs,
             select="best",
-            shared=f"{self._made_of} hide={HIDE_RATE} lr={WARM_LR} weight_decay={WARM_DECAY}",
+            shared_across=("frozen", "lr", "weight_decay"),
         )
         return (warm, prompt)
 

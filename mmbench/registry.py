@@ -1,18 +1,23 @@
 """From a name to a class; knows nothing else."""
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import logging
+import os
+import signal
 import threading
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SLOW_S = 10.0  # after which an import is said to be slow
+MOST_S = 300.0  # after which it is ended
 
 
 def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
@@ -107,12 +112,16 @@ class Registry:
         slow = threading.Timer(
             SLOW_S,
             logging.getLogger(__name__).warning,
-            (f"{self.kind} {name!r} is still being imported (module {module}); Ctrl-C ends it",),
+            (
+                f"{self.kind} {name!r} is still being imported (module {module}); "
+                f"Ctrl-C ends it, or {MOST_S:.0f} s do",
+            ),
         )
         slow.daemon = True
         slow.start()
         try:
-            imported = importlib.import_module(module)
+            with _ended_after(MOST_S):
+                imported = importlib.import_module(module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may fail in any way, and may even exit
@@ -150,6 +159,12 @@ class Registry:
             raise ValueError(
                 f"{self.kind} {name!r}: {found.__name__} in {where} is no {base_name}{hint}"
             )
+        if inspect.isabstract(found):
+            left = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+            raise ValueError(
+                f"{self.kind} {name!r}: {found.__name__} in {where} cannot be built: it leaves "
+                f"{left} to classes that derive from it"
+            )
         return found
 
     def origin(self, name: str) -> str:
@@ -165,6 +180,25 @@ class Registry:
         point = self._plugins[name]
         dist = point.dist
         return f"{point.value}, from {dist.name} {dist.version}" if dist else point.value
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer; in the main thread alone, where signals arrive."""
+    if threading.current_thread() is not threading.main_thread() or os.name == "nt":
+        yield
+        return
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise TimeoutError(f"it took more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 METHODS = Registry(

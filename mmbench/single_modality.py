@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
@@ -35,7 +36,7 @@ class SingleModality(Method, ABC):
     head: nn.Module
     prior: Tensor
 
-    def __init__(self, task: Task, *, modality: str | None = None, lr: float = 1e-3) -> None:
+    def __init__(self, task: Task, *, modality: str | None = None, lr: LearningRate = 1e-3) -> None:
         super().__init__(task, lr=lr)
         self.read = task.one_of(self.applies.one_of, modality)
         self.register_buffer("prior", torch.zeros(task.num_outputs))

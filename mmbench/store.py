@@ -156,6 +156,34 @@ def restore(target: Path) -> None:
         any(_rename(aside, target) for aside in leftovers(target, OLD))
 
 
+def moved_aside(target: Path) -> Path | None:
+    """What still counts of a published folder that is not there: it waits for its successor.
+
+    Until that appears, it is whole, whoever moved it, and whether they live.
+    """
+    try:
+        changed = target.parent.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    # the clock of file systems ticks slowly: a folder may change twice at one time
+    fresh = abs(time.time_ns() - changed) < 10**9
+    look = _moved_aside_in.__wrapped__ if fresh else _moved_aside_in
+    return look(target.parent, changed).get(target.name)
+
+
+@lru_cache(maxsize=1024)
+def _moved_aside_in(folder: Path, changed: int) -> dict[str, Path]:
+    """Name -> what was moved aside of it, the last; `changed` tells one state from another."""
+    named = [(PRIVATE.fullmatch(part.name), part) for part in folder.glob(f".*{OLD}.*")]
+    found = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
+    return {name["target"]: part for name, part in sorted(found, key=lambda one: _age(one[1]))}
+
+
+def _age(folder: Path) -> int:
+    seen = identity(folder)
+    return 0 if seen is None else seen[1]
+
+
 def clean(folder: Path) -> None:
     """Remove attempts in a folder that are left behind, by whatever machine.
 
@@ -225,13 +253,16 @@ def _remove(folder: Path, target: Path) -> None:
     """Remove what lies beside `target`, unless another takes it up at this moment."""
     mine = private(target, GONE)
     if _rename(folder, mine):
-        shutil.rmtree(mine, ignore_errors=True)
+        if mine.is_symlink() or mine.is_file():
+            mine.unlink()
+        else:
+            shutil.rmtree(mine, ignore_errors=True)
 
 
 def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a published folder from another of its name; None if there is none."""
     try:
-        found = folder.stat()
+        found = folder.lstat()
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns
@@ -244,7 +275,7 @@ def _rename(old: Path, new: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             return False
         raise
     return True
@@ -312,29 +343,35 @@ def damage(folder: Path, mark: str, *, read_up_to: int | None = 0) -> str:
         known_by_name = {name: (known["bytes"], known["sha256"]) for name, known in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{mark} is damaged"
-    if outside := [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]:
+    if outside := [name for name in files if name.startswith("/") or ".." in name.split("/")]:
         return f"{mark} names {outside[0]}, which leads out of the folder"
     for name, (known_size, known_sum) in known_by_name.items():
-        file = folder / name
+        file = f"{folder}/{name}"  # of many runs, paths as objects take most of the time
         try:
-            size = file.stat().st_size
+            size = os.stat(file).st_size  # noqa: PTH116
+            is_read = size == known_size and (read_up_to is None or size <= read_up_to)
+            found_sum = _sha256(file) if is_read else known_sum
         except FileNotFoundError:
             return f"{name} is missing"
         except (OSError, ValueError) as error:  # no name that a file can have
-            return f"{name[:60]!a} cannot be looked up: {error.__class__.__name__}"
+            return f"{name[:60]!a} cannot be read: {error.__class__.__name__}"
         if size != known_size:
             return f"{name} has {size} bytes instead of {known_size}"
-        if (read_up_to is None or size <= read_up_to) and _sha256(file) != known_sum:
+        if found_sum != known_sum:
             return f"{name} holds other bytes than were written"
     return ""
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
+def _sha256(file: Path | str) -> str:
+    with open(file, "rb") as content:  # noqa: PTH123
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 # --- claims -----------------------------------------------------------------------------------
+
+
+class LostClaimError(RuntimeError):
+    """Another process took over what this one was at."""
 
 
 @dataclass(frozen=True)
@@ -353,6 +390,18 @@ class Claim:
     def lost(self) -> bool:
         """Whether another took it over since: this process was silent for too long."""
         return self.lease is not None and self.lease.compromise is not None
+
+    def require(self) -> None:
+        """Go on only while it is held.
+
+        Raises:
+            LostClaimError: If another took it over.
+        """
+        if self.lost:
+            raise LostClaimError("another process took it over")
+
+
+ALONE = Claim(ours=True)  # of what nobody else is at
 
 
 @contextlib.contextmanager
@@ -400,6 +449,14 @@ def is_claimed(target: Path) -> bool:
     if owner is not None and owner.hostname == socket.gethostname() and owner.pid is not None:
         return _is_alive(owner.pid)
     return abs(silent_s) < 2 * LEASE_S  # a clock may have been set back since
+
+
+def release(target: Path, process: int) -> None:
+    """Withdraw a claim of a process of this machine that was ended, so that nobody waits for it."""
+    file = _claim_file(target)
+    owner = SoftFileLease(file, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S).owner
+    if owner is not None and (owner.hostname, owner.pid) == (socket.gethostname(), process):
+        file.unlink(missing_ok=True)
 
 
 def heartbeat(target: Path) -> int | None:

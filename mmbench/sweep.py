@@ -1,6 +1,8 @@
 """A suite with its runs: what the command line does, as a library."""
 
 import os
+import re
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,14 +11,18 @@ import pandas as pd
 from mmbench.bench import deletion
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
+from mmbench.bench.executors.engine import Order, Placement, engine
 from mmbench.bench.executors.local import Event, default_workers
-from mmbench.bench.home import FILE, board_folder, hold
+from mmbench.bench.executors.queue import Queue, read_again, repeated, write_again
+from mmbench.bench.executors.workers import FOLDER, Peer, live
+from mmbench.bench.home import FILE, PART, board_folder, hold
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.record import SHARED, SMALL, Run, find_run, read_records
+from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
 from mmbench.config import JSON
+from mmbench.data.digest import digest
 from mmbench.registry import DATASETS, METHODS, suggest
 from mmbench.store import MARK, clean, damage
 
@@ -65,6 +71,8 @@ class Sweep:
         self.folder = Path(results) / f"{self.suite.name}{suffix}" if held is None else held.parent
         limited = [word for word in overrides if word.startswith("limit=")]
         self._changed = len(overrides) > (len(limited) if held is None else 0)
+        if self.folder.name.startswith(PART) and (self.folder.parent / FILE).is_file():
+            self.folder, self._changed = self.folder.parent, True
         self.runs_folder = self.folder / "runs"
         self.contents = Contents(self.folder, self.data_root, _examine, _names)
         self.specs: list[RunSpec] = self.contents.plan(self.suite)
@@ -129,8 +137,7 @@ class Sweep:
         self.check()
         _require_writable(self.folder)
         self.contents.write()
-        if self.board_folder == self.folder:
-            hold(self.folder, self.suite)
+        hold(self.board_folder, self.suite)
         for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
             clean(folder)  # what machines left that died long ago
         finished = ("skipped",) if overwrite else FINISHED
@@ -138,20 +145,98 @@ class Sweep:
         return [run for run in found if overwrite or run.state not in finished]
 
     def execute(
-        self, todo: Sequence[Run], workers: int | None = None, *, overwrite: bool = False
+        self, todo: Sequence[Run], workers: int | None = None
     ) -> Generator[Event, None, None]:
         """Carry out runs and report each beginning and end; closing it ends the workers.
 
         Args:
             todo: From `todo`.
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
-            overwrite: Whether finished ones are repeated.
         """
+        queue = Queue([run.spec for run in todo], self.runs_folder, again=repeated(todo))
+        return self._execute(queue, min(workers or default_workers(), max(1, len(todo))))
+
+    def work(
+        self, workers: int | None = None, minutes: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Take runs that nobody is at, one after the other, until none is left; as `execute`.
+
+        Any number of workers, on any machines that see the folder, share the runs so. What has
+        failed is left alone, unless `mmbench run` asked for it again.
+
+        Args:
+            workers: Runs at a time, >= 1; by default one a GPU, else one a core.
+            minutes: After which no more are taken; None = never.
+        """
+        again = read_again(self.board_folder)
+        queue = Queue(self.specs, self.runs_folder, again=again, minutes=minutes)
+        return self._execute(queue, workers or default_workers())
+
+    def _execute(self, queue: Queue, workers: int) -> Generator[Event, None, None]:
         from mmbench.bench.executors.local import execute
 
-        specs = [run.spec for run in todo]
-        count = min(workers or default_workers(), max(1, len(specs)))
-        return execute(specs, self.runs_folder, self.data_root, workers=count, overwrite=overwrite)
+        return execute(queue, self.data_root, workers=workers)
+
+    def place(self, executor: str, args: Mapping[str, str], runs: int) -> Placement:
+        """Say how an engine would place workers for the suite; nothing happens yet.
+
+        Args:
+            executor: `slurm`, `ray` or a plugin's.
+            args: The engine's own arguments.
+            runs: How many runs are left.
+
+        Raises:
+            ValueError: If there is no such engine, or its arguments are wrong.
+        """
+        folder, data_root = self.board_folder.resolve(), self.data_root.resolve()
+        worker = (sys.executable, "-m", "mmbench", "work", str(folder))
+        order = Order(
+            name=self.job_name,
+            command=(*worker, "--data-root", str(data_root)),
+            folder=folder,
+            data_root=data_root,
+            logs=self.runs_folder.resolve() / FOLDER,
+            runs=runs,
+        )
+        return engine(executor)(order, args)
+
+    @property
+    def job_name(self) -> str:
+        """What a cluster calls its workers: another where other results are meant."""
+        suite = re.sub(r"[^A-Za-z0-9.-]", "_", self.suite.name)
+        return f"mmbench-{suite}-{digest({'folder': str(self.board_folder.resolve())})[:6]}"
+
+    def follow(
+        self, todo: Sequence[Run], placement: Placement
+    ) -> tuple[str, Generator[Event, None, None]]:
+        """Start workers elsewhere, unless they are there, and report what they have done.
+
+        Args:
+            todo: From `todo`.
+            placement: From `place`.
+
+        Returns:
+            One line that says where the workers are, and the events, until all is done or none of
+            the workers is left.
+
+        Raises:
+            ValueError: If the cluster refuses them.
+        """
+        from mmbench.bench.executors.watch import watch
+
+        if present := placement.alive():
+            again = read_again(self.board_folder)  # what those who are at it go by
+            where = f"{present} workers are at it or wait"
+        else:
+            again = repeated(todo)
+            write_again(self.board_folder, again)
+            where = placement.start()
+        queue = Queue([run.spec for run in todo], self.runs_folder, again=again)
+        return where, watch(queue, placement.alive)
+
+    def workers(self) -> list[Peer]:
+        """Workers that live, on whatever machine, as their heartbeats say."""
+        return live(self.runs_folder)
 
     def run(self, workers: int | None = None, *, overwrite: bool = False) -> pd.DataFrame:
         """Train and evaluate what is not finished, and write the tables.
@@ -169,7 +254,7 @@ class Sweep:
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, found {workers}")
         if todo := self.todo(overwrite=overwrite):
-            for _ in self.execute(todo, workers, overwrite=overwrite):
+            for _ in self.execute(todo, workers):
                 pass
         board, robust = self.boards()
         if not board.empty:
@@ -206,10 +291,20 @@ class Sweep:
             )
         return pd.DataFrame(rows)
 
-    def damaged_stages(self) -> dict[Path, str]:
-        """Stages in common of the suite's runs that do not hold what was written, and why."""
-        made = (self.runs_folder / SHARED).glob("[!.]*")
-        found = {folder: damage(folder, MARK, read_up_to=None) for folder in sorted(made)}
+    def damaged(self) -> dict[Path, str]:
+        """What runs share that does not hold what was written, and why: it is made again when used.
+
+        That is finished stages, those in common and those of runs in flight, and the user's cache.
+        """
+        from mmbench.data.cache import cache_folder  # imports torch
+
+        made = [
+            *(self.runs_folder / SHARED).glob("[!.]*"),
+            *(self.runs_folder / STAGES).glob("[!.]*/[!.]*"),
+            *cache_folder().glob("[!.]*"),
+        ]
+        folders = sorted(folder for folder in made if folder.is_dir())
+        found = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
         return {folder: why for folder, why in found.items() if why}
 
     def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:
@@ -304,8 +399,12 @@ class Sweep:
         """
         metric = metric or self.suite.select.metric
         if board.empty:
+            runs = self.runs()
+            bad = [run for run in runs if run.state in ("broken", "failed")]
+            found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+            why = f" ({found}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
-                f"no finished run of this suite lies in {self.folder}; start it with "
+                f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"
             )
         known = sorted(set(board["metric"]))

@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+from slurm import cluster  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from mmbench.bench.run.run import run
 from mmbench.cli import errors, main
 from mmbench.cli.run import _every
 from mmbench.cli.show import print_table
+from mmbench.data.cache import cached
 from mmbench.data.masks import TITLE
 from mmbench.registry import METHODS
 
@@ -372,6 +374,55 @@ def edited(file, change):
     file.write_text(json.dumps(words))
 
 
+@pytest.mark.parametrize("place", ["file", "dangling", "loop"])
+def test_what_lies_in_the_place_of_a_run_is_named_and_replaced(results, mmbench, place):
+    folder = end_of(results).parent
+    shutil.rmtree(folder)
+    if place == "file":
+        folder.write_text("mine")
+    else:
+        folder.symlink_to("/nonexistent" if place == "dangling" else folder)
+    code, out, error = mmbench("status", results)
+    assert (code, error) == (0, "")
+    assert "a file or a link is in its place" in out
+    assert refused(mmbench("leaderboard", results), "1 broken", "in its place")
+    assert run(Sweep(results).specs[0], results / "runs", NO_DATA).state == "done"
+    assert [item.name for item in folder.parent.iterdir()] == [folder.name]
+    assert mmbench("leaderboard", results)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "report"])
+def test_a_folder_whose_only_run_is_broken_says_so(results, mmbench, command):
+    (end_of(results).parent / "env.json").unlink()
+    said = mmbench(command, results)
+    assert refused(said, "no finished run", "1 broken", "majority", "env.json is missing")
+
+
+@pytest.mark.parametrize("place", ["cache", "runs/.shared", "runs/.stages/0123456789abcdef"])
+@pytest.mark.parametrize("fault", ["zeros", "cut", "gone", "mark"])
+def test_status_verify_reads_what_runs_share(results, mmbench, monkeypatch, place, fault):
+    monkeypatch.setenv("MMBENCH_CACHE", str(results / "cache"))
+    folder = cached(
+        {"x": 1}, lambda part, held: np.save(part / "x.npy", VALUES), home=results / place
+    )
+    assert mmbench("status", results, "--verify")[0] == 0
+    file = folder / "x.npy"
+    if fault == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+    elif fault == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif fault == "gone":
+        file.unlink()
+    else:
+        (folder / "files.json").write_text("{")
+    assert mmbench("status", results)[0] == 0
+    code, out, _ = mmbench("status", results, "--verify")
+    assert code == 1
+    [line] = [line for line in out.splitlines() if "damaged" in line]
+    assert str(folder) in line
+    assert ("files.json" if fault == "mark" else "x.npy") in line
+
+
 DEEP = "[" * 100_000
 
 
@@ -509,6 +560,26 @@ def test_a_plugin_with_the_name_of_a_built_in_method_is_listed_beside_it(plugins
     assert code == 0
     assert f"\n{name} " in out
     assert f"\n{name}-plugin/{name} " in out
+
+
+@pytest.mark.parametrize(
+    "hangs",
+    [
+        "import time; time.sleep(60)",
+        "while True: pass",
+        "import threading; threading.Event().wait()",
+        "import subprocess; subprocess.run(['sleep', '60'])",
+        "import os; os.read(os.pipe()[0], 1)",
+    ],
+)
+def test_an_import_that_hangs_is_ended(plugins, mmbench, monkeypatch, hangs):
+    plugins(hangs=f"{hangs}\nMine = 3")
+    monkeypatch.setattr(registry, "MOST_S", 0.3)
+    began = time.monotonic()
+    said = mmbench("plan", "quickstart", "methods=[hangs]", "data=[mfeat]")
+    assert refused(said, "method 'hangs' does not import: TimeoutError: it took more than 0 s")
+    assert time.monotonic() - began < 20
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_slow_import_is_said(plugins, mmbench, monkeypatch, caplog):

@@ -1,5 +1,6 @@
 """Words that no suite may hold: each kind is refused in one line, by a plan as by a run."""
 
+import json
 import sys
 
 import pytest
@@ -57,6 +58,141 @@ def refused(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_a_word_where_a_mapping_is_wanted_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+def method(name, **args):
+    return "methods=" + json.dumps([{"name": name, "args": args}])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (method("zero_fill", dim=0), "ZeroFill: dim: input should be greater than or equal to 1"),
+        (method("zero_fill", dim=-1), "dim: input should be greater"),
+        (method("zero_fill", dim=10**12), "dim: input should be less than or equal to 16384"),
+        (method("zero_fill", dropout=1.5), "dropout: input should be less than 1"),
+        (method("zero_fill", dropout=-0.1), "dropout: input should be greater"),
+        (method("zero_fill", lr=0), "lr: input should be greater than 0"),
+        (method("zero_fill", lr=1e9), "lr: input should be less"),
+        (method("fuse_moe", experts=0), "experts: input should be greater"),
+        (method("momke", depth=10**9), "depth: input should be less than or equal to 256"),
+        (method("mmformer", tokens=-3), "tokens: input should be greater"),
+        (method("corr_kd", contrast=-1), "contrast: input should be greater"),
+        (method("redeem", warm_epochs=10**9), "warm_epochs: input should be less"),
+        (method("random_forest", trees=0), "trees: input should be greater"),
+        ("encoders={vector: {layers: 1000000000}}", "layers of an encoder must be in 0..256"),
+        ("encoders={vector: {layers: -1}}", "layers of an encoder must be in 0..256"),
+        ("encoders={vector: {dropout: 1.5}}", "dropout of an encoder must be in [0, 1)"),
+        ("encoders={vector: {dropout: '0.1'}}", "dropout of an encoder must be a number"),
+        ("encoders={dropout: x}", "dropout of an encoder must be a number"),
+        ("encoders={vector: {layers: true}}", "layers of an encoder must be a whole number"),
+        ("encoders={vector: {layers: 1.5}}", "layers of an encoder must be a whole number"),
+        ("encoders={vector: {frozen: 1}}", "frozen of an encoder must be true or false"),
+        (method("zero_fill", dim=True), "dim: input should be a valid integer"),
+        (method("zero_fill", dim="8"), "dim: input should be a valid integer"),
+        (method("zero_fill", lr="1e-3"), "lr: input should be a valid number"),
+        ("seeds=[true]", "seeds.0: input should be a valid integer"),
+        ("seeds=-3", "seeds: N asks for N of them, at least 1, found -3"),
+        ("data=[{name: synthetic, args: {n_val: 1000000000}}]", "n_val: input should be less"),
+        ("data=[{name: synthetic, args: {data_seed: -1}}]", "data_seed: input should be greater"),
+        ("data=[{name: synthetic, args: {width: 1000000000000}}]", "width"),
+    ],
+)
+def test_a_size_that_cannot_be_meant_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (method("mmformer", heads=3), "mmformer on mfeat: 3 heads cannot share a width of 128"),
+        (method("momke", dim=9, heads=2), "momke on mfeat: 2 heads cannot share"),
+        (method("cp_imoe", drop="redundand"), "there is no expert 'redundand' to drop"),
+        (method("moe_retriever", use_intra=False, use_inter=False), "nothing to fill a gap with"),
+        (method("ragpt", insert_at=9), "prompts cannot enter at layer 9"),
+        (method("mmformer", dim=16384, depth=256), "weights would be trained, more than 4,000,"),
+        (method("fuse_moe", experts=20_000, dim=4096, hidden=4096), "weights would be trained"),
+    ],
+)
+def test_what_a_constructor_refuses_is_refused_before_any_run(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gradient_clip_val=-1", "gradient_clip_val must be above 0"),
+        ("gradient_clip_val=x", "gradient_clip_val"),
+        ("accumulate_grad_batches=0", "accumulate_grad_batches must be above 0"),
+        ("check_val_every_n_epoch=0", "check_val_every_n_epoch must be above 0"),
+        ("devices=0", "devices must be above 0"),
+        ("num_nodes=0", "num_nodes must be above 0"),
+        ("limit_train_batches=0", "leaves nothing to train"),
+        ("limit_train_batches=-1", "limit_train_batches"),
+        ("max_steps=0", "leaves nothing to train"),
+        ("max_steps=-7", "max_steps"),
+        ("max_time=x", "not a valid duration"),
+        ("precision=7", "precision"),
+        ("accelerator=gpuu", "did you mean 'gpu'?"),
+        ("strategy=nonsense", "no strategy 'nonsense'"),
+        ("log_every_n_steps=x", "trainer.log_every_n_steps: input should be a valid integer"),
+        ("deterministic=maybe", "trainer.deterministic"),
+        ("overfit_batches=3", "overfit_batches cannot be set"),
+    ],
+)
+def test_a_trainer_that_cannot_be_had_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", f"trainer.{word}")
+
+
+def test_a_trainer_of_another_machine_is_planned(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(WORDS))
+    monkeypatch.chdir(tmp_path)
+    placed = ("accelerator=gpu", "devices=8", "num_nodes=2", "strategy=ddp", "precision=bf16-mixed")
+    words = [f"trainer.{word}" for word in placed]
+    monkeypatch.setattr(sys, "argv", ["mmbench", "plan", "tiny.yaml", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("methods=[mmbench.method.Method]", "Method in "),
+        ("methods=[mmbench.prompting.PromptMethod]", "leaves forward to classes that derive"),
+        ("methods=[mmbench.estimator.Estimator]", "cannot be built"),
+        ("data=[mmbench.datamodule.DataModule]", "leaves describe, load to classes that derive"),
+        ("methods=[mmbench.single_modality.SingleModality]", "SingleModality"),
+    ],
+)
+def test_a_class_that_is_no_more_than_a_base_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", word)
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 10**15, 2**63, 10**400])
+@pytest.mark.parametrize("place", ["seeds", "mask_seed", "folds"])
+def test_a_seed_beyond_what_generators_take_is_refused(refused, place, number):
+    if place == "mask_seed":
+        natural = '{"mechanism": "natural"}'
+        word = f"scenarios=[{{name: s, mask_seed: {number}, train: {natural}, test: {natural}}}]"
+    else:
+        word = f"{place}=[{number}]"
+    refused(place if abs(number) < 2**63 else "number beyond", "tiny.yaml", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("methods=[{name: zero_fill, class_path: a.B}]", "methods.0.class_path and name say the"),
+        ("methods=[{class_path: a.B, args: {}, init_args: {}}]", "init_args and args say the same"),
+        ("methods=[{class_path: a.B, name: a.B}]", "class_path and name"),
+        ("methods=[{class_path: a.B, args: {dim: 3}}]", "init_args and args"),
+        ("data=[{name: mfeat, class_path: a.B}]", "data.0.class_path and name"),
+    ],
+)
+def test_two_names_of_one_entry_are_refused(refused, word, message):
     refused(message, "tiny.yaml", word)
 
 

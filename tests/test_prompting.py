@@ -82,16 +82,8 @@ def test_each_stage_minimises_and_shows_its_own_prediction():
 
 
 def test_what_is_shared_depends_on_the_backbone_and_on_nothing_else():
-    shared = build().stages[0].shared
-    assert shared
-    assert shared == build(lr=0.5, weight_decay=0.0).stages[0].shared
-    torch.manual_seed(0)
-
-    class Wide(OneToken):
-        def __init__(self, task: Task) -> None:
-            PromptMethod.__init__(self, task, dim=16, depth=2)
-
-    assert shared != Wide(TASK).stages[0].shared
+    assert build(lr=0.5, weight_decay=0.0).stages[0] == build().stages[0]
+    assert set(build().stages[0].shared_across) == {"frozen", "lr", "weight_decay"}
     assert build(warm_epochs=3).stages[0] != build().stages[0]
 
 
@@ -177,7 +169,7 @@ def test_a_pretrained_backbone_is_not_trained_first_and_stays_as_it_is(vilt):
     torch.manual_seed(0)
     method = OneToken(task, backbone=f"vilt:{vilt}").train()
     [stage] = method.stages
-    assert (stage.name, stage.shared) == ("prompt", "")
+    assert (stage.name, stage.shared_across) == ("prompt", ())
     method.begin(stage)
     assert learning(method) == prompt_parts()
     assert is_frozen(method.backbone.embedder("t"))

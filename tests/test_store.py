@@ -296,7 +296,7 @@ def no_claim(target, *, until=None):
 CONTENT = "".join(f"{i:07d}\n" for i in range(4000))
 
 
-def build(folder):
+def build(folder, held):
     for name in "abc":
         with (folder / f"{name}.part").open("w") as file:
             for start in range(0, len(CONTENT), 4096):

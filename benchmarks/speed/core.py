@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from mmbench.bench.executors.local import execute
+from mmbench.bench.executors.queue import Queue
 from mmbench.bench.plan import plan
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.spec import load_suite
@@ -61,7 +62,7 @@ def fixed_cost() -> None:
     with tempfile.TemporaryDirectory() as folder:
         specs = plan(suite)
         began, work_s, fixed, warm = time.perf_counter(), 0.0, [], set()
-        for event in execute(specs, Path(folder), HERE, workers=workers):
+        for event in execute(Queue(specs, Path(folder)), HERE, workers=workers):
             if event.outcome is None:
                 continue
             assert event.outcome.state == "done", event.outcome.why

@@ -2,27 +2,29 @@
 
     python benchmarks/speed/store.py [RUNS]
 
-1. Plan and scan of so many finished runs (100,000), made as folders with an end mark and a record;
-   seconds of one core, whatever else the machine does. Torch must not be imported on the way.
+1. Plan and scan of so many finished runs (100,000), and their status: folders whose files are links
+   to those of one run that was made; seconds of one core, whatever else the machine does. Torch
+   must not be imported on the way.
 2. Fixed cost of a warm run: the median of what one takes beyond fitting and evaluation, in one
    process that has run one before; and beside it what the disk takes to flush a run's files.
 3. What a checkpoint costs: the share of a training that writes one a minute, as by default.
 """
 
 import gc
-import json
+import multiprocessing
 import os
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from mmbench import Sweep
 from mmbench.bench.plan import plan
-from mmbench.bench.record import find
 from mmbench.bench.spec import RunSpec, Suite, parse
-from mmbench.store import checksums
 
 SCENARIO = {
     "name": "mcar30",
@@ -30,53 +32,79 @@ SCENARIO = {
     "test": {"mechanism": "mcar", "missing_rate": [0.0, 0.3]},
 }
 REPEATS = 15
+MOST_LINKS = 20_000  # to one file; ext4 has 65,000
 
 
-def many(runs: int) -> Suite:
+def many(runs: int) -> dict[str, Any]:
     """A suite of about so many runs: 50 methods, 20 folds, the rest seeds."""
-    methods = [{"name": "zero_fill", "label": f"method {k}"} for k in range(50)]
-    words = {
+    methods = [{"name": "majority", "label": f"method {k}"} for k in range(50)]
+    return {
         "name": "many",
-        "data": [{"name": "mfeat", "folds": list(range(20))}],
+        "data": [{"name": "mfeat", "args": {"modalities": ["fou", "kar"]}, "folds": 20}],
         "methods": methods,
         "scenarios": [SCENARIO],
-        "seeds": max(1, runs // 1000),
+        "seeds": list(range(max(1, runs // 1000))),
+        "select": {"metric": "accuracy"},
+        "limit": 64,
     }
-    return parse(Suite, words, "suite")
 
 
-def fill(specs: list[RunSpec], runs: Path) -> None:
-    """Make each a finished run of four files, which all link to the same content."""
-    template = runs.parent / "template"
-    template.mkdir()
-    for name in ("spec.json", "env.json", "log.txt", "metrics.json"):
-        (template / name).write_text("{}")
-    (template / "done").write_text(json.dumps({"files": checksums(template)}))
-    for spec in specs:
+def made(suite: dict[str, Any], home: Path) -> Path:
+    """One run of the suite, carried out by a process of its own, which imports torch."""
+    context = multiprocessing.get_context("spawn")
+    one = suite | {"methods": suite["methods"][:1], "seeds": 1}
+    one["data"] = [suite["data"][0] | {"folds": 1}]
+    process = context.Process(target=_run, args=(one, home))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    [end] = home.rglob("done")
+    return end.parent
+
+
+def _run(suite: dict[str, Any], home: Path) -> None:
+    from mmbench.bench.run.run import run
+
+    for spec in plan(parse(Suite, suite, "suite")):
+        assert run(spec, home, Path("no-data")).state == "done"
+
+
+def fill(specs: list[RunSpec], runs: Path, template: Path) -> None:
+    """Make each of them a finished run, whose files are links to those of one."""
+    files = [str(file.relative_to(template)) for file in template.rglob("*") if file.is_file()]
+    for number, spec in enumerate(specs):
+        if number % MOST_LINKS == 0:
+            copy = runs.parent / f"copy-{number}"
+            shutil.copytree(template, copy)
         folder = runs / spec.folder
-        folder.mkdir(parents=True)
-        for file in template.iterdir():
-            os.link(file, folder / file.name)
+        (folder / "predictions").mkdir(parents=True)
+        for name in files:
+            os.link(copy / name, folder / name)
 
 
 def scan(runs: int) -> None:
-    """Print how long planning and looking up takes."""
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name) / "runs"
+    """Print how long planning, looking up and status take."""
+    with tempfile.TemporaryDirectory(dir=".") as name:
         suite = many(runs)
-        fill(plan(suite), home)
+        template = made(suite, Path(name) / "one")
+        fill(Sweep(suite, results=name).specs, Sweep(suite, results=name).runs_folder, template)
         began = time.process_time()
-        specs = plan(suite)
+        sweep = Sweep(suite, results=name)
         planned_s = time.process_time() - began
-        states = {find(spec, home).state for spec in specs}
-        took_s = time.process_time() - began
-        assert states == {"done"}
+        states = {run.state for run in sweep.runs()}
+        scanned_s = time.process_time() - began
+        assert states == {"done"}, states
+        began = time.process_time()
+        status = Sweep(suite, results=name).status()
+        status_s = time.process_time() - began
+        assert len(status) == len(sweep.specs)
         assert "torch" not in sys.modules
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        share = 100_000 / len(specs)
+        share = 100_000 / len(status)
         print(
-            f"plan and scan of {len(specs):,} finished runs: {took_s:.1f} s (plan "
-            f"{planned_s:.1f} s), {took_s * share:.1f} s for 100,000 (limit 15); peak "
+            f"plan and scan of {len(status):,} finished runs: {scanned_s:.1f} s (plan "
+            f"{planned_s:.1f} s), {scanned_s * share:.1f} s for 100,000 (limit 15); status "
+            f"{status_s:.1f} s, {status_s * share:.1f} s for 100,000 (limit 15); peak "
             f"{peak:.2f} GiB (limit 1)",
             flush=True,
         )

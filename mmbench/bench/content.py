@@ -65,16 +65,16 @@ class Contents:
         """Content of a data set as it is now, or as it was remembered where it is not here.
 
         Empty where there is neither, since then there are no runs either.
+
+        Raises:
+            ValueError: If it is here, is another than it was, and cannot be read.
         """
         known = self._known.get(_key(entry))
         if known is None:
             return ""
-        if not self._changed(known):
-            return digest(known["made_of"])
-        try:
+        if self._is_here(known) and self._changed(known):
             return digest(self.examine(entry, self.root))
-        except (ValueError, OSError, ImportError):  # the data, or what reads them, are elsewhere
-            return digest(known["made_of"])
+        return digest(known["made_of"])
 
     def look(self, suite: Suite) -> None:
         """Examine what is unknown or has changed, and remember it.
@@ -84,7 +84,7 @@ class Contents:
         """
         for entry in suite.data:
             known = self._known.get(_key(entry))
-            if known is None or self._changed(known):
+            if known is None or not self._is_here(known) or self._changed(known):
                 made_of = self.examine(entry, self.root)
                 self._known[_key(entry)] = {
                     "data": entry.name,
@@ -100,16 +100,25 @@ class Contents:
         """Leave what is known for those who come later."""
         write_json(self.path, self._known)
 
-    def _changed(self, known: Mapping[str, Any]) -> bool:
+    def _is_here(self, known: Mapping[str, Any]) -> bool:
+        """Whether all files of a data set are found, and all that reads them is installed."""
         made_of = known["made_of"]
         try:
-            return bool(
-                any(stamp(locate(self.root, n)) != s for n, s in known["stamps"].items())
-                or any(hash_of(module) != h for module, h in made_of["code"].items())
-                or any(version(name) != v for name, v in made_of["distributions"].items())
-            )
-        except (ValueError, OSError, PackageNotFoundError):  # something of it is not here
-            return True
+            for name in known["stamps"]:
+                locate(self.root, name)
+            for name in made_of["distributions"]:
+                version(name)
+        except (ValueError, PackageNotFoundError):
+            return False
+        return all(hash_of(module) is not None for module in made_of["code"])
+
+    def _changed(self, known: Mapping[str, Any]) -> bool:
+        made_of = known["made_of"]
+        return bool(
+            any(stamp(locate(self.root, n)) != s for n, s in known["stamps"].items())
+            or any(hash_of(module) != h for module, h in made_of["code"].items())
+            or any(version(name) != v for name, v in made_of["distributions"].items())
+        )
 
 
 def _key(entry: DataEntry) -> str:

@@ -9,11 +9,13 @@ from mmbench.data.scenario import load_scenario
 from mmbench.store import write_json
 
 FILE = "suite.json"
+PART = "part-"  # begins the name of a folder beside it, for a table of fewer runs
 
 
 def hold(folder: Path, suite: Suite) -> None:
     """Leave the resolved suite for whoever opens the folder, wherever it lies by then."""
     scenarios = [load_scenario(scenario) for scenario in suite.scenarios]
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, suite.model_copy(update={"scenarios": scenarios}).model_dump())
 
 
@@ -33,4 +35,4 @@ def board_folder(
     asked = {spec.folder for spec in specs}
     if held <= asked:
         return folder
-    return folder / f"part-{digest({'runs': sorted(map(str, asked))})[:8]}"
+    return folder / f"{PART}{digest({'runs': sorted(map(str, asked))})[:8]}"

@@ -38,6 +38,7 @@ from mmbench.store import (
     damage,
     identity,
     is_claimed,
+    moved_aside,
     publish,
     restore,
     write_json,
@@ -49,6 +50,7 @@ ENDS = tuple(STATES)  # names of the files that say how a run ended
 STAGES = ".stages"  # beside the runs: finished stages of each run in flight
 SHARED = ".shared"  # beside the runs: stages that several methods have in common
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
+MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
@@ -66,6 +68,16 @@ def killed(number: int) -> str:
         return f"killed: by signal {number}"
 
 
+def may_heal(why: str) -> bool:
+    """Whether what ended a run may be gone the next time: it is tried once more then."""
+    return why.startswith(("killed", "out of memory"))
+
+
+def ran_out_of_memory(why: str) -> bool:
+    """Whether a run is tried once more with nothing beside it."""
+    return why.startswith("out of memory") or why.endswith(MEMORY)
+
+
 def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     """Record that a run was ended from outside, with what its attempt left, its log above all.
 
@@ -80,7 +92,7 @@ def record_failure(spec: RunSpec, runs: Path, why: str) -> None:
     with attempt(target, go_on=True) as part:
         if not (part / "spec.json").is_file():
             write_json(part / "spec.json", spec.to_json())
-        finish(part, "failed.json", {"why": why})
+        finish(part, "failed.json", {"why": why, "again": may_heal(why) and not before.again})
         publish(part, target, instead_of=replaced)
 
 
@@ -90,16 +102,18 @@ class Run:
 
     Args:
         spec: What was asked.
-        folder: Where it lies.
+        folder: Where it lies; a name of its own while it waits to be replaced.
         state: `done`, `failed`, `skipped` (the method does not apply), `running` (somebody
             claims it), `broken` (files are missing or damaged: it will run again) or `waiting`.
         why: For failed, skipped and broken ones.
+        again: Whether it failed of what may heal, for the first time: a worker tries it once more.
     """
 
     spec: RunSpec
     folder: Path
     state: State
     why: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,15 +142,31 @@ def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
         read_up_to: Files of at most so many bytes are read and compared with their checksums, all
             if None; of others the size has to do.
     """
-    folder = runs / spec.folder
+    target = runs / spec.folder
+    while True:
+        seen = identity(target)
+        run = _look(spec, target if seen else moved_aside(target) or target, read_up_to)
+        if run.state in STATES.values() or identity(target) == seen:  # else replaced meanwhile
+            return run
+
+
+def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
+    if not folder.is_dir() and identity(folder) is not None:
+        return Run(spec, folder, "broken", "a file or a link is in its place")
     if not folder.is_dir():
         return Run(spec, folder, "running" if is_claimed(folder) else "waiting")
     for end in ENDS:
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
-            note = json.loads((folder / end).read_text(encoding="utf-8"))
-            return Run(spec, folder, STATES[end], str(note.get("why", "")))
+            if end == "done":
+                return Run(spec, folder, "done")
+            try:
+                note = json.loads((folder / end).read_text(encoding="utf-8"))
+            except FileNotFoundError:  # replaced at this moment
+                break
+            again = note.get("again") is True
+            return Run(spec, folder, STATES[end], str(note.get("why", "")), again)
     return Run(spec, folder, "broken", "it does not say how it ended")
 
 

@@ -12,20 +12,18 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from mmbench.bounds import Number, Positive, Seed
 from mmbench.config import JSON, load_config
 from mmbench.paths import folder
 from mmbench.registry import suggest
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch take
-Fold = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 PROTOCOL = 2  # raised when the same words come to mean another run
 EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
 # trainer settings that say where, how safely and watched by whom, not what: they change no number,
 # so they are no part of the key, and a finished run is not repeated for another logger
-PLACEMENT = ("accelerator", "checkpoint_minutes", "logger")
+PLACEMENT = ("accelerator", "checkpoint_minutes", "logger", "time_limit")
 
 
 class _Strict(BaseModel):
@@ -54,6 +52,9 @@ class Entry(_Strict):
             return {"name": value}
         if isinstance(value, dict) and "class_path" in value:
             value = dict(value)
+            for ours, theirs in (("name", "class_path"), ("args", "init_args")):
+                if ours in value:
+                    raise ValueError(f"{theirs} and {ours} say the same of one entry; keep one")
             value["name"] = value.pop("class_path")
             value["args"] = value.pop("init_args", {})
         return value
@@ -81,7 +82,7 @@ class DataEntry(Entry):
         folds: How many (0, 1, ...) or which of its partitions; by default those of the suite.
     """
 
-    folds: Annotated[list[Fold], Field(min_length=1)] | None = None
+    folds: Annotated[list[Number], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +103,8 @@ class TrainerSpec(BaseModel):
             cut off goes on; no part of the key.
         logger: `tensorboard`, `wandb` or `mlflow`, beside the curve that is kept in any case
             (`csv`); no part of the key.
+        time_limit: Minutes after which a run is ended and has failed, > 0; None = never. No part of
+            the key: it decides whether there is a result, not which.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
 
@@ -110,13 +113,14 @@ class TrainerSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    max_epochs: Count = 30
-    batch_size: Count = 64
-    min_steps: Count | None = None
-    patience: Count | None = None
+    max_epochs: Positive = 30
+    batch_size: Positive = 64
+    min_steps: Positive | None = None
+    patience: Positive | None = None
     logger: Literal["csv", "tensorboard", "wandb", "mlflow"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
 
 
 class Select(_Strict):
@@ -159,17 +163,17 @@ class Suite(_Strict):
         keep_weights: Whether each run keeps its selected weights.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)]
     about: str = ""
     data: Annotated[list[DataEntry], Field(min_length=1)]
     methods: Annotated[list[Entry], Field(min_length=1)]
     scenarios: Annotated[list[str | dict[str, JSON]], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    folds: Annotated[list[Fold], Field(min_length=1)] = [0]
+    folds: Annotated[list[Number], Field(min_length=1)] = [0]
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
-    limit: Count | None = None
+    limit: Positive | None = None
     keep_weights: bool = False
 
     @model_validator(mode="before")
@@ -187,6 +191,8 @@ def _counted(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A number under a key, written out as the numbers below it."""
     count = mapping.get(key)
     if isinstance(count, int) and not isinstance(count, bool):
+        if count < 1:
+            raise ValueError(f"{key}: N asks for N of them, at least 1, found {count}")
         if count > MOST:
             raise ValueError(
                 f"{key}: N asks for the {key} 0 to N - 1, and this N is above {MOST}; for the one "
@@ -390,7 +396,7 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
             Any if parameter.annotation is parameter.empty else parameter.annotation,
             ... if parameter.default is parameter.empty else parameter.default,
         )
-        for parameter in _parameters(call)
+        for parameter in parameters(call)
         if parameter.name not in given
     }
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
@@ -404,15 +410,24 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
     return {key: getattr(bound, key) for key in args}
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+def complete(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str, Any]:
+    """Arguments as `bind` converts them, and the constructor's defaults for all others."""
+    return {
+        each.name: each.default
+        for each in parameters(call)
+        if each.name not in given and each.default is not each.empty
+    } | bind(call, args, given)
+
+
+def parameters(cls: type) -> list[inspect.Parameter]:
     """A constructor's own parameters, then those of its bases as far as **kwargs passes them."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         found = {p.name: p for p in named} | found
-        if len(named) == len(parameters):
+        if len(named) == len(own):
             break
     return list(found.values())

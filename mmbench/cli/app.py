@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from mmbench.cli.board import compare, leaderboard
 from mmbench.cli.check import check
-from mmbench.cli.data import check_data, describe_data, list_data
+from mmbench.cli.data import check_data, describe_data, init_data, list_data
 from mmbench.cli.delete import delete
 from mmbench.cli.errors import end
 from mmbench.cli.listing import list_things
@@ -19,6 +19,7 @@ from mmbench.cli.new import new
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
+from mmbench.cli.work import work
 
 # signs of our tables where the terminal has none of them
 PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
@@ -61,6 +62,7 @@ masks_app = typer.Typer(
 )
 
 app.command()(run)
+app.command()(work)
 app.command()(plan)
 app.command()(status)
 app.command()(leaderboard)
@@ -75,6 +77,7 @@ app.add_typer(masks_app, name="masks")
 data_app.command("list")(list_data)
 data_app.command("check")(check_data)
 data_app.command("describe")(describe_data)
+data_app.command("init")(init_data)
 masks_app.command("export")(export_masks)
 masks_app.command("verify")(verify_masks)
 masks_app.command("import")(import_masks)

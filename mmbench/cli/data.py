@@ -145,6 +145,48 @@ def describe_data(
         typer.echo(f"note     {visible(note)}")
 
 
+def init_data(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files lie.")],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write. [default: FOLDER/suite.yaml]", show_default=False),
+    ] = None,
+) -> None:
+    """Look at a folder of your files and write the suite that describes and compares on them.
+
+    Says what was guessed and why, and what could not be. Nothing is overwritten. Exit code 0: the
+    files load as described; 2: something is left for you to say in the file.
+
+    Example: `mmbench data init ~/ward`
+    """
+    from mmbench.bench.run.build import bound_data
+    from mmbench.data.guess import guess, suite_of
+    from mmbench.store import write_text
+
+    file = out or folder / "suite.yaml"
+    if file.exists():
+        raise ValueError(f"{file} is there already; remove it, or write another one with --out")
+    guessed = guess(folder)
+    if not guessed.unknown:
+        try:
+            bound_data("table", guessed.args, folder).describe()
+        except ValueError as error:
+            guessed.unknown.append(str(error))
+    for line in guessed.reasons:
+        typer.echo(f"guessed  {visible(line)}")
+    for line in guessed.unknown:
+        typer.echo(f"open     {visible(line)}")
+    write_text(file, suite_of(guessed))
+    typer.echo(f"wrote    {file}")
+    if guessed.unknown:
+        raise ValueError(
+            f"{counted(len(guessed.unknown), 'thing')} could not be guessed, see above; say it in "
+            f"{file}, then `mmbench data describe table` has the rules"
+        )
+    typer.echo(f"\n`mmbench run {file} --data-root {folder}` compares methods on it")
+
+
 def _arguments(words: list[str] | None, skip_bad: int | None) -> dict[str, Any]:
     return arguments(words) | ({} if skip_bad is None else {"skip_bad": skip_bad})
 

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +12,11 @@ import typer
 
 from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
 from mmbench.cli.show import visible
+from mmbench.cli.status import show_workers
 
 if TYPE_CHECKING:
+    from mmbench.bench.executors.engine import Placement
+    from mmbench.bench.executors.local import Event
     from mmbench.bench.record import Run
     from mmbench.sweep import Sweep
 
@@ -28,8 +31,22 @@ def run(
         int | None,
         typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
     ] = None,
+    executor: Annotated[
+        str,
+        typer.Option(help="Who places the workers: local, slurm, ray, or a plugin's engine."),
+    ] = "local",
+    executor_args: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="For the engine, such as partition=gpu,time=240,nodes=4,gpus_per_node=8",
+        ),
+    ] = None,
     limit: Limit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, run nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the plan and what an engine would do, run nothing."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Repeat runs that are finished, too.")
     ] = False,
@@ -42,16 +59,27 @@ def run(
     Exit code 0: every planned run is finished and in the table; 1: some are not; 2: the input is
     wrong; 130: stopped by Ctrl-C.
     """
+    from mmbench.bench.executors.engine import parse_args
+
     sweep = sweep_of(words, results, limit, data_root)
+    args = parse_args(executor_args)
+    if executor == "local" and args:
+        raise ValueError("--executor-args are for another --executor than local")
     if dry_run:
-        _show_plan(sweep)
+        left = _show_plan(sweep)
+        if executor != "local":
+            typer.echo(f"\n{sweep.place(executor, args, left).text}", nl=False)
         return
+    if executor != "local":
+        sweep.place(executor, args, len(sweep.specs))  # refuses before anything is written
     todo = sweep.todo(overwrite=overwrite)
     for item in todo:
         if item.state == "broken":
             typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
-    if todo:
-        _carry_out(sweep, todo, workers, overwrite=overwrite)
+    if todo and executor == "local":
+        _here(sweep, todo, workers)
+    elif todo:
+        _elsewhere(sweep, todo, sweep.place(executor, args, len(todo)))
     raise typer.Exit(0 if _show_board(sweep) else 1)
 
 
@@ -69,7 +97,8 @@ def plan(
     _show_plan(sweep_of(words, results, limit, data_root))
 
 
-def _show_plan(sweep: "Sweep") -> None:
+def _show_plan(sweep: "Sweep") -> int:
+    """Print the plan; returns how many runs are left."""
     from mmbench.cli.show import print_table
 
     rows = sweep.plan()
@@ -83,10 +112,46 @@ def _show_plan(sweep: "Sweep") -> None:
         f"{len(suite.scenarios)} scenarios x {len(suite.methods)} methods x "
         f"{len(suite.seeds)} seeds), {finished} finished, {runs - finished} to do"
     )
+    return int(runs - finished)
 
 
-def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwrite: bool) -> None:
-    """Run what is left, showing progress: live lines in a terminal, plain lines elsewhere."""
+def _here(sweep: "Sweep", todo: list["Run"], workers: int | None) -> None:
+    """Run what is left on this machine."""
+    from mmbench.bench.executors.local import default_workers
+
+    workers = min(workers or default_workers(), len(todo))
+    _say_what_begins(sweep, todo, f" on {workers} workers")
+    stopped = "The same command continues."
+    _show_progress(sweep, todo, sweep.execute(todo, workers), lambda: stopped)
+
+
+def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> None:
+    """Have workers placed, or find them at it, and follow what they do."""
+    where, events = sweep.follow(todo, placement)
+    _say_what_begins(sweep, todo, f" ({where})")
+    _show_progress(sweep, todo, events, placement.leave)
+
+
+def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
+    before = len(sweep.specs) - len(todo)
+    kept = f" ({before} are finished)" if before else ""
+    typer.echo(f"{len(todo)} runs{where}{kept}, results in {sweep.folder}")
+
+
+def _show_progress(
+    sweep: "Sweep",
+    todo: list["Run"],
+    events: Generator["Event", None, None],
+    leave: Callable[[], str],
+) -> None:
+    """Show beginnings and endings: live lines in a terminal, plain lines elsewhere.
+
+    Args:
+        sweep: Whose runs.
+        todo: What was left to run.
+        events: Beginnings and endings.
+        leave: Says, when Ctrl-C has ended the showing, what goes on.
+    """
     import time
 
     from rich.console import Console, Group
@@ -103,15 +168,10 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
         TimeRemainingColumn,
     )
 
-    from mmbench.bench.executors.local import default_workers
-
     console = Console()
     total, ended, failed = len(todo), 0, 0
-    workers = min(workers or default_workers(), total)
-    began = time.perf_counter()
     before = len(sweep.specs) - total
-    kept = f" ({before} are finished)" if before else ""
-    typer.echo(f"{total} runs on {workers} workers{kept}, results in {sweep.folder}")
+    began = time.perf_counter()
     overall = Progress(
         BarColumn(None),
         MofNCompleteColumn(),
@@ -121,7 +181,7 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
     )
     bar = overall.add_task("", total=total)
     each = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    lines: dict[int, TaskID] = {}  # worker -> the line of its run
+    lines: dict[int | None, TaskID] = {}  # slot -> the line of its run
     live = Live(Group(overall, each), console=console, refresh_per_second=4)
 
     def say(line: str) -> None:
@@ -130,9 +190,9 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
     def heartbeat() -> None:
         left = (time.perf_counter() - began) / ended * (total - ended) if ended else None
         more = "" if left is None else f", about {left / 60:.0f} min left"
-        say(f"{ended} of {total} done, {len(lines)} running{more}")
+        workers = f"{len(lines)} running" if lines else show_workers(sweep)
+        say(f"{ended} of {total} done, {workers}{more}")
 
-    events = sweep.execute(todo, workers, overwrite=overwrite)
     try:
         with live if console.is_terminal else _every(HEARTBEAT_S, heartbeat):
             for event in events:
@@ -142,8 +202,11 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
                     if not console.is_terminal:
                         say(f"started {event.spec.title}")
                     continue
-                each.remove_task(lines.pop(event.worker))
+                if event.worker in lines:
+                    each.remove_task(lines.pop(event.worker))
                 if event.again:
+                    if outcome.state == "failed":
+                        say(f"{event.spec.title}: {outcome.why}; it is tried once more")
                     continue
                 overall.advance(bar)
                 ended += 1
@@ -158,7 +221,7 @@ def _carry_out(sweep: "Sweep", todo: list["Run"], workers: int | None, *, overwr
         events.close()
         typer.echo(
             f"\nstopped: {before + ended} of {len(sweep.specs)} runs are finished and kept. "
-            "The same command continues."
+            f"{leave()}"
         )
         raise typer.Exit(130) from None
     typer.echo(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")

@@ -14,6 +14,7 @@ from typing import Any
 from mmbench.data.digest import digest
 from mmbench.store import (
     MARK,
+    Claim,
     attempt,
     checksums,
     claim,
@@ -37,7 +38,7 @@ def cache_folder() -> Path:
 
 
 def cached(
-    spec: Mapping[str, Any], build: Callable[[Path], None], *, home: Path | None = None
+    spec: Mapping[str, Any], build: Callable[[Path, Claim], None], *, home: Path | None = None
 ) -> Path:
     """Folder whose content depends on `spec` alone; built by the first that asks for it.
 
@@ -49,7 +50,8 @@ def cached(
             settings, sources. Kept beside the content as `spec.json`.
         build: Writes the content into the private folder that it is given. If an earlier attempt
             was cut off, the folder may hold what that left, so a long build writes pieces by
-            rename and goes on after the last one.
+            rename and goes on after the last one. It also gets the claim, and may end by
+            `Claim.require` when that is lost; if it goes on, its work is thrown away.
         home: Where the folders lie; None = `cache_folder()`.
 
     Returns:
@@ -60,7 +62,7 @@ def cached(
     if not _problem(folder):
         return folder
     clean(folder.parent)
-    with claim(folder, until=lambda: not _problem(folder)):
+    with claim(folder, until=lambda: not _problem(folder)) as held:
         while problem := _problem(folder):  # nobody finished it while we waited
             damaged = identity(folder)
             if damaged is not None:
@@ -68,7 +70,7 @@ def cached(
                     "%s is damaged and is made again: %s", folder, problem
                 )
             with attempt(folder, go_on=True) as part:
-                build(part)
+                build(part, held)
                 write_json(part / "spec.json", spec)
                 write_json(part / MARK, {"files": checksums(part)})
                 publish(part, folder, instead_of=damaged)

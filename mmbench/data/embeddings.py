@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mmbench.data.cache import cached
 from mmbench.data.stored import Stored
 from mmbench.sources import HOMES, distributions, sources
+from mmbench.store import Claim
 
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 Parts = Iterable[tuple[Tensor, Tensor | None]]  # inputs (part, ...) and lengths (part,)
@@ -217,20 +218,15 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
     Returns:
         (count, ...) on the CPU. What is written to it stays in this process.
     """
-    weights = encoder.state_dict()
     spec = {
         "what": "embeddings",
-        "encoder": type(encoder).__qualname__,
-        "structure": repr(encoder),
-        "code": _made_of(encoder),
-        "shapes": {name: list(x.shape) for name, x in weights.items()},
-        "weights": content(weights.values()),
+        **described(encoder),
         "inputs": content(x for part in parts() for x in part if x is not None),
         "count": count,
     }
     device = next(encoder.parameters()).device
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, held: Claim) -> None:
         kept: np.memmap[Any, Any] | None = None
         start = 0
         for x, lengths in parts():
@@ -251,12 +247,51 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
     return torch.from_numpy(np.load(folder / "embeddings.npy", mmap_mode="c"))
 
 
-def _made_of(encoder: nn.Module) -> dict[str, dict[str, str]]:
-    """Files of ours or of a plugin that an encoder is made of, and versions of all libraries."""
-    classes = {type(module) for module in encoder.modules()}
-    followed = {*HOMES, type(encoder).__module__.partition(".")[0]} - {"torch"}
-    own = [cls for cls in classes if cls.__module__.partition(".")[0] in followed]
+def described(whole: nn.Module, counts: Callable[[str], bool] | None = None) -> dict[str, Any]:
+    """All that can be seen of what a module computes; nothing has to be declared by it.
+
+    Args:
+        whole: The module.
+        counts: Says by their names which of its parts, parameters and buffers are described; None
+            = all.
+
+    Returns:
+        In JSON's types: class and settings of each part; files and libraries that they are made
+        of; content and shapes of parameters and buffers.
+    """
+    chosen = counts or (lambda name: True)
+    parts = {name: part for name, part in whole.named_modules() if chosen(name)}
+    named = (*whole.named_parameters(), *whole.named_buffers())
+    state = {name: x for name, x in named if chosen(name)}
     return {
-        "sources": sources(*own),
-        "distributions": distributions(*sorted({"torch", *(cls.__module__ for cls in classes)})),
+        "structure": {name: _settings(part) for name, part in parts.items()},
+        "code": _made_of({type(part) for part in parts.values()}, type(whole).__module__),
+        "shapes": {name: list(x.shape) for name, x in state.items()},
+        "weights": content(state.values()),
+    }
+
+
+def _settings(part: nn.Module) -> dict[str, str]:
+    """Class of a module, and those of its attributes that are plain values."""
+    return {"class": type(part).__qualname__} | {
+        name: repr(value)
+        for name, value in sorted(vars(part).items())
+        if name != "training" and not name.startswith("_") and _is_plain(value)
+    }
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(one) for pair in value.items() for one in pair)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value)
+    return isinstance(value, bool | int | float | str | torch.dtype | None)
+
+
+def _made_of(classes: Iterable[type], home: str) -> dict[str, dict[str, str]]:
+    """Files of ours or of a plugin's package that classes are of, and versions of all libraries."""
+    followed = {*HOMES, home.partition(".")[0]} - {"torch"}
+    return {
+        "sources": sources(*(c for c in classes if c.__module__.partition(".")[0] in followed)),
+        "distributions": distributions(*sorted({"torch", *(c.__module__ for c in classes)})),
     }

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmbench.data.cache import cached
 from mmbench.data.pieces import cut, tokenizer_of, vocabulary_name
 from mmbench.sources import hash_of
+from mmbench.store import Claim
 
 IMAGE_WIDTH = 1280
 TEXT_WIDTH = 384
@@ -157,7 +158,7 @@ def frozen_features(
     work |= {name: partial(image_features, x) for name, x in (pictures or {}).items()}
     work |= {name: partial(text_features, x) for name, x in (texts or {}).items()}
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, held: Claim) -> None:
         for name, compute in work.items():
             if not (folder / f"{name}.npy").exists():  # else an earlier, broken off build made it
                 np.save(folder / "part.npy", compute())

@@ -211,6 +211,25 @@ def _read(
 _Columns = list[tuple[str, "pd.Series[Any]"]]  # name and values; the first are the ids
 
 
+def columns_of(path: Path) -> list[str]:
+    """Names of a table's columns as far as they can be told without the ids; "" for none.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    if _is_parquet(path):
+        with reading(path, "parquet file"):
+            try:
+                from pyarrow import parquet
+            except ImportError as error:
+                raise ValueError("the package for it is missing; pip install pyarrow") from error
+            names: list[str] = parquet.read_schema(path).names
+            return ["" if UNNAMED.fullmatch(name) else name for name in names]
+    with reading(path, "CSV file"):
+        require_stream(path)
+    return _head(path, "")[1]
+
+
 def require_unique(ids: "pd.Index[str]", path: Path, first_line: int = 1) -> None:
     """Refuse ids that occur twice."""
     repeated = ids.duplicated()

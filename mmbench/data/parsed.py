@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmbench.data.cache import cached
 from mmbench.data.files import content_of, stamp
 from mmbench.sources import sources
+from mmbench.store import Claim
 
 SMALL_BYTES = 2**20  # files below it are quicker read than looked up
 
@@ -51,7 +52,7 @@ def parsed(
     stamps = [stamp(file) for file in files]
     arrays: dict[str, NDArray[Any]] = {}
 
-    def build(folder: Path) -> None:
+    def build(folder: Path, _: Claim) -> None:
         folder.chmod(0o700)  # the file may be readable by fewer people than a cache folder is
         written: set[str] = set()
 

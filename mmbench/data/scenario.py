@@ -49,7 +49,7 @@ class Scenario:
         train: What training samples lack.
         val: What validation samples lack.
         test: Conditions that the one trained model is tested under, at least one.
-        mask_seed: Decides what is withheld, whatever the seed of training.
+        mask_seed: Decides what is withheld, whatever the seed of training; in 0..2^32 - 1.
         regime: What training may see: `withheld` (what is missing does not exist) or
             `full_access` (the method is also given what the masks hide).
     """
@@ -90,6 +90,8 @@ class Scenario:
         mask_seed, regime = spec.get("mask_seed", 0), spec.get("regime", "withheld")
         if isinstance(mask_seed, bool) or not isinstance(mask_seed, int):
             raise ValueError(f"{where}: mask_seed must be an integer, found {mask_seed!r}")
+        if not 0 <= mask_seed < 2**32:
+            raise ValueError(f"{where}: mask_seed must be in 0..2^32 - 1, found {mask_seed}")
         if regime not in REGIMES:
             raise ValueError(
                 f"{where}: regime must be one of {', '.join(REGIMES)}, found {regime!r}"

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 from mmbench.data.samples import SPLITS, Split
 
+SPLIT_WORDS: dict[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test",
+}  # fmt: skip
 _GOLDEN = (5**0.5 - 1) / 2
 
 

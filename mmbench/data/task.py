@@ -20,6 +20,9 @@ AXES: dict[Kind, tuple[str, ...]] = {
 WITH_LENGTHS: frozenset[Kind] = frozenset({"sequence", "tokens", "bag"})
 
 
+MOST_LAYERS = 256
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """How a suite encodes a modality, the same for every method; the width is the method's.
@@ -46,8 +49,10 @@ class EncoderSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout of an encoder must be in [0, 1), found {self.dropout}")
-        if self.layers < 0:
-            raise ValueError(f"layers of an encoder must be 0 or more, found {self.layers}")
+        if not 0 <= self.layers <= MOST_LAYERS:
+            raise ValueError(
+                f"layers of an encoder must be in 0..{MOST_LAYERS}, found {self.layers}"
+            )
         if self.frozen and not self.backbone:
             raise ValueError("an encoder that is frozen needs a backbone with weights of its own")
 
@@ -221,8 +226,22 @@ def with_encoders(task: Task, encoders: Mapping[str, Any]) -> Task:
     modalities = []
     for modality in task.modalities:
         settings = common | given.get(modality.kind, {}) | given.get(modality.name, {})
+        _require_types(settings)
         modalities.append(replace(modality, encoder=EncoderSpec(**settings)))
     return replace(task, modalities=tuple(modalities))
+
+
+def _require_types(settings: Mapping[str, Any]) -> None:
+    kinds: dict[str, tuple[str, tuple[type, ...]]] = {
+        "backbone": ("text", (str,)),
+        "frozen": ("true or false", (bool,)),
+        "layers": ("a whole number", (int,)),
+        "dropout": ("a number", (float, int)),
+    }
+    for name, value in settings.items():
+        what, taken = kinds[name]
+        if type(value) not in taken:
+            raise ValueError(f"{name} of an encoder must be {what}, found {value!r}")
 
 
 def _fields(name: str, value: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mmbench.data.cache import cached
 from mmbench.data.embeddings import content
 from mmbench.layers.pooling import valid_steps
-from mmbench.sources import hash_of
+from mmbench.sources import distributions, sources
+from mmbench.store import Claim
 
 LEAST_VARIANCE = 1e-3  # of inputs whose scale is one
 PRIOR_INSTANCES = 1e-2  # how many instances a component's own mean counts for in a token
@@ -107,13 +108,13 @@ class DiagonalMixture(nn.Module):
         else:
             spec = {
                 "what": "mixture of diagonal Gaussians",
-                "code": hash_of(__name__),
+                "code": sources(__name__) | distributions("torch"),
                 "components": components,
                 "rows": [count, features],
                 "content": content(rows),
             }
 
-            def build(folder: Path) -> None:
+            def build(folder: Path, held: Claim) -> None:
                 expectation_maximisation(rows, components, folder)
 
             state = _read(cached(spec, build, home=home) / LAST_ROUND)

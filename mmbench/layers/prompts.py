@@ -7,11 +7,14 @@ tokens (`input`), or two parts of n/2, keys and values (`attention`).
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
+from mmbench.data.missingness.protocol import every_pattern, pattern_name
+from mmbench.diagnostics import Matrix
 from mmbench.layers.attention import Prefix
 from mmbench.layers.backbones import Backbone, Insert, Prefixes
 from mmbench.layers.fusion import presence_code
@@ -132,3 +135,13 @@ def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]
     own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
     use = torch.where(seen[:, None], own, contains)
     return use / use.sum(1, keepdim=True)
+
+
+def patterns_seen(seen: Bool[Tensor, " pattern"], names: Sequence[str]) -> Matrix:
+    """Which patterns have trained prompts, as a diagnostic: 1 = seen in training."""
+    presence = every_pattern(len(names))[1:]
+    return Matrix(
+        values=seen.cpu().double().numpy()[None],
+        row=np.array(["seen"]),
+        column=np.array([pattern_name(row, names) for row in presence]),
+    )

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.pooling import valid_steps
@@ -55,9 +56,9 @@ class ABMIL(SingleModality):
         task: Task,
         *,
         modality: str | None = None,
-        dim: int = 512,
-        dropout: float = 0.25,
-        lr: float = 1e-3,
+        dim: Width = 512,
+        dropout: Rate = 0.25,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, modality=modality, lr=lr)
         self.encode = BagMean(self.read.shape[1], dim, dropout)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -74,15 +75,15 @@ class ActionMAE(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        heads: int = 8,
-        depth: int = 2,
-        memory: int = 4,
-        reconstruct: float = 1.0,
-        smoothing: float = 0.1,
-        dropout: float = 0.0,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-4,
+        dim: Width = 128,
+        heads: Count = 8,
+        depth: Depth = 2,
+        memory: Count = 4,
+        reconstruct: LossWeight = 1.0,
+        smoothing: Rate = 0.1,
+        dropout: Rate = 0.0,
+        lr: LearningRate = 1e-4,
+        weight_decay: Decay = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if memory < 1:

@@ -28,11 +28,15 @@ Differences from the paper:
 - AdamW, and the suite's learning rate.
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -96,18 +100,17 @@ class CorrKD(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        contrast: float = 1.0,
-        prototype: float = 1.0,
-        response: float = 1.0,
-        margin: float = 1.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        contrast: LossWeight = 1.0,
+        prototype: LossWeight = 1.0,
+        response: LossWeight = 1.0,
+        margin: Annotated[float, Field(strict=True, ge=0, le=2)] = 1.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         self.contrast, self.prototype, self.response = contrast, prototype, response
         self.margin = margin
-        self.recipe = f"corr_kd {dim=} {dropout=} {lr=}"
         self.teacher = Network(task, dim, dropout)
         self.student = Network(task, dim, dropout)
 
@@ -115,7 +118,11 @@ class CorrKD(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The teacher, the same whatever the weights of distillation, then the student."""
         return (
-            Stage("teacher", trains=("teacher",), shared=self.recipe),
+            Stage(
+                "teacher",
+                trains=("teacher",),
+                shared_across=("contrast", "prototype", "response", "margin"),
+            ),
             Stage("student", trains=("student",)),
         )
 

@@ -50,6 +50,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
@@ -140,15 +141,15 @@ class CPIMoE(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
+        dim: Width = 128,
         prompt: Prompt = "status_dynamic",
         status: Literal["constant", "learned"] = "constant",
         drop: str | None = None,
         pretrain: bool = True,
-        penalty: float = 1.0,
-        views: int = 1,
-        dropout: float = 0.3,
-        lr: float = 1e-3,
+        penalty: LossWeight = 1.0,
+        views: Count = 1,
+        dropout: Rate = 0.3,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities, outputs = len(task.modalities), task.num_outputs
@@ -192,9 +193,6 @@ class CPIMoE(Method):
                 del self.interaction_heads[drop]
         elif drop is not None and not pretrain:  # else it is there to train its encoder
             self.specific[task.names.index(drop)] = nn.Identity()
-        self._recipe = (
-            f"{variant} dim={dim} penalty={penalty} dropout={dropout} lr={lr} views={views}"
-        )
 
         prompts = torch.linspace(0, LAST_STATUS, 2**modalities - 1)[:, None].repeat(1, dim)
         self.status_learns = status == "learned" and "status" in prompt
@@ -229,10 +227,8 @@ class CPIMoE(Method):
         main = ["router", "decide", "head"]
         main += ["generators"] if len(self.generators) else []
         main += ["status_prompt"] if self.status_learns else []
-        pretraining = (
-            Stage(name, parts, shared=f"cp_imoe {name} {self._recipe}")
-            for name, parts in trains.items()
-        )
+        across = ("prompt", "status", "drop")
+        pretraining = (Stage(name, parts, shared_across=across) for name, parts in trains.items())
         return (*pretraining, Stage("main", tuple(main)))
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:

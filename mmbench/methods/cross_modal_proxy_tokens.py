@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -38,6 +39,7 @@ from mmbench.method import Applies, Method, Paper, Stage
 
 ClassTokens = Float[Tensor, "batch modality dim"]
 Proxies = Float[Tensor, "batch modality other dim"]
+Presence = Bool[Tensor, "batch modality"]
 
 ADAPTER = ".parametrizations.weight.0."  # in the names of adapters' parameters
 
@@ -118,22 +120,20 @@ class CMPT(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 8,
-        depth: int = 2,
-        heads: int = 4,
-        rank: int = 1,
-        alignment: float = 0.2,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        dim: Width = 128,
+        tokens: Count = 8,
+        depth: Depth = 2,
+        heads: Count = 4,
+        rank: Count = 1,
+        alignment: LossWeight = 0.2,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if rank < 1:
             raise ValueError(f"adapters have a rank of at least 1, found {rank}")
         self.alignment = alignment
-        self.recipe = f"cmpt {dim=} {tokens=} {depth=} {heads=} {rank=} {dropout=} {lr=} "
-        self.recipe += f"{weight_decay=}"
         modalities = len(task.modalities)
         self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.towers = nn.ModuleList(
@@ -151,7 +151,7 @@ class CMPT(Method):
         adapters = tuple(name for name in names if ADAPTER in name)
         own = tuple(name for name in names if ADAPTER not in name)
         return (
-            Stage("unimodal", trains=("encode", *own, "heads"), shared=self.recipe),
+            Stage("unimodal", trains=("encode", *own, "heads"), shared_across=("alignment",)),
             Stage("proxies", trains=(*adapters, "proxies", "head")),
         )
 
@@ -170,13 +170,15 @@ class CMPT(Method):
             y[:, m, [n for n in range(count) if n != m]] = read[:, 1:]
         return torch.stack(k, dim=1), y
 
-    def predict(
-        self, k: ClassTokens, y: Proxies, seen: Bool[Tensor, "batch modality"]
-    ) -> Float[Tensor, "batch output"]:
+    def predict(self, k: ClassTokens, y: Proxies, seen: Presence) -> Float[Tensor, "batch output"]:
         """Predict from class tokens that are seen, and means of the proxies for the others."""
-        stand_in = masked_mean(y, seen)  # over the encoders that have something to read
-        output: Tensor = self.head(torch.where(seen[:, :, None], k, stand_in).flatten(1))
+        output: Tensor = self.head(stand_in(k, y, seen).flatten(1))
         return output
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Class tokens, and means of proxies where a modality is absent."""
+        filled = stand_in(*self.read(batch), batch.presence)
+        return dict(zip(self.task.names, filled.unbind(1), strict=True))
 
     def alone(self, batch: Batch) -> Float[Tensor, "modality batch output"]:
         """What each class token predicts before there are proxies."""
@@ -211,3 +213,8 @@ class CMPT(Method):
         other = ~torch.eye(k.shape[1], dtype=torch.bool, device=k.device)
         pair = truth.presence[:, :, None] & truth.presence[:, None] & other
         return masked_mean(error.flatten(), pair.flatten(), dim=0)
+
+
+def stand_in(k: ClassTokens, y: Proxies, seen: Presence) -> ClassTokens:
+    """Class tokens that are seen, and for the others the mean of the proxies that are."""
+    return torch.where(seen[:, :, None], k, masked_mean(y, seen))

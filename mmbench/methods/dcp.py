@@ -27,16 +27,16 @@ Differences from the paper:
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from mmbench.bounds import Count, Depth
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
-from mmbench.layers.prompts import fallback, pattern_index
+from mmbench.diagnostics import Diagnostic
+from mmbench.layers.prompts import fallback, pattern_index, patterns_seen
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
 
@@ -131,8 +131,8 @@ class DCP(PromptMethod):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        rows: int = 4,
-        layers: int = 6,
+        rows: Count = 4,
+        layers: Depth = 6,
         **common: Any,
     ) -> None:
         super().__init__(task, **common)
@@ -218,6 +218,6 @@ class DCP(PromptMethod):
             )
         return made
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        return {"pattern_seen_in_training": self.seen.cpu().numpy()}
+        return {"seen_in_training": patterns_seen(self.seen, self.task.names)}

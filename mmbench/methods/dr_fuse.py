@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -71,13 +72,13 @@ class DrFuse(Method):
         self,
         task: Task,
         *,
-        dim: int = 256,
-        auxiliary: float = 1.0,
-        alignment: float = 1.0,
-        disentangle: float = 1.0,
-        ranking: float = 1.0,
-        dropout: float = 0.3,
-        lr: float = 1e-4,
+        dim: Width = 256,
+        auxiliary: LossWeight = 1.0,
+        alignment: LossWeight = 1.0,
+        disentangle: LossWeight = 1.0,
+        ranking: LossWeight = 1.0,
+        dropout: Rate = 0.3,
+        lr: LearningRate = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=0.0)
         modalities, outputs = len(task.modalities), task.num_outputs

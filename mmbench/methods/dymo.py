@@ -29,16 +29,21 @@ Differences from the paper:
 - Tokens are normed without weights. AdamW instead of Adam.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code, random_pattern
+from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -92,7 +97,7 @@ class Network(nn.Module):
         return self.head(joint), F.normalize(self.project(joint), dim=1)
 
 
-class Recovery(nn.Module):
+class Rebuild(nn.Module):
     """A transformer that rebuilds the tokens of all modalities from those that are seen."""
 
     def __init__(self, modalities: int, dim: int, tokens: int, *, depth: int, heads: int) -> None:
@@ -147,15 +152,15 @@ class DyMo(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 4,
-        depth: int = 2,
-        heads: int = 4,
-        subsets: int = 2,
-        prototype: float = 1.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        dim: Width = 128,
+        tokens: Count = 4,
+        depth: Depth = 2,
+        heads: Count = 4,
+        subsets: Count = 2,
+        prototype: LossWeight = 1.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if subsets < 1:
@@ -163,7 +168,8 @@ class DyMo(Method):
         self.subsets, self.prototype = subsets, prototype
         modalities, classes, feature = len(task.modalities), task.num_outputs, dim // 2
         self.network = Network(task, dim, tokens, depth=depth, heads=heads, dropout=dropout)
-        self.recovery = Recovery(modalities, dim, tokens, depth=depth, heads=heads)
+        self.rebuild = Rebuild(modalities, dim, tokens, depth=depth, heads=heads)
+        self.usage = UsageMeter(modalities, 1 + modalities)
         # of the epoch before, and of the present one
         self.register_buffer("prototypes", torch.zeros(classes, feature))
         self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
@@ -178,16 +184,33 @@ class DyMo(Method):
         """The network, then what recovers."""
         return (
             Stage("classify", trains=("network",)),
-            Stage("recover", trains=("recovery",)),
+            Stage("recover", trains=("rebuild",)),
         )
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present and what is worth taking in."""
-        x = self.network.tokens(batch)
-        rebuilt = self.recovery(x, batch.presence)
-        x = torch.where(batch.presence[:, :, None, None], x, rebuilt)
-        output: Tensor = self.network(x, self.admitted(x, batch.presence))[0]
+        x = self.filled(batch)
+        taken = self.admitted(x, batch.presence)
+        extra = taken & ~batch.presence
+        nothing = ~extra.any(1, keepdim=True)
+        self.usage(torch.cat([nothing, extra], dim=1).to(x), presence_code(batch.presence))
+        output: Tensor = self.network(x, taken)[0]
         return output
+
+    def filled(self, batch: Batch) -> Tokens:
+        """Tokens of all modalities, rebuilt where one is absent."""
+        x = self.network.tokens(batch)
+        return torch.where(batch.presence[:, :, None, None], x, self.rebuild(x, batch.presence))
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Tokens side by side, rebuilt ones where a modality is absent, taken in or not."""
+        x = self.filled(batch).transpose(0, 1).flatten(2)
+        return dict(zip(self.task.names, x, strict=True))
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
+        """Which rebuilt modalities the samples of each pattern took in."""
+        taken = ("nothing", *(f"{name}, rebuilt" for name in self.task.names))
+        return self.usage.shown(self.task.names, taken, "taken in")
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """The network's prediction from what is present, then the prediction."""
@@ -294,7 +317,7 @@ class DyMo(Method):
             where = (presence_code(seen) - 1, batch.target)
             self.sums.index_put_(where, z, accumulate=True)
             self.counts.index_put_(where, torch.ones_like(z[:, 0]), accumulate=True)
-        error = (self.recovery(x, seen) - x).square().mean((2, 3))
+        error = (self.rebuild(x, seen) - x).square().mean((2, 3))
         hidden = truth.presence & ~seen
         return masked_mean(error.flatten(), hidden.flatten(), dim=0)
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -37,7 +38,7 @@ class EnsembleUnimodal(Method):
     prior: Tensor
 
     def __init__(
-        self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
+        self, task: Task, *, dim: Width = 128, dropout: Rate = 0.1, lr: LearningRate = 1e-3
     ) -> None:
         super().__init__(task, lr=lr)
         self.encode = ModalityEncoders(task, dim)

@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import AtLeastZero, Count, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -86,16 +87,16 @@ class FlexMoE(Method):
         task: Task,
         *,
         variant: Variant = "paper",
-        dim: int = 128,
-        tokens: int = 16,
-        heads: int = 4,
-        experts: int | None = None,
-        top_k: int = 4,
-        layers: int = 1,
-        gate_loss: float = GATE_LOSS_WEIGHT,
-        general_epochs: int = 5,
-        dropout: float = 0.5,
-        lr: float = 3e-4,
+        dim: Width = 128,
+        tokens: Count = 16,
+        heads: Count = 4,
+        experts: Count | None = None,
+        top_k: Count = 4,
+        layers: Depth = 1,
+        gate_loss: LossWeight = GATE_LOSS_WEIGHT,
+        general_epochs: AtLeastZero = 5,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 3e-4,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)

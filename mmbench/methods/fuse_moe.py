@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -93,18 +94,18 @@ class FuseMoE(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 64,
-        tokens: int = 4,
-        heads: int = 4,
-        layers: int = 2,
-        experts: int | None = None,
-        hidden: int = 128,
-        top_k: int | None = None,
+        dim: Width = 64,
+        tokens: Count = 4,
+        heads: Count = 4,
+        layers: Depth = 2,
+        experts: Count | None = None,
+        hidden: Width = 128,
+        top_k: Count | None = None,
         gate: Gate = "laplace",
         router: Router | None = None,
-        routing_loss: float = GATE_LOSS_WEIGHT,
-        dropout: float = 0.1,
-        lr: float = 4e-4,
+        routing_loss: LossWeight = GATE_LOSS_WEIGHT,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 4e-4,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities, self.official = len(task.modalities), variant == "official"

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -131,13 +132,13 @@ class GCNet(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 8,
-        window: int = 2,
-        reconstruct: float = 1.0,
-        dropout: float = 0.5,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-5,
+        dim: Width = 128,
+        tokens: Count = 8,
+        window: Count = 2,
+        reconstruct: LossWeight = 1.0,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if dim % 4:
@@ -163,6 +164,13 @@ class GCNet(Method):
         """Predict from what is present."""
         return self.decide(self.complete(self.encode(batch)))
 
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Tokens side by side, rebuilt ones where a modality is absent."""
+        z = self.encode(batch)
+        rebuilt = self.rebuilt(self.complete(z), len(self.task.names))
+        filled = torch.where(batch.presence[:, :, None, None], z, rebuilt)
+        return dict(zip(self.task.names, filled.transpose(0, 1).flatten(2), strict=True))
+
     def complete(
         self, z: Float[Tensor, "batch modality node dim"]
     ) -> Float[Tensor, "batch node width"]:
@@ -177,14 +185,20 @@ class GCNet(Method):
         output: Tensor = self.head(y.mean(1))
         return output
 
+    def rebuilt(
+        self, y: Float[Tensor, "batch node width"], modalities: int
+    ) -> Float[Tensor, "batch modality node dim"]:
+        """Features of all modalities from what the steps carry."""
+        each: Tensor = self.rebuild(y).unflatten(2, (modalities, -1))
+        return each.transpose(1, 2)
+
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Prediction from a random subset, and the features that it does not hold."""
         truth = batch.teacher or batch
         seen = random_pattern(batch.presence)
         z = self.encode(truth)
         y = self.complete(torch.where(seen[:, :, None, None], z, 0.0))
-        rebuilt = self.rebuild(y).unflatten(2, (z.shape[1], -1)).transpose(1, 2)
-        error = (rebuilt - z.detach()).square().mean((2, 3))  # (B, M)
+        error = (self.rebuilt(y, z.shape[1]) - z.detach()).square().mean((2, 3))  # (B, M)
         hidden = truth.presence & ~seen
         return {
             "task": self.task_loss(self.decide(y), batch.target),

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -84,12 +85,12 @@ class I2M2(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        dropout: float = 0.1,
+        dim: Width = 128,
+        dropout: Rate = 0.1,
         variant: Variant = "both",
         pretrain: bool = True,
         joint_when_incomplete: bool = True,
-        lr: float = 1e-3,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         if variant == "inter" and not joint_when_incomplete:

@@ -28,15 +28,17 @@ Differences from the paper:
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmbench.bounds import Count, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -203,15 +205,15 @@ class I2MoE(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 4,
-        layers: int = 1,
-        heads: int = 4,
-        dropout: float = 0.5,
-        interaction: float | None = None,
-        temperature: float = 2.0,
+        dim: Width = 128,
+        tokens: Count = 4,
+        layers: Depth = 1,
+        heads: Count = 4,
+        dropout: Rate = 0.5,
+        interaction: LossWeight | None = None,
+        temperature: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 2.0,
         variant: Variant = "paper",
-        lr: float = 1e-4,
+        lr: LearningRate = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr)
         if temperature <= 0:

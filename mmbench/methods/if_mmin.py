@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -146,17 +147,16 @@ class IFMMIN(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        blocks: int = 5,
-        imagination: float = 1.0,
-        invariance: float = 100.0,
-        dropout: float = 0.5,
-        lr: float = 2e-4,
-        weight_decay: float = 1e-5,
+        dim: Width = 128,
+        blocks: Depth = 5,
+        imagination: LossWeight = 1.0,
+        invariance: LossWeight = 100.0,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 2e-4,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.imagination, self.invariance = imagination, invariance
-        self.recipe = f"if_mmin {dim=} {dropout=} {lr=} {weight_decay=}"
         width = len(task.modalities) * dim
 
         def head(features: int) -> nn.Sequential:
@@ -180,7 +180,11 @@ class IFMMIN(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The teacher, the same for both variants, then the student."""
         return (
-            Stage("teacher", trains=("teacher", "teacher_head"), shared=self.recipe),
+            Stage(
+                "teacher",
+                trains=("teacher", "teacher_head"),
+                shared_across=("variant", "blocks", "imagination", "invariance"),
+            ),
             Stage("imagine", trains=("student", "imagine", "head")),
         )
 

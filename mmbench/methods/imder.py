@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -191,21 +192,20 @@ class IMDer(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 32,
-        tokens: int = 8,
-        depth: int = 2,
-        heads: int = 4,
-        steps: int = 20,
-        recover: float = 0.1,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        dim: Width = 32,
+        tokens: Count = 8,
+        depth: Depth = 2,
+        heads: Count = 4,
+        steps: Count = 20,
+        recover: LossWeight = 0.1,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if steps < 2:
             raise ValueError(f"features are drawn in at least 2 steps, found {steps}")
         self.official, self.steps, self.recover = variant == "official", steps, recover
-        self.recipe = f"imder {dim=} {tokens=} {depth=} {heads=} {dropout=} {lr=} {weight_decay=}"
         modalities = len(task.modalities)
         self.encode = ModalityEncoders(task, dim, tokens=tokens)
         self.recognise = Recognise(task, dim, tokens, depth=depth, heads=heads, dropout=dropout)
@@ -221,7 +221,11 @@ class IMDer(Method):
     def stages(self) -> tuple[Stage, ...]:
         """Encoders and what predicts, the same for both variants, then all but the encoders."""
         return (
-            Stage("recognise", trains=("encode", "recognise"), shared=self.recipe),
+            Stage(
+                "recognise",
+                trains=("encode", "recognise"),
+                shared_across=("variant", "steps", "recover"),
+            ),
             Stage("recover", trains=("recognise", "score", "condition", "refine")),
         )
 
@@ -232,10 +236,17 @@ class IMDer(Method):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present and what is drawn for the rest, always by one noise."""
-        x = self.tokens(batch)
-        filled = self.filled(x, self.drawn(self.conditions(x), self.fixed), batch.presence)
-        output: Tensor = self.recognise(filled)
+        output: Tensor = self.recognise(self.recovered(batch))
         return output
+
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Tokens side by side, drawn and refined ones where a modality is absent."""
+        return dict(zip(self.task.names, self.recovered(batch).flatten(2), strict=True))
+
+    def recovered(self, batch: Batch) -> Tokens:
+        """Tokens of all modalities, those of absent ones drawn by the noise of evaluation."""
+        x = self.tokens(batch)
+        return self.filled(x, self.drawn(self.conditions(x), self.fixed), batch.presence)
 
     def conditions(self, x: Tokens) -> Condition:
         """Tell c from tokens, zeros where nothing is seen."""

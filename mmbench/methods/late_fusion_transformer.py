@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from mmbench.bounds import Count, Depth, LearningRate, Rate, Share, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
@@ -56,12 +57,12 @@ class LateFusionTransformer(Method):
         self,
         task: Task,
         *,
-        drop: float = 0.3,
-        dim: int = 128,
-        depth: int = 4,
-        heads: int = 8,
-        dropout: float = 0.2,
-        lr: float = 1e-3,
+        drop: Share = 0.3,
+        dim: Width = 128,
+        depth: Depth = 4,
+        heads: Count = 8,
+        dropout: Rate = 0.2,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         if not 0 <= drop <= 1:

@@ -31,12 +31,14 @@ Differences from the paper:
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
@@ -86,13 +88,13 @@ class M3Care(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        heads: int = 4,
-        threshold: float = 0.0,
-        stabiliser: float = 1e-7,
-        anchors: int = 256,
-        dropout: float = 0.5,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        heads: Count = 4,
+        threshold: Annotated[float, Field(strict=True, ge=-100, le=100)] = 0.0,
+        stabiliser: LossWeight = 1e-7,
+        anchors: Count = 256,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)

@@ -20,21 +20,21 @@ Differences from the paper:
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmbench.bounds import Count, Depth
 from mmbench.data.batch import Batch
-from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
-from mmbench.diagnostics import Diagnostic, Matrix
+from mmbench.diagnostics import Diagnostic
 from mmbench.layers.prompts import (
     Dummy,
     PromptKind,
     Prompts,
     fallback,
     pattern_index,
+    patterns_seen,
     with_dummies,
 )
 from mmbench.method import Applies, Paper
@@ -68,8 +68,8 @@ class MAPs(PromptMethod):
         *,
         variant: Literal["paper", "official"] = "paper",
         kind: PromptKind = "input",
-        length: int = 16,
-        layers: int = 6,
+        length: Count = 16,
+        layers: Depth = 6,
         dummy: Dummy | None = None,
         **common: Any,
     ) -> None:
@@ -99,11 +99,4 @@ class MAPs(PromptMethod):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which patterns were seen in training; those that were not use the mean of others."""
-        names = self.task.names
-        patterns = every_pattern(len(names))[1:]
-        seen = Matrix(
-            values=self.seen.cpu().numpy()[None].astype(float),
-            row=np.array(["seen"]),
-            column=np.array([pattern_name(row, names) for row in patterns]),
-        )
-        return {"pattern_seen_in_training": seen}
+        return {"seen_in_training": patterns_seen(self.seen, self.task.names)}

@@ -32,11 +32,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.diagnostics import Diagnostic, Matrix
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
@@ -116,19 +117,18 @@ class MCE(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        heads: int = 4,
-        depth: int = 1,
-        completion: float = 1.0,
-        separate: float = 1.0,
-        subset: float = 1.0,
-        dropout: float = 0.3,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        dim: Width = 128,
+        heads: Count = 4,
+        depth: Depth = 1,
+        completion: LossWeight = 1.0,
+        separate: LossWeight = 1.0,
+        subset: LossWeight = 1.0,
+        dropout: Rate = 0.3,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.completion, self.separate, self.subset = completion, separate, subset
-        self.recipe = f"mce {dim=} {dropout=} {lr=} {weight_decay=}"
         modalities = len(task.modalities)
         self.unimodal = Unimodal(task, dim, dropout)
         self.encode = ModalityEncoders(task, dim)
@@ -147,7 +147,11 @@ class MCE(Method):
     def stages(self) -> tuple[Stage, ...]:
         """The networks of single modalities, the same for both variants, then the rest."""
         return (
-            Stage("unimodal", trains=("unimodal",), shared=self.recipe),
+            Stage(
+                "unimodal",
+                trains=("unimodal",),
+                shared_across=("variant", "heads", "depth", "completion", "separate", "subset"),
+            ),
             Stage("joint", trains=("encode", "place", "inter", "head", "alone")),
         )
 
@@ -239,9 +243,16 @@ class MCE(Method):
             return (logits.argmax(-1) == batch.target).float()
         return ((logits > 0) == (batch.target > 0.5)).float().mean(-1)
 
-    def diagnostics(self) -> Mapping[str, NDArray[np.generic]]:
+    def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
+        """Completed features h."""
+        h = self.complete(self.encode(batch))
+        return dict(zip(self.task.names, h.unbind(1), strict=True))
+
+    def diagnostics(self) -> Mapping[str, Diagnostic]:
         """a_m, by how much each modality is rarer than one that is always there: `rarity`."""
-        return {"rarity": self.rarity.cpu().numpy()}
+        values = self.rarity.cpu().double().numpy()[None]
+        names = np.array(self.task.names)
+        return {"rarity": Matrix(values=values, row=np.array(["rarity"]), column=names)}
 
 
 def shapley_weights(subsets: Bool[Tensor, "subset modality"]) -> Float[Tensor, "modality subset"]:

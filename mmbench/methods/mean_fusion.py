@@ -8,6 +8,7 @@ Differences from the paper: none.
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -28,7 +29,7 @@ class MeanFusion(Method):
     paper = Paper("Mean fusion (baseline)")
 
     def __init__(
-        self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
+        self, task: Task, *, dim: Width = 128, dropout: Rate = 0.1, lr: LearningRate = 1e-3
     ) -> None:
         super().__init__(task, lr=lr)
         self.encode = ModalityEncoders(task, dim)

@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -64,11 +65,11 @@ class MFM(Method):
         self,
         task: Task,
         *,
-        dim: int = 64,
-        reconstruct: float = 0.1,
-        discrepancy: float = 100.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dim: Width = 64,
+        reconstruct: LossWeight = 0.1,
+        discrepancy: LossWeight = 100.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)

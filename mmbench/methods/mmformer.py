@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
@@ -66,16 +67,16 @@ class MMFormer(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        tokens: int = 16,
-        heads: int = 4,
-        depth: int = 1,
-        dropout: float = 0.1,
+        dim: Width = 128,
+        tokens: Count = 16,
+        heads: Count = 4,
+        depth: Depth = 1,
+        dropout: Rate = 0.1,
         key_mask: bool = False,
         unimodal: bool = True,
         progressive: bool = True,
-        lr: float = 2e-4,
-        weight_decay: float = 1e-4,
+        lr: LearningRate = 2e-4,
+        weight_decay: Decay = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities, outputs = len(task.modalities), task.num_outputs

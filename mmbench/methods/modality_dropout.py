@@ -10,6 +10,7 @@ and its initialisation belong to gesture recognition. One modality of a sample i
 from jaxtyping import Float
 from torch import Tensor
 
+from mmbench.bounds import LearningRate, Rate, Share, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import random_drop
@@ -43,10 +44,10 @@ class ModalityDropout(Method):
         self,
         task: Task,
         *,
-        drop: float = 0.3,
-        dim: int = 128,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        drop: Share = 0.3,
+        dim: Width = 128,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         if not 0 <= drop <= 1:

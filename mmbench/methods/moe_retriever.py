@@ -49,6 +49,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import AtLeastZero, Count, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
@@ -275,23 +276,23 @@ class MoERetriever(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        tokens: int = 16,
-        heads: int = 4,
-        modality_experts: int = 8,
-        shared_experts: int = 4,
-        top_k: int = 4,
+        dim: Width = 128,
+        tokens: Count = 16,
+        heads: Count = 4,
+        modality_experts: Count = 8,
+        shared_experts: AtLeastZero = 4,
+        top_k: Count = 4,
         routers: Routers = "one",
         use_intra: bool = True,
         use_inter: bool = True,
         routing: Literal["moe", "mean"] = "moe",
-        n_intra: int | None = None,
-        fusion_layers: int = 1,
+        n_intra: Count | None = None,
+        fusion_layers: Depth = 1,
         fusion_sparse: bool = False,
-        warm_up: int | None = None,
-        gate_loss: float = GATE_LOSS_WEIGHT,
-        dropout: float = 0.5,
-        lr: float = 3e-4,
+        warm_up: AtLeastZero | None = None,
+        gate_loss: LossWeight = GATE_LOSS_WEIGHT,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 3e-4,
     ) -> None:
         super().__init__(task, lr=lr)
         if not (use_intra or use_inter):

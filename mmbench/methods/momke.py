@@ -36,6 +36,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.diagnostics import Diagnostic
@@ -200,16 +201,16 @@ class MoMKE(Method):
         self,
         task: Task,
         *,
-        dim: int = 256,
-        depth: int = 4,
-        heads: int = 2,
-        dropout: float = 0.5,
+        dim: Width = 256,
+        depth: Depth = 4,
+        heads: Count = 2,
+        dropout: Rate = 0.5,
         regime: Regime = "unified",
         stage1: bool = True,
         router: Router = "soft",
         freeze_experts: bool = False,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
+        lr: LearningRate = 1e-4,
+        weight_decay: Decay = 1e-5,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if freeze_experts and not stage1:
@@ -220,7 +221,6 @@ class MoMKE(Method):
         count = len(task.modalities)
         self.regime, self.freeze_experts = regime, freeze_experts
         # the router is made last: what the first stage trains starts the same with any of them
-        self.first_stage = f"momke {dim=} {depth=} {heads=} {dropout=} {lr=} {weight_decay=}"
         self.project = nn.ModuleList(projection(m, dim) for m in task.modalities)
         self.drop = nn.Dropout(dropout)
         self.experts = ModalityExperts(
@@ -259,7 +259,8 @@ class MoMKE(Method):
         if self.unimodal is None:
             return (joint,)
         alone = ("project", "experts", "unimodal")
-        return (Stage("unimodal", trains=alone, shared=self.first_stage), joint)
+        across = ("regime", "router", "freeze_experts")
+        return (Stage("unimodal", trains=alone, shared_across=across), joint)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present, less what chance hides in training."""

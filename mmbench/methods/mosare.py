@@ -64,6 +64,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmbench.bounds import AtLeastZero, Count, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.diagnostics import Diagnostic
@@ -656,18 +657,18 @@ class MoSARe(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        components: int = 16,
+        dim: Width = 128,
+        components: Count = 16,
         vector_tokens: Literal["encoder", "genes"] | None = None,
-        heads: int = 4,
-        experts: int = 5,
-        top_k: int = 2,
-        active_k: int | None = None,
+        heads: Count = 4,
+        experts: AtLeastZero = 5,
+        top_k: Count = 2,
+        active_k: Count | None = None,
         reconstruction: bool = True,
-        lambda_sym: float = 0.5,
-        lambda_mcl: float = 0.5,
-        dropout: float = 0.1,
-        lr: float = 1e-4,
+        lambda_sym: LossWeight = 0.5,
+        lambda_mcl: LossWeight = 0.5,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr)
         self.official = variant == "official"

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmbench.bounds import Count, Depth, LossWeight
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
@@ -62,10 +63,10 @@ class MSPs(PromptMethod):
         *,
         variant: Literal["paper", "official"] = "paper",
         combine: Literal["sum", "mean", "concat"] = "sum",
-        orthogonality: float = 1.0,
+        orthogonality: LossWeight = 1.0,
         kind: PromptKind = "attention",
-        length: int = 16,
-        layers: int = 6,
+        length: Count = 16,
+        layers: Depth = 6,
         dummy: Dummy | None = None,
         **common: Any,
     ) -> None:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -62,12 +63,12 @@ class MUSE(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        layers: int = 2,
-        unsupervised: float = 0.5,
-        supervised: float = 0.5,
-        dropout: float = 0.25,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        layers: Depth = 2,
+        unsupervised: LossWeight = 0.5,
+        supervised: LossWeight = 0.5,
+        dropout: Rate = 0.25,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         self.unsupervised, self.supervised = unsupervised, supervised

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from mmbench.bounds import Count
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -46,7 +47,7 @@ class NeighbourVote(Method):
     prior: Tensor
 
     def __init__(
-        self, task: Task, *, neighbours: int = 5, index: str | None = None, retrieve_by: str = ""
+        self, task: Task, *, neighbours: Count = 5, index: str | None = None, retrieve_by: str = ""
     ) -> None:
         super().__init__(task)
         self.memory = Memory(task, neighbours, index=index, retrieve_by=retrieve_by)

@@ -43,6 +43,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import AtLeastZero, Count, Decay, Rate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -185,14 +186,14 @@ class RAGPT(PromptMethod):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        neighbours: int = 5,
+        neighbours: Count = 5,
         index: str | None = None,
         retrieve_by: str = "",
-        prompt_length: int = 6,
-        insert_at: int = 1,
-        dropout: float = 0.2,
+        prompt_length: Count = 6,
+        insert_at: AtLeastZero = 1,
+        dropout: Rate = 0.2,
         attend_padding: bool | None = None,
-        weight_decay: float = 5e-5,
+        weight_decay: Decay = 5e-5,
         **common: Any,
     ) -> None:
         super().__init__(task, weight_decay=weight_decay, **common)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
+from mmbench.bounds import Count
 from mmbench.data.task import Task
 from mmbench.estimator import Estimator, Impute
 from mmbench.method import Paper
@@ -34,7 +35,7 @@ class RandomForest(Estimator):
     )
     settings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"leaf": 1}, {"leaf": 5})
 
-    def __init__(self, task: Task, *, impute: Impute = "mean", trees: int = 200) -> None:
+    def __init__(self, task: Task, *, impute: Impute = "mean", trees: Count = 200) -> None:
         super().__init__(task, impute=impute)
         if trees < 1:
             raise ValueError(f"a forest needs trees >= 1, found {trees}")

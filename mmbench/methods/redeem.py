@@ -43,6 +43,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmbench.bounds import AtLeastZero, Count, Decay, LossWeight
 from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
@@ -345,20 +346,20 @@ class Redeem(PromptMethod):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        neighbours: int = 5,
+        neighbours: Count = 5,
         index: str | None = None,
         retrieve_by: str = "",
         retriever: Literal["msa", "random", "none"] = "msa",
         generator: Literal["cmoe", "cross_modal", "no_router", "none"] = "cmoe",
         prompter: Literal["saim", "static", "intra", "none"] = "saim",
         label_prompt: bool | None = None,
-        lambda_rec: float | None = None,
+        lambda_rec: LossWeight | None = None,
         scaled: bool | None = None,
         paired: bool | None = None,
         attend_padding: bool | None = None,
-        prompt_length: int | None = None,
-        insert_at: int | None = None,
-        weight_decay: float = 5e-5,
+        prompt_length: Count | None = None,
+        insert_at: AtLeastZero | None = None,
+        weight_decay: Decay = 5e-5,
         **common: Any,
     ) -> None:
         super().__init__(task, weight_decay=weight_decay, **common)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -62,12 +63,12 @@ class ShaSpec(Method):
         self,
         task: Task,
         *,
-        dim: int = 128,
-        alpha: float = 0.1,
-        beta: float = 0.02,
+        dim: Width = 128,
+        alpha: LossWeight = 0.1,
+        beta: LossWeight = 0.02,
         hide: bool = True,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr)
         modalities = len(task.modalities)

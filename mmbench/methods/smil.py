@@ -26,14 +26,16 @@ Differences from the paper:
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import KINDS, ModalityEncoders
@@ -235,15 +237,15 @@ class SMIL(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 128,
-        hidden: int = 64,
-        centres: int = 10,
-        inner_lr: float = 1e-3,
-        consistency: float = 0.01,
+        dim: Width = 128,
+        hidden: Width = 64,
+        centres: Count = 10,
+        inner_lr: Annotated[float, Field(strict=True, ge=0, le=100)] = 1e-3,
+        consistency: LossWeight = 0.01,
         second_order: bool = False,
-        dropout: float = 0.5,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-4,
+        dropout: Rate = 0.5,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-4,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         if centres < 1:

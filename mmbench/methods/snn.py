@@ -19,6 +19,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.method import Applies, Paper
 from mmbench.single_modality import SingleModality
@@ -49,9 +50,9 @@ class SNN(SingleModality):
         task: Task,
         *,
         modality: str | None = None,
-        dim: int = 512,
-        dropout: float = 0.2,
-        lr: float = 1e-3,
+        dim: Width = 512,
+        dropout: Rate = 0.2,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, modality=modality, lr=lr)
         self.encode = SELUStack((*self.read.shape, dim, dim // 2), dropout)

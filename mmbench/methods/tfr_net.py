@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import TransformerStack
@@ -188,15 +189,15 @@ class TFRNet(Method):
         task: Task,
         *,
         variant: Literal["paper", "official"] = "paper",
-        dim: int = 30,
-        tokens: int = 8,
-        heads: int = 6,
-        depth: int = 3,
-        hidden: int = 36,
-        reconstruct: float = 1.0,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
-        weight_decay: float = 1e-3,
+        dim: Width = 30,
+        tokens: Count = 8,
+        heads: Count = 6,
+        depth: Depth = 3,
+        hidden: Width = 36,
+        reconstruct: LossWeight = 1.0,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-3,
     ) -> None:
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.encoders import encoder
 from mmbench.layers.late_fusion import head
@@ -36,9 +37,9 @@ class Unimodal(SingleModality):
         task: Task,
         *,
         modality: str | None = None,
-        dim: int = 128,
-        dropout: float = 0.1,
-        lr: float = 1e-3,
+        dim: Width = 128,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(task, modality=modality or task.names[0], lr=lr)
         self.encode = encoder(self.read, dim)

@@ -8,6 +8,7 @@ Differences from the paper: none.
 from jaxtyping import Float
 from torch import Tensor
 
+from mmbench.bounds import LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.late_fusion import LateFusion
@@ -27,7 +28,7 @@ class ZeroFill(Method):
     paper = Paper("Late fusion with zero filling (baseline)")
 
     def __init__(
-        self, task: Task, *, dim: int = 128, dropout: float = 0.1, lr: float = 1e-3
+        self, task: Task, *, dim: Width = 128, dropout: Rate = 0.1, lr: LearningRate = 1e-3
     ) -> None:
         super().__init__(task, lr=lr)
         self.fuse = LateFusion(task, dim, dropout)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import datamodules.table
 from mmbench.bench.content import Contents
 from mmbench.bench.run.build import build_data, check_arguments, examine, modalities_of
 from mmbench.bench.spec import Suite, parse
 from mmbench.cli import main
+from mmbench.data import frames
 from mmbench.registry import DATASETS
 from mmbench.sweep import Sweep
 
@@ -99,6 +99,31 @@ def test_where_the_data_are_not_what_is_remembered_counts(tmp_path):
         planned(results, root)
 
 
+@pytest.mark.parametrize("what", ["files", "code"])
+def test_what_was_changed_and_cannot_be_read_is_said_and_what_is_remembered_does_not_count(
+    tmp_path, what
+):
+    root, results = tmp_path / "data", tmp_path / "results"
+    write(root, noise=False)
+    first = planned(results, root)
+
+    def unreadable(entry, root):
+        raise ValueError("labels.csv is no table")
+
+    assert planned(results, root, look=False, examine=unreadable) == first
+    if what == "files":
+        (root / "labels.csv").write_bytes(b"\0")
+    else:
+        remembered = json.loads((results / "content.json").read_text())
+        [known] = remembered.values()
+        known["made_of"]["code"]["datamodules.table"] = "of yesterday"
+        (results / "content.json").write_text(json.dumps(remembered))
+    with pytest.raises(ValueError, match="no table"):
+        planned(results, root, look=False, examine=unreadable)
+    root.rename(tmp_path / "away")
+    assert len(planned(results, root, look=False, examine=unreadable)) == 1
+
+
 def test_unchanged_files_are_not_read_again(tmp_path):
     root, results = tmp_path / "data", tmp_path / "results"
     write(root, noise=False)
@@ -113,6 +138,7 @@ def test_unchanged_files_are_not_read_again(tmp_path):
 
 PLUGIN = """
 import numpy as np
+from mmbench.data import frames
 from mmbench.data.samples import Samples
 from mmbench.data.task import Modality, Task
 from mmbench.datamodule import DataModule, Source
@@ -178,14 +204,11 @@ def test_nothing_stale_is_printed(tmp_path, monkeypatch, capsys):
 
 def test_files_are_read_once_a_process_whatever_the_scenario_and_the_method(tmp_path, monkeypatch):
     write(tmp_path / "data", noise=False)
-    reads = []
-    for name in ("read_frame", "read_csv"):
-        kept = getattr(datamodules.table, name, None)
-        if kept is not None:
-            monkeypatch.setattr(
-                f"datamodules.table.{name}",
-                lambda path, *a, kept=kept, **k: reads.append(path.name) or kept(path, *a, **k),
-            )
+    frames._read.cache_clear()
+    reads, csv = [], frames._csv
+    monkeypatch.setattr(
+        frames, "_csv", lambda path, *a, **k: reads.append(path.name) or csv(path, *a, **k)
+    )
     mcar = NATURAL | {"name": "m", "train": {"mechanism": "natural"}}
     specs = planned(
         tmp_path / "results",

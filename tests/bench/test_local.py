@@ -15,6 +15,7 @@ import pytest
 from sweeps import NO_DATA, specs, visible
 
 from mmbench.bench.executors import local
+from mmbench.bench.executors.queue import Queue
 from mmbench.bench.record import find_run, read_predictions
 from mmbench.store import claim
 
@@ -69,23 +70,27 @@ def await_beginning(target):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_run_and_no_other(tmp_path):
+def test_a_killed_run_is_tried_once_more_and_costs_no_other(tmp_path):
     planned = specs(seeds=2, trainer={"max_epochs": 100})[1::2] + specs()[:1]
-    events = local.execute(planned, tmp_path, NO_DATA, workers=1)
-    ended = {}
-    for event in events:
+    kills = {planned[0].key: 2, planned[1].key: 1}
+    ends = {spec.key: [] for spec in planned}
+    for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
+        key = event.spec.key
         if event.outcome is not None:
-            ended[event.spec.key] = event.outcome
-        elif event.spec is planned[0]:
-            # kill the worker once the run is under way
+            ends[key].append((event.outcome.state, event.again))
+        elif kills.get(key):
+            kills[key] -= 1
+            # once the run is under way
             [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
-            await_beginning(tmp_path / planned[0].folder)
+            await_beginning(tmp_path / event.spec.folder)
             os.kill(child.pid, signal.SIGKILL)
-    assert [ended[spec.key].state for spec in planned] == ["failed", "done", "done"]
-    assert ended[planned[0].key].why == "killed: by signal 9 (SIGKILL)"
-    assert find_run(planned[0], tmp_path).state == "failed"
-    assert (tmp_path / planned[0].folder / "log.txt").is_file()  # what it had written is kept
-    assert find_run(planned[1], tmp_path).state == "done"
+    assert ends[planned[0].key] == [("failed", True), ("failed", False)]
+    assert ends[planned[1].key] == [("failed", True), ("done", False)]
+    assert ends[planned[2].key] == [("done", False)]
+    twice, once, _ = (find_run(spec, tmp_path) for spec in planned)
+    assert (twice.state, twice.why) == ("failed", "killed: by signal 9 (SIGKILL)")
+    assert (twice.folder / "log.txt").is_file()  # what it had written is kept
+    assert once.state == "done"
 
 
 ENDS = """
@@ -130,7 +135,7 @@ def test_whatever_ends_a_method_or_its_process_costs_that_run_alone(tmp_path, mo
         trainer={"max_epochs": 1, "accelerator": "cpu"},
     )
     ended = {}
-    for event in local.execute(planned, tmp_path / "runs", NO_DATA, workers=1):
+    for event in local.execute(Queue(planned, tmp_path / "runs"), NO_DATA, workers=1):
         if event.outcome is not None:
             ended[event.spec.method_label] = event.outcome
     assert {name: ended[name].state for name in ends} == dict.fromkeys(ends, "failed")
@@ -151,7 +156,7 @@ def test_whatever_ends_a_method_or_its_process_costs_that_run_alone(tmp_path, mo
 def test_a_worker_that_dies_between_two_runs_is_replaced(tmp_path):
     planned = specs(methods=["majority"], seeds=3)
     states = []
-    for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
+    for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
         if event.outcome is None or event.again:
             continue
         states.append(event.outcome.state)
@@ -162,23 +167,22 @@ def test_a_worker_that_dies_between_two_runs_is_replaced(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_somebody_is_at_is_tried_again_at_the_end(tmp_path):
+def test_a_run_that_somebody_is_at_is_waited_for_at_the_end(tmp_path):
     planned = specs(methods=["majority"], seeds=2)
-    answers = []
+    told = []
     with contextlib.ExitStack() as held:
         assert held.enter_context(claim(tmp_path / planned[0].folder)).ours
-        for event in local.execute(planned, tmp_path, NO_DATA, workers=1):
-            if event.outcome is not None:
-                answers.append((event.spec.seed, event.outcome.state, event.again))
-            if len(answers) == 2:
-                held.close()
-    assert answers == [(0, "elsewhere", True), (1, "done", False), (0, "done", False)]
+        for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
+            told.append((event.spec.seed, event.outcome and event.outcome.state))
+            if told[-1] == (0, None):
+                held.close()  # only now, so that it was handed out as a run of somebody's
+    assert told == [(1, None), (1, "done"), (0, None), (0, "done")]
 
 
 @pytest.mark.slow
 def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path):
     planned = specs(trainer={"max_epochs": 10_000})[1:]
-    events = local.execute(planned, tmp_path, NO_DATA, workers=1)
+    events = local.execute(Queue(planned, tmp_path), NO_DATA, workers=1)
     next(events)
     await_beginning(tmp_path / planned[0].folder)
     events.close()
@@ -209,7 +213,7 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
     }
     found = {}
     for name, (order, workers) in orders.items():
-        for event in local.execute(order, tmp_path / name, NO_DATA, workers=workers):
+        for event in local.execute(Queue(order, tmp_path / name), NO_DATA, workers=workers):
             assert event.outcome is None or event.outcome.state == "done", event.outcome
         found[name] = {
             (spec.key, condition): read_predictions(find_run(spec, tmp_path / name), condition)
@@ -220,3 +224,106 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
         for key, arrays in found["one"].items():
             for name, array in arrays.items():
                 assert array.tobytes() == found[other][key][name].tobytes(), (other, key, name)
+
+
+OOM = """
+import os
+import time
+from pathlib import Path
+from mmbench.methods.majority import Majority
+
+
+class Greedy(Majority):
+    '''Majority that has memory enough only while no run of `Other` goes on.'''
+
+    def __init__(self, task, folder=""):
+        super().__init__(task)
+        if not os.environ.get("SLEEPER"):
+            return
+        with (Path(folder) / "greedy.txt").open("a") as file:
+            file.write("begun\\n")
+        time.sleep(0.5)
+        if list(Path(folder).glob("other*.txt")):
+            raise MemoryError("made up")
+
+
+class Other(Majority):
+    '''Majority that takes a while.'''
+
+    def __init__(self, task, folder="", number=0):
+        super().__init__(task)
+        if not os.environ.get("SLEEPER"):
+            return
+        mark = Path(folder) / f"other{number}.txt"
+        mark.touch()
+        time.sleep(1)
+        mark.unlink()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_ran_out_of_memory_is_tried_once_more_with_nothing_beside_it(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "memory_made_up.py").write_text(OOM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SLEEPER", "yes")
+    args = {"folder": str(tmp_path)}
+    others = [
+        {"name": "memory_made_up.Other", "args": args | {"number": n}, "label": f"other{n}"}
+        for n in range(4)
+    ]
+    greedy = {"name": "memory_made_up.Greedy", "args": args, "label": "greedy"}
+    planned = specs(methods=[others[0], greedy, *others[1:]])
+    ends = [
+        (event.spec.method_label, event.outcome.state, event.again)
+        for event in local.execute(Queue(planned, tmp_path / "runs"), NO_DATA, workers=2)
+        if event.outcome is not None
+    ]
+    assert ends.count(("greedy", "failed", True)) == 1
+    assert ends[-1] == ("greedy", "done", False)
+    assert (tmp_path / "greedy.txt").read_text().count("begun") == 2
+    assert sorted(e for e in ends[:-1] if e[0] != "greedy") == [
+        (f"other{n}", "done", False) for n in range(4)
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_beyond_its_time_limit_is_a_failure_that_says_so(tmp_path):
+    def planned(**trainer):
+        return specs(trainer={"max_epochs": 100_000, **trainer})[1:]
+
+    [spec] = planned(time_limit=0.1)
+    assert spec.key == planned()[0].key  # it decides whether there is a result, not which
+    [event] = [
+        event
+        for event in local.execute(Queue([spec], tmp_path), NO_DATA, workers=1)
+        if event.outcome is not None
+    ]
+    why = "time: longer than the 0.1 minutes of trainer.time_limit"
+    assert (event.outcome.state, event.outcome.why, event.again) == ("failed", why, False)
+    found = find_run(spec, tmp_path, read_up_to=None)
+    assert (found.state, found.why) == ("failed", why)
+    assert (found.folder / "log.txt").is_file()
+
+
+@pytest.mark.slow
+def test_a_process_that_shows_no_sign_of_life_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "SILENT_S", 3.0)
+    monkeypatch.setattr("mmbench.bench.executors.local.heartbeat", lambda target: 1)
+    planned = specs(trainer={"max_epochs": 300})[1:]
+    ends = []
+    for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
+        if event.outcome is not None:
+            ends.append((event.outcome.state, event.outcome.why, event.again))
+        elif not ends:
+            [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
+            await_beginning(tmp_path / planned[0].folder)
+            os.kill(child.pid, signal.SIGSTOP)
+            began = time.monotonic()
+        else:
+            assert time.monotonic() - began < 60
+            monkeypatch.setattr(local, "SILENT_S", 1000.0)
+    why = "killed: its process showed no sign of life for 3 s"
+    assert ends[0] == ("failed", why, True)
+    assert ends[1][0] == "done"

@@ -78,7 +78,7 @@ class Doubtful(Arrays):
 def known(monkeypatch, cls):
     get = DATASETS.get
     monkeypatch.setattr(DATASETS, "get", lambda name: cls if name == "doubtful" else get(name))
-    monkeypatch.setattr(DATASETS, "check", lambda name: None)
+    monkeypatch.setattr(DATASETS, "require", lambda name: None)
 
 
 NATURAL = {"name": "n", "train": {"mechanism": "natural"}, "test": {"mechanism": "natural"}}

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sweeps import specs
 
+from mmbench import store
 from mmbench.bench.record import (
     SMALL,
     count,
@@ -19,7 +22,7 @@ from mmbench.bench.record import (
     record_failure,
 )
 from mmbench.bench.result import read_result, write_result
-from mmbench.store import attempt, claim, write_arrays, write_json
+from mmbench.store import attempt, claim, identity, publish, restore, write_arrays, write_json
 from results import condition, result
 
 
@@ -46,6 +49,63 @@ def folder(spec, tmp_path):
 
 def test_a_finished_run_is_done(spec, folder, tmp_path):
     assert find_run(spec, tmp_path).state == "done"
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "damaged"])
+def test_a_run_that_was_to_be_replaced_counts_until_its_successor_appears(
+    spec, folder, tmp_path, end
+):
+    """In between its replacement is killed; nothing but a new run puts it back."""
+    if end == "failed":
+        (folder / "done").unlink()
+        finish(folder, "failed.json", {"why": "disk: full"})
+    if end == "damaged":
+        (folder / "metrics.json").write_text("{}")
+    before, rows = find_run(spec, tmp_path), read_records([find_run(spec, tmp_path)])
+    child = os.fork()
+    if child == 0:
+        rename = store._rename
+
+        def die(old, new):
+            moved = rename(old, new)
+            if store.OLD in new.name:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return moved
+
+        store._rename = die
+        with attempt(folder) as part:
+            publish(part, folder, instead_of=identity(folder))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not folder.exists()
+    files = sorted(tmp_path.rglob("*"))
+    after = find_run(spec, tmp_path)
+    assert (after.state, after.why) == (before.state, before.why)
+    pd.testing.assert_frame_equal(read_records([after]), rows)
+    assert sorted(tmp_path.rglob("*")) == files
+    restore(folder)
+    assert find_run(spec, tmp_path) == before
+
+
+def test_a_look_never_meets_a_run_half_replaced(spec, folder, tmp_path):
+    """Another process replaces it again and again by its like."""
+    child = os.fork()
+    if child == 0:
+        try:
+            while not (tmp_path / "stop").exists():
+                seen = identity(folder)
+                with attempt(folder) as part:
+                    shutil.copytree(folder, part, dirs_exist_ok=True)
+                    publish(part, folder, instead_of=seen)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    try:
+        states = {find_run(spec, tmp_path, read_up_to=None).state for _ in range(1000)}
+    finally:
+        (tmp_path / "stop").touch()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert states == {"done"}
 
 
 def test_a_run_that_never_began_is_waiting(spec, tmp_path):

@@ -170,8 +170,15 @@ def test_a_method_that_does_not_apply_is_skipped_with_the_reason(tmp_path):
     assert run(spec, tmp_path, NO_DATA).why.startswith("needs complete training samples")
 
 
-def test_a_failure_is_recorded_with_its_traceback_and_does_not_reach_the_caller(tmp_path):
-    spec = replace(specs()[1], method_args={"dim": 8, "lr": 1e30})
+def test_a_failure_is_recorded_with_its_traceback_and_does_not_reach_the_caller(
+    tmp_path, monkeypatch
+):
+    [_, spec] = specs()
+    zero_fill = METHODS.get("zero_fill")
+    loss = zero_fill.loss
+    monkeypatch.setattr(
+        zero_fill, "loss", lambda method, batch: {"task": loss(method, batch)["task"] * np.inf}
+    )
     outcome = run(spec, tmp_path, NO_DATA)
     assert outcome.state == "failed"
     assert outcome.why.startswith("diverged: ")
@@ -466,27 +473,32 @@ def test_processes_at_the_same_run_and_stage_leave_one_whole_run_without_any_loc
     np.testing.assert_array_equal(first["logits"], second["logits"])
 
 
-def test_an_attempt_whose_claim_is_taken_over_stops_at_the_next_step(tmp_path, monkeypatch):
+# of evaluation, a step is a batch under all conditions, of which there are two
+@pytest.mark.parametrize(("step", "at", "ends"), [("loss", 3, 3), ("forward", 3, 4)])
+def test_an_attempt_whose_claim_is_taken_over_stops_at_the_next_step(
+    tmp_path, monkeypatch, step, at, ends
+):
     monkeypatch.setattr(store, "LEASE_S", 2.0)
     monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
-    [_, spec] = specs(trainer={"max_epochs": 50})
+    [_, spec] = specs(trainer={"max_epochs": 2, "batch_size": 4})
     claim_file = store._claim_file(tmp_path / spec.folder)
     other = SoftFileLease(claim_file, lease_duration=2.0, heartbeat_interval=0.05)
     zero_fill = METHODS.get("zero_fill")
-    loss, steps = zero_fill.loss, []
+    act, steps = getattr(zero_fill, step), []
 
     def taken_over(method, batch):
-        steps.append(len(batch))
-        if len(steps) == 3:
+        if step == "loss" or method._trainer.state.finished:  # not the forward pass of training
+            steps.append(len(batch))
+        if len(steps) == at:
             claim_file.unlink()  # what a contender does with a claim that fell silent
             other.acquire(timeout=0)
             time.sleep(0.5)
-        return loss(method, batch)
+        return act(method, batch)
 
-    monkeypatch.setattr(zero_fill, "loss", taken_over)
+    monkeypatch.setattr(zero_fill, step, taken_over)
     outcome = run(spec, tmp_path, NO_DATA)
     assert (outcome.state, outcome.why) == ("elsewhere", "another process took it over")
-    assert len(steps) == 3
+    assert len(steps) == ends
     assert [p.name for p in claim_file.parent.iterdir()] == [claim_file.name]  # theirs, untouched
     other.release()
     monkeypatch.undo()

@@ -49,7 +49,7 @@ def test_an_override_may_replace_a_list(suite_file):
         ("seedz=3", "unknown key 'seedz'; did you mean 'seeds'"),
         ("select.metrik=f1", "unknown key 'select.metrik'; did you mean 'metric'"),
         ("seeds=[]", "seeds is empty"),
-        ("seeds=0", "seeds is empty"),
+        ("seeds=0", "seeds: N asks for N of them, at least 1, found 0"),
         ("seeds=1111", r"write seeds=\[N\]"),
         (f"seeds={10**400}", "a number beyond"),
         ("folds=101", r"write folds=\[N\]"),
@@ -152,7 +152,7 @@ def test_a_data_set_may_have_other_folds_than_the_suite(suite_file):
     wanted = [("mfeat", 0), *(("rosmap", k) for k in range(3)), ("cmu_mosi", 2), ("cmu_mosi", 4)]
     assert found == wanted
     assert len(runs) == 4 * 6
-    with pytest.raises(ValueError, match=r"data.0.folds is empty"):
+    with pytest.raises(ValueError, match=r"data.0.folds: N asks for N of them, at least 1"):
         load_suite(str(suite_file), ["data=[{name: rosmap, folds: 0}]"])
     with pytest.raises(ValueError, match=r"unknown key 'data.0.fold'; did you mean 'folds'"):
         load_suite(str(suite_file), ["data=[{name: rosmap, fold: 2}]"])

@@ -21,8 +21,8 @@ TASK = Task(
 RETRIEVES = ("moe_retriever",)  # without a memory that is searched
 # of papers whose idea is to put something in the place of what is missing
 RECOVERS = (
-    "action_mae", "if_mmin", "m3care", "mfm", "mosare", "ragpt", "redeem", "shaspec", "smil",
-    "tfr_net",
+    "action_mae", "cross_modal_proxy_tokens", "dymo", "if_mmin", "imder", "m3care", "mce", "mfm",
+    "mosare", "ragpt", "redeem", "shaspec", "smil", "tfr_net",
 )  # fmt: skip
 
 

@@ -1,7 +1,12 @@
 """Every registered method keeps the contract, simply by being there."""
 
-import pytest
+from typing import Annotated, Literal, get_args, get_origin
 
+import pytest
+from pydantic import Field
+
+from mmbench.bench.spec import bind, parameters
+from mmbench.bounds import Width
 from mmbench.checks.elsewhere import address, in_another_process
 from mmbench.checks.methods import METHOD_CHECKS, weights_of
 from mmbench.checks.report import tasks_of
@@ -32,3 +37,28 @@ def test_every_method_is_built_alike_in_another_process():
         "mmbench.checks.methods:weights_of_all", {n: address(c) for n, c in classes.items()}
     )
     assert here == there
+
+
+def unbounded(annotation: object) -> bool:
+    """Whether a number of any size may be passed."""
+    if get_origin(annotation) is Annotated:
+        limits = {type(one).__name__ for field in annotation.__metadata__ for one in field.metadata}
+        return not (limits & {"Ge", "Gt"} and limits & {"Le", "Lt"})
+    if get_origin(annotation) is Literal:
+        return False
+    return annotation in (int, float) or any(map(unbounded, get_args(annotation)))
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_number_that_a_constructor_takes_has_bounds_and_a_default_within(name):
+    cls = METHODS.get(name)
+    for each in parameters(cls):
+        assert each.name == "task" or not unbounded(each.annotation), each
+    defaults = {p.name: p.default for p in parameters(cls) if p.default not in (p.empty, None)}
+    assert bind(cls, defaults, given=("task",)).keys() == defaults.keys()
+
+
+def test_a_number_without_bounds_is_noticed():
+    some = Annotated[int, Field(ge=1)]
+    assert all(map(unbounded, (int, float, int | None, list[float], some, some | None)))
+    assert not any(map(unbounded, (Width, Width | None, bool, str, Literal[1, 2])))

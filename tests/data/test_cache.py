@@ -12,7 +12,7 @@ from mmbench.data.cache import cache_folder, cached, digest
 def test_it_is_built_once(tmp_path):
     built = []
 
-    def build(folder):
+    def build(folder, held):
         built.append(1)
         np.save(folder / "x.npy", np.arange(3))
 
@@ -31,7 +31,7 @@ def test_order_of_words_does_not_matter():
 
 
 def test_a_build_that_was_cut_off_goes_on_with_its_pieces(tmp_path):
-    def build(folder):
+    def build(folder, held):
         for piece in range(3):
             file = folder / f"{piece}.npy"
             if not file.exists():
@@ -50,7 +50,7 @@ def test_a_build_that_was_cut_off_goes_on_with_its_pieces(tmp_path):
     assert len(list(folder.glob("*.npy"))) == 3
 
 
-def slow_build(folder):
+def slow_build(folder, held):
     with (folder.parent / "builds.txt").open("a") as file:
         file.write("x")
     time.sleep(0.5)
@@ -82,7 +82,7 @@ def test_the_folder_can_be_chosen(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("fault", ["zeros", "cut", "gone", "mark"])
 def test_a_damaged_folder_is_named_and_built_again(tmp_path, fault, caplog):
-    def build(folder):
+    def build(folder, held):
         np.save(folder / "x.npy", np.arange(300))
 
     folder = cached({"x": 1}, build, home=tmp_path)

@@ -66,9 +66,27 @@ def test_other_weights_or_inputs_make_another_file(tmp_path):
     assert len(list((tmp_path / "cache").glob("*/embeddings.npy"))) == 3
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda encoder: setattr(encoder, "pool", "max"),
+        lambda encoder: setattr(encoder.linear, "scale", 0.5),
+        lambda encoder: setattr(encoder, "steps", (3, [4])),
+        lambda encoder: encoder.register_buffer("mean", torch.zeros(4), persistent=False),
+        lambda encoder: encoder.add_module("last", nn.Identity()),
+    ],
+)
+def test_what_shows_in_no_weight_makes_another_file_too(change):
+    stored_embeddings(Encoder(), parts, 10)
+    encoder = Encoder()
+    change(encoder)
+    stored_embeddings(encoder, parts, 10)
+    assert encoder.runs == 3
+
+
 def test_other_code_makes_another_file(monkeypatch):
     stored_embeddings(Encoder(), parts, 10)
-    monkeypatch.setattr(embeddings, "_made_of", lambda encoder: {"sources": "tomorrow's"})
+    monkeypatch.setattr(embeddings, "_made_of", lambda *made: {"sources": "tomorrow's"})
     encoder = Encoder()
     stored_embeddings(encoder, parts, 10)
     assert encoder.runs == 3
@@ -131,7 +149,7 @@ def test_a_split_serves_them_to_all_runs():
 
 
 def test_an_encoder_is_named_by_its_own_sources_and_the_libraries_versions():
-    made = embeddings._made_of(Encoder())
+    made = embeddings.described(Encoder())["code"]
     assert made["sources"].keys() >= {Encoder.__module__, "mmbench.data.embeddings"}
     assert not any(name.startswith("torch") for name in made["sources"])
     assert made["distributions"]["torch"] == version("torch")

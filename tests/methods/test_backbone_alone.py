@@ -15,7 +15,7 @@ def build(cls=BackboneAlone, **arguments):
 
 def test_it_starts_from_the_backbone_that_the_prompt_methods_share():
     ours, theirs = build(), build(MAPs)
-    assert ours.stages[0].shared
+    assert ours.stages[0].shared_across
     assert ours.stages[0] == theirs.stages[0]
     ours.begin(ours.stages[-1])
     learning = {name for name, p in ours.named_parameters() if p.requires_grad}

@@ -150,6 +150,8 @@ def test_a_pattern_never_seen_starts_from_the_mean_of_seen_ones_that_contain_it(
     torch.testing.assert_close(start[3], method.starts[0][6])  # c
     torch.testing.assert_close(start[2], method.starts[0][2])  # a and b, seen
     assert fallback(method.seen)[0].tolist() == [0, 0, 0.5, 0, 0, 0, 0.5]
+    shown = method.diagnostics()["seen_in_training"]
+    assert shown.column[shown.values[0] > 0].tolist() == ["a+b", "a+b+c"]
 
 
 def test_the_backbone_stays_as_it_is_but_for_its_pooler():

@@ -79,7 +79,7 @@ def test_predictions_are_those_of_the_greedy_loop_of_the_text():
     tokens, outputs, grown = method.network.tokens(batch), [], 0
     for i in range(len(batch)):
         there = batch.presence[i].tolist()
-        rebuilt = method.recovery(tokens[i : i + 1], batch.presence[i : i + 1])[0]
+        rebuilt = method.rebuild(tokens[i : i + 1], batch.presence[i : i + 1])[0]
         x = [tokens[i, m] if there[m] else rebuilt[m] for m in range(M)]
         open_ = [m for m in range(M) if not there[m]]
         while open_:
@@ -171,12 +171,12 @@ def test_hidden_tokens_are_recovered_where_they_are_known():
     shown = replace(truth.hide(torch.tensor([[False, True, True]] * 6)), teacher=truth)
     found = method.loss(shown)["recovery"]
     x, seen = method.network.tokens(truth), shown.presence
-    rebuilt = method.recovery(x, seen)
+    rebuilt = method.rebuild(x, seen)
     torch.testing.assert_close(found, F.mse_loss(rebuilt[:, 1:], x[:, 1:]))
     assert method.loss(replace(shown, teacher=None))["recovery"] == 0  # nothing is known
     with torch.no_grad():
         dirty = torch.where(seen[:, :, None, None], x, 1e6)
-    assert torch.equal(method.recovery(dirty, seen), rebuilt)
+    assert torch.equal(method.rebuild(dirty, seen), rebuilt)
 
 
 def test_it_classifies_and_nothing_else():
@@ -193,3 +193,18 @@ def test_nothing_waits_for_an_accelerator(stage):
     batch = batch_of(all_patterns(TASK)).to("meta")
     assert method(batch).shape == (len(batch), C)
     assert all(term.shape == () for term in method.loss(batch).values())
+
+
+@torch.no_grad()
+def test_it_shows_what_samples_of_each_pattern_took_in():
+    method, batch = collected(build()), batch_of(all_patterns(TASK, repeat=4))
+    taken = method.admitted(method.filled(batch), batch.presence)
+    method.eval()(batch)
+    shown = method.diagnostics()["taken in"]
+    assert shown.expert.tolist() == ["nothing", "a, rebuilt", "b, rebuilt", "c, rebuilt"]
+    row = dict(zip(shown.pattern, shown.share, strict=True))
+    assert row["a+b+c"].tolist() == [1, 0, 0, 0]
+    lonely = (batch.presence == torch.tensor([True, False, False])).all(1)
+    extra = (taken & ~batch.presence)[lonely]
+    counts = torch.cat([~extra.any(1, keepdim=True), extra], dim=1).sum(0)
+    torch.testing.assert_close(torch.from_numpy(row["a"]), counts / counts.sum())

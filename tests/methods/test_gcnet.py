@@ -139,6 +139,21 @@ def test_rebuilding_does_not_pull_the_encoders_towards_what_is_easy_to_rebuild()
         assert all(g is None or not g.any() for g in grads)
 
 
+@torch.no_grad()
+def test_it_shows_what_it_rebuilds_beside_what_is_there():
+    method, batch = build(), batch_of(all_patterns(TASK))
+    z = method.encode(batch)
+    y = method.complete(z)
+    found = method.completed(batch)
+    assert list(found) == ["a", "b", "c"]
+    for m, name in enumerate(TASK.names):
+        for i in range(len(batch)):
+            wanted = z[i, m]
+            if not batch.presence[i, m]:
+                wanted = method.rebuild(y[i])[:, m * D : (m + 1) * D]
+            torch.testing.assert_close(found[name][i], wanted.flatten())
+
+
 def test_it_needs_something_in_time():
     assert GCNet.applies.reason_not(TASKS[2]) == "needs a modality of kind sequence or tokens"
     assert GCNet.applies.reason_not(TASK) is None

@@ -183,7 +183,7 @@ def test_what_was_seen_is_learned_from_the_training_split_and_told():
     method = shaken(build())
     complete = make_batch(TASK, torch.ones(4, 3, dtype=torch.bool))
     method.prepare([complete, make_batch(TASK, torch.tensor([[False, True, True]]))])
-    assert method.diagnostics()["pattern_seen_in_training"].values.tolist() == [[0] * 5 + [1] * 2]
+    assert method.diagnostics()["seen_in_training"].values.tolist() == [[0] * 5 + [1] * 2]
     alone = make_batch(TASK, torch.tensor([[True, False, False]]))  # a: a+b+c alone contains it
     before = method(alone)
     method.prompts.tables[0][:6].normal_()

@@ -117,7 +117,9 @@ def test_a_modality_that_half_of_the_samples_have_weighs_twice():
     rows[4:, 1] = False
     method.prepare([batch_of(rows[:5]), batch_of(rows[5:])])
     assert method.rarity.tolist() == [1, 2, 1]
-    assert method.diagnostics()["rarity"].tolist() == [1, 2, 1]
+    shown = method.diagnostics()["rarity"]
+    assert shown.values.tolist() == [[1, 2, 1]]
+    assert shown.column.tolist() == ["a", "b", "c"]
     rows[:, 1] = False
     method.prepare([batch_of(rows)])
     assert method.rarity[1] == 1  # nobody has it: nothing to weigh

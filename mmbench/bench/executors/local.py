@@ -13,19 +13,24 @@ import os
 import signal
 import sys
 import threading
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbench.bench.record import Outcome, killed, record_failure
+from mmbench.bench.executors.queue import Queue, Ticket
+from mmbench.bench.record import MEMORY, Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
-from mmbench.store import leftovers
+from mmbench.store import LEASE_S, heartbeat, leftovers, release
 
 ATTEMPTS = 3  # to start a worker, and to have it begin a run
+ASK_S = 10.0  # between two questions of idle slots, since other workers may die
+LOOK_S = 1.0  # between two looks whether a run takes too long
+SILENT_S = 2 * LEASE_S  # after which a process that holds a claim, and does not say so, is ended
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,13 @@ class Event:
     """A run began (`outcome` is None) or ended on a worker.
 
     Args:
-        worker: Number of the worker.
+        worker: Number of the slot; None if it is elsewhere.
         spec: Which run.
         outcome: How it ended.
-        again: Whether it is tried once more: somebody else was at it, or the worker died before.
+        again: Whether it is tried once more: somebody else was at it, or what ended it may heal.
     """
 
-    worker: int
+    worker: int | None
     spec: RunSpec
     outcome: Outcome | None = None
     again: bool = False
@@ -67,77 +72,112 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(
-    specs: Sequence[RunSpec], runs: Path, root: Path, *, workers: int, overwrite: bool = False
-) -> Generator[Event, None, None]:
-    """Carry out runs and report each beginning and end.
+def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None, None]:
+    """Carry out what a queue hands out, until it has no more, and report each beginning and end.
 
-    Closing the generator (Ctrl-C does) ends the workers at once; the runs in flight are lost and
-    all finished ones stay.
+    Closing the generator (Ctrl-C does) ends the worker processes at once; the runs in flight go on
+    from their checkpoints next time, and all finished ones stay.
 
     Args:
-        specs: In the order in which to start them.
-        runs: Folder of all runs of the suite.
+        queue: What is to be done.
         root: Folder of the user's data.
-        workers: How many at a time, >= 1.
-        overwrite: Whether finished runs are repeated.
+        workers: Runs at a time, >= 1; each has a process of its own.
     """
     ids = gpus()
-    waiting = deque((spec, False) for spec in specs)
     pools: dict[int, _Worker] = {}
-    flying: dict[Future[Any], tuple[int, RunSpec, bool]] = {}
-    lost: Counter[str] = Counter()  # times that a worker died, by key of the run it was given
+    flying: dict[Future[Any], _Flight] = {}
+    lost: Counter[str] = Counter()  # times that a process died before it began, by key of its run
 
-    def start(worker: int) -> Iterator[Event]:
-        if not waiting:
-            return
-        spec, patient = waiting.popleft()
-        gpu = ids[worker % len(ids)] if ids else None
+    def start(slot: int, ticket: Ticket) -> Iterator[Event]:
         for _ in range(ATTEMPTS):
-            if worker not in pools:
-                pools[worker] = _Worker(gpu)
+            if slot not in pools:
+                pools[slot] = _Worker(ids[slot % len(ids)] if ids else None)
             try:
-                future = pools[worker].submit(_work, spec, runs, root, overwrite, patient)
-                break
+                future = pools[slot].submit(_work, ticket, queue.runs, root)
             except (BrokenProcessPool, OSError):  # it, or the server that forks, died between runs
-                pools.pop(worker).end()
-        else:
-            yield Event(worker, spec)
-            yield Event(worker, spec, Outcome("failed", "no worker process could be started"))
-            yield from start(worker)
-            return
-        flying[future] = (worker, spec, patient)
-        yield Event(worker, spec)
+                pools.pop(slot).end()
+            else:
+                flying[future] = _Flight(slot, ticket, queue.runs / ticket.spec.folder)
+                yield Event(slot, ticket.spec)
+                return
+        yield Event(slot, ticket.spec)
+        outcome = Outcome("failed", "no worker process could be started")
+        yield Event(slot, ticket.spec, outcome, queue.ended(ticket, outcome))
 
-    try:
-        for worker in range(min(workers, len(specs))):
-            yield from start(worker)
-        while flying:
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
-            for future in done:
-                worker, spec, patient = flying.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    outcome = Outcome("failed", pools.pop(worker).end())
-                    lost[spec.key] += 1
-                    if lost[spec.key] < ATTEMPTS and not leftovers(runs / spec.folder):
-                        waiting.appendleft((spec, patient))  # it died before it began this run
-                        yield Event(worker, spec, outcome, again=True)
-                        yield from start(worker)
-                        continue
-                    with contextlib.suppress(OSError):  # without it the run is still waiting
-                        record_failure(spec, runs, outcome.why)
-                except OSError as error:  # the disk is too full even for a record of the failure
-                    outcome = Outcome("failed", f"disk: {error}")
-                again = outcome.state == "elsewhere" and not patient
-                if again:  # at the end, when there is nothing else to do
-                    waiting.append((spec, True))
-                yield Event(worker, spec, outcome, again)
-                yield from start(worker)
-    finally:
-        for pool in pools.values():
-            pool.kill()
+    def end(flight: _Flight, future: Future[Any]) -> Event:
+        ticket = flight.ticket
+        spec = ticket.spec
+        try:
+            outcome: Outcome = future.result()
+        except BrokenProcessPool:
+            outcome = Outcome("failed", flight.why or pools[flight.slot].end())
+            del pools[flight.slot]
+            lost[spec.key] += 1
+            if lost[spec.key] < ATTEMPTS and not leftovers(flight.target):
+                queue.put_back(ticket)
+                return Event(flight.slot, spec, outcome, again=True)
+            with contextlib.suppress(OSError):  # without it the run is still waiting
+                record_failure(spec, queue.runs, outcome.why)
+        except OSError as error:  # the disk is too full even for a record of the failure
+            outcome = Outcome("failed", f"disk: {error}")
+        return Event(flight.slot, spec, outcome, queue.ended(ticket, outcome))
+
+    with queue.opened(workers):
+        try:
+            ask = 0.0  # when idle slots ask again
+            while True:
+                idle = sorted(set(range(workers)) - {flight.slot for flight in flying.values()})
+                alone = any(flight.ticket.alone for flight in flying.values())
+                while idle and not alone and time.monotonic() >= ask:
+                    slot = idle.pop(0)
+                    ticket = queue.take(slot, idle=not flying)
+                    if ticket is None:
+                        if not flying:
+                            return
+                        ask = time.monotonic() + ASK_S
+                    else:
+                        alone = ticket.alone
+                        yield from start(slot, ticket)
+                done, _ = wait(flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+                if done:
+                    ask = 0.0
+                for future in done:
+                    yield end(flying.pop(future), future)
+                for flight in flying.values():
+                    if not flight.why and (why := flight.overdue()):
+                        flight.why = why
+                        pools[flight.slot].interrupt()
+        finally:
+            for pool in pools.values():
+                pool.kill()
+            for flight in flying.values():
+                if (process := pools[flight.slot].process) is not None:
+                    release(flight.target, process)
+
+
+class _Flight:
+    """A run that a worker process is at."""
+
+    def __init__(self, slot: int, ticket: Ticket, target: Path) -> None:
+        self.slot = slot
+        self.ticket = ticket
+        self.target = target
+        self.why = ""  # it was ended, once it was
+        self._began = self._beaten = time.monotonic()
+        self._beat = heartbeat(target)
+
+    def overdue(self) -> str:
+        """Why the process has to be ended; empty if it need not."""
+        now = time.monotonic()
+        limit = self.ticket.spec.trainer_args.get("time_limit")
+        if limit is not None and now - self._began > 60 * limit:
+            return f"time: longer than the {limit:g} minutes of trainer.time_limit"
+        beat = heartbeat(self.target)
+        if beat is None or beat != self._beat:
+            self._beat, self._beaten = beat, now
+        if not self.ticket.patient and now - self._beaten > SILENT_S:
+            return f"killed: its process showed no sign of life for {SILENT_S:.0f} s"
+        return ""
 
 
 class _Worker:
@@ -165,13 +205,22 @@ class _Worker:
         code = None if self._process is None else self._process.exitcode
         if code is None or code >= 0:
             return f"killed: the worker process ended with exit code {code}"
-        memory = "; memory ran out" if _oom_kills() > self._out_of_memory else ""
+        memory = MEMORY if _oom_kills() > self._out_of_memory else ""
         return killed(-code) + memory
 
-    def kill(self) -> None:
+    @property
+    def process(self) -> int | None:
+        """Number of its process."""
+        return None if self._process is None else self._process.pid
+
+    def interrupt(self) -> None:
         """End it at once; a polite SIGTERM is held back by lightning until the fit ends."""
         for process in list((self._pool._processes or {}).values()):
             process.kill()
+
+    def kill(self) -> None:
+        """End it at once, and give it up."""
+        self.interrupt()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -239,7 +288,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(spec: RunSpec, runs: Path, root: Path, overwrite: bool, wait: bool) -> Outcome:
+def _work(ticket: Ticket, runs: Path, root: Path) -> Outcome:
     from mmbench.bench.run.run import run
 
-    return run(spec, runs, root, overwrite=overwrite, wait=wait)
+    return run(ticket.spec, runs, root, overwrite=ticket.overwrite, wait=ticket.patient)

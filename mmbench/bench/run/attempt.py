@@ -10,13 +10,24 @@ from pathlib import Path
 
 import torch
 
-from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find_run, finish
-from mmbench.bench.run.failures import LostClaimError, classify
+from mmbench.bench.record import SMALL, STAGES, STATES, Outcome, find_run, finish, may_heal
+from mmbench.bench.run.failures import classify
 from mmbench.bench.run.log import log_to
 from mmbench.bench.run.provenance import environment
 from mmbench.bench.run.threads import threads
 from mmbench.bench.spec import RunSpec
-from mmbench.store import Claim, attempt, claim, heartbeat, identity, publish, restore, write_json
+from mmbench.config import JSON
+from mmbench.store import (
+    Claim,
+    LostClaimError,
+    attempt,
+    claim,
+    heartbeat,
+    identity,
+    publish,
+    restore,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,8 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
             shutil.rmtree(stages, ignore_errors=True)
         with attempt(target) as folder:
             try:
-                mark, outcome = _carry_out(spec, folder, steps, held, began)
+                tried = find_run(spec, runs).again
+                mark, outcome = _carry_out(spec, folder, steps, held, began, tried=tried)
             except LostClaimError as error:
                 return Outcome("elsewhere", str(error), time.perf_counter() - began)
             if mark is None or not publish(folder, target, instead_of=replaced):
@@ -81,7 +93,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
 
 
 def _carry_out(
-    spec: RunSpec, folder: Path, steps: Steps, held: Claim, began: float
+    spec: RunSpec, folder: Path, steps: Steps, held: Claim, began: float, *, tried: bool
 ) -> tuple[str | None, Outcome]:
     """Fill a private folder; returns the name of its end mark, if it has one, and the outcome."""
     write_json(folder / "spec.json", spec.to_json())
@@ -89,13 +101,14 @@ def _carry_out(
     with log_to(folder / "log.txt"), threads(spec.trainer_args.get("threads", 1)):
         try:
             ended = steps(folder, held)
-            more = {"why": ended.why} if ended.why else {}
+            more: dict[str, JSON] = {"why": ended.why} if ended.why else {}
         except (KeyboardInterrupt, LostClaimError):
             raise  # the user ends the sweep, or another goes on with the run
         except BaseException as error:  # a plugin may raise anything, and call sys.exit
             traceback.print_exc()
             ended = Ended("failed.json", classify(error))
-            more = {"why": ended.why, "traceback": traceback.format_exc()}
+            again = may_heal(ended.why) and not tried
+            more = {"why": ended.why, "again": again, "traceback": traceback.format_exc()}
         finally:
             gc.collect()
             if torch.cuda.is_available():

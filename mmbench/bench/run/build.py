@@ -2,12 +2,17 @@
 
 import inspect
 import json
+import logging
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 
 from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import require_defined
@@ -28,6 +33,7 @@ OURS = (
     "min_steps",
     "patience",
     "threads",
+    "time_limit",
 )  # trainer settings that Lightning does not get
 # arguments of Lightning's trainer that would take away what every run rests on
 REFUSED = {
@@ -36,8 +42,19 @@ REFUSED = {
     "default_root_dir": "a run writes into its own folder",
     "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
     "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
+    "overfit_batches": "it selects the epoch on training samples",
     "num_sanity_val_steps": "an epoch would be selected before training",
 }
+AT_LEAST_ONE = {
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+    "devices",
+    "gradient_clip_val",
+    "num_nodes",
+    "val_check_interval",
+}
+PLACES = ("devices", "num_nodes")  # of a machine that need not be this one
+MOST_TRAINED = 4 * 10**9  # weights of a method; AdamW takes 16 bytes for each
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
@@ -49,11 +66,15 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
             the scenario cannot be laid over the data, or encoders or the selection metric do not
             fit.
     """
-    method, _ = bound_method(spec)
+    method, args = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
     data.require_scenario()
-    encoded_task(spec, data)
+    encoded = encoded_task(spec, data)
+    if method.reason_not(task, **args) is None:
+        why = _why_not_built(spec.method, json.dumps(spec.method_args, sort_keys=True), encoded)
+        if why:
+            raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
     if metric not in metrics_for(task.kind):
         raise ValueError(
@@ -64,6 +85,27 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+
+
+@lru_cache(maxsize=4096)  # the same under every scenario
+def _why_not_built(name: str, args: str, task: Task) -> str:
+    """What a method's constructor refuses; empty if nothing. It is built without its numbers."""
+    cls = METHODS.get(name)
+    bound = bind(cls, json.loads(args), given=("task",))
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            method = cls(task, **bound)
+    except ValueError as error:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a plugin's: it may want the numbers, and its run says what is wrong
+        return ""
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    if trained > MOST_TRAINED:
+        return f"{trained:,} weights would be trained, more than {MOST_TRAINED:,}; make it smaller"
+    return ""
 
 
 def require_fold(spec: RunSpec, root: Path) -> None:
@@ -93,6 +135,50 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
                 f"trainer.limit_val_batches: {value} leaves nothing to select an epoch by; leave "
                 "it out, or take the last epoch by select.on: last"
             )
+        if name in ("limit_train_batches", "max_steps") and not value:
+            raise ValueError(f"trainer.{name}: {value} leaves nothing to train; leave it out")
+    if why := _why_no_trainer(json.dumps(dict(settings), sort_keys=True)):
+        raise ValueError(why)
+
+
+@lru_cache(maxsize=64)
+def _why_no_trainer(text: str) -> str:
+    """What Lightning refuses of trainer settings; empty if nothing.
+
+    Where a run happens need not be here: of accelerators and strategies the names are checked.
+    """
+    settings = {name: value for name, value in json.loads(text).items() if name not in OURS}
+    accelerators = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
+    strategies = ("auto", *StrategyRegistry.available_strategies())
+    for name, known in (("accelerator", accelerators), ("strategy", strategies)):
+        value = settings.pop(name, "auto")
+        if value not in known:
+            close = suggest(str(value), known)
+            return f"no {name} {value!r} for trainer.{name}{close}; such as {', '.join(known[:6])}"
+    for name in AT_LEAST_ONE & settings.keys():
+        value = settings[name]
+        if isinstance(value, int | float) and value <= 0 and (name, value) != ("devices", -1):
+            return f"trainer.{name} must be above 0, found {value}"
+    try:
+        bind(Trainer, settings, given=())
+    except ValueError as error:
+        return str(error).replace("Trainer: ", "trainer.", 1)
+    settings = {name: value for name, value in settings.items() if name not in PLACES}
+    if not settings:
+        return ""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what is on this machine is told by each run
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
+    except Exception as error:  # it names no type for what it refuses
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"trainer: {line[:300]} (found {', '.join(f'{k}={v}' for k, v in settings.items())})"
+    finally:
+        log.setLevel(level)
+    return ""
 
 
 def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:

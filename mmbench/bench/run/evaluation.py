@@ -16,7 +16,7 @@ from mmbench.bench.record import safe_csv
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.embeddings import Embeddings
 from mmbench.datamodule import DataModule
-from mmbench.store import write_arrays, write_text
+from mmbench.store import ALONE, Claim, write_arrays, write_text
 
 
 @torch.no_grad()
@@ -25,6 +25,7 @@ def evaluate(
     data: DataModule,
     device: torch.device | str = "cpu",
     ms_per_sample: list[float] | None = None,
+    held: Claim = ALONE,
 ) -> dict[str, Float[np.ndarray, "sample output"]]:
     """Predict the test split under all its conditions in one pass.
 
@@ -37,6 +38,7 @@ def evaluate(
         data: Whose test split.
         device: Where.
         ms_per_sample: Gets, for each batch, the milliseconds for one sample and condition.
+        held: Claim of the run; looked at before each batch.
 
     Returns:
         Condition -> outputs in order of the test split: float32, or the values of a regression in
@@ -44,6 +46,7 @@ def evaluate(
 
     Raises:
         DivergedError: If an output is not finite.
+        LostClaimError: If another process took the run over.
     """
     method.eval().to(device)
     tables = {c: torch.from_numpy(data.condition_presence(c)) for c in data.conditions}
@@ -52,6 +55,7 @@ def evaluate(
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
     start = 0
     for batch in data.batches("test"):
+        held.require()
         began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
         source = batch.hide(~shown[rows]).blind().to(device)

@@ -13,10 +13,6 @@ class DivergedError(RuntimeError):
     """The method's outputs are no longer finite."""
 
 
-class LostClaimError(RuntimeError):
-    """Another process took the run over while this one was at it."""
-
-
 def classify(error: BaseException) -> str:
     """One line about a failure, its kind first (out of memory, diverged, leak, input, disk)."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -71,7 +71,7 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
 
     began = time.perf_counter()
     ms_per_sample: list[float] = []
-    logits = evaluate(method, data, training.device, ms_per_sample)
+    logits = evaluate(method, data, training.device, ms_per_sample, held)
     eval_s = time.perf_counter() - began
     # of the evaluation alone: another one begins anew
     if shown := metered("diagnostics", lambda: diagnostics(method, data, training.device)):

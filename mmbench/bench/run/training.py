@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
-from mmbench.bench.record import SHARED, STAGES
 from mmbench.bench.result import Selected, StageResult, read_stage, write_stage
 from mmbench.bench.run.build import OURS
 from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.claimed import WhileClaimed
+from mmbench.bench.run.identity import stage_identity
 from mmbench.bench.run.loggers import loggers
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
-from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
@@ -84,7 +83,7 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: C
     A method without training is shown the validation split once, to choose among its candidates.
 
     Raises:
-        LostClaimError: If the claim `held` of the run is lost in between.
+        LostClaimError: If the claim `held` of the run, or that of a stage, is lost in between.
     """
     stages: list[StageResult] = []
     curves: list[Path] = []
@@ -133,15 +132,16 @@ def _train_stage(
     )
     alone = len(method.stages) == 1
     logs = folder if alone else folder / f".{stage.name}"
-    identity, home = _identity(spec, folder, data, method, stage)
+    identity, home = stage_identity(spec, folder, data, method, stage)
     minutes = spec.trainer_args.get("checkpoint_minutes", 1.0)
     checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
     steps_an_epoch = len(data.train_dataloader())
-    callbacks = [WhileClaimed(held), keep, checkpoints]
+    claimed = WhileClaimed(held)
+    callbacks = [claimed, keep, checkpoints]
     trainer = _trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
 
     def fit() -> StageResult:
-        if stage.shared:
+        if stage.shared_across:
             seed_everything(spec.seed)  # whoever trains it comes from elsewhere
         going_on = checkpoints.newest
         results = folder.parents[len(spec.folder.parts)]
@@ -168,18 +168,19 @@ def _train_stage(
             train_s=train_s,
             params_trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
             flops_per_sample=flops,
-            shared=bool(stage.shared),
+            shared=bool(stage.shared_across),
         )
 
     if alone or trainer.world_size > 1:  # with several processes, none may wait for the others
         return fit(), trainer, logs / CURVE
 
-    def build(part: Path) -> None:
+    def build(part: Path, of_stage: Claim) -> None:
+        claimed.held.append(of_stage)
         record = fit()
         kept = {
             name: value.detach().cpu().clone()
             for name, value in method.learned_state().items()
-            if stage.covers(name) or not stage.shared
+            if stage.covers(name) or not stage.shared_across
         }
         save_file(kept, part / "weights.safetensors")
         write_stage(part / RECORD, record)
@@ -189,27 +190,6 @@ def _train_stage(
     made = cached(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return read_stage(made / RECORD), trainer, made / CURVE
-
-
-def _identity(
-    spec: RunSpec, folder: Path, data: DataModule, method: Method, stage: Stage
-) -> tuple[dict[str, Any], Path]:
-    """What decides the outcome of a stage, and where that and its checkpoints lie.
-
-    Weights of other sources are another method's.
-    """
-    words: dict[str, Any] = {"stage": asdict(stage)}
-    beside = folder.parents[len(spec.folder.parts) - 1]
-    if not stage.shared:
-        return words | made_by(type(method), data), beside / STAGES / spec.key
-    # who watches a training is no part of what comes of it
-    trainer = {name: one for name, one in spec.trainer_args.items() if name != "logger"}
-    same = replace(
-        spec, method="", method_args={}, method_label="", data_label="", trainer_args=trainer
-    )
-    # all that derive from the class that says what the stages are may share them
-    definer = next(cls for cls in type(method).__mro__ if "stages" in vars(cls))
-    return words | same.to_json() | made_by(definer, data), beside / SHARED
 
 
 def _trainer(

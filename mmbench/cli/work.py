@@ -1,0 +1,73 @@
+"""`mmbench work`: a worker that takes runs until none is left."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.show import visible
+
+
+class _Told(BaseException):
+    """A signal that ends the worker; no code may take it for an error of a run."""
+
+
+def work(
+    words: Words = None,
+    *,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
+    ] = None,
+    time: Annotated[
+        float | None,
+        typer.Option(min=0, help="Minutes after which it takes no more runs. [default: none]"),
+    ] = None,
+    limit: Limit = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = Path("data"),
+) -> None:
+    """Take planned runs that nobody is at, one after the other, until none is left.
+
+    Start as many as you like, on any machine that sees the folder of results, also while
+    `mmbench run` is at it. SIGTERM ends it and gives its runs back; SIGUSR2 has Slurm queue the
+    job again before. Exit code 0: none of its runs failed; 1: some did; 2: the input is wrong.
+    """
+    sweep = sweep_of(words, results, limit, data_root)
+    if (sweep.board_folder / "suite.json").is_file() and len(words or ()) < 2:
+        # what `mmbench run` resolved, overrides included, goes for all who join
+        sweep = sweep_of([str(sweep.board_folder)], results, None, data_root)
+    else:
+        sweep.todo()
+    failed = 0
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, _tell)
+    events = sweep.work(workers, time)
+    try:
+        for event in events:
+            outcome = event.outcome
+            by_others = outcome is not None and not outcome.wall_s and outcome.state == "done"
+            if outcome is None or by_others or outcome.state == "elsewhere":
+                continue
+            failed += outcome.state == "failed" and not event.again
+            why = f": {outcome.why}" if outcome.why else ""
+            more = "; it is tried once more" if event.again else ""
+            typer.echo(visible(f"{event.spec.title}: {outcome.state}{why}{more}"))
+    except (_Told, KeyboardInterrupt) as told:
+        events.close()
+        typer.echo("stopped: what was under way goes on from its checkpoints")
+        raise typer.Exit(128 + (told.args[0] if told.args else signal.SIGINT)) from None
+    raise typer.Exit(1 if failed else 0)
+
+
+def _tell(number: int, frame: FrameType | None) -> None:
+    for each in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)  # once is enough
+    if number == signal.SIGUSR2:
+        from mmbench.bench.executors.slurm import requeue
+
+        typer.echo(requeue())  # before all else: the cluster ends this soon
+    raise _Told(signal.Signals(number))

@@ -1,0 +1,265 @@
+"""`mmbench work`: workers that share a folder, as processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from sleeper import sleepers
+from sweeps import suite
+
+import mmbench
+from mmbench import Sweep
+from mmbench.bench.executors.engine import Order, engine, parse_args
+from mmbench.bench.executors.slurm import script
+from mmbench.store import is_claimed
+
+SRC = Path(mmbench.__file__).parents[1]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a suite of twelve runs that take a while and leave marks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "marks").mkdir()
+    words = suite().model_dump(exclude={"limit", "keep_weights"})
+    methods = sleepers(tmp_path / "marks", 12, 0.5)
+    (tmp_path / "twelve.yaml").write_text(
+        yaml.safe_dump(words | {"name": "twelve", "methods": methods})
+    )
+    path = [str(SRC), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("SLEEPER", "a run")
+    return tmp_path
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmbench", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def end(process, code=0):
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == code, out
+    return out
+
+
+def begun(here):
+    """How often runs have begun, in all."""
+    return sum(len(file.read_text().splitlines()) for file in here.glob("marks/*.txt"))
+
+
+def wait_until(is_so):
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_workers_that_begin_together_share_the_runs_and_none_is_done_twice(here):
+    workers = [start("work", "twelve.yaml", "--workers", "1") for _ in range(3)]
+    said = [end(worker) for worker in workers]
+    assert begun(here) == 12
+    assert sum(text.count(": done") for text in said) == 12
+    assert all(": done" in text for text in said)
+    assert [run.state for run in Sweep("twelve.yaml").runs(read_up_to=None)] == ["done"] * 12
+    assert not Sweep("twelve.yaml").workers()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_end_gives_its_runs_back_at_once(here):
+    worker = start("work", "twelve.yaml", "--workers", "2")
+    runs = Sweep("twelve.yaml").runs()
+    wait_until(lambda: begun(here) >= 4)
+    worker.send_signal(signal.SIGTERM)
+    out = end(worker, code=128 + signal.SIGTERM)
+    assert "goes on from its checkpoints" in out
+    assert not [run for run in runs if is_claimed(run.folder)]
+    assert not list((here / "results").rglob(".*.claim"))
+    out = end(start("run", "twelve.yaml", "--workers", "2"))
+    assert "are finished)" in out
+    assert begun(here) <= 14
+    assert not list((here / "results").rglob(".*.left.*"))
+
+
+@pytest.mark.slow
+def test_a_worker_joins_what_was_asked_with_overrides_and_less_than_the_suite(here):
+    assert "12 done" not in end(start("status", "twelve.yaml"))
+    end(start("run", "twelve.yaml", "--workers", "2", "seeds=2", "methods=[majority]"))
+    end(start("run", "twelve.yaml", "--workers", "2", "methods=[majority]"))
+    part = Sweep("twelve.yaml", "methods=[majority]").board_folder
+    assert part.name.startswith("part-")
+    assert Sweep(part).specs == Sweep("twelve.yaml", "methods=[majority]").specs
+    assert Sweep(part).runs_folder == Sweep("twelve.yaml").runs_folder
+    assert Sweep(part).board_folder == part
+    for run in Sweep("twelve.yaml", "seeds=2", "methods=[majority]").runs():
+        (run.folder / "done").unlink()
+    # by the suite's name: what its folder holds, two seeds of one method
+    assert end(start("work", "twelve.yaml", "--workers", "1")).count(": done") == 2
+
+
+@pytest.mark.slow
+def test_a_worker_leaves_failures_alone(here, monkeypatch):
+    words = yaml.safe_load((here / "twelve.yaml").read_text())
+    words["methods"] = ["majority", {"name": "sleeper.Failing", "label": "failing"}]
+    (here / "bad.yaml").write_text(yaml.safe_dump(words | {"name": "bad"}))
+    monkeypatch.setenv("SLEEPER", "")
+    Sweep("bad.yaml").todo()
+    monkeypatch.setenv("SLEEPER", "a run")
+    out = end(start("work", "bad.yaml", "--workers", "1"), code=1)
+    assert "failing / mfeat / mcar30 seed 0: failed: error: RuntimeError: made up" in out
+    assert end(start("work", "bad.yaml", "--workers", "1")) == ""
+
+
+def test_a_worker_whose_time_is_up_takes_nothing(here):
+    assert end(start("work", "twelve.yaml", "--workers", "1", "--time", "0")) == ""
+    assert begun(here) == 0
+
+
+# --- engines ----------------------------------------------------------------------------------
+
+
+def order(tmp_path, **changes):
+    said = {
+        "name": "mmbench-x-123456",
+        "command": ("/usr/bin/python3", "-m", "mmbench", "work", "/results/a b"),
+        "folder": tmp_path,
+        "data_root": tmp_path,
+        "logs": Path("/results/a b/runs/.workers"),
+        "runs": 1000,
+    }
+    return Order(**said | changes)
+
+
+def test_the_text_for_sbatch_is_an_array_of_workers_that_ends_in_exec(tmp_path):
+    args = parse_args("partition=gpu,time=240,nodes=4,gpus_per_node=8")
+    lines = script(order(tmp_path), args).splitlines()
+    assert lines[0] == "#!/bin/bash"
+    assert {
+        "#SBATCH --array=0-3",
+        "#SBATCH --nodes=1",
+        "#SBATCH --ntasks=1",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --time=240",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --cpus-per-task=8",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --signal=B:USR2@120",
+        '#SBATCH --output="/results/a b/runs/.workers"/slurm-%A_%a.log',
+    } <= set(lines)
+    assert lines[-1] == (
+        "exec /usr/bin/python3 -m mmbench work '/results/a b' --workers 8 --time 237"
+    )
+    few = script(order(tmp_path, runs=9), args)
+    assert "--array=0-1\n" in few  # nine runs need no third node of eight slots
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("nodes=0", "nodes=0: give a whole number of at least 1"),
+        ("time=2", "time=2: give a whole number of at least 6"),
+        ("partition=a\nb", "cannot be an option of sbatch"),
+        ("comment=$(reboot)", "cannot be an option of sbatch"),
+        ("Partition", "takes NAME=VALUE"),
+        ("nodes=1,nodes=2", "gives nodes twice"),
+    ],
+)
+def test_an_argument_that_is_wrong_is_one_line(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        script(order(tmp_path), parse_args(args))
+
+
+def test_an_engine_that_is_not_there_is_one_line(here):
+    with pytest.raises(ValueError, match="no engine 'slrum'; did you mean 'slurm'"):
+        engine("slrum")
+    out = end(start("run", "twelve.yaml", "--executor", "slrum"), code=2)
+    assert "no engine 'slrum'; did you mean 'slurm'?" in out
+    out = end(start("run", "twelve.yaml", "--executor-args", "nodes=2"), code=2)
+    assert "for another --executor than local" in out
+    assert not (here / "results").exists()
+
+
+PLUGIN = '''
+import subprocess
+from mmbench.bench.executors.engine import Placement, take_number
+
+
+def place(order, args):
+    """Workers as plain processes of this machine."""
+    args = dict(args)
+    count = take_number(args, "count", 1)
+    command = [*order.command, "--workers", "1"]
+    started = []
+
+    def start():
+        order.logs.mkdir(parents=True, exist_ok=True)
+        for _ in range(count):
+            with (order.logs / "plain.log").open("a") as log:
+                started.append(subprocess.Popen(command, stdout=log, stderr=log))
+        return f"{count} processes"
+
+    def alive():
+        return sum(one.poll() is None for one in started)
+
+    return Placement(" ".join(command) + "\\n", start, alive, lambda: "they go on")
+'''
+
+
+@pytest.mark.slow
+def test_a_plugin_engine_is_one_function_and_an_entry_point(here, monkeypatch):
+    site = here / "site"
+    info = site / "plain_engine-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plain-engine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mmbench.executors]\nplain = plain_engine:place\n")
+    (site / "plain_engine.py").write_text(PLUGIN)
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
+    words = ["run", "twelve.yaml", "--executor", "plain", "--executor-args", "count=2"]
+    shown = end(start(*words, "--dry-run"))
+    assert f"-m mmbench work {here / 'results' / 'twelve'} --data-root" in shown
+    assert not (here / "results").exists()
+    out = end(start(*words))
+    assert "12 runs (2 processes), results in results/twelve" in out
+    assert "12 runs in" in out
+    assert begun(here) == 12
+    log = (here / "results" / "twelve" / "runs" / ".workers" / "plain.log").read_text()
+    assert log.count(": done") == 12
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_workers_are_gone_ends_and_says_what_is_left(here, monkeypatch):
+    site = here / "site"
+    info = site / "no_engine-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: no-engine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mmbench.executors]\nnone = no_engine:place\n")
+    (site / "no_engine.py").write_text(
+        "from mmbench.bench.executors.engine import Placement\n"
+        "def place(order, args):\n"
+        "    return Placement('', lambda: 'nowhere', lambda: 0, lambda: '')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
+    out = end(start("run", "twelve.yaml", "--executor", "none"), code=1)
+    assert "12 of 12 runs are not finished" in out
+
+
+@pytest.mark.slow
+def test_watching_ends_when_all_is_done(here):
+    watch = start("status", "twelve.yaml", "--watch")
+    end(start("work", "twelve.yaml", "--workers", "2"))
+    out = end(watch)
+    assert out.splitlines()[0].endswith("12 waiting")
+    assert "12 done" in out
+    assert "at it: 1 worker with 2 slots" in out
