@@ -319,7 +319,9 @@ class DataModule(LightningDataModule, ABC):
             return
         if self._restriction is not None:
             samples = samples.only(self._restriction)
-        data = _Split("test", self.task, samples, samples.presence, self._scales, None, teach=False)
+        data = _Split(
+            "test", self.task, samples, samples.presence, self._scales, None, {}, teach=False
+        )
         for start in range(0, len(data), self.batch_size):
             yield data[list(range(start, min(start + self.batch_size, len(data))))]
 

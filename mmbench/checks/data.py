@@ -320,10 +320,11 @@ def every_output_occurs_in_training(subject: Subject) -> None:
     task, target = subject.data.task, subject.data.samples("train").target
     if task.kind == "regression":
         return
+    seen: NDArray[np.bool_]
     if task.kind == "single_label":
         seen = np.bincount(target, minlength=task.num_outputs) > 0
     else:
-        seen = target.any(axis=0) & ~target.all(axis=0)
+        seen = np.logical_and(target.any(axis=0), ~target.all(axis=0))
     absent = [name for name, there in zip(task.outputs, seen, strict=True) if not there]
     assert not absent, f"training never shows {', '.join(absent[:SHOWN])}"
 
