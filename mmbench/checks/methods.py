@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmbench.checks.elsewhere import address, found, in_another_process
 from mmbench.checks.rule import Rules
-from mmbench.checks.tasks import OneBatch, all_patterns, make_batch, sample_tasks
+from mmbench.checks.tasks import OneBatch, all_patterns, make_batch, sample_tasks, with_gaps_inside
 from mmbench.data.batch import Batch, LeakError
 from mmbench.data.embeddings import BatchEmbeddings, Embeddings, Encode
 from mmbench.data.task import Modality, Task, with_encoders
@@ -135,8 +135,8 @@ def hooks_are_called(cls: type[Method], task: Task) -> None:
 
 
 @rule(
-    tried="predicted all patterns of presence, a batch of one, and a batch in which nobody has the "
-    "first modality",
+    tried="predicted all patterns of presence, a batch of one, a batch in which nobody has the "
+    "first modality, and one with gaps inside modalities",
     mend="return (batch, output), finite for every pattern; beware of squeeze() and of means over "
     "nobody",
 )
@@ -150,6 +150,9 @@ def outputs_have_the_right_shape(cls: type[Method], task: Task) -> None:
         expected = (len(rows), task.num_outputs)
         assert output.shape == expected, f"outputs are {tuple(output.shape)}, not {expected}"
         assert output.isfinite().all(), "outputs are not finite"
+    inside = with_gaps_inside(make_batch(task, presence), task)
+    finite = _outputs(method, inside).isfinite().all()
+    assert finite, "outputs are not finite where entries inside modalities are gone"
 
 
 # --- training --------------------------------------------------------------------------------

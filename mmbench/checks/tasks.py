@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmbench.data.batch import Batch
 from mmbench.data.missingness.fixed import natural
+from mmbench.data.missingness.within import Gap
 from mmbench.data.samples import Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Kind, Modality, Task, TaskKind
@@ -154,6 +155,19 @@ def make_batch(
         sample_id=torch.arange(n),
         lengths=lengths,
     )
+
+
+def with_gaps_inside(batch: Batch, task: Task) -> Batch:
+    """Half of the entries inside each modality that a mechanism of mmbench can hide, gone."""
+    g = torch.Generator().manual_seed(0)
+    gaps = {}
+    for modality in task.modalities:
+        if modality.kind in ("vector", "sequence", "tokens", "image"):
+            size = modality.shape[-2:] if modality.kind == "image" else modality.shape[:1]
+            seen = torch.rand(len(batch), *size, generator=g) < 0.5
+            seen.view(len(batch), -1)[:, 0] = True
+            gaps[modality.name] = Gap(seen.numpy())
+    return batch.with_gaps(gaps, torch.arange(len(batch)))
 
 
 def all_patterns(task: Task, repeat: int = 2) -> Tensor:

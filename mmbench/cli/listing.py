@@ -14,6 +14,7 @@ class Things(StrEnum):
     scenarios = "scenarios"
     suites = "suites"
     metrics = "metrics"
+    mechanisms = "mechanisms"
 
 
 def list_things(
@@ -26,6 +27,10 @@ def list_things(
 
         registry = METHODS if what is Things.methods else DATASETS
         rows = [(name, registry.summary(name)) for name in registry.names()]
+    elif what is Things.mechanisms:
+        from mmbench.data.missingness import mechanisms
+
+        rows = mechanisms.summaries()
     elif what is Things.metrics:
         from mmbench.metrics.metric import describe
 

@@ -132,6 +132,19 @@ class Scenario:
                     )
         return found
 
+    def classes(self) -> tuple[type, ...]:
+        """Classes of all mechanisms that it names, by whose sources its masks are known."""
+        found: dict[type, None] = {}
+        waiting: list[Any] = [self.train, self.val, *self.test]
+        while waiting:
+            one = waiting.pop(0)
+            found[type(one)] = None
+            if isinstance(one, Natural) and one.simulated is not None:
+                waiting.append(one.simulated)
+            if isinstance(one, Composed):
+                waiting += [one.loss, *one.within]
+        return tuple(found)
+
     def check(self, names: tuple[str, ...]) -> None:
         """Refuse modalities that do not exist and rates that cannot be reached.
 

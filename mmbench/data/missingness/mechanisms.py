@@ -6,6 +6,7 @@ A plugin's is called `package/name`. It is a frozen dataclass that is a `Missing
 
 import importlib
 import inspect
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -40,6 +41,27 @@ def _plugins() -> dict[str, EntryPoint]:
 def names() -> tuple[str, ...]:
     """All that a scenario may name, built-in ones first; imports no plugin."""
     return (*_built_in(), *UNNAMED, *sorted(_plugins()))
+
+
+def summaries() -> list[tuple[str, str]]:
+    """Name and one line of each, plugins by their address; imports no plugin."""
+    described = [
+        (
+            name,
+            f"{(inspect.getdoc(cls) or '').partition(chr(10))[0]} Keys: {', '.join(_keys(cls))}.",
+        )
+        for name, cls in _built_in().items()
+    ]
+    described += [
+        ("natural", "Only natural gaps are missing; goes before others: natural + mcar."),
+        ("every_pattern", "All 2^M - 1 sets of modalities, as test conditions."),
+    ]
+    plugins = [(name, point.value) for name, point in sorted(_plugins().items())]
+    return [*described, *plugins]
+
+
+def _keys(cls: type[Any]) -> list[str]:
+    return [field.name for field in fields(cls)]
 
 
 def get(name: str) -> type[Any]:
