@@ -112,6 +112,7 @@ def test_installed_plugins_are_listed_by_package_and_name(outside):
     for what, names in {
         "methods": ("plugin-example/max_fusion", "mmbench-my-method/my_method"),
         "data": ("plugin-example/two_groups", "mmbench-my-data/my_data"),
+        "mechanisms": ("plugin-example/day_and_night",),
         "scenarios": ("plugin-example/light_loss", "mmbench-my-scenario/my_scenario"),
     }.items():
         out = run("mmbench", "list", what)
@@ -143,6 +144,9 @@ def test_an_installed_plugin_is_swept_and_named_with_version_and_files_in_every_
     assert set(board["method"]) == {"plugin-example/max_fusion", "majority"}
     assert set(board["data"]) == {"plugin-example/two_groups"}
     assert set(board["scenario"]) == {"plugin-example/light_loss"}
+    assert set(board["condition"]) == {
+        "complete", "mcar_0.2", "night_0.5", "night_0.5+segments_0.3",
+    }  # fmt: skip
     records = sorted((home / "results" / "stranger" / "runs").rglob("metrics.json"))
     assert len(records) == 2
     for file in records:
@@ -150,6 +154,8 @@ def test_an_installed_plugin_is_swept_and_named_with_version_and_files_in_every_
         assert made_by["distributions"] == {"plugin-example": "1.2.3"}
         hashes = made_by["sources"]
         assert len(hashes["plugin_example.two_groups"]) == 16
+        assert len(hashes["plugin_example.day_and_night"]) == 16
+        assert "mmbench.data.missingness.within" in hashes
         assert ("plugin_example.max_fusion" in hashes) == ("max_fusion" in str(file))
 
 

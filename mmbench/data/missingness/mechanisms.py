@@ -46,10 +46,7 @@ def names() -> tuple[str, ...]:
 def summaries() -> list[tuple[str, str]]:
     """Name and one line of each, plugins by their address; imports no plugin."""
     described = [
-        (
-            name,
-            f"{(inspect.getdoc(cls) or '').partition(chr(10))[0]} Keys: {', '.join(_keys(cls))}.",
-        )
+        (name, f"{_first_line(cls)} Keys: {', '.join(field.name for field in fields(cls))}.")
         for name, cls in _built_in().items()
     ]
     described += [
@@ -60,8 +57,9 @@ def summaries() -> list[tuple[str, str]]:
     return [*described, *plugins]
 
 
-def _keys(cls: type[Any]) -> list[str]:
-    return [field.name for field in fields(cls)]
+def _first_line(cls: type[Any]) -> str:
+    line = (inspect.getdoc(cls) or "").partition("\n")[0]
+    return line.partition(" (see ")[0].removesuffix(".") + "."
 
 
 def get(name: str) -> type[Any]:
