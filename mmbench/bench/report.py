@@ -99,6 +99,8 @@ def write_report(
     metric: str,
     robust: pd.DataFrame | None = None,
     watched: bool = False,
+    said: Sequence[str] = (),
+    tuning: pd.DataFrame | None = None,
 ) -> Path:
     """Write `report.html` by rename.
 
@@ -111,6 +113,8 @@ def write_report(
         robust: From `mmbench.bench.leaderboard.robustness(runs)`, for a section of its own.
         watched: Whether the page looks for a newer one every few seconds, while nobody works
             with it.
+        said: Sentences that the page opens with, from `mmbench.bench.verdict`.
+        tuning: From `Sweep.tuning`, for a section of its own.
 
     Returns:
         Path of the page.
@@ -119,7 +123,8 @@ def write_report(
         ValueError: If a library that draws the page is not installed, or the metric is unknown.
     """
     _require_libraries()
-    page = _page(suite_name, runs, board, metric, robust, watched)
+    searched = [] if tuning is None else _tuned(tuning)
+    page = _page(suite_name, runs, board, metric, robust, watched, said, searched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     # a file name that is no Unicode becomes readable, not an error
@@ -190,6 +195,8 @@ def _page(
     metric: str,
     robust: pd.DataFrame | None,
     watched: bool,
+    said: Sequence[str],
+    tuning: Sequence[Sequence[str]],
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -241,6 +248,8 @@ def _page(
         losses=[] if robust is None else _losses(_named(robust), cards),
         classes=_classes(runs, cards),
         watched=watched,
+        said=said,
+        tuning=tuning,
         ranks=ranks,
         no_ranks=no_ranks,
         experts=experts,
@@ -866,6 +875,19 @@ def _numbers(values: Any) -> str:
 
 
 # --- holes ------------------------------------------------------------------------------------
+
+
+def _tuned(table: pd.DataFrame) -> list[list[str]]:
+    """A row for each search: data, fold, method, trials, what they brought, settings, edges."""
+    numbers = ("default", "best", "brought", "brought_on_test")
+    return [
+        [
+            row["data"], str(row["fold"]), row["method"], str(row["trials"]),
+            *(DASH if pd.isna(row[name]) else f"{row[name]:.3f}" for name in numbers),
+            row["settings"], row["at_edge"],
+        ]
+        for _, row in table.iterrows()
+    ]  # fmt: skip
 
 
 def _holes(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
 PROTOCOL = 2  # raised when the same words come to mean another run
 EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
-# trainer settings that say where and how safely, not what; no part of the key
-PLACEMENT = ("accelerator", "checkpoint_minutes", "time_limit")
+# trainer settings that say where, how safely and watched by whom, not what: they change no number,
+# so they are no part of the key, and a finished run is not repeated for another logger
+PLACEMENT = ("accelerator", "checkpoint_minutes", "logger", "time_limit")
 
 
 class _Strict(BaseModel):
@@ -98,8 +99,14 @@ class TrainerSpec(BaseModel):
         min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
             added until they are taken. None = epochs alone decide.
         patience: Stop after so many epochs without a better validation score; None = never.
+        warm_up: Share of a training's steps over which every learning rate rises from zero, in
+            [0, 1); None = none.
+        decay: `cosine` lowers every learning rate to zero over the steps after that, along half a
+            cosine; None = they stay as the method has them.
         checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
             cut off goes on; no part of the key.
+        logger: `tensorboard`, `wandb` or `mlflow`, beside the curve that is kept in any case
+            (`csv`); no part of the key.
         time_limit: Minutes after which a run is ended and has failed, > 0; None = never. No part of
             the key: it decides whether there is a result, not which.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
@@ -114,6 +121,9 @@ class TrainerSpec(BaseModel):
     batch_size: Positive = 64
     min_steps: Positive | None = None
     patience: Positive | None = None
+    warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
+    decay: Literal["cosine"] | None = None
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
@@ -140,6 +150,19 @@ class Select(_Strict):
         return {"on" if key is True else key: one for key, one in value.items()}
 
 
+class Tune(_Strict):
+    """How the settings of methods are searched, with the same number of trials for each.
+
+    Args:
+        trials: Settings that are tried for a method on each fold of a data set, >= 1; the first
+            are those of the constructor and of the suite.
+        scenario: Name of the suite's scenario under which they are tried; by default its first.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=1000)]
+    scenario: str = ""
+
+
 class Suite(_Strict):
     """A question: methods x data sets x scenarios x folds x seeds.
 
@@ -155,6 +178,7 @@ class Suite(_Strict):
             all modalities of it -> fields of `EncoderSpec` or a backbone; `dropout` for all.
         trainer: How to train.
         select: Which epoch to keep.
+        tune: How settings are searched before they are compared; None = those of the constructors.
         limit: At most this many samples a split; for smoke tests.
         keep_weights: Whether each run keeps its selected weights.
     """
@@ -169,6 +193,7 @@ class Suite(_Strict):
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
+    tune: Tune | None = None
     limit: Positive | None = None
     keep_weights: bool = False
 
@@ -218,6 +243,7 @@ class RunSpec:
         keep_weights: Whether the selected weights are kept; no part of the key.
         method_label: Its name in tables; no part of the key.
         data_label: Its name in tables; no part of the key.
+        tuned: Trials from which its settings were chosen; no part of the key, which has them.
         protocol: Raised when the same words come to mean another run.
     """
 
@@ -236,12 +262,13 @@ class RunSpec:
     keep_weights: bool = False
     method_label: str = ""
     data_label: str = ""
+    tuned: int = 0
     protocol: int = PROTOCOL
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change the result: no path, device, label or clock."""
-        unsaid = ("keep_weights", "method_label", "data_label")
+        unsaid = ("keep_weights", "method_label", "data_label", "tuned")
         names = [each.name for each in fields(self) if each.name not in unsaid]
         settings = {name: getattr(self, name) for name in names}
         settings["trainer_args"] = {
@@ -296,7 +323,7 @@ def labels(entries: Sequence[Entry]) -> list[str]:
     Raises:
         ValueError: If two entries would still be called the same.
     """
-    names = [entry.name.rpartition(".")[2] for entry in entries]
+    names = [e.name if "/" in e.name else e.name.rpartition(".")[2] for e in entries]
     found = []
     for entry, name in zip(entries, names, strict=True):
         args = ",".join(f"{key}={value}" for key, value in sorted(entry.args.items()))

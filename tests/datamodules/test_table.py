@@ -16,7 +16,7 @@ from datamodules.table import Table
 from mmbench.bench.spec import bind
 from mmbench.cli import main
 from mmbench.data import frames, parsed
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import stable_hash

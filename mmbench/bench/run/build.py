@@ -16,22 +16,27 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
+from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import require_defined
-from mmbench.bench.spec import DataEntry, RunSpec, bind
-from mmbench.data.missingness import Natural
+from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
+from mmbench.data.missingness.fixed import Natural
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Pixels, Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
+from mmbench.search import COMMON, Draw
 
 OURS = (
     "max_epochs",
     "batch_size",
     "checkpoint_minutes",
+    "logger",
     "min_steps",
     "patience",
+    "warm_up",
+    "decay",
     "threads",
     "time_limit",
 )  # trainer settings that Lightning does not get
@@ -42,7 +47,6 @@ REFUSED = {
     "default_root_dir": "a run writes into its own folder",
     "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
     "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
-    "logger": "the training curve is part of the record",
     "overfit_batches": "it selects the epoch on training samples",
     "num_sanity_val_steps": "an epoch would be selected before training",
 }
@@ -70,7 +74,7 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     method, args = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
-    data.scenario.check(task.names)
+    data.require_scenario()
     encoded = encoded_task(spec, data)
     if method.reason_not(task, **args) is None:
         args_text = json.dumps(spec.method_args, sort_keys=True)
@@ -139,6 +143,8 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
                 f"known are {', '.join(OURS)} and the arguments of "
                 "lightning.pytorch.Trainer"
             )
+        if name == "logger":
+            require_logger(value)
         if name in REFUSED:
             raise ValueError(f"trainer.{name} cannot be set: {REFUSED[name]}; leave it out")
         if name == "limit_val_batches" and not value:
@@ -196,6 +202,22 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
     """Class of the method and its arguments, converted to the constructor's types."""
     cls = METHODS.get(spec.method)
     return cls, bind(cls, spec.method_args, given=("task",))
+
+
+def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """What may be drawn of a run's method and is not set by the suite, with the defaults.
+
+    Nothing of a method without training: those choose by validation among `candidates`.
+    """
+    cls, args = bound_method(spec)
+    if not cls.applies.trains:
+        return {}, {}
+    defaults = {
+        each.name: each.default for each in parameters(cls) if each.default is not each.empty
+    }
+    declared = {**COMMON, **cls.search}
+    space = {n: draw for n, draw in declared.items() if n in defaults and n not in args}
+    return space, {name: defaults[name] for name in space}
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:

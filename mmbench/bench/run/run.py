@@ -24,7 +24,7 @@ from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.selection import require_defined
 from mmbench.bench.run.training import seed_everything, train
 from mmbench.bench.spec import RunSpec
-from mmbench.data.missingness import realised
+from mmbench.data.missingness.measure import realised
 from mmbench.data.scale import TargetScale
 from mmbench.diagnostics import write_diagnostics
 from mmbench.method import Method

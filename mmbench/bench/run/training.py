@@ -23,7 +23,9 @@ from mmbench.bench.run.build import OURS
 from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.claimed import WhileClaimed
 from mmbench.bench.run.identity import stage_identity
+from mmbench.bench.run.loggers import loggers
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
+from mmbench.bench.run.schedule import Schedule
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
@@ -136,15 +138,18 @@ def _train_stage(
     checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
     steps_an_epoch = len(data.train_dataloader())
     claimed = WhileClaimed(held)
-    callbacks = [claimed, keep, checkpoints]
+    callbacks = [claimed, keep, *_schedule(spec), checkpoints]
     trainer = _trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
 
     def fit() -> StageResult:
         if stage.shared_across:
             seed_everything(spec.seed)  # whoever trains it comes from elsewhere
         going_on = checkpoints.newest
+        results = folder.parents[len(spec.folder.parts)]
         try:
-            trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+            with loggers(spec, results, "" if alone else stage.name) as others:
+                trainer.loggers = [*trainer.loggers, *others]  # the first writes the curve
+                trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
                 raise KeyboardInterrupt from error
@@ -186,6 +191,13 @@ def _train_stage(
     made = cached(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return read_stage(made / RECORD), trainer, made / CURVE
+
+
+def _schedule(spec: RunSpec) -> list[Callback]:
+    warm_up, decay = (spec.trainer_args.get(name) for name in ("warm_up", "decay"))
+    if not warm_up and decay is None:
+        return []
+    return [Schedule(warm_up or 0.0, decay)]
 
 
 def _trainer(
