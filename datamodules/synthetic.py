@@ -38,20 +38,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from mmbench.bounds import SampleCount, Seed
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    Missingness,
-    MnarLabel,
-    MnarValue,
-    Natural,
-    Pattern,
-    Stream,
-    modality_values,
-    pattern_index,
-    pattern_name,
-)
+from mmbench.data.missingness.composed import Composed
+from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.protocol import Missingness, pattern_index, pattern_name
+from mmbench.data.missingness.stream import Stream
+from mmbench.data.missingness.values import modality_values
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task
@@ -175,8 +169,9 @@ class Synthetic(DataModule):
             missingness: Who drew it.
 
         Returns:
-            Rows sum to 1, no entry is 0. None for other mechanisms, such as a table from a file,
-            which does not say what it depended on.
+            Rows sum to 1, no entry is 0. None for other mechanisms: a table from a file does not
+            say what it depended on, and what is left of a modality inside of which something went
+            has no closed form, since the bend mixes features.
 
         Raises:
             ValueError: If the mechanism never leaves one of the patterns.
@@ -186,6 +181,8 @@ class Synthetic(DataModule):
         split = SPLITS[int(samples.sample_id[0]) // ID_STRIDE]
         everyone = self.samples(split)
         mechanism = missingness
+        if isinstance(mechanism, Composed) and not any(one.label for one in mechanism.within):
+            mechanism = mechanism.loss  # nothing goes inside a modality
         if isinstance(mechanism, Natural) and mechanism.simulated is not None:
             mechanism = mechanism.simulated  # nature left no gaps
         if isinstance(mechanism, MnarValue) and mechanism.missing_rate > 0:

@@ -20,7 +20,11 @@ from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
 from mmbench.data.embeddings import Embeddings
 from mmbench.data.files import content_of, locate
-from mmbench.data.missingness import Missingness, Stream, natural
+from mmbench.data.missingness.composed import within_of
+from mmbench.data.missingness.fixed import natural
+from mmbench.data.missingness.protocol import Missingness
+from mmbench.data.missingness.stream import Stream
+from mmbench.data.missingness.within import Gap, fitting, gaps
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
@@ -207,12 +211,25 @@ class DataModule(LightningDataModule, ABC):
             )
         return self.loaded[split]
 
+    def require_scenario(self) -> None:
+        """Refuse a scenario that cannot be laid over the modalities; reads no sample.
+
+        Raises:
+            ValueError: If so, one line.
+        """
+        task = self.task
+        self.scenario.check(task.names)
+        tested = self.scenario.conditions(task.names).values()
+        for missingness in (self.scenario.train, self.scenario.val, *tested):
+            for one in within_of(missingness):
+                fitting(one, task.modalities)
+
     def setup(self, stage: str | None = None) -> None:
         """Draw the masks of all splits and fit the scales; asked for twice, done once."""
         if hasattr(self, "conditions"):
             return
         task = self.task
-        self.scenario.check(task.names)
+        self.require_scenario()
         self.conditions: dict[str, Missingness] = self.scenario.conditions(task.names)
         drawn = {"train": self.scenario.train, "val": self.scenario.val, "test": natural()}
         self._splits: dict[Split, _Split] = {}
@@ -224,9 +241,13 @@ class DataModule(LightningDataModule, ABC):
             if self.limit is not None and self.limit < len(samples):  # else nothing is copied
                 rows = self._limited(samples, split)
                 samples, presence = samples.take(rows), presence[rows]
+            stream = Stream(self.scenario.mask_seed, split)
+            gap = gaps(within_of(drawn[split]), task.modalities, samples, stream)
             if split == "train":
                 scales = {
-                    modality.name: Scale.fit(modality, samples, presence[:, column])
+                    modality.name: Scale.fit(
+                        modality, samples, presence[:, column], gap.get(modality.name)
+                    )
                     for column, modality in enumerate(task.modalities)
                 }
                 self._pixels = {
@@ -239,7 +260,7 @@ class DataModule(LightningDataModule, ABC):
             self._scales = scales
             teach = split != "test" and self.scenario.regime == "full_access"
             self._splits[split] = _Split(
-                split, task, samples, presence, scales, self.target_scale, teach=teach
+                split, task, samples, presence, scales, self.target_scale, gap, teach=teach
             )
 
     def in_units(self, output: NDArray[Any]) -> NDArray[Any]:
@@ -259,6 +280,12 @@ class DataModule(LightningDataModule, ABC):
             presence = self.conditions[condition].draw(samples, stream)
             self._drawn[condition] = presence[self._limited(samples, "test")]
         return self._drawn[condition]
+
+    def condition_gaps(self, condition: str) -> dict[str, Gap]:
+        """What a test condition hides inside modalities, in order of the test split."""
+        samples = self.samples("test").take(self._limited(self.samples("test"), "test"))
+        stream = Stream(self.scenario.mask_seed, "test")
+        return gaps(within_of(self.conditions[condition]), self.task.modalities, samples, stream)
 
     def _limited(self, samples: Samples, split: Split) -> NDArray[np.int_]:
         """Positions that a limit keeps: a random subset that depends on the sample ids alone."""
@@ -292,7 +319,9 @@ class DataModule(LightningDataModule, ABC):
             return
         if self._restriction is not None:
             samples = samples.only(self._restriction)
-        data = _Split("test", self.task, samples, samples.presence, self._scales, None, teach=False)
+        data = _Split(
+            "test", self.task, samples, samples.presence, self._scales, None, {}, teach=False
+        )
         for start in range(0, len(data), self.batch_size):
             yield data[list(range(start, min(start + self.batch_size, len(data))))]
 
@@ -392,6 +421,7 @@ class _Split(Dataset[Batch]):
         presence: PresenceArray,
         scales: Mapping[str, Scale | None],
         target_scale: TargetScale | None,
+        gap: Mapping[str, Gap],
         *,
         teach: bool,
     ) -> None:
@@ -401,7 +431,9 @@ class _Split(Dataset[Batch]):
         self._teach = teach
         lengths = {n: as_tensor(x).long() for n, x in samples.lengths.items()}
         self._stored = {
-            name: Stored(as_tensor(samples.inputs[name]), scales[name], lengths.get(name))
+            name: Stored(
+                as_tensor(samples.inputs[name]), scales[name], lengths.get(name), gap.get(name)
+            )
             for name in task.names
         }
         self._presence = as_tensor(presence)
@@ -470,6 +502,11 @@ class _Split(Dataset[Batch]):
             for column, (name, stored) in enumerate(self._stored.items())
             if stored.lengths is not None
         }
+        observed = {
+            name: zero_absent(stored.observed(index), presence[:, column])
+            for column, (name, stored) in enumerate(self._stored.items())
+            if stored.gap is not None
+        }
         return Batch(
             modalities=self.task.names,
             inputs=inputs,
@@ -477,4 +514,5 @@ class _Split(Dataset[Batch]):
             target=self._target[index],
             sample_id=self._sample_id[index],
             lengths=lengths,
+            observed=observed,
         )

@@ -29,7 +29,8 @@ def suggest(word: str, known: list[str] | tuple[str, ...]) -> str:
 class Registry:
     """Names of a kind of thing: files in a home package plus installed entry points.
 
-    Nothing is imported until `get`.
+    A plugin is called `package/name`, so that two packages never meet in one name. Nothing is
+    imported until `get`.
 
     Args:
         kind: Word for messages, "method".
@@ -56,14 +57,15 @@ class Registry:
     def _plugins(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            past = found.get(point.name)
-            if point.name in self._files or (past is not None and past.value != point.value):
-                other = past.value if past is not None else str(self._files[point.name])
+            package = point.dist.name if point.dist else point.module.partition(".")[0]
+            name = f"{package}/{point.name}"
+            past = found.get(name)
+            if past is not None and past.value != point.value:
                 raise ValueError(
-                    f"two {self.kind}s are named {point.name!r}: {point.value} and {other}; "
-                    "rename the plugin's entry point or uninstall one of them"
+                    f"two {self.kind}s are named {name!r}: {point.value} and {past.value}; "
+                    "rename an entry point of the package, or uninstall one of its copies"
                 )
-            found[point.name] = point
+            found[name] = point
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -80,9 +82,13 @@ class Registry:
         Raises:
             ValueError: If there is no such name; the message suggests a close one.
         """
-        if "." not in name and name not in self.names():
+        names = self.names()
+        if name not in names and ("/" in name or "." not in name):
+            short = {one.rpartition("/")[2]: one for one in names}
+            close = get_close_matches(name, [*short, *names], n=1)
+            hint = f"; did you mean {short.get(close[0], close[0])!r}?" if close else ""
             raise ValueError(
-                f"no {self.kind} named {name!r}{suggest(name, self.names())} "
+                f"no {self.kind} named {name!r}{hint} "
                 f"(mmbench list {'data' if self.kind == 'data set' else self.kind + 's'} "
                 "shows them all)"
             )
@@ -97,12 +103,12 @@ class Registry:
             ValueError: If it does not exist, does not import, or has the wrong base class.
         """
         self.require(name)
-        if "." in name:
-            module, _, attribute = name.rpartition(".")
-        elif name in self._files:
+        if name in self._files:
             module, attribute = f"{self.home}.{name}", ""
-        else:
+        elif name in self._plugins:
             module, _, attribute = self._plugins[name].value.partition(":")
+        else:
+            module, _, attribute = name.rpartition(".")
         slow = threading.Timer(
             SLOW_S,
             logging.getLogger(__name__).warning,

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import entry_points, packages_distributions, version
 from pathlib import Path
 
 HOMES = ("mmbench", "datamodules")  # packages of our own distribution
@@ -55,6 +55,13 @@ def distributions(*modules: str) -> dict[str, str]:
     if not tops:
         return {}  # looking through all that is installed takes a while
     names = {name for top in tops for name in packages_distributions().get(top, ())}
+    # what is installed to be edited lists no module: its entry points say whose it is
+    names |= {
+        point.dist.name
+        for group in ("mmbench.methods", "mmbench.datamodules", "mmbench.mechanisms")
+        for point in entry_points(group=group)
+        if point.dist is not None and point.module.partition(".")[0] in tops
+    }
     return {name: version(name) for name in sorted(names)}
 
 

@@ -306,19 +306,24 @@ class Sweep:
         return [run for run in found if overwrite or run.state not in FINISHED]
 
     def execute(
-        self, todo: Sequence[Run], workers: int | None = None
+        self, todo: Sequence[Run], workers: int | None = None, per_gpu: int | None = 1
     ) -> Generator[Event, None, None]:
         """Carry out runs and report each beginning and end; closing it ends the workers.
 
         Args:
             todo: From `todo`.
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
+            per_gpu: Runs that share a GPU; None = as many as find room in its memory.
         """
         queue = Queue([run.spec for run in todo], self.runs_folder, again=repeated(todo))
-        return self._execute(queue, min(workers or default_workers(), max(1, len(todo))))
+        count = min(workers or default_workers(per_gpu), max(1, len(todo)))
+        return self._execute(queue, count, per_gpu)
 
     def work(
-        self, workers: int | None = None, minutes: float | None = None
+        self,
+        workers: int | None = None,
+        minutes: float | None = None,
+        per_gpu: int | None = 1,
     ) -> Generator[Event, None, None]:
         """Take runs that nobody is at, one after the other, until none is left; as `execute`.
 
@@ -328,6 +333,7 @@ class Sweep:
         Args:
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
             minutes: After which no more are taken; None = never.
+            per_gpu: As for `execute`.
         """
         again = read_again(self.board_folder)
         began, before = time.monotonic(), None
@@ -337,14 +343,16 @@ class Sweep:
                 return
             before = [spec.key for spec in self.known]
             queue = Queue(self.known, self.runs_folder, again=again, minutes=left)
-            yield from self._execute(queue, workers or default_workers())
+            yield from self._execute(queue, workers or default_workers(per_gpu), per_gpu)
             if self.suite.tune is not None:
                 self._begin_search()
 
-    def _execute(self, queue: Queue, workers: int) -> Generator[Event, None, None]:
+    def _execute(
+        self, queue: Queue, workers: int, per_gpu: int | None
+    ) -> Generator[Event, None, None]:
         from mmbench.bench.executors.local import execute
 
-        return execute(queue, self.data_root, workers=workers)
+        return execute(queue, self.data_root, workers=workers, per_gpu=per_gpu)
 
     def place(self, executor: str, args: Mapping[str, str], runs: int) -> Placement:
         """Say how an engine would place workers for the suite; nothing happens yet.

@@ -14,7 +14,9 @@ from mmbench.data.masks import (
     own_table,
     redeem_file_legacy,
 )
-from mmbench.data.missingness import Missingness, Natural, Stream
+from mmbench.data.missingness.fixed import Natural
+from mmbench.data.missingness.protocol import Missingness
+from mmbench.data.missingness.stream import Stream
 from mmbench.data.samples import SPLITS, PresenceArray, Split
 from mmbench.data.scenario import Scenario
 from mmbench.datamodule import DataModule

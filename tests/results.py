@@ -1,7 +1,7 @@
 """Records of runs that never were: whole ones, of which a test says what it is about."""
 
 from mmbench.bench.result import SCHEMA, Asked, ConditionResult, Cost, Result, Selection
-from mmbench.data.missingness import Dependence, Realised
+from mmbench.data.missingness.measure import Dependence, Realised
 
 NOTHING = Realised(0.0, 0.0, 0.0, 0.0, {})
 

@@ -13,7 +13,8 @@ import pytest
 
 from mmbench.bench.plan import plan
 from mmbench.bench.spec import load_suite, suites
-from mmbench.checks import METHOD_CHECKS, sample_tasks
+from mmbench.checks.methods import METHOD_CHECKS
+from mmbench.checks.tasks import sample_tasks
 from mmbench.registry import METHODS
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
-from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.checks.tasks import MODALITIES, all_patterns, make_batch
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.estimator import FLOOR, Estimator, imputer

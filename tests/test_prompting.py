@@ -6,7 +6,7 @@ from jaxtyping import Float
 from tiny_models import NAME, PIXELS, save
 from torch import Tensor
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.embeddings import is_frozen, is_shared_between_runs
 from mmbench.data.task import Modality, Task

@@ -15,7 +15,9 @@ import numpy as np
 from scipy.stats import multivariate_normal
 
 from datamodules.synthetic import Synthetic
-from mmbench.data.missingness import Mcar, MnarLabel, MnarValue, Stream
+from mmbench.data.missingness.dependent import MnarLabel, MnarValue
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.stream import Stream
 from mmbench.data.scenario import Scenario
 
 LOOPED = 200

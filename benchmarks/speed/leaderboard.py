@@ -34,7 +34,7 @@ from mmbench.bench.result import (
 )
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import RunSpec
-from mmbench.data.missingness import Dependence, Realised
+from mmbench.data.missingness.measure import Dependence, Realised
 from mmbench.metrics.metric import metrics_for
 from mmbench.store import write_arrays
 

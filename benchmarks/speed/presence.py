@@ -15,7 +15,9 @@ import tracemalloc
 
 import numpy as np
 
-from mmbench.data.missingness import Mcar, Stream, realised
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.measure import realised
+from mmbench.data.missingness.stream import Stream
 from mmbench.data.samples import Samples
 
 NAMES = ("audio", "image", "text", "video")

@@ -40,7 +40,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from datamodules.openmoji import Openmoji
 from mmbench.data.batch import Batch
-from mmbench.data.missingness import Incomplete
+from mmbench.data.missingness.incomplete import Incomplete
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task

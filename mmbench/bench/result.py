@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from mmbench.data.missingness import Dependence, Realised
+from mmbench.data.missingness.measure import Dependence, Realised
 from mmbench.data.task import TaskKind
 from mmbench.store import write_json
 

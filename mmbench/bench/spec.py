@@ -21,8 +21,9 @@ M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
 PROTOCOL = 2  # raised when the same words come to mean another run
 EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
-# trainer settings that say where and how safely, not what; no part of the key
-PLACEMENT = ("accelerator", "checkpoint_minutes", "time_limit")
+# trainer settings that say where, how safely and watched by whom, not what: they change no number,
+# so they are no part of the key, and a finished run is not repeated for another logger
+PLACEMENT = ("accelerator", "checkpoint_minutes", "logger", "time_limit")
 
 
 class _Strict(BaseModel):
@@ -104,6 +105,8 @@ class TrainerSpec(BaseModel):
             cosine; None = they stay as the method has them.
         checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
             cut off goes on; no part of the key.
+        logger: `tensorboard`, `wandb` or `mlflow`, beside the curve that is kept in any case
+            (`csv`); no part of the key.
         time_limit: Minutes after which a run is ended and has failed, > 0; None = never. No part of
             the key: it decides whether there is a result, not which.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
@@ -120,6 +123,7 @@ class TrainerSpec(BaseModel):
     patience: Positive | None = None
     warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
     decay: Literal["cosine"] | None = None
+    logger: Literal["csv", "tensorboard", "wandb", "mlflow"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
@@ -319,7 +323,7 @@ def labels(entries: Sequence[Entry]) -> list[str]:
     Raises:
         ValueError: If two entries would still be called the same.
     """
-    names = [entry.name.rpartition(".")[2] for entry in entries]
+    names = [e.name if "/" in e.name else e.name.rpartition(".")[2] for e in entries]
     found = []
     for entry, name in zip(entries, names, strict=True):
         args = ",".join(f"{key}={value}" for key, value in sorted(entry.args.items()))

@@ -10,11 +10,13 @@ from typer.core import TyperGroup
 
 from mmbench.cli.archive import archive, merge
 from mmbench.cli.board import compare, leaderboard
+from mmbench.cli.check import check
 from mmbench.cli.data import check_data, describe_data, init_data, list_data
 from mmbench.cli.delete import delete
 from mmbench.cli.errors import end
-from mmbench.cli.listing import check, list_things
+from mmbench.cli.listing import list_things
 from mmbench.cli.masks import export_masks, import_masks, verify_masks
+from mmbench.cli.new import new
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
@@ -74,6 +76,7 @@ app.command()(verify)
 app.command()(delete)
 app.command("list")(list_things)
 app.command()(check)
+app.command()(new)
 app.add_typer(data_app, name="data")
 app.add_typer(masks_app, name="masks")
 data_app.command("list")(list_data)

@@ -97,7 +97,7 @@ def describe_data(
     import re
 
     from mmbench.bench.run.build import bound_data, needed_by_data
-    from mmbench.data.missingness import realised
+    from mmbench.data.missingness.measure import realised
     from mmbench.data.samples import SPLITS
     from mmbench.registry import DATASETS
 

@@ -108,7 +108,7 @@ def verify_masks(
 
     from mmbench.bench.run.build import bound_data
     from mmbench.data.masks import PresenceTable
-    from mmbench.data.missingness import realised
+    from mmbench.data.missingness.measure import realised
     from mmbench.tables import require_known, rows_of, split_of
 
     table = PresenceTable.load(file)
@@ -200,7 +200,7 @@ def import_masks(
 
 def _print_rates(presence: Any, samples: Any, nominal: float | None) -> None:
     """What a table comes to on the samples it is laid over."""
-    from mmbench.data.missingness import dependence, realised
+    from mmbench.data.missingness.measure import dependence, realised
 
     names = samples.modalities
     found = realised(presence, samples.presence, names)

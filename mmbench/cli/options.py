@@ -37,6 +37,17 @@ Limit = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many samples a split; kept apart from full results."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
+]
+PerGpu = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="Runs that share a GPU; auto: as many as its memory holds. Leave 1 where costs count.",
+    ),
+]
 Tune = Annotated[
     int | None,
     typer.Option(

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.cli.options import DataRoot, Limit, Results, Tune, Words, sweep_of
+from mmbench.cli.options import (
+    DataRoot,
+    Limit,
+    PerGpu,
+    Results,
+    Tune,
+    Words,
+    Workers,
+    sweep_of,
+)
 from mmbench.cli.show import visible
 from mmbench.cli.status import show_workers
 
@@ -27,10 +36,8 @@ HEARTBEAT_S = 60.0  # between two lines that say how far a sweep is, where there
 def run(
     words: Words = None,
     *,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
-    ] = None,
+    workers: Workers = None,
+    per_gpu: PerGpu = "1",
     executor: Annotated[
         str,
         typer.Option(help="Who places the workers: local, slurm, ray, or a plugin's engine."),
@@ -68,7 +75,9 @@ def run(
     wrong; 130: stopped by Ctrl-C.
     """
     from mmbench.bench.executors.engine import parse_args
+    from mmbench.bench.executors.sharing import per_gpu as parse_per_gpu
 
+    share = parse_per_gpu(per_gpu)
     sweep = sweep_of(words, results, limit, data_root, tune)
     args = parse_args(executor_args)
     if executor == "local" and args:
@@ -85,7 +94,7 @@ def run(
             if item.state == "broken":
                 typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
         if executor == "local":
-            _here(sweep, todo, workers)
+            _here(sweep, todo, workers, share)
         else:
             _elsewhere(sweep, todo, sweep.place(executor, args, len(todo)))
     if against is not None:
@@ -185,14 +194,14 @@ def _show_power(sweep: "Sweep", gain: float) -> None:
     )
 
 
-def _here(sweep: "Sweep", todo: list["Run"], workers: int | None) -> None:
+def _here(sweep: "Sweep", todo: list["Run"], workers: int | None, per_gpu: int | None) -> None:
     """Run what is left on this machine."""
     from mmbench.bench.executors.local import default_workers
 
-    workers = min(workers or default_workers(), len(todo))
+    workers = min(workers or default_workers(per_gpu), len(todo))
     _say_what_begins(sweep, todo, f" on {workers} workers")
     stopped = "The same command continues."
-    _show_progress(sweep, todo, sweep.execute(todo, workers), lambda: stopped)
+    _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)
 
 
 def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> None:

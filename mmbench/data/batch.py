@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmbench.data.embeddings import BatchEmbeddings, Embeddings, Encode
 from mmbench.data.hashing import hashed
-from mmbench.data.stored import change
+from mmbench.data.missingness.within import Gap
+from mmbench.data.stored import change, observed_by, with_gap, zero_padding
 
 
 class LeakError(RuntimeError):
@@ -48,6 +49,10 @@ class Batch:
             regression are standardised by those of the training split. `Withheld` in evaluation.
         sample_id: Tells samples apart; opaque in evaluation, see `blind`.
         lengths: Modality -> (batch,) steps, for sequences, tokens and bags; 0 where absent.
+        observed: Modality -> (batch, ...) bool over the axes of its entries (features of a vector,
+            steps, tokens, pixels); True = the entry is there. Only of modalities inside which a
+            scenario hides something; of others all that is present is observed. What is not
+            observed is zero, so a method need not look here.
         teacher: The same samples before the scenario hid anything. Only under the regime
             `full_access`, in training and where epochs of an early stage are compared
             (`Method.stage_output`); for methods that learn from the hidden truth.
@@ -61,6 +66,7 @@ class Batch:
     target: Tensor
     sample_id: Int[Tensor, " batch"]
     lengths: Mapping[str, Int[Tensor, " batch"]] = field(default_factory=dict)
+    observed: Mapping[str, Bool[Tensor, "batch ..."]] = field(default_factory=dict)
     teacher: "Batch | None" = None
     embeddings: BatchEmbeddings | None = None
 
@@ -88,8 +94,34 @@ class Batch:
             self,
             inputs=change(self.inputs, lambda name, x: zero_absent(x, visible[name])),
             lengths={name: zero_absent(x, visible[name]) for name, x in self.lengths.items()},
+            observed={name: zero_absent(x, visible[name]) for name, x in self.observed.items()},
             presence=presence,
         )
+
+    def with_gaps(self, gaps: Mapping[str, Gap], rows: Int[Tensor, " batch"]) -> "Batch":
+        """Withhold entries inside modalities, and add noise; nothing computed before holds then.
+
+        Args:
+            gaps: Modality -> what becomes of its entries.
+            rows: Positions of these samples in the gaps, on the CPU.
+        """
+
+        def spoil(name: str, x: Tensor) -> Tensor:
+            if name not in gaps:
+                return x
+            x, _ = with_gap(x, gaps[name], rows)
+            if name in self.lengths:
+                x = zero_padding(x, self.lengths[name])
+            return zero_absent(x, self.has(name))
+
+        observed = dict(self.observed)
+        for name, gap in gaps.items():
+            device = self.presence.device
+            seen = observed_by(gap, rows, self.inputs[name].shape).to(device)
+            if name in self.lengths:
+                seen = zero_padding(seen, self.lengths[name])
+            observed[name] = zero_absent(seen, self.has(name))
+        return replace(self, inputs=change(self.inputs, spoil), observed=observed, embeddings=None)
 
     def take(self, rows: Tensor) -> "Batch":
         """These samples alone, by number or by a mask; nothing that was computed before."""
@@ -100,6 +132,7 @@ class Batch:
             target=self.target if isinstance(self.target, Withheld) else self.target[rows],
             sample_id=self.sample_id[rows],
             lengths={name: x[rows] for name, x in self.lengths.items()},
+            observed={name: x[rows] for name, x in self.observed.items()},
             teacher=None if self.teacher is None else self.teacher.take(rows),
             embeddings=None,
         )
@@ -161,6 +194,7 @@ class Batch:
             target=self.target if isinstance(self.target, Withheld) else move(self.target),
             sample_id=move(self.sample_id),
             lengths={name: move(x) for name, x in self.lengths.items()},
+            observed={name: move(x) for name, x in self.observed.items()},
             teacher=None if self.teacher is None else self.teacher.to(device, non_blocking),
         )
 

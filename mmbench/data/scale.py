@@ -1,6 +1,6 @@
 """Scales of what goes in and of what is predicted, from the training split alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.data.constant import is_constant
+from mmbench.data.missingness.within import Gap
 from mmbench.data.samples import Samples
 from mmbench.data.task import Modality, Pixels, Task
 
@@ -32,17 +33,38 @@ class Scale:
 
     @classmethod
     def fit(
-        cls, modality: Modality, samples: Samples, shown: Bool[np.ndarray, " sample"]
+        cls,
+        modality: Modality,
+        samples: Samples,
+        shown: Bool[np.ndarray, " sample"],
+        gap: Gap | None = None,
     ) -> "Scale | None":
-        """Standardise by the entries that training shows; None for token ids."""
+        """Standardise by the entries that training shows; None for token ids.
+
+        Args:
+            modality: Of which.
+            samples: The training split.
+            shown: Whose modality training shows.
+            gap: What it hides inside the modality; None = nothing.
+        """
         if modality.kind == "tokens":
             return None
         values = samples.inputs[modality.name]
         channels = modality.kind in ("image", "volume")
         width = values.shape[1] if channels else values.shape[-1]
         lengths = samples.lengths[modality.name] if modality.has_lengths else None
-        parts = _rows(values, np.flatnonzero(shown), lengths, channels)
-        moments = Moments.of(parts, width, values.dtype)
+        observed = None if gap is None else gap.observed
+        rows = np.flatnonzero(shown)
+        if observed is not None and modality.kind == "vector":  # each feature has its own samples
+            columns = [
+                Moments.of(iter([values[rows[observed[rows, c]], c : c + 1]]), 1, values.dtype)
+                for c in range(width)
+            ]
+            moments = Moments.joined(columns)
+        else:
+            patch = 1 if gap is None else gap.patch
+            parts = _rows(values, rows, lengths, channels, observed, patch)
+            moments = Moments.of(parts, width, values.dtype)
         shape = (-1, *[1] * (values.ndim - 2)) if channels else (-1,)
         inverse = np.divide(1.0, moments.std, out=np.zeros(width), where=~moments.constant)
         return cls(
@@ -104,6 +126,15 @@ class Moments:
     constant: NDArray[np.bool_]  # it varies by no more than rounding, relative to its size
 
     @classmethod
+    def joined(cls, columns: "Sequence[Moments]") -> "Moments":
+        """Those of single columns, beside each other."""
+        mean, std, constant = (
+            np.concatenate([getattr(one, name) for one in columns])
+            for name in ("mean", "std", "constant")
+        )
+        return cls(mean, std, constant)
+
+    @classmethod
     def of(cls, parts: Iterator[NDArray[Any]], width: int, dtype: np.dtype[Any]) -> "Moments":
         """Statistics of rows that come in parts (row, width), merged without a second look.
 
@@ -136,14 +167,21 @@ def _rows(
     rows: NDArray[np.int_],
     lengths: NDArray[Any] | None,
     channels: bool,
+    observed: NDArray[np.bool_] | None = None,
+    patch: int = 1,
 ) -> Iterator[NDArray[Any]]:
-    """Values of these samples as rows of features or channels, without padding."""
+    """Values of these samples as rows of features or channels, without padding and hidden ones."""
     each = max(1, CHUNK_BYTES // max(1, 8 * int(np.prod(values.shape[1:]))))
     for start in range(0, len(rows), each):
         index = rows[start : start + each]
         part = values[index]
+        seen = None if observed is None else observed[index]
         if lengths is not None:  # padding has no part in it
-            part = part[np.arange(part.shape[1]) < lengths[index][:, None]]
+            valid = np.arange(part.shape[1]) < lengths[index][:, None]
+            part = part[valid if seen is None else valid & seen]
         if channels:
             part = np.moveaxis(part, 1, -1)
+            if seen is not None:
+                pixels = seen.repeat(patch, axis=1).repeat(patch, axis=2)
+                part = part[pixels[:, : part.shape[1], : part.shape[2]]]
         yield part.reshape(-1, part.shape[-1])

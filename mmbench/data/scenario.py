@@ -2,33 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from mmbench.config import JSON, load_config
-from mmbench.data.masks import FromTable
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    Missingness,
-    MnarLabel,
-    MnarValue,
-    Natural,
-    Pattern,
-    every_pattern,
-    pattern_name,
-)
+from mmbench.data.missingness import mechanisms
+from mmbench.data.missingness.composed import Composed, within_of
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.protocol import Missingness, every_pattern, pattern_name
+from mmbench.data.missingness.table import FromTable
 from mmbench.paths import folder
 from mmbench.registry import suggest
 
 Regime = Literal["withheld", "full_access"]
 REGIMES: tuple[Regime, ...] = ("withheld", "full_access")
-MECHANISMS: dict[str, type[Any]] = {
-    cls.mechanism: cls for cls in (Mcar, Mar, MnarValue, MnarLabel, Incomplete, Pattern, FromTable)
-}
-KNOWN = (*MECHANISMS, "natural", "every_pattern")
 
 
 @dataclass(frozen=True)
@@ -142,6 +132,19 @@ class Scenario:
                     )
         return found
 
+    def classes(self) -> tuple[type, ...]:
+        """Classes of all mechanisms that it names, by whose sources its masks are known."""
+        found: dict[type, None] = {}
+        waiting: list[Any] = [self.train, self.val, *self.test]
+        while waiting:
+            one = waiting.pop(0)
+            found[type(one)] = None
+            if isinstance(one, Natural) and one.simulated is not None:
+                waiting.append(one.simulated)
+            if isinstance(one, Composed):
+                waiting += [one.loss, *one.within]
+        return tuple(found)
+
     def check(self, names: tuple[str, ...]) -> None:
         """Refuse modalities that do not exist and rates that cannot be reached.
 
@@ -155,6 +158,11 @@ class Scenario:
         ):
             try:
                 missingness.check(names)
+                if self.regime == "full_access" and where == "train" and within_of(missingness):
+                    raise ValueError(
+                        "full_access shows training whole modalities; what is hidden inside them "
+                        "has no such regime, take withheld"
+                    )
             except ValueError as error:
                 raise ValueError(f"scenario {self.name!r}: {where}: {error}") from None
 
@@ -180,47 +188,90 @@ def _grid(spec: JSON, where: str) -> list[Missingness | EveryPattern]:
             f"{where}: must be a mapping such as {{mechanism: mcar, missing_rate: 0.3}}, "
             f"found {spec!r}"
         )
-    words = [word.strip() for word in spec["mechanism"].split("+")]
-    composed = words[0] == "natural" and len(words) > 1
-    if len(words) > 1 + composed:
-        raise ValueError(
-            f"{where}: mechanism {spec['mechanism']!r} is none; only natural + one other compose"
-        )
-    word = words[-1]
+    parts = _parts(spec["mechanism"], where)
     keys = {str(key): value for key, value in spec.items() if key != "mechanism"}
-    if word not in KNOWN or (composed and word not in MECHANISMS):
-        raise ValueError(
-            f"{where}: no mechanism named {word!r}{suggest(word, KNOWN)}; there are "
-            f"{', '.join(KNOWN)}"
-        )
-    parameters = (
-        {field.name: field for field in fields(MECHANISMS[word])} if word in MECHANISMS else {}
-    )
-    if unknown := [key for key in keys if key not in parameters]:
-        raise ValueError(
-            f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], tuple(parameters))}; "
-            f"{word} takes {', '.join(parameters) or 'no keys'}"
-        )
-    needed = [name for name, field in parameters.items() if field.default is MISSING]
-    if absent := [name for name in needed if name not in keys]:
-        raise ValueError(f"{where}: the key {absent[0]!r} of {word} is missing")
-    if word == "natural":
-        return [Natural()]
-    if word == "every_pattern":
+    if parts == ["every_pattern"]:
+        _require_keys("every_pattern", keys, {}, where)
         return [EveryPattern()]
+    classes = {word: mechanisms.get(word) for word in parts if word != "natural"}
+    known: dict[str, Any] = {}
+    for word, cls in classes.items():
+        for parameter in fields(cls):
+            if parameter.name in known:
+                raise ValueError(f"{where}: two mechanisms have the key {parameter.name!r}")
+            known[parameter.name] = (word, parameter)
+    _require_keys(" + ".join(parts), keys, {n: one for n, (_, one) in known.items()}, where)
     choices = []
     for key, value in keys.items():
-        read = READERS[parameters[key].type]
+        word, parameter = known[key]
+        if parameter.type not in READERS:
+            raise ValueError(f"{where}: {key} of {word} is of a type that no YAML gives")
+        read = READERS[parameter.type]
         is_grid = _is_list(value) and read is not _words and len(value) > 0
-        choices.append([(key, read, one) for one in (value if is_grid else [value])])
+        choices.append([(word, key, read, one) for one in (value if is_grid else [value])])
     found: list[Missingness | EveryPattern] = []
     for chosen in product(*choices):
         try:
-            made: Missingness = MECHANISMS[word](**{key: read(v, key) for key, read, v in chosen})
+            made = {
+                word: cls(**{key: read(one, key) for w, key, read, one in chosen if w == word})
+                for word, cls in classes.items()
+            }
+            found.append(_composed(parts, made))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        found.append(Natural(made) if composed else made)
     return found
+
+
+def _parts(mechanism: str, where: str) -> list[str]:
+    """The words of `natural + mcar + segments`, each known and in its place.
+
+    Raises:
+        ValueError: If one is unknown, twice there or not where it can be.
+    """
+    parts = [word.strip() for word in mechanism.split("+")]
+    known = mechanisms.names()
+    for word in parts:
+        if word not in known:
+            raise ValueError(
+                f"{where}: no mechanism named {word!r}{suggest(word, known)}; there are "
+                f"{', '.join(known)}"
+            )
+    losses = [w for w in parts if w not in mechanisms.UNNAMED and not _is_within(w)]
+    alone = "every_pattern" in parts and len(parts) > 1
+    if alone or len(losses) > 1 or len(set(parts)) < len(parts) or "natural" in parts[1:]:
+        raise ValueError(
+            f"{where}: mechanism {mechanism!r} is none; natural comes first, at most one mechanism "
+            "hides whole modalities, and any number hide parts of them, as in natural + mcar + "
+            "segments"
+        )
+    return parts
+
+
+def _is_within(word: str) -> bool:
+    return hasattr(mechanisms.get(word), "gap")
+
+
+def _composed(parts: Sequence[str], made: Mapping[str, Any]) -> Missingness:
+    """One mechanism from its parts."""
+    losses = [made[word] for word in parts if word in made and not _is_within(word)]
+    within = tuple(made[word] for word in parts if word in made and _is_within(word))
+    loss: Missingness = losses[0] if losses else Natural()
+    if losses and parts[0] == "natural":
+        loss = Natural(loss)
+    return Composed(loss, within) if within else loss
+
+
+def _require_keys(
+    what: str, keys: Mapping[str, JSON], known: Mapping[str, Any], where: str
+) -> None:
+    if unknown := [key for key in keys if key not in known]:
+        raise ValueError(
+            f"{where}: unknown key {unknown[0]!r}{suggest(unknown[0], tuple(known))}; "
+            f"{what} takes {', '.join(known) or 'no keys'}"
+        )
+    needed = [name for name, parameter in known.items() if parameter.default is MISSING]
+    if absent := [name for name in needed if name not in keys]:
+        raise ValueError(f"{where}: the key {absent[0]!r} of {what} is missing")
 
 
 def _number(value: JSON, key: str) -> float:
@@ -233,6 +284,12 @@ def _rate(value: JSON, key: str) -> float | dict[str, float]:
     if isinstance(value, Mapping):
         return {str(name): _number(one, f"{key}.{name}") for name, one in value.items()}
     return _number(value, key)
+
+
+def _integer(value: JSON, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{key} must be a whole number, found {value!r}")
+    return value
 
 
 def _word(value: JSON, key: str) -> str:
@@ -250,6 +307,7 @@ def _words(value: JSON, key: str) -> tuple[str, ...]:
 # how the value of a key is read, by the type of the mechanism's field
 READERS: dict[Any, Callable[[JSON, str], Any]] = {
     float: _number,
+    int: _integer,
     float | Mapping[str, float]: _rate,
     str: _word,
     tuple[str, ...]: _words,
@@ -257,8 +315,18 @@ READERS: dict[Any, Callable[[JSON, str], Any]] = {
 
 
 def scenarios() -> dict[str, Path]:
-    """Built-in scenarios by name."""
-    return {file.stem: file for file in sorted(folder("configs").glob("scenario/*.yaml"))}
+    """Scenarios by name: built-in ones, then those of plugins as `package/name`.
+
+    The entry point `name = "module"` of the group `mmbench.scenarios` is `name.yaml` in the folder
+    of the module.
+    """
+    known = {file.stem: file for file in sorted(folder("configs").glob("scenario/*.yaml"))}
+    for point in sorted(entry_points(group="mmbench.scenarios"), key=lambda one: one.name):
+        spec = find_spec(point.module)
+        package = point.dist.name if point.dist else point.module
+        for home in (spec.submodule_search_locations or ()) if spec else ():
+            known[f"{package}/{point.name}"] = Path(home) / f"{point.name}.yaml"
+    return known
 
 
 def load_scenario(scenario: str | Path | Mapping[str, JSON]) -> dict[str, JSON]:
@@ -296,7 +364,8 @@ def _read(where: str | Path) -> dict[str, JSON]:
             f"no scenario named {where!r}{suggest(str(where), list(known))}; built in are "
             f"{', '.join(known)}; or write one out"
         )
-    return {"name": path.stem} | load_config(path, kind="scenario")
+    name = str(where) if str(where) in known else path.stem
+    return {"name": name} | load_config(path, kind="scenario")
 
 
 def _pinned(entry: Mapping[str, JSON]) -> list[dict[str, JSON]]:

@@ -1,7 +1,7 @@
 """Inputs as they lie in memory or in a mapped file, read and scaled when somebody asks for them."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench.data.missingness.within import Gap
 from mmbench.data.scale import Scale
 
 
@@ -21,11 +22,13 @@ class Stored:
         values: (sample, ...) on the CPU, maybe mapped from a file.
         scale: How they are standardised; None = they are token ids, or standardised already.
         lengths: (sample,) steps; None for kinds without.
+        gap: What a scenario hides inside it; None = nothing.
     """
 
     values: Tensor
     scale: Scale | None
     lengths: Tensor | None
+    gap: Gap | None = None
 
     def read(self, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs of some samples, zero past their ends, and their lengths."""
@@ -34,11 +37,62 @@ class Stored:
             x = self.scale.apply(x)
         elif not x.dtype.is_floating_point:
             x = x.long()
+        if self.gap is not None:
+            x, _ = with_gap(x, self.gap, rows)
         if self.lengths is None:
             return x, None
         steps = self.lengths[rows]
-        valid = torch.arange(x.shape[1]) < steps[:, None]
-        return torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0), steps
+        return zero_padding(x, steps), steps
+
+    def observed(self, rows: Int[Tensor, " row"]) -> Tensor:
+        """Which entries are there, (row, ...) over the axes without channels; padding is not."""
+        x = self.values[rows]
+        assert self.gap is not None
+        seen = observed_by(self.gap, rows, x.shape)
+        return seen if self.lengths is None else zero_padding(seen, self.lengths[rows])
+
+
+def zero_padding(x: Tensor, steps: Int[Tensor, " row"]) -> Tensor:
+    """Zero what lies past the end of each sample."""
+    valid = torch.arange(x.shape[1], device=x.device) < steps[:, None]
+    return torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, torch.zeros_like(x))
+
+
+def observed_by(gap: Gap, rows: Int[Tensor, " row"], shape: Sequence[int]) -> Tensor:
+    """Which entries of some samples a gap leaves, over the axes of a batch without channels.
+
+    Args:
+        gap: What is hidden.
+        rows: Positions of the samples, on the CPU.
+        shape: Of the inputs of a batch: a picture's entries are pixels, a sequence's steps.
+    """
+    if gap.observed is None:
+        return torch.ones(len(rows), *_entries(shape), dtype=torch.bool)
+    seen = as_tensor(gap.observed)[rows]
+    if gap.patch > 1:
+        for axis in (1, 2):
+            seen = seen.repeat_interleave(gap.patch, axis)
+    if len(shape) == 4:  # a picture, whose last patches may reach beyond the edge
+        seen = seen[:, : shape[2], : shape[3]]
+    return seen
+
+
+def _entries(shape: Sequence[int]) -> tuple[int, ...]:
+    """Axes of entries: without channels of pictures, without features of steps."""
+    if len(shape) >= 4:
+        return tuple(shape[2:])
+    return (shape[1],)
+
+
+def with_gap(x: Tensor, gap: Gap, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor]:
+    """Inputs with noise added and hidden entries zeroed, and which entries are there."""
+    seen = observed_by(gap, rows, x.shape).to(x.device)
+    if gap.noise is not None:
+        x = x + as_tensor(gap.noise.of(rows.numpy())).to(x)
+    if gap.observed is not None:
+        wide = seen[:, None] if x.dim() >= 4 else seen.view(*seen.shape, *[1] * (x.dim() - 2))
+        x = torch.where(wide, x, torch.zeros_like(x))
+    return x, seen
 
 
 class Inputs(Mapping[str, Tensor]):

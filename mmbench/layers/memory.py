@@ -729,6 +729,9 @@ class Memory(nn.Module):
             stored = self._stored.get(name)
             if stored is None:
                 continue
+            if stored.gap is not None:  # as it is read: what is hidden must not be kept
+                destination[f"{prefix}input_{m}"] = stored.read(self._place)[0]
+                continue
             destination[f"{prefix}input_{m}"] = stored.values[self._place]
             if stored.scale is not None:
                 destination[f"{prefix}scale_{m}"] = torch.stack(

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.batch import Batch
-from mmbench.data.missingness import every_pattern, pattern_name
+from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.diagnostics import Matrix
 from mmbench.layers.attention import Prefix
 from mmbench.layers.backbones import Backbone, Insert, Prefixes

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmbench.data.missingness import pattern_name
+from mmbench.data.missingness.protocol import pattern_name
 from mmbench.diagnostics import RouterUsage
 
 

@@ -52,7 +52,7 @@ from torch import Tensor, nn
 
 from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
-from mmbench.data.missingness import every_pattern, pattern_name
+from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic, Matrix, RouterUsage
 from mmbench.layers.encoders import ModalityEncoders

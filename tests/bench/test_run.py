@@ -218,7 +218,7 @@ def test_failures_are_told_apart(error, kind):
             ({"trainer_args": {"max_epochs": 1, "batch_size": 8, name: value}}, message)
             for name, value, message in (
                 ("callbacks", [], "trainer.callbacks cannot be set: one of ours selects"),
-                ("logger", False, "trainer.logger cannot be set: the training curve"),
+                ("logger", False, "trainer.logger must be one of csv, tensorboard, wandb, mlflow"),
                 ("enable_checkpointing", True, "trainer.enable_checkpointing cannot be set"),
                 ("fast_dev_run", True, "give --limit; leave it out"),
                 ("num_sanity_val_steps", 2, "selected before training"),

@@ -242,6 +242,83 @@ def test_what_is_withheld_moves_no_bit_of_what_is_shown(name, regime, root):
     assert changed is (regime == "full_access")  # the teacher alone sees it
 
 
+WITHIN = {
+    "sequence": ("segments", {"segment_rate": 0.4}),
+    "tokens": ("tokens", {"token_rate": 0.4}),
+    "image": ("patches", {"patch_rate": 0.4, "patch_size": 3}),
+    "vector": ("features", {"feature_rate": 0.4}),
+}
+
+
+def within(task):
+    """Modality loss, and everything that can go inside the modalities of a task."""
+    kinds = {modality.kind for modality in task.modalities}
+    inside = [WITHIN[kind] for kind in WITHIN if kind in kinds]
+    keys = {key: value for _, settings in inside for key, value in settings.items()}
+    mechanism = " + ".join(["natural", "mcar", *(name for name, _ in inside)])
+    entry = {"mechanism": mechanism, "missing_rate": 0.2, **keys}
+    return {"train": entry, "test": [entry, {"mechanism": "natural"}]}
+
+
+def spoilt_inside(data, split, samples):
+    """Other raw values in entries that are gone inside a modality."""
+    inputs = dict(samples.inputs)
+    for name, stored in data.split(split)._stored.items():
+        if stored.gap is None:
+            continue
+        seen = stored.observed(torch.arange(len(samples))).numpy()
+        x = samples.inputs[name].copy()
+        gone = ~(seen[:, None] if x.ndim == 4 else seen.reshape(*seen.shape, *[1] * (x.ndim - 2)))
+        gone = np.broadcast_to(gone, x.shape)
+        if np.issubdtype(x.dtype, np.floating):
+            x[gone] = 3 * x[gone] + 100
+        elif name in samples.lengths:
+            x[gone] = 1
+        else:
+            x[gone] = 255 - x[gone]
+        inputs[name] = x
+    return replace(samples, inputs=inputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_gone_inside_a_modality_moves_no_bit_and_batches_say_what_it_is(name, root):
+    spec = within(module(name, root).task)
+    clean, dirty, whole = (module(name, root, one) for one in (spec, spec, "natural_mcar"))
+    clean.setup()
+    dirty.loaded = {
+        split: spoilt_inside(clean, split, clean.samples(split)) if split != "test" else samples
+        for split in SPLITS
+        for samples in [clean.samples(split)]
+    }
+    assert any((dirty.loaded["train"].inputs[m] != clean.samples("train").inputs[m]).any()
+               for m in clean.task.names)  # fmt: skip
+    hidden = 0
+    for split in ("train", "val"):
+        for one, other in zip(clean.batches(split), dirty.batches(split), strict=True):
+            assert same(one, other)
+            for m, seen in one.observed.items():
+                x = one.inputs[m]
+                assert not seen[~one.has(m)].any()
+                assert seen[one.has(m)].flatten(1).any(1).all()  # something is always left
+                wide = (
+                    seen[:, None] if x.dim() == 4 else seen.view(*seen.shape, *[1] * (x.dim() - 2))
+                )
+                assert not (x * ~wide).any()
+                hidden += int((~seen[one.has(m)]).sum())
+    assert hidden > 0
+    assert all(not batch.observed for batch in whole.batches("train"))
+    assert all(not batch.observed for batch in clean.batches("test"))
+    condition, *_ = clean.conditions
+    gaps = clean.condition_gaps(condition)
+    assert gaps
+    batch = next(clean.batches("test"))
+    seen = batch.with_gaps(gaps, torch.arange(len(batch)))
+    for m in gaps:
+        assert seen.observed[m][batch.has(m)].flatten(1).any(1).all()
+        if batch.inputs[m].any():  # some have no test sample in this batch
+            assert not torch.equal(seen.inputs[m], batch.inputs[m])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_nature_left_out_may_hold_anything(name, root):
     clean, dirty = (module(name, root, "full_access") for _ in range(2))

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.checks import all_patterns, build, make_batch
+from mmbench.checks.methods import build
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.diagnostics import Retrieval, RouterUsage
 from mmbench.layers.memory import Memory

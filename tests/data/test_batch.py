@@ -151,16 +151,30 @@ def test_embeddings_do_not_mistake_a_new_encoder_for_one_that_is_gone():
 
 
 def test_a_batch_moves_with_its_teacher():
-    batch = replace(build(), teacher=build())
+    seen = {"audio": torch.ones(4, 3, dtype=torch.bool)}
+    batch = replace(build(), observed=seen, teacher=build())
     moved = batch.to("meta")
     for one in (moved, moved.teacher):
         tensors = [one.presence, one.target, one.sample_id, *one.inputs.values()]
         assert {x.device.type for x in (*tensors, *one.lengths.values())} == {"meta"}
+    assert moved.observed["audio"].device.type == "meta"
     assert batch.presence.device.type == "cpu"
     assert {field.name for field in fields(Batch)} == {
-        "modalities", "inputs", "presence", "target", "sample_id", "lengths", "teacher",
-        "embeddings",
+        "modalities", "inputs", "presence", "target", "sample_id", "lengths", "observed",
+        "teacher", "embeddings",
     }  # fmt: skip
+
+
+def test_what_is_observed_is_hidden_with_its_modality_and_taken_with_its_samples():
+    seen = torch.tensor([[True, False], [True, True], [False, True], [True, True]])
+    batch = replace(build(torch.ones(4, 2, dtype=torch.bool)), observed={"audio": seen})
+    column = batch.modalities.index("audio")
+    absent = torch.zeros(4, 2, dtype=torch.bool)
+    absent[1, column] = True
+    hidden = batch.hide(absent)
+    assert torch.equal(hidden.observed["audio"], seen & ~absent[:, column : column + 1])
+    assert torch.equal(batch.take(torch.tensor([2])).observed["audio"], seen[2:3])
+    assert torch.equal(batch.blind().observed["audio"], seen)
 
 
 @FEW

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data import embeddings
 from mmbench.data.embeddings import Embeddings, share_between_runs, stored_embeddings
 from mmbench.data.task import Modality, Task

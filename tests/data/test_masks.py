@@ -9,7 +9,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mmbench.data.masks import (
-    FromTable,
     PresenceTable,
     cp_imoe_legacy,
     missing_aware_prompts_legacy,
@@ -17,7 +16,10 @@ from mmbench.data.masks import (
     redeem_file_legacy,
     redeem_legacy,
 )
-from mmbench.data.missingness import Mcar, Stream, pattern_probability
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.measure import pattern_probability
+from mmbench.data.missingness.stream import Stream
+from mmbench.data.missingness.table import FromTable
 from mmbench.data.samples import Samples
 
 TWO = ("text", "image")

@@ -8,26 +8,14 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    MnarLabel,
-    MnarValue,
-    Natural,
-    Pattern,
-    Stream,
-    dependence,
-    every_pattern,
-    label_value,
-    modality_value,
-    modality_values,
-    natural,
-    pattern_index,
-    pattern_name,
-    pattern_probability,
-    realised,
-)
+from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
+from mmbench.data.missingness.fixed import Natural, Pattern, natural
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.measure import dependence, pattern_probability, realised
+from mmbench.data.missingness.protocol import every_pattern, pattern_index, pattern_name
+from mmbench.data.missingness.stream import Stream
+from mmbench.data.missingness.values import label_value, modality_value, modality_values
 from mmbench.data.samples import Samples
 
 NAMES = ("audio", "image", "text", "video", "depth")

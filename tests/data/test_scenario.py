@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 
 from mmbench.data.masks import PresenceTable
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    MnarLabel,
-    Natural,
-    Pattern,
-    Stream,
-    every_pattern,
-)
+from mmbench.data.missingness.dependent import Mar, MnarLabel
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.protocol import every_pattern
+from mmbench.data.missingness.stream import Stream
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario, load_scenario, scenarios
 
@@ -153,9 +149,15 @@ def test_two_different_conditions_of_one_name_are_refused():
             "train: takes one value, found a list; only test is a grid",
         ),
         ({"train": {"mechanism": "every_pattern"}}, "train: every_pattern is a list of test"),
-        ({"train": {**MCAR, "mechanism": "mar + mcar"}}, "only natural + one other compose"),
-        ({"train": {**MCAR, "mechanism": "natural + mcar + mar"}}, "only natural + one other"),
-        ({"train": {"mechanism": "natural + natural"}}, "no mechanism named 'natural'"),
+        (
+            {"train": {**MCAR, "mechanism": "mar + mcar"}},
+            "at most one mechanism",
+        ),
+        (
+            {"train": {**MCAR, "mechanism": "natural + mcar + mar"}},
+            "at most one mechanism",
+        ),
+        ({"train": {"mechanism": "natural + natural"}}, "natural comes first"),
         ({"test": {"mechanism": "mcar", "missing_rate": 30}}, "test: missing_rate must be a share"),
         ({"test": {"mechanism": "mcar", "missing_rate": "0.3"}}, "missing_rate must be a number"),
         ({"test": {"mechanism": "mcar", "missing_rate": []}}, "missing_rate must be a number"),

@@ -10,7 +10,7 @@ import pytest
 from datamodules.table import Table
 from mmbench.bench.run.notes import notes
 from mmbench.bench.spec import bind
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmbench.cli import main
 from mmbench.data import parsed
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 from mmbench.registry import DATASETS

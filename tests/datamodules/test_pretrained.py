@@ -8,7 +8,7 @@ import pytest
 from datamodules.assets import shipped
 from datamodules.openmoji import Openmoji
 from mmbench.data import features
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.pieces import cut, tokenizer_of
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario

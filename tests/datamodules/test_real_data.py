@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mmbench.data.missingness import natural, pattern_name
+from mmbench.data.missingness.fixed import natural
+from mmbench.data.missingness.protocol import pattern_name
 from mmbench.data.propensity import LabelPropensity, natural_weights
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.table import Table
 from mmbench.cli import main
 from mmbench.data import parsed
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 

@@ -12,7 +12,7 @@ from datamodules.assets import shipped
 from datamodules.mfeat import Mfeat
 from datamodules.openmoji import Openmoji
 from datamodules.tabler import Tabler
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 from mmbench.registry import DATASETS

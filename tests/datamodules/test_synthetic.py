@@ -13,20 +13,14 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 from datamodules.synthetic import RESIDUAL, Bend, Synthetic, World
-from mmbench.data.masks import FromTable
-from mmbench.data.missingness import (
-    Incomplete,
-    Mar,
-    Mcar,
-    Missingness,
-    MnarLabel,
-    MnarValue,
-    Natural,
-    Pattern,
-    Stream,
-    modality_values,
-    pattern_index,
-)
+from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
+from mmbench.data.missingness.fixed import Natural, Pattern
+from mmbench.data.missingness.incomplete import Incomplete
+from mmbench.data.missingness.mcar import Mcar
+from mmbench.data.missingness.protocol import Missingness, pattern_index
+from mmbench.data.missingness.stream import Stream
+from mmbench.data.missingness.table import FromTable
+from mmbench.data.missingness.values import modality_values
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario
 

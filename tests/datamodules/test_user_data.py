@@ -13,7 +13,7 @@ from scipy import io
 from sklearn.linear_model import LogisticRegression
 from twins import WRITE
 
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 from mmbench.data.vocabulary import words

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import PreNormBlock
 from mmbench.layers.backbones import SmallBackbone

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.layers.late_fusion import LateFusion, StackedMLP
 
 

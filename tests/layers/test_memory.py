@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmbench.checks import TASKS, all_patterns, make_batch
-from mmbench.data.missingness import Incomplete
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
+from mmbench.data.missingness.incomplete import Incomplete
 from mmbench.data.samples import Samples
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import Stored

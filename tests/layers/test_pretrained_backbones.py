@@ -7,7 +7,7 @@ from tiny_models import MEAN, MODELS, NAME, PIXELS, STD, around, config_of, save
 from torch.nn.functional import pad
 from transformers import ViltForMaskedLM
 
-from mmbench.checks import make_batch
+from mmbench.checks.tasks import make_batch
 from mmbench.data import features
 from mmbench.data.task import Modality, Pixels, Task
 from mmbench.layers.memory import Memory

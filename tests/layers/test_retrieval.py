@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Modality, Task
 from mmbench.layers.fusion import presence_code

@@ -1,6 +1,6 @@
 import torch
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.backbone_alone import BackboneAlone
 from mmbench.methods.maps import MAPs

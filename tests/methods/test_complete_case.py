@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.methods.complete_case import CompleteCase
 from mmbench.methods.zero_fill import ZeroFill
 

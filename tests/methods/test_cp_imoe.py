@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.embeddings import Embeddings
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.layers.fusion import presence_code

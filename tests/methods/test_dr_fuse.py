@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.dr_fuse import DrFuse, alignment, available, merge, ranking
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.layers.encoders import PatchTokens
 from mmbench.layers.fusion import presence_code

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.methods.fuse_moe import FuseMoE, FusionMoE, ReleasedMoE, entropy_loss, scores
 
 TASK = TASKS[0]

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from mmbench.checks import make_batch
+from mmbench.checks.tasks import make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.hist_gradient_boosting import HistGradientBoosting
 

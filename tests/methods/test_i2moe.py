@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import PatchTokens
 from mmbench.layers.moe import SparseBlock

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.checks.tasks import MODALITIES, all_patterns, make_batch
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.methods.late_logistic import STRENGTHS, LateLogistic, ridge_path

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.methods.m3care import GraphConvolution, M3Care, Similarity, kernel, squared_distance
 
 TASK = TASKS[0]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.checks.tasks import MODALITIES, all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.methods.majority import Majority

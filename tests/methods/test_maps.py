@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 import torch
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.prompts import Prompts, fallback, pattern_index, with_dummies
 from mmbench.methods.maps import MAPs

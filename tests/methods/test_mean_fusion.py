@@ -1,6 +1,6 @@
 import torch
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.methods.mean_fusion import MeanFusion
 
 TASK = TASKS[1]  # a sequence and a bag

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.fusion import random_pattern
 from mmbench.methods.mfm import MFM, SequenceDecoder, SummaryDecoder, discrepancy

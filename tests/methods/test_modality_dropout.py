@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.modality_dropout import ModalityDropout
 from mmbench.methods.zero_fill import ZeroFill

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from torch.distributions import Independent, Normal
 
 from datamodules.synthetic import Synthetic
-from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.checks.tasks import MODALITIES, all_patterns, make_batch
 from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task, with_encoders
 from mmbench.methods import mosare

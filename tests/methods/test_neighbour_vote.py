@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.neighbour_vote import NeighbourVote
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmbench.checks import all_patterns, make_batch
+from mmbench.checks.tasks import all_patterns, make_batch
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.layers.retrieved import LabelPrompt

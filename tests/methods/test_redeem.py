@@ -7,7 +7,7 @@ from tiny_models import NAME, PIXELS, save
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool1d
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.data.task import Modality, Task
 from mmbench.methods.redeem import NeighbourAttention, NeighbourExperts, Redeem, Router
 

@@ -4,7 +4,7 @@ from sweeps import NO_DATA, specs
 from torch.nn.functional import gelu
 
 from mmbench.bench.run.build import build_data, reason_to_skip
-from mmbench.checks import MODALITIES, all_patterns, make_batch
+from mmbench.checks.tasks import MODALITIES, all_patterns, make_batch
 from mmbench.data.task import Task
 from mmbench.layers.prior import output_prior
 from mmbench.methods.unimodal import Unimodal

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from mmbench.checks import TASKS, all_patterns, make_batch
+from mmbench.checks.tasks import TASKS, all_patterns, make_batch
 from mmbench.methods.zero_fill import ZeroFill
 
 TASK = TASKS[0]  # a vector, tokens and an image

@@ -5,20 +5,23 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
+from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import require_defined
 from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
-from mmbench.data.missingness import Natural
+from mmbench.data.missingness.fixed import Natural
 from mmbench.data.scenario import Scenario
-from mmbench.data.task import Task, with_encoders
+from mmbench.data.task import Modality, Pixels, Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
@@ -29,6 +32,7 @@ OURS = (
     "max_epochs",
     "batch_size",
     "checkpoint_minutes",
+    "logger",
     "min_steps",
     "patience",
     "warm_up",
@@ -43,7 +47,6 @@ REFUSED = {
     "default_root_dir": "a run writes into its own folder",
     "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
     "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
-    "logger": "the training curve is part of the record",
     "overfit_batches": "it selects the epoch on training samples",
     "num_sanity_val_steps": "an epoch would be selected before training",
 }
@@ -71,10 +74,11 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     method, args = bound_method(spec)
     data = build_data(spec, root)
     task = data.task
-    data.scenario.check(task.names)
+    data.require_scenario()
     encoded = encoded_task(spec, data)
     if method.reason_not(task, **args) is None:
-        why = _why_not_built(spec.method, json.dumps(spec.method_args, sort_keys=True), encoded)
+        args_text = json.dumps(spec.method_args, sort_keys=True)
+        why = _why_not_built(spec.method, args_text, _with_pixels(encoded, data))
         if why:
             raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
@@ -87,6 +91,17 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+
+
+def _with_pixels(task: Task, data: DataModule) -> Task:
+    """The task as it will be once the data are set up: any scale in the place of that of pixels."""
+
+    def scaled(m: Modality) -> Modality:
+        if m.kind != "image" or data.samples("train").inputs[m.name].dtype != np.uint8:
+            return m
+        return replace(m, pixels=Pixels((0.0,) * m.shape[0], (1.0,) * m.shape[0]))
+
+    return replace(task, modalities=tuple(scaled(m) for m in task.modalities))
 
 
 @lru_cache(maxsize=4096)  # the same under every scenario
@@ -128,6 +143,8 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
                 f"known are {', '.join(OURS)} and the arguments of "
                 "lightning.pytorch.Trainer"
             )
+        if name == "logger":
+            require_logger(value)
         if name in REFUSED:
             raise ValueError(f"trainer.{name} cannot be set: {REFUSED[name]}; leave it out")
         if name == "limit_val_batches" and not value:

@@ -50,6 +50,7 @@ def evaluate(
     """
     method.eval().to(device)
     tables = {c: torch.from_numpy(data.condition_presence(c)) for c in data.conditions}
+    gaps = {c: data.condition_gaps(c) for c in data.conditions}
     shown = torch.stack(list(tables.values())).any(dim=0)
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
     start = 0
@@ -60,7 +61,10 @@ def evaluate(
         source = batch.hide(~shown[rows]).blind().to(device)
         source = source.with_embeddings(Embeddings(len(source), learning=False))
         for name, presence in tables.items():
-            parts[name].append(method(source.hide(~presence[rows].to(device))))
+            seen = source.hide(~presence[rows].to(device))
+            if gaps[name]:  # what is inside a modality is another, and is encoded anew
+                seen = seen.with_gaps(gaps[name], torch.arange(rows.start, rows.stop))
+            parts[name].append(method(seen))
         if ms_per_sample is not None:
             if source.presence.is_cuda:
                 torch.cuda.synchronize()

@@ -57,7 +57,14 @@ def stage_identity(
         return any(each.covers(name) for each in so_far)
 
     anyone = replace(
-        spec, method="", method_args={}, method_label="", data_label="", keep_weights=False
+        spec,
+        method="",
+        method_args={},
+        method_label="",
+        data_label="",
+        keep_weights=False,
+        # who watches a training is no part of what comes of it
+        trainer_args={name: one for name, one in spec.trainer_args.items() if name != "logger"},
     )
     identity |= anyone.to_json() | made_by(trainer, data)
     identity["arguments"] = {

@@ -35,9 +35,12 @@ def provenance(method: type[Method], data: DataModule, device: torch.device) -> 
 
 def made_by(method: type, data: DataModule) -> dict[str, dict[str, str]]:
     """`sources` and `distributions` of a run, by which its numbers and weights are known."""
+    # mechanisms are found by name, so no import leads to them
+    mechanisms = data.scenario.classes()
+    modules = (one.__module__ for one in (method, type(data), *mechanisms))
     return {
-        "sources": sources(method, type(data), *STEPS),
-        "distributions": distributions(method.__module__, type(data).__module__),
+        "sources": sources(method, type(data), *mechanisms, *STEPS),
+        "distributions": distributions(*modules),
     }
 
 

@@ -17,7 +17,7 @@ from mmbench.bench.result import ConditionResult
 from mmbench.bench.run.build import build_data
 from mmbench.bench.spec import RunSpec
 from mmbench.data.batch import LeakError
-from mmbench.data.missingness import dependence, realised
+from mmbench.data.missingness.measure import dependence, realised
 from mmbench.data.propensity import natural_weights as propensity_weights
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule

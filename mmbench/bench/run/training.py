@@ -23,6 +23,7 @@ from mmbench.bench.run.build import OURS
 from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.claimed import WhileClaimed
 from mmbench.bench.run.identity import stage_identity
+from mmbench.bench.run.loggers import loggers
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.schedule import Schedule
 from mmbench.bench.run.selection import KeepBest, still_rising
@@ -144,8 +145,11 @@ def _train_stage(
         if stage.shared_across:
             seed_everything(spec.seed)  # whoever trains it comes from elsewhere
         going_on = checkpoints.newest
+        results = folder.parents[len(spec.folder.parts)]
         try:
-            trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+            with loggers(spec, results, "" if alone else stage.name) as others:
+                trainer.loggers = [*trainer.loggers, *others]  # the first writes the curve
+                trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
                 raise KeyboardInterrupt from error

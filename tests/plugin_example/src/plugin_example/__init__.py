@@ -1,0 +1,1 @@
+"""What a stranger brings: one thing of each kind."""
