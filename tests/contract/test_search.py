@@ -3,7 +3,7 @@
 import pytest
 
 from mmbench.bench.spec import bind, parameters
-from mmbench.checks import sample_tasks
+from mmbench.checks.tasks import sample_tasks
 from mmbench.registry import METHODS
 from mmbench.search import COMMON
 
