@@ -27,6 +27,7 @@ import yaml
 
 RUNS = 100
 MIB = 2**20
+MOVE_S = 20.0  # to wait for a run to begin or to end, before the next fault
 TIMES = ("train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j")
 SUITE = {
     "name": "faults",
@@ -59,6 +60,7 @@ class Disturbed:
         self.counts: Counter[str] = Counter()
         self.processes: list[subprocess.Popen[bytes]] = []
         self.stopped: list[tuple[float, int]] = []
+        self.seen: set[str] = set()  # folders of runs and of attempts
         tmpfs = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.results)]
         self.mounted = subprocess.run(tmpfs, capture_output=True, check=False).returncode == 0
         self.log = (home / "log.txt").open("wb")
@@ -138,11 +140,17 @@ class Disturbed:
         below = [int(word) for word in listed.stdout.split()]
         return [each for one in below for each in (one, *self.children(one))]
 
-    def is_at_work(self) -> bool:
-        """Whether any run is under way, or every process is stopped or gone."""
-        running = [process for process in self.processes if process.poll() is None]
-        at_work = any(self.children(process.pid) for process in running)
-        return at_work or not running or bool(self.stopped)
+    def await_a_move(self) -> None:
+        """Wait until a run begins or ends: while all only start, a fault would meet nothing."""
+        deadline = time.monotonic() + MOVE_S
+        while time.monotonic() < deadline:
+            now = {path.name for path in self.results.glob("*/runs/[!.]*/*/*/*") if path.is_dir()}
+            if now != self.seen:
+                self.seen = now
+                return
+            if all(process.poll() is not None for process in self.processes):
+                return
+            time.sleep(0.05)
 
     def worker(self) -> int | None:
         below = self.children(self.rng.choice(self.processes).pid)
@@ -193,18 +201,19 @@ class Disturbed:
 
     def fail_writes(self) -> str:
         self.switch("eio")
-        return ""  # those who meet it count
+        return ""  # each that fails leaves a line
 
     def undo_locks(self) -> str:
-        self.switch("no-locks")
-        return ""
+        return "locks that do nothing, for a while" if self.switch("no-locks") else ""
 
-    def switch(self, name: str) -> None:
+    def switch(self, name: str) -> bool:
+        """Turn a switch; returns whether it is on."""
         switch = self.switches / name
         if switch.exists():
             switch.unlink()
-        else:
-            switch.touch()
+            return False
+        switch.touch()
+        return True
 
     def damage_a_file(self) -> str:
         files = [file for file in self.results.glob("*/runs/**/*") if file.is_file()]
@@ -273,8 +282,8 @@ def main(faults: int) -> int:
             disturbed.start()
             commands += 2 - before
             time.sleep(disturbed.rng.uniform(0.1, 0.8))
-            if disturbed.is_at_work():  # while it only starts, most faults would meet nothing
-                disturbed.inject()
+            disturbed.await_a_move()
+            disturbed.inject()
         disturbed.calm()
         where = ["--results", str(disturbed.results), "--limit", str(LIMIT), "--workers", "2"]
         last = subprocess.run([*command, *where], check=False, stdout=disturbed.log)

@@ -114,8 +114,8 @@ class Table(DataModule):
             the tokenizer's model reads at most.
         size: Pixels that pictures in files of their own are brought to, a side or height and width;
             None = all of a modality have one size.
-        skip_bad: Of a modality, so many files of samples may be unreadable or missing, >= 0;
-            these samples lack the modality, and `notes` names them.
+        skip_bad: Of a modality, so many samples may be bad, >= 0: their file unreadable or missing,
+            or a cell of their row refused. They lack the modality, and `notes` names them.
         **common: Passed to `DataModule`; fold is 0 with a column of train, val and test, below K
             with a column of folds, 0..4 with shares.
 

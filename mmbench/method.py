@@ -15,6 +15,7 @@ from mmbench.bounds import Decay, LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
 from mmbench.diagnostics import Diagnostic
+from mmbench.search import Draw, ranges
 
 ALL_TASKS: tuple[TaskKind, ...] = ("single_label", "multi_label", "regression")
 ALL_KINDS: tuple[Kind, ...] = ("vector", "sequence", "image", "volume", "tokens", "bag")
@@ -118,6 +119,7 @@ class Method(LightningModule, ABC):
 
     paper: ClassVar[Paper]
     applies: ClassVar[Applies] = Applies()
+    search: ClassVar[Mapping[str, Draw]] = ranges()  # what `--tune` may draw besides `COMMON`
     own_encoders: ClassVar[str] = ""  # why its paper reads inputs by parts of its own, if it does
 
     def __init__(self, task: Task, *, lr: LearningRate = 1e-3, weight_decay: Decay = 1e-2) -> None:

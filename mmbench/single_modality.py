@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate
+from mmbench.bounds import Decay, LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
@@ -26,6 +26,7 @@ class SingleModality(Method, ABC):
         modality: The one to read; None = the first of the kinds in `applies.one_of`, in their
             order.
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If there is no such modality, or it is of another kind.
@@ -36,8 +37,15 @@ class SingleModality(Method, ABC):
     head: nn.Module
     prior: Tensor
 
-    def __init__(self, task: Task, *, modality: str | None = None, lr: LearningRate = 1e-3) -> None:
-        super().__init__(task, lr=lr)
+    def __init__(
+        self,
+        task: Task,
+        *,
+        modality: str | None = None,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
+    ) -> None:
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.read = task.one_of(self.applies.one_of, modality)
         self.register_buffer("prior", torch.zeros(task.num_outputs))
 

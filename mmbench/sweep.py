@@ -1,31 +1,46 @@
 """A suite with its runs: what the command line does, as a library."""
 
+import contextlib
+import json
 import os
 import re
 import sys
-from collections.abc import Generator, Mapping, Sequence
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
-from mmbench.bench import deletion
+from mmbench.bench import archive, deletion
+from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.engine import Order, Placement, engine
 from mmbench.bench.executors.local import Event, default_workers
 from mmbench.bench.executors.queue import Queue, read_again, repeated, write_again
 from mmbench.bench.executors.workers import FOLDER, Peer, live
-from mmbench.bench.home import FILE, PART, board_folder, hold
+from mmbench.bench.home import FILE, PART, board_folder, hold, resolved
 from mmbench.bench.leaderboard import leaderboard, robustness, write
 from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
+from mmbench.bench.statistics import Spread
+from mmbench.bench.tuning import FILE as SEARCH
+from mmbench.bench.tuning import Searches
+from mmbench.bench.verdict import FILE as COMPARISONS
+from mmbench.bench.verdict import Verdict, spread, verdict
 from mmbench.config import JSON
 from mmbench.data.digest import digest
 from mmbench.registry import DATASETS, METHODS, suggest
-from mmbench.store import MARK, clean, damage
+from mmbench.store import MARK, clean, damage, write_json
 
+TIMINGS = "timings.json"  # in a suite's folder: data -> method -> seconds of a run, as measured
 FINISHED = ("done", "skipped")
 
 
@@ -75,14 +90,26 @@ class Sweep:
             self.folder, self._changed = self.folder.parent, True
         self.runs_folder = self.folder / "runs"
         self.contents = Contents(self.folder, self.data_root, _examine, _names)
-        self.specs: list[RunSpec] = self.contents.plan(self.suite)
+        self.searches = Searches(self.suite, self.folder)
+        self._read: tuple[Sequence[Run], pd.DataFrame] | None = None
+        self._plan()
+
+    def _plan(self) -> None:
+        self._asked = self.contents.plan(self.suite)  # with the settings of the suite
+        self.specs: list[RunSpec] = self.searches.plan(self._asked)
+
+    @property
+    def known(self) -> list[RunSpec]:
+        """Every run that can be told by now, those of a search included."""
+        settled = [spec for spec in self.specs if not self.searches.goes_on(spec)]
+        return list({spec.folder: spec for spec in [*self.searches.trials, *settled]}.values())
 
     @property
     def board_folder(self) -> Path:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self.specs, self.contents.plan)
+        return board_folder(self.folder, self._asked, self.contents.plan, self.suite.tune)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.
@@ -94,7 +121,7 @@ class Sweep:
         from mmbench.bench.run.build import check_arguments, require_fold
 
         self.contents.look(self.suite)
-        self.specs = self.contents.plan(self.suite)
+        self._plan()
         seen: set[tuple[str | int, ...]] = set()
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
@@ -124,12 +151,132 @@ class Sweep:
         by = ["data", "scenario", "method"]
         return pd.DataFrame(rows).groupby(by, sort=False, as_index=False).sum()
 
+    def expected(self) -> pd.DataFrame:
+        """How long what is left takes, by what is known of each method on each data set.
+
+        That is, in this order, the median of its finished runs, what the published table says,
+        and what `measure` found.
+
+        Returns:
+            A row for each data set and method: `data`, `method`, `runs` left, trials that are not
+            drawn yet included, and `seconds` of one of them, NaN where nothing is known.
+        """
+        left = Counter((s.data_label, s.method_label) for s in self.specs if not self._ended(s))
+        left += self.searches.left_of
+        known: dict[tuple[str, str], float] = {}
+        if (self.folder / TIMINGS).is_file():
+            timings = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
+            known |= {(d, m): s for d, of in timings.items() for m, s in of.items()}
+        table = self.board_folder / "leaderboard.csv"
+        if table.is_file():
+            columns = ["data", "method", "train_s"]
+            rows = pd.read_csv(table)[columns].dropna().itertuples(index=False, name=None)
+            known |= {(str(data), str(method)): float(seconds) for data, method, seconds in rows}
+        spent: dict[tuple[str, str], list[float]] = {}
+        for spec in self.known:
+            if find_run(spec, self.runs_folder).state == "done":
+                seconds = read_result(self.runs_folder / spec.folder).cost.seconds
+                spent.setdefault((spec.data_label, spec.method_label), []).append(seconds)
+        known |= {pair: median(of) for pair, of in spent.items()}
+        found = [
+            {"data": d, "method": m, "runs": n, "seconds": known.get((d, m), float("nan"))}
+            for (d, m), n in left.items()
+        ]
+        return pd.DataFrame(found, columns=["data", "method", "runs", "seconds"])
+
+    def _ended(self, spec: RunSpec) -> bool:
+        return self._find(spec).state in FINISHED
+
+    def measure(self) -> None:
+        """Train every method on every data set for a few epochs, so that `expected` knows more.
+
+        Raises:
+            ValueError: As `check`.
+        """
+        from mmbench.bench.run.timing import seconds_of
+
+        self.check()
+        unknown = self.expected()
+        unknown = unknown[unknown["seconds"].isna()]
+        pairs = set(zip(unknown["data"], unknown["method"], strict=True))
+        found: dict[str, dict[str, float]] = {}
+        if (self.folder / TIMINGS).is_file():
+            found = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
+        for spec in self.specs:
+            if (spec.data_label, spec.method_label) in pairs:
+                pairs.remove((spec.data_label, spec.method_label))
+                seconds = seconds_of(spec, self.data_root)
+                if seconds is not None:
+                    found.setdefault(spec.data_label, {})[spec.method_label] = seconds
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / TIMINGS, found)
+
+    def spread(self) -> tuple[Spread, str]:
+        """Typical variances of a comparison of two methods, from tables that are there.
+
+        Returns:
+            The variances, and of which tables: the suite's own, else all in the folder of results.
+
+        Raises:
+            ValueError: If there is none with two methods of two trainings.
+        """
+        metric = self.suite.select.metric
+        own = [self.board_folder / COMPARISONS, self.folder / COMPARISONS]
+        for files in (own, sorted(self.folder.parent.glob(f"*/{COMPARISONS}"))):
+            tables = [pd.read_csv(file) for file in files if file.is_file()]
+            rows = pd.concat(tables).drop_duplicates() if tables else pd.DataFrame()
+            found = spread(rows[rows["metric"] == metric]) if len(rows) else None
+            if found is not None:
+                names = ", ".join(dict.fromkeys(f.parent.name for f in files if f.is_file()))
+                return found, names
+        raise ValueError(
+            f"no table in {self.folder.parent} says how much {metric} varies: there is no "
+            f"{COMPARISONS} of two methods with two seeds; run a small suite first, such as "
+            "methods=[late_logistic,zero_fill,shaspec] seeds=3"
+        )
+
     def runs(self, *, read_up_to: int | None = 0) -> list[Run]:
         """Every planned run and what is found of it now; `read_up_to` as for `record.find`."""
-        return [find_run(spec, self.runs_folder, read_up_to=read_up_to) for spec in self.specs]
+        return [self._find(spec, read_up_to) for spec in self.specs]
+
+    def _find(self, spec: RunSpec, read_up_to: int | None = 0) -> Run:
+        if self.searches.goes_on(spec):
+            return Run(spec, self.runs_folder / spec.folder, "waiting", "its settings are searched")
+        return find_run(spec, self.runs_folder, read_up_to=read_up_to)
+
+    def rounds(self, *, overwrite: bool = False) -> Generator[list[Run], None, None]:
+        """List what is left to run, and again what a search draws once all of that has ended.
+
+        Raises:
+            ValueError: As `todo`.
+        """
+        tried: set[str] = set()
+        todo = self.todo(overwrite=overwrite)
+        while todo:
+            tried |= {run.spec.key for run in todo}
+            yield todo
+            if self.suite.tune is None:
+                return
+            # what has failed is not tried again, and what is repeated is not read before
+            self._advance(tried if overwrite else None)
+            left = self._left(overwrite=overwrite)
+            todo = [run for run in left if run.spec.key not in tried]
+
+    def _advance(self, only: Set[str] | None) -> None:
+        """Let searches go on by what has ended; `only` these keys count, all if None."""
+
+        def find(spec: RunSpec) -> Run:
+            if only is None or spec.key in only:
+                return find_run(spec, self.runs_folder)
+            return Run(spec, self.runs_folder / spec.folder, "waiting")
+
+        self.searches.advance(find)
+        self._plan()
 
     def todo(self, *, overwrite: bool = False) -> list[Run]:
         """Check the suite, leave it in its folder, and list what is left to run.
+
+        While settings are searched, that is what can be run now: see `rounds`.
 
         Raises:
             ValueError: As `check`, or if the folder cannot be written.
@@ -140,24 +287,43 @@ class Sweep:
         hold(self.board_folder, self.suite)
         for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
             clean(folder)  # what machines left that died long ago
-        finished = ("skipped",) if overwrite else FINISHED
-        found = self.runs(read_up_to=SMALL)
-        return [run for run in found if overwrite or run.state not in finished]
+        if self.suite.tune is not None:
+            self._begin_search(anew=overwrite)
+        return self._left(overwrite=overwrite)
+
+    def _begin_search(self, *, anew: bool = False) -> None:
+        """Begin what has not begun, and go on with the rest; `anew` forgets what is known."""
+        from mmbench.bench.run.build import search_space
+
+        self.searches.begin(search_space, anew=anew)
+        self._advance(set() if anew else None)
+
+    def _left(self, *, overwrite: bool) -> list[Run]:
+        """What can be run now: trials first, since others wait for them."""
+        specs = [spec for spec in self.specs if not self.searches.goes_on(spec)]
+        waiting = {spec.folder: spec for spec in [*self.searches.open, *specs]}
+        found = [find_run(spec, self.runs_folder, read_up_to=SMALL) for spec in waiting.values()]
+        return [run for run in found if overwrite or run.state not in FINISHED]
 
     def execute(
-        self, todo: Sequence[Run], workers: int | None = None
+        self, todo: Sequence[Run], workers: int | None = None, per_gpu: int | None = 1
     ) -> Generator[Event, None, None]:
         """Carry out runs and report each beginning and end; closing it ends the workers.
 
         Args:
             todo: From `todo`.
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
+            per_gpu: Runs that share a GPU; None = as many as find room in its memory.
         """
         queue = Queue([run.spec for run in todo], self.runs_folder, again=repeated(todo))
-        return self._execute(queue, min(workers or default_workers(), max(1, len(todo))))
+        count = min(workers or default_workers(per_gpu), max(1, len(todo)))
+        return self._execute(queue, count, per_gpu)
 
     def work(
-        self, workers: int | None = None, minutes: float | None = None
+        self,
+        workers: int | None = None,
+        minutes: float | None = None,
+        per_gpu: int | None = 1,
     ) -> Generator[Event, None, None]:
         """Take runs that nobody is at, one after the other, until none is left; as `execute`.
 
@@ -167,15 +333,26 @@ class Sweep:
         Args:
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
             minutes: After which no more are taken; None = never.
+            per_gpu: As for `execute`.
         """
         again = read_again(self.board_folder)
-        queue = Queue(self.specs, self.runs_folder, again=again, minutes=minutes)
-        return self._execute(queue, workers or default_workers())
+        began, before = time.monotonic(), None
+        while before != [spec.key for spec in self.known]:
+            left = None if minutes is None else minutes - (time.monotonic() - began) / 60
+            if left is not None and left <= 0:
+                return
+            before = [spec.key for spec in self.known]
+            queue = Queue(self.known, self.runs_folder, again=again, minutes=left)
+            yield from self._execute(queue, workers or default_workers(per_gpu), per_gpu)
+            if self.suite.tune is not None:
+                self._begin_search()
 
-    def _execute(self, queue: Queue, workers: int) -> Generator[Event, None, None]:
+    def _execute(
+        self, queue: Queue, workers: int, per_gpu: int | None
+    ) -> Generator[Event, None, None]:
         from mmbench.bench.executors.local import execute
 
-        return execute(queue, self.data_root, workers=workers)
+        return execute(queue, self.data_root, workers=workers, per_gpu=per_gpu)
 
     def place(self, executor: str, args: Mapping[str, str], runs: int) -> Placement:
         """Say how an engine would place workers for the suite; nothing happens yet.
@@ -253,12 +430,13 @@ class Sweep:
         """
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, found {workers}")
-        if todo := self.todo(overwrite=overwrite):
+        for todo in self.rounds(overwrite=overwrite):
             for _ in self.execute(todo, workers):
                 pass
-        board, robust = self.boards()
+        runs = self.runs()
+        board, robust = self.boards(runs=runs)
         if not board.empty:
-            self.write(board, robust)
+            self.write(board, robust, verdict=self.verdict(runs=runs))
         return self.status()
 
     def status(self, *, verify: bool = False) -> pd.DataFrame:
@@ -319,7 +497,7 @@ class Sweep:
         if failed:
             found |= {each.folder: each for each in deletion.failed_runs(self.runs())}
         if stale:
-            planned, held = self.specs, self.folder / FILE
+            planned, held = [*self.specs, *self.searches.trials], self.folder / FILE
             if held.is_file():
                 planned = [*planned, *self.contents.plan(load_suite(str(held)))]
             found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
@@ -364,9 +542,11 @@ class Sweep:
         Raises:
             ValueError: As `leaderboard`, or if the libraries of the extra `report` are not there.
         """
-        board, robust = self.boards(metric)
+        runs = self.runs()
+        board, robust = self.boards(metric, runs=runs)
         self.require_rows(board, metric)
-        return self.write_page(self.runs(), board, robust, metric)
+        said = self.verdict(metric, runs=runs)
+        return self.write_page(runs, board, robust, metric, verdict=said)
 
     def boards(
         self,
@@ -383,13 +563,80 @@ class Sweep:
             paired: Whether methods are compared; it reads the predictions of runs that are new.
         """
         runs = self.runs() if runs is None else runs
-        records = read_records(runs)
-        score_cache = ScoreCache(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
+        records = self._records_of(runs)
+        score_cache = self._score_cache()
         compare = (metric or self.suite.select.metric) if paired else None
         board = leaderboard(runs, compare=compare, records=records, score_cache=score_cache)
         robust = robustness(runs, compare=compare, records=records, score_cache=score_cache)
         score_cache.write()
         return board, robust
+
+    def verdict(self, metric: str | None = None, *, runs: Sequence[Run] | None = None) -> Verdict:
+        """What the table says, in sentences: first what tuning did, then who beats whom.
+
+        Args:
+            metric: As for `leaderboard`.
+            runs: As for `boards`.
+        """
+        runs = self.runs() if runs is None else runs
+        score_cache = self._score_cache()
+        metric = metric or self.suite.select.metric
+        found = verdict(runs, self._records_of(runs), metric, score_cache)
+        score_cache.write()
+        return replace(found, sentences=[*found.sentences, *self._tuning_sentences()])
+
+    def archive(self, file: Path | None = None) -> tuple[Path, int]:
+        """Write all runs that have ended, and what tables need of them, into one small file.
+
+        Args:
+            file: To write; by default `archive.zip` in the folder of its tables.
+
+        Returns:
+            The file, and how many runs it holds.
+
+        Raises:
+            ValueError: If no run has ended, or pyarrow is not installed.
+        """
+        file = file or self.board_folder / archive.FILE
+        known = [self.folder / name for name in (CONTENT, SEARCH)]
+        beside = {each.name: json.loads(each.read_bytes()) for each in known if each.is_file()}
+        trials = [find_run(spec, self.runs_folder) for spec in self.searches.trials]
+        held = archive.write_archive(
+            self.runs(), trials, {FILE: resolved(self.suite), **beside}, file,
+            code=version("mmbench"),
+        )  # fmt: skip
+        return file, held
+
+    @contextlib.contextmanager
+    def against(self, file: str | Path) -> Iterator[list[Run]]:
+        """The suite's runs and, beside them, those of an archive on the same data and masks.
+
+        Args:
+            file: From `archive`. Its runs lie in a temporary folder while the body runs; rows of
+                the suite's own methods are left out.
+
+        Raises:
+            ValueError: If it is damaged, or made under other settings.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            archived = archive.unpack(Path(file), Path(folder))
+            yield [*self.runs(), *archive.comparable(self.specs, archived)]
+
+    def tuning(self) -> pd.DataFrame:
+        """One row for each search of settings that has ended: see `Searches.table`."""
+        return self.searches.table(lambda spec: find_run(spec, self.runs_folder))
+
+    def _tuning_sentences(self) -> list[str]:
+        return self.searches.sentences(self.tuning())
+
+    def _records_of(self, runs: Sequence[Run]) -> pd.DataFrame:
+        """Records of runs, read once for all tables of the same look."""
+        if self._read is None or self._read[0] is not runs:
+            self._read = (runs, read_records(runs))
+        return self._read[1]
+
+    def _score_cache(self) -> ScoreCache:
+        return ScoreCache(self.runs_folder if os.access(self.runs_folder, os.W_OK) else None)
 
     def require_rows(self, board: pd.DataFrame, metric: str | None = None) -> None:
         """Refuse a suite without a finished run, and a metric that it does not have.
@@ -413,11 +660,22 @@ class Sweep:
                 f"no metric {metric!r}{suggest(metric, known)}; known: {', '.join(known)}"
             )
 
-    def write(self, board: pd.DataFrame, robust: pd.DataFrame, metric: str | None = None) -> Path:
-        """Write both tables; returns the path of `leaderboard.csv`."""
-        self.board_folder.mkdir(parents=True, exist_ok=True)
-        shown = metric or self.suite.select.metric
-        return write(board, self.board_folder, metric=shown, title=self.suite.name, robust=robust)
+    def write(
+        self,
+        board: pd.DataFrame,
+        robust: pd.DataFrame,
+        metric: str | None = None,
+        *,
+        verdict: Verdict | None = None,
+        folder: Path | None = None,
+    ) -> Path:
+        """Write both tables, and what they say if given; returns the path of `leaderboard.csv`."""
+        folder = folder or self.board_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        return write(
+            board, folder, metric=metric or self.suite.select.metric,
+            title=self.suite.name, robust=robust, verdict=verdict, tuning=self.tuning(),
+        )  # fmt: skip
 
     def write_page(
         self,
@@ -427,15 +685,17 @@ class Sweep:
         metric: str | None = None,
         *,
         watched: bool = False,
+        verdict: Verdict | None = None,
     ) -> Path:
-        """Write `report.html` of these runs and tables; `watched` as for `write_report`."""
+        """Write `report.html` of these runs and tables; the rest as for `write_report`."""
         from mmbench.bench.report import write_report
 
         self.board_folder.mkdir(parents=True, exist_ok=True)
         shown = metric or self.suite.select.metric
         return write_report(
             self.suite.name, runs, board, self.board_folder, metric=shown, robust=robust,
-            watched=watched,
+            watched=watched, said=[] if verdict is None else verdict.sentences,
+            tuning=self.tuning(),
         )  # fmt: skip
 
 

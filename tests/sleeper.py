@@ -1,6 +1,5 @@
-"""A method that costs time and no processor, for tests of who does which run when."""
+"""Methods that cost time and no processor, or fail, for tests of who does which run when."""
 
-import os
 import time
 from pathlib import Path
 
@@ -24,22 +23,25 @@ class Sleeper(Majority):
 
     Args:
         seconds: How long a run takes at least.
-        marks: Folder in which each beginning leaves a line; empty = none.
+        marks: Folder in which each beginning leaves a line.
         number: Which of many, so that they differ in their key.
     """
 
     def __init__(self, task, *, seconds: float = 0.5, marks: str = "", number: int = 0) -> None:
         super().__init__(task)
-        if marks and os.environ.get("SLEEPER"):  # not where a suite is only checked
-            with (Path(marks) / f"{number}.txt").open("a") as file:
-                file.write(f"{os.environ['SLEEPER']}\n")
-            time.sleep(seconds)
+        self.seconds = seconds
+        self.mark = Path(marks) / f"{number}.txt"
+
+    def prepare(self, train) -> None:
+        """Not in the constructor, which is called where a suite is checked, too."""
+        super().prepare(train)
+        with self.mark.open("a") as file:
+            file.write("begun\n")
+        time.sleep(self.seconds)
 
 
 class Failing(Majority):
-    """Majority that fails in a run, though not where its suite is checked."""
+    """Majority that fails in a run."""
 
-    def __init__(self, task) -> None:
-        super().__init__(task)
-        if os.environ.get("SLEEPER"):
-            raise RuntimeError("made up")
+    def prepare(self, train) -> None:
+        raise RuntimeError("made up")

@@ -34,7 +34,6 @@ def here(tmp_path, monkeypatch):
     path = [str(SRC), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("SLEEPER", "a run")
     return tmp_path
 
 
@@ -109,16 +108,14 @@ def test_a_worker_joins_what_was_asked_with_overrides_and_less_than_the_suite(he
 
 
 @pytest.mark.slow
-def test_a_worker_leaves_failures_alone(here, monkeypatch):
+def test_a_worker_leaves_failures_alone_and_run_tries_them_again(here):
     words = yaml.safe_load((here / "twelve.yaml").read_text())
     words["methods"] = ["majority", {"name": "sleeper.Failing", "label": "failing"}]
     (here / "bad.yaml").write_text(yaml.safe_dump(words | {"name": "bad"}))
-    monkeypatch.setenv("SLEEPER", "")
-    Sweep("bad.yaml").todo()
-    monkeypatch.setenv("SLEEPER", "a run")
     out = end(start("work", "bad.yaml", "--workers", "1"), code=1)
     assert "failing / mfeat / mcar30 seed 0: failed: error: RuntimeError: made up" in out
     assert end(start("work", "bad.yaml", "--workers", "1")) == ""
+    assert "failing" in end(start("run", "bad.yaml", "--workers", "1"), code=1)
 
 
 def test_a_worker_whose_time_is_up_takes_nothing(here):

@@ -14,6 +14,7 @@ from mmbench.bench.record import IPW, Run, read_predictions, read_records, safe_
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
+from mmbench.bench.spec import RunSpec
 from mmbench.bench.statistics import (
     best,
     bootstrap,
@@ -23,6 +24,8 @@ from mmbench.bench.statistics import (
     mean_ranks,
     paired_p,
 )
+from mmbench.bench.verdict import FILE as COMPARISONS
+from mmbench.bench.verdict import Verdict
 from mmbench.metrics.metric import Better, higher_is_better
 from mmbench.store import write_text
 
@@ -33,9 +36,9 @@ COLUMNS = (
     "ci_high", "sample_ci_low", "sample_ci_high", "n_seeds", "n_seeds_planned", "rank",
     "rank_borda", "p_vs_best",
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
-    "infer_ms_per_sample", "peak_mib", "protocol", "code", "effective_n", "bayes", "bayes_se",
-    "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
-    "rising",
+    "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes",
+    "bayes_se", "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
+    "rising", "sources",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
@@ -290,11 +293,12 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         cells[name] = grouped[name].mean().to_numpy(float)
     cells["regret_to_bayes"] = cells["metric"].map(_sign) * (cells["bayes"] - cells["mean"])
     cells["protocol"] = grouped["protocol"].first().to_numpy()
-    cells["code"] = grouped["code"].first().to_numpy()
-    # a cell that mixes commits says so
-    for cell in np.flatnonzero(grouped["code"].nunique().to_numpy() > 1):
-        codes = grouped["code"].get_group(tuple(cells.loc[cell, CELL]))
-        cells.loc[cell, "code"] = " ".join(sorted(set(codes)))
+    for name in ("code", "sources"):
+        cells[name] = grouped[name].first().to_numpy()
+        # a cell that mixes commits or sources says so
+        for cell in np.flatnonzero(grouped[name].nunique().to_numpy() > 1):
+            several = grouped[name].get_group(tuple(cells.loc[cell, CELL]))
+            cells.loc[cell, name] = " ".join(sorted(set(several)))
     mixed = {name: grouped[name].nunique().to_numpy() > 1 for name in ("sources", "machine")}
     cells["mixed"] = [
         " ".join(word for word, is_so in (("sources", a), ("machines", b)) if is_so)
@@ -308,6 +312,8 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
     cells["n_folds"] = [len({fold for fold, _ in planned[k]}) for k in key]
     cells["n_seeds"] = cells["n_seeds"].fillna(0).astype(int)
     cells["note"] = [notes[k] for k in key]
+    tuned = {_cell_of(run.spec): run.spec.tuned for run in runs}
+    cells["tuned"] = [tuned[k] for k in key]
     position = cells["method"].map(order)
     return (
         cells.assign(_position=position, _row=np.arange(len(cells)))
@@ -345,7 +351,7 @@ def _plan_by_cell(
     planned: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     whys: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
-        key = (run.spec.data_label, run.spec.scenario_name, run.spec.method_label)
+        key = _cell_of(run.spec)
         planned.setdefault(key, []).append((run.spec.fold, run.spec.seed))
         reasons = whys.setdefault(key, [])
         if run.state != "done":
@@ -353,6 +359,10 @@ def _plan_by_cell(
     # an error may quote a file name that is no Unicode, which a string column refuses
     joined = {key: "; ".join(dict.fromkeys(reasons)) for key, reasons in whys.items()}
     return planned, {key: note.encode(errors="replace").decode() for key, note in joined.items()}
+
+
+def _cell_of(spec: RunSpec) -> tuple[str, str, str]:
+    return spec.data_label, spec.scenario_name, spec.method_label
 
 
 def _in_plan_order(cells: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
@@ -483,6 +493,7 @@ def render(
     metric: str,
     title: str = "",
     robust: pd.DataFrame | None = None,
+    said: Sequence[str] = (),
 ) -> str:
     """The leaderboard as text.
 
@@ -493,6 +504,7 @@ def render(
         metric: Which metric `md` and `html` show.
         title: Heading of `md` and `html`.
         robust: From `robustness`, as further tables of `md` and `html`.
+        said: Sentences that `md` begins with.
     """
     if form == "csv":
         return safe_csv(board, digits=6)
@@ -513,6 +525,8 @@ def render(
     if form == "html":
         return _html(title or "leaderboard", about, shown)
     parts = [f"# {in_markdown(title)}", ""] if title else []
+    for sentence in said:
+        parts += [in_markdown(sentence), ""]
     parts += [about]
     for heading, table in shown.items():
         named = table.rename(index=in_markdown, columns=in_markdown)
@@ -577,18 +591,27 @@ def write(
     metric: str,
     title: str,
     robust: pd.DataFrame | None = None,
+    verdict: Verdict | None = None,
+    tuning: pd.DataFrame | None = None,
 ) -> Path:
-    """Write `leaderboard.csv`, `leaderboard.md` and, if given, `robustness.csv` by rename.
+    """Write `leaderboard.csv` and `leaderboard.md`, and a CSV of each further table, by rename.
 
     Returns:
         Path of the first.
     """
+    said = [] if verdict is None else verdict.sentences
     texts = {
         "leaderboard.csv": render(board, "csv", metric=metric),
-        "leaderboard.md": render(board, "md", metric=metric, title=title, robust=robust),
+        "leaderboard.md": render(board, "md", metric=metric, title=title, robust=robust, said=said),
     }
-    if robust is not None and len(robust):
-        texts["robustness.csv"] = render(robust, "csv", metric=metric)
+    further = {
+        "robustness.csv": robust,
+        COMPARISONS: None if verdict is None else verdict.comparisons,
+        "tuning.csv": tuning,
+    }
+    for name, table in further.items():
+        if table is not None and len(table):
+            texts[name] = render(table, "csv", metric=metric)
     for name, text in texts.items():
         write_text(folder / name, text)
     return folder / "leaderboard.csv"

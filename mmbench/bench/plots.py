@@ -98,8 +98,9 @@ def curves(
     metric: str,
     higher: bool,
     alt: str,
+    across: str = "missing rate",
 ) -> str:
-    """Score over nominal missing rate.
+    """Score over nominal missing rate, or whatever else `across` says.
 
     The axis leaves out methods that are far worse than all others (chance, as a rule) and says
     so in their labels; bands are cut at its ends.
@@ -110,6 +111,7 @@ def curves(
         metric: Label of the axis.
         higher: Whether more is better.
         alt: What the plot says, in words.
+        across: Label of the axis of rates.
     """
     figure, ax = _figure(height=max(230.0, 58 + 13.5 * (len(lines) + 1)), right=126.0)
     low, high = _range(
@@ -135,7 +137,7 @@ def curves(
     ax.set_xlim(rates[0] - pad, rates[-1] + pad)
     if len(rates) <= 8:
         ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    ax.set_xlabel("missing rate")
+    ax.set_xlabel(across)
     ax.set_title(metric, loc="left", fontsize=SIZE, pad=7)
     _label_ends(ax, ends)
     return _svg(figure, alt)

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.bench.result import ConditionResult, Provenance, Result, read_result
+from mmbench.bench.result import ConditionResult, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
@@ -232,7 +232,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "seed": spec.seed,
             "protocol": spec.protocol,
             "code": result.code,
-            "sources": _sources(result),
+            "sources": sources_name(result.sources, result.distributions),
             "machine": result.machine,
             "modalities": names,
             "rising": result.selected.rising,
@@ -266,9 +266,9 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _sources(made: Provenance) -> str:
-    """Short name of the sources and plugins that made a run."""
-    text = json.dumps([made.sources, made.distributions], sort_keys=True)
+def sources_name(sources: Mapping[str, str], distributions: Mapping[str, str]) -> str:
+    """Short name of the sources and plugins that made a run, as a table has it."""
+    text = json.dumps([sources, distributions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -24,11 +24,12 @@ import pandas as pd
 from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.result import read_result
-from mmbench.bench.robustness import pattern_names, rate_families
+from mmbench.bench.robustness import COMPLETE, pattern_names, rate_families
 from mmbench.bench.statistics import friedman, rank_stability
 from mmbench.config import JSON
 from mmbench.diagnostics import Matrix, Recovery, Retrieval, RouterUsage, read_diagnostics
 from mmbench.metrics.classification import f1_by_class
+from mmbench.metrics.degradation import acquired
 from mmbench.metrics.metric import higher_is_better
 from mmbench.store import write_text
 
@@ -98,6 +99,8 @@ def write_report(
     metric: str,
     robust: pd.DataFrame | None = None,
     watched: bool = False,
+    said: Sequence[str] = (),
+    tuning: pd.DataFrame | None = None,
 ) -> Path:
     """Write `report.html` by rename.
 
@@ -110,6 +113,8 @@ def write_report(
         robust: From `mmbench.bench.leaderboard.robustness(runs)`, for a section of its own.
         watched: Whether the page looks for a newer one every few seconds, while nobody works
             with it.
+        said: Sentences that the page opens with, from `mmbench.bench.verdict`.
+        tuning: From `Sweep.tuning`, for a section of its own.
 
     Returns:
         Path of the page.
@@ -118,7 +123,8 @@ def write_report(
         ValueError: If a library that draws the page is not installed, or the metric is unknown.
     """
     _require_libraries()
-    page = _page(suite_name, runs, board, metric, robust, watched)
+    searched = [] if tuning is None else _tuned(tuning)
+    page = _page(suite_name, runs, board, metric, robust, watched, said, searched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     # a file name that is no Unicode becomes readable, not an error
@@ -189,6 +195,8 @@ def _page(
     metric: str,
     robust: pd.DataFrame | None,
     watched: bool,
+    said: Sequence[str],
+    tuning: Sequence[Sequence[str]],
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -240,6 +248,8 @@ def _page(
         losses=[] if robust is None else _losses(_named(robust), cards),
         classes=_classes(runs, cards),
         watched=watched,
+        said=said,
+        tuning=tuning,
         ranks=ranks,
         no_ranks=no_ranks,
         experts=experts,
@@ -303,6 +313,7 @@ def _card(data: str, scenario: str, part: pd.DataFrame, styles: Mapping[str, int
         card.plots.append(_curves(card, stem, part, conditions, higher, styles))
     if present := pattern_names(part):
         card.plots.append(_pattern_heat(card, part, present, higher))
+        card.plots += _acquisition(card, part, present, higher, styles)
     _fill_table(card, part, higher)
     return card
 
@@ -383,6 +394,38 @@ def _pattern_heat(
         values, rows, list(patterns), alt=alt, across="present modalities", reverse=not higher
     )
     return svg, f"{card.metric} by pattern: only these modalities are present. Yellow is better."
+
+
+def _acquisition(
+    card: Card,
+    part: pd.DataFrame,
+    patterns: Sequence[str],
+    higher: bool,
+    styles: Mapping[str, int],
+) -> list[tuple[str, str]]:
+    """What modalities are worth, where all 2^M - 1 patterns were tested."""
+    from mmbench.bench import plots
+
+    modalities = sorted({m for p in patterns if p != COMPLETE for m in p.split("+")})
+    if len(modalities) < 2 or len(patterns) < 2 ** len(modalities) - 1:
+        return []
+    count = np.arange(1.0, len(modalities) + 1)
+    lines, everything = [], "+".join(modalities)
+    for name, row in _wide(part, patterns, "mean").iterrows():
+        scores = {str(p).replace(COMPLETE, everything): float(row[p]) for p in patterns}
+        worth = acquired(scores, modalities, "higher" if higher else "lower")
+        ends = (worth["worst"], worth["best"]) if higher else (worth["best"], worth["worst"])
+        lines.append(plots.Line(str(name), styles[str(name)], count, worth["random"], *ends, ""))
+    steps = ", ".join(f"{line.name} {line.mean[0]:.3f} to {line.mean[-1]:.3f}" for line in lines)
+    alt = f"{card.metric} on {card.data} with one to all modalities, a line a method: {steps}"
+    svg = plots.curves(
+        lines, None, metric=card.metric, higher=higher, alt=alt, across="modalities acquired"
+    )
+    caption = (
+        f"What a modality is worth: {card.metric} over the number of modalities acquired, in "
+        "random order; bands from the worst order to the best, one modality after the other."
+    )
+    return [(svg, caption)]
 
 
 def _fill_table(
@@ -832,6 +875,19 @@ def _numbers(values: Any) -> str:
 
 
 # --- holes ------------------------------------------------------------------------------------
+
+
+def _tuned(table: pd.DataFrame) -> list[list[str]]:
+    """A row for each search: data, fold, method, trials, what they brought, settings, edges."""
+    numbers = ("default", "best", "brought", "brought_on_test")
+    return [
+        [
+            row["data"], str(row["fold"]), row["method"], str(row["trials"]),
+            *(DASH if pd.isna(row[name]) else f"{row[name]:.3f}" for name in numbers),
+            row["settings"], row["at_edge"],
+        ]
+        for _, row in table.iterrows()
+    ]  # fmt: skip
 
 
 def _holes(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -99,6 +99,10 @@ class TrainerSpec(BaseModel):
         min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
             added until they are taken. None = epochs alone decide.
         patience: Stop after so many epochs without a better validation score; None = never.
+        warm_up: Share of a training's steps over which every learning rate rises from zero, in
+            [0, 1); None = none.
+        decay: `cosine` lowers every learning rate to zero over the steps after that, along half a
+            cosine; None = they stay as the method has them.
         checkpoint_minutes: Least time between two checkpoints, >= 0, from which a training that was
             cut off goes on; no part of the key.
         logger: `tensorboard`, `wandb` or `mlflow`, beside the curve that is kept in any case
@@ -117,6 +121,8 @@ class TrainerSpec(BaseModel):
     batch_size: Positive = 64
     min_steps: Positive | None = None
     patience: Positive | None = None
+    warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
+    decay: Literal["cosine"] | None = None
     logger: Literal["csv", "tensorboard", "wandb", "mlflow"] | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
@@ -144,6 +150,19 @@ class Select(_Strict):
         return {"on" if key is True else key: one for key, one in value.items()}
 
 
+class Tune(_Strict):
+    """How the settings of methods are searched, with the same number of trials for each.
+
+    Args:
+        trials: Settings that are tried for a method on each fold of a data set, >= 1; the first
+            are those of the constructor and of the suite.
+        scenario: Name of the suite's scenario under which they are tried; by default its first.
+    """
+
+    trials: Annotated[int, Field(ge=1, le=1000)]
+    scenario: str = ""
+
+
 class Suite(_Strict):
     """A question: methods x data sets x scenarios x folds x seeds.
 
@@ -159,6 +178,7 @@ class Suite(_Strict):
             all modalities of it -> fields of `EncoderSpec` or a backbone; `dropout` for all.
         trainer: How to train.
         select: Which epoch to keep.
+        tune: How settings are searched before they are compared; None = those of the constructors.
         limit: At most this many samples a split; for smoke tests.
         keep_weights: Whether each run keeps its selected weights.
     """
@@ -173,6 +193,7 @@ class Suite(_Strict):
     encoders: dict[str, JSON] = {}
     trainer: TrainerSpec = TrainerSpec()
     select: Select = Select()
+    tune: Tune | None = None
     limit: Positive | None = None
     keep_weights: bool = False
 
@@ -222,6 +243,7 @@ class RunSpec:
         keep_weights: Whether the selected weights are kept; no part of the key.
         method_label: Its name in tables; no part of the key.
         data_label: Its name in tables; no part of the key.
+        tuned: Trials from which its settings were chosen; no part of the key, which has them.
         protocol: Raised when the same words come to mean another run.
     """
 
@@ -240,12 +262,13 @@ class RunSpec:
     keep_weights: bool = False
     method_label: str = ""
     data_label: str = ""
+    tuned: int = 0
     protocol: int = PROTOCOL
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change the result: no path, device, label or clock."""
-        unsaid = ("keep_weights", "method_label", "data_label")
+        unsaid = ("keep_weights", "method_label", "data_label", "tuned")
         names = [each.name for each in fields(self) if each.name not in unsaid]
         settings = {name: getattr(self, name) for name in names}
         settings["trainer_args"] = {

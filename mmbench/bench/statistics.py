@@ -22,6 +22,7 @@ from mmbench.data.task import TaskKind
 from mmbench.metrics.metric import Better, score_resampled
 
 Array = NDArray[np.float64]
+POWER = 0.8  # chance to find a difference, where the number of seeds or data sets is asked
 CHUNK = 1_000_000  # sample draws at a time: 8 MB of counts, however many resamples are asked for
 
 
@@ -184,6 +185,109 @@ def interval_over_seeds(
     """
     half = stats.t.ppf(0.5 + level / 2, np.where(n > 1, n - 1, np.nan)) * std / np.sqrt(n)
     return np.asarray(mean - half), np.asarray(mean + half)
+
+
+# --- over both --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of two methods, measured on trainings and samples that might be others.
+
+    Args:
+        gain: Mean over trainings.
+        error: Standard error, over seeds and samples together.
+        dof: Degrees of freedom of the error (Welch and Satterthwaite).
+    """
+
+    gain: float
+    error: float
+    dof: float
+
+    @property
+    def p(self) -> float:
+        """Chance of a difference as large if there were none, two-sided; NaN if unknown."""
+        if self.error == 0:
+            return 1.0 if self.gain == 0 else 0.0
+        return float(2 * stats.t.sf(abs(self.gain) / self.error, self.dof))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Lower and upper end; NaN if unknown."""
+        half = float(stats.t.ppf(0.5 + level / 2, self.dof)) * self.error
+        return self.gain - half, self.gain + half
+
+
+def difference(paired: Float[Array, " training"], over_samples: float) -> Difference:
+    """Put together what other seeds and what other test samples would change.
+
+    Both are variances of the same mean, of causes that have nothing to do with each other, so they
+    add up.
+
+    Args:
+        paired: Difference of each pair of trainings with the same fold and seed.
+        over_samples: Variance of their mean over test samples, from `bootstrap`.
+
+    Returns:
+        NaN for error and degrees of freedom where there is one training.
+    """
+    n = len(paired)
+    over_seeds = float(np.var(paired, ddof=1)) / n if n > 1 else math.nan
+    variance = over_seeds + over_samples
+    # the share of the samples rests on hundreds of resamples
+    dof = math.inf if over_seeds == 0 else variance**2 / (over_seeds**2 / max(n - 1, 1))
+    return Difference(float(np.mean(paired)), math.sqrt(variance), dof)
+
+
+def pooled_difference(parts: Sequence[Difference]) -> Difference:
+    """Mean difference over data sets, as if there were no others than these."""
+    k = len(parts)
+    shares = [(part.error / k) ** 2 for part in parts]
+    variance = sum(shares)
+    spread = sum(share**2 / part.dof for share, part in zip(shares, parts, strict=True))
+    dof = math.inf if spread == 0 else variance**2 / spread
+    return Difference(sum(part.gain for part in parts) / k, math.sqrt(variance), dof)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Variances by which a comparison of two methods on one data set is blurred.
+
+    Args:
+        seeds: Of the difference of one pair of trainings.
+        samples: Of a mean difference over other test samples of the same number.
+    """
+
+    seeds: float
+    samples: float
+
+    def error(self, seeds: int, data_sets: int) -> float:
+        """Standard error of a mean difference over so many trainings of each of so many sets."""
+        return math.sqrt((self.seeds / seeds + self.samples) / data_sets)
+
+    def power(self, gain: float, seeds: int, data_sets: int, level: float = 0.95) -> float:
+        """Chance that a true difference is found, by the normal approximation."""
+        if (error := self.error(seeds, data_sets)) == 0:
+            return 1.0
+        return float(stats.norm.sf(stats.norm.ppf(0.5 + level / 2) - gain / error))
+
+    def detectable(self, seeds: int, data_sets: int, power: float = POWER) -> float:
+        """Least true difference that is found with this chance."""
+        return _both_tails(power) * self.error(seeds, data_sets)
+
+    def seeds_needed(self, gain: float, data_sets: int, power: float = POWER) -> int | None:
+        """Trainings on each data set that find a difference; None if no number of them does."""
+        left = data_sets * (gain / _both_tails(power)) ** 2 - self.samples
+        return max(1, math.ceil(self.seeds / left - 1e-9)) if left > 0 else None
+
+    def data_sets_needed(self, gain: float, seeds: int, power: float = POWER) -> int:
+        """Data sets like these, of so many trainings each, that find a difference."""
+        one = self.error(seeds, 1)
+        return max(1, math.ceil((_both_tails(power) * one / gain) ** 2 - 1e-9))
+
+
+def _both_tails(power: float, level: float = 0.95) -> float:
+    """Standard errors that a true difference has to measure."""
+    return float(stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power))
 
 
 # --- over data sets ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mmbench.cli.archive import archive, merge
 from mmbench.cli.board import compare, leaderboard
 from mmbench.cli.check import check
 from mmbench.cli.data import check_data, describe_data, init_data, list_data
@@ -19,6 +20,7 @@ from mmbench.cli.new import new
 from mmbench.cli.report import report
 from mmbench.cli.run import plan, run
 from mmbench.cli.status import status
+from mmbench.cli.verify import verify
 from mmbench.cli.work import work
 
 # signs of our tables where the terminal has none of them
@@ -68,6 +70,9 @@ app.command()(status)
 app.command()(leaderboard)
 app.command()(compare)
 app.command()(report)
+app.command()(archive)
+app.command()(merge)
+app.command()(verify)
 app.command()(delete)
 app.command("list")(list_things)
 app.command()(check)

@@ -50,10 +50,12 @@ def leaderboard(
 
     sweep = sweep_of(words, results, limit, data_root)
     shown, title = metric or sweep.suite.select.metric, sweep.suite.name
-    board, robust = sweep.boards(metric, paired=paired)
+    runs = sweep.runs()
+    board, robust = sweep.boards(metric, runs=runs, paired=paired)
     sweep.require_rows(board, metric)
+    verdict = sweep.verdict(metric, runs=runs) if paired else None
     if may_write(sweep):
-        sweep.write(board, robust, metric)
+        sweep.write(board, robust, metric, verdict=verdict)
     if against is not None:
         from mmbench.bench.compare import against_reported, render_reported
         from mmbench.paths import folder
@@ -65,9 +67,16 @@ def leaderboard(
 
         sys.stdout.write(latex(board, metric=shown))
     else:
-        sys.stdout.write(
-            render(board, form.value, metric=shown, title=title, robust=robust)  # type: ignore[arg-type]
+        said = [] if verdict is None else verdict.sentences
+        text = render(
+            board,
+            form.value,  # type: ignore[arg-type]
+            metric=shown,
+            title=title,
+            robust=robust,
+            said=said,
         )
+        sys.stdout.write(text)
 
 
 def compare(

@@ -37,6 +37,23 @@ Limit = Annotated[
     int | None,
     typer.Option(min=1, help="At most so many samples a split; kept apart from full results."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
+]
+PerGpu = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="Runs that share a GPU; auto: as many as its memory holds. Leave 1 where costs count.",
+    ),
+]
+Tune = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Try so many settings of every method first; tune.trials=N."
+    ),
+]
 DataName = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name or class path.")]
 DataArguments = Annotated[
     list[str] | None,
@@ -50,7 +67,13 @@ Fold = Annotated[int, typer.Option(min=0, help="Which partition of the data set.
 Out = Annotated[Path | None, typer.Option(help="File to write.", show_default=False)]
 
 
-def sweep_of(words: list[str] | None, results: Path, limit: int | None, data_root: Path) -> "Sweep":
+def sweep_of(
+    words: list[str] | None,
+    results: Path,
+    limit: int | None,
+    data_root: Path,
+    tune: int | None = None,
+) -> "Sweep":
     """The sweep that the words of a command mean."""
     import mmbench
 
@@ -58,6 +81,8 @@ def sweep_of(words: list[str] | None, results: Path, limit: int | None, data_roo
     suite = rest.pop(0) if rest and "=" not in rest[0] else "quickstart"
     if limit is not None:
         rest.append(f"limit={limit}")
+    if tune is not None:
+        rest.append(f"tune.trials={tune}")
     return mmbench.Sweep(suite, *rest, results=results, data_root=data_root)
 
 

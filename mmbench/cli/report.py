@@ -53,7 +53,9 @@ def report(
     board, robust = sweep.boards(shown, runs=runs, paired=paired)
     sweep.require_rows(board, shown)
     if may_write(sweep):
-        typer.echo(f"wrote {sweep.write_page(runs, board, robust, shown)}")
+        verdict = sweep.verdict(shown, runs=runs) if paired else None
+        page = sweep.write_page(runs, board, robust, shown, verdict=verdict)
+        typer.echo(f"wrote {page}")
     for path in write_plots(board, plots, metric=shown) if plots is not None else ():
         typer.echo(f"wrote {path}")
 

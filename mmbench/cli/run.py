@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.options import (
+    DataRoot,
+    Limit,
+    PerGpu,
+    Results,
+    Tune,
+    Words,
+    Workers,
+    sweep_of,
+)
 from mmbench.cli.show import visible
 from mmbench.cli.status import show_workers
 
@@ -27,10 +36,8 @@ HEARTBEAT_S = 60.0  # between two lines that say how far a sweep is, where there
 def run(
     words: Words = None,
     *,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
-    ] = None,
+    workers: Workers = None,
+    per_gpu: PerGpu = "1",
     executor: Annotated[
         str,
         typer.Option(help="Who places the workers: local, slurm, ray, or a plugin's engine."),
@@ -42,6 +49,7 @@ def run(
             help="For the engine, such as partition=gpu,time=240,nodes=4,gpus_per_node=8",
         ),
     ] = None,
+    tune: Tune = None,
     limit: Limit = None,
     dry_run: Annotated[
         bool,
@@ -50,6 +58,13 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Repeat runs that are finished, too.")
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of `mmbench archive`: compare with its rows, which are not trained.",
+            show_default=False,
+        ),
+    ] = None,
     results: Results = Path("results"),
     data_root: DataRoot = Path("data"),
 ) -> None:
@@ -60,8 +75,10 @@ def run(
     wrong; 130: stopped by Ctrl-C.
     """
     from mmbench.bench.executors.engine import parse_args
+    from mmbench.bench.executors.sharing import per_gpu as parse_per_gpu
 
-    sweep = sweep_of(words, results, limit, data_root)
+    share = parse_per_gpu(per_gpu)
+    sweep = sweep_of(words, results, limit, data_root, tune)
     args = parse_args(executor_args)
     if executor == "local" and args:
         raise ValueError("--executor-args are for another --executor than local")
@@ -72,29 +89,52 @@ def run(
         return
     if executor != "local":
         sweep.place(executor, args, len(sweep.specs))  # refuses before anything is written
-    todo = sweep.todo(overwrite=overwrite)
-    for item in todo:
-        if item.state == "broken":
-            typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
-    if todo and executor == "local":
-        _here(sweep, todo, workers)
-    elif todo:
-        _elsewhere(sweep, todo, sweep.place(executor, args, len(todo)))
+    for todo in sweep.rounds(overwrite=overwrite):
+        for item in todo:
+            if item.state == "broken":
+                typer.echo(f"found a broken run, which will run again: {item.folder} ({item.why})")
+        if executor == "local":
+            _here(sweep, todo, workers, share)
+        else:
+            _elsewhere(sweep, todo, sweep.place(executor, args, len(todo)))
+    if against is not None:
+        raise typer.Exit(0 if _show_against(sweep, against) else 1)
     raise typer.Exit(0 if _show_board(sweep) else 1)
 
 
 def plan(
     words: Words = None,
     *,
+    tune: Tune = None,
+    detect: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            show_default=False,
+            help="A difference of two methods: how likely would these runs find it?",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Train each method for a few epochs, to say how long all takes."
+        ),
+    ] = False,
     limit: Limit = None,
     results: Results = Path("results"),
     data_root: DataRoot = Path("data"),
 ) -> None:
-    """Say how many trainings a suite asks for and how many are finished; runs nothing.
+    """Say how many trainings a suite asks for, how many are finished, and how long the rest takes.
 
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
-    _show_plan(sweep_of(words, results, limit, data_root))
+    sweep = sweep_of(words, results, limit, data_root, tune)
+    if measure:
+        sweep.measure()
+    _show_plan(sweep)
+    _show_time(sweep)
+    if detect is not None:
+        _show_power(sweep, detect)
 
 
 def _show_plan(sweep: "Sweep") -> int:
@@ -112,17 +152,56 @@ def _show_plan(sweep: "Sweep") -> int:
         f"{len(suite.scenarios)} scenarios x {len(suite.methods)} methods x "
         f"{len(suite.seeds)} seeds), {finished} finished, {runs - finished} to do"
     )
+    if suite.tune is not None:
+        typer.echo(
+            f"before that, settings are searched: {suite.tune.trials} trials for each method on "
+            f"each fold, {sweep.searches.left_of.total()} trainings to do at most"
+        )
     return int(runs - finished)
 
 
-def _here(sweep: "Sweep", todo: list["Run"], workers: int | None) -> None:
+def _show_time(sweep: "Sweep") -> None:
+    from mmbench.bench.executors.local import default_workers
+
+    expected = sweep.expected()
+    known = expected.dropna(subset="seconds")
+    unknown = int(expected["runs"].sum() - known["runs"].sum())
+    if expected.empty:
+        return
+    if known.empty:
+        typer.echo("how long that takes is not known; --measure finds out by short trainings")
+        return
+    hours = float((known["runs"] * known["seconds"]).sum()) / 3600
+    workers = default_workers()
+    rest = f", and {unknown} trainings of unknown length" if unknown else ""
+    typer.echo(
+        f"expected: {hours:.2f} hours of work, {hours / workers:.2f} on {workers} workers{rest}"
+    )
+
+
+def _show_power(sweep: "Sweep", gain: float) -> None:
+    from mmbench.bench.verdict import needed, power_sentence
+
+    suite = sweep.suite
+    typical, tables = sweep.spread()
+    folds = {(spec.data_label, spec.fold) for spec in sweep.specs}
+    data_sets = len({data for data, _ in folds})
+    trainings = len(suite.seeds) * len(folds) // data_sets
+    typer.echo(
+        f"{power_sentence(typical, suite.select.metric, trainings, data_sets, gain)} To find "
+        f"{gain:.3g} in 80 %: {needed(typical, gain, trainings, data_sets)}. Variances are those "
+        f"of {tables}, by the normal approximation."
+    )
+
+
+def _here(sweep: "Sweep", todo: list["Run"], workers: int | None, per_gpu: int | None) -> None:
     """Run what is left on this machine."""
     from mmbench.bench.executors.local import default_workers
 
-    workers = min(workers or default_workers(), len(todo))
+    workers = min(workers or default_workers(per_gpu), len(todo))
     _say_what_begins(sweep, todo, f" on {workers} workers")
     stopped = "The same command continues."
-    _show_progress(sweep, todo, sweep.execute(todo, workers), lambda: stopped)
+    _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)
 
 
 def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> None:
@@ -133,7 +212,7 @@ def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> Non
 
 
 def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
-    before = len(sweep.specs) - len(todo)
+    before = len(sweep.known) - len(todo)
     kept = f" ({before} are finished)" if before else ""
     typer.echo(f"{len(todo)} runs{where}{kept}, results in {sweep.folder}")
 
@@ -170,7 +249,7 @@ def _show_progress(
 
     console = Console()
     total, ended, failed = len(todo), 0, 0
-    before = len(sweep.specs) - total
+    before = len(sweep.known) - total
     began = time.perf_counter()
     overall = Progress(
         BarColumn(None),
@@ -220,7 +299,7 @@ def _show_progress(
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         events.close()
         typer.echo(
-            f"\nstopped: {before + ended} of {len(sweep.specs)} runs are finished and kept. "
+            f"\nstopped: {before + ended} of {len(sweep.known)} runs are finished and kept. "
             f"{leave()}"
         )
         raise typer.Exit(130) from None
@@ -259,8 +338,9 @@ def _show_board(sweep: "Sweep") -> bool:
     if board.empty:
         console.print("no run finished, so there is no leaderboard")
         return _show_unfinished(sweep, runs)
-    path = sweep.write(board, robust)
-    text = render(board, "md", metric=metric, title=sweep.suite.name)
+    verdict = sweep.verdict(runs=runs)
+    path = sweep.write(board, robust, verdict=verdict)
+    text = render(board, "md", metric=metric, title=sweep.suite.name, said=verdict.sentences)
     if console.is_terminal:
         console.print(Markdown(text))
     else:
@@ -268,7 +348,7 @@ def _show_board(sweep: "Sweep") -> bool:
     finished = _show_unfinished(sweep, runs)
     typer.echo(f"every metric and condition: {path}")
     try:
-        page = sweep.write_page(runs, board, robust)
+        page = sweep.write_page(runs, board, robust, verdict=verdict)
     except ValueError as error:  # its libraries are an extra
         typer.echo(f"no page with plots: {error}")
     else:
@@ -276,6 +356,22 @@ def _show_board(sweep: "Sweep") -> bool:
     if path.parent != sweep.folder:
         typer.echo(f"the suite's own table, of more runs, stays in {sweep.folder}")
     return finished
+
+
+def _show_against(sweep: "Sweep", file: Path) -> bool:
+    """Write and print the suite's rows beside those of an archive; returns as `_show_board`."""
+    from mmbench.bench.leaderboard import render
+
+    metric = sweep.suite.select.metric
+    with sweep.against(file) as runs:
+        board, robust = sweep.boards(runs=runs)
+        verdict = sweep.verdict(runs=runs)
+    title = f"{sweep.suite.name} against {file.name}"
+    where = sweep.board_folder / f"against-{file.stem}"
+    path = sweep.write(board, robust, verdict=verdict, folder=where)
+    sys.stdout.write(render(board, "md", metric=metric, title=title, said=verdict.sentences))
+    typer.echo(f"every metric and condition: {path}")
+    return _show_unfinished(sweep, sweep.runs())
 
 
 def _show_unfinished(sweep: "Sweep", runs: Sequence["Run"]) -> bool:

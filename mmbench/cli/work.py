@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmbench.cli.options import DataRoot, Limit, Results, Words, sweep_of
+from mmbench.cli.options import DataRoot, Limit, PerGpu, Results, Words, Workers, sweep_of
 from mmbench.cli.show import visible
 
 
@@ -18,10 +18,8 @@ class _Told(BaseException):
 def work(
     words: Words = None,
     *,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at a time. [default: one a GPU, else one a core]"),
-    ] = None,
+    workers: Workers = None,
+    per_gpu: PerGpu = "1",
     time: Annotated[
         float | None,
         typer.Option(min=0, help="Minutes after which it takes no more runs. [default: none]"),
@@ -36,6 +34,9 @@ def work(
     `mmbench run` is at it. SIGTERM ends it and gives its runs back; SIGUSR2 has Slurm queue the
     job again before. Exit code 0: none of its runs failed; 1: some did; 2: the input is wrong.
     """
+    from mmbench.bench.executors.sharing import per_gpu as parse_per_gpu
+
+    share = parse_per_gpu(per_gpu)
     sweep = sweep_of(words, results, limit, data_root)
     if (sweep.board_folder / "suite.json").is_file() and len(words or ()) < 2:
         # what `mmbench run` resolved, overrides included, goes for all who join
@@ -45,7 +46,7 @@ def work(
     failed = 0
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, _tell)
-    events = sweep.work(workers, time)
+    events = sweep.work(workers, time, share)
     try:
         for event in events:
             outcome = event.outcome

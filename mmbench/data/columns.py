@@ -24,6 +24,19 @@ DECORATED = re.compile(r"[<>=≤≥~$€£¥]*\s*[-+\u2212]?\s*\d[\d.,'\u2019\s]
 BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
+class BadRowError(ValueError):
+    """A row holds what cannot be meant; others may be good.
+
+    Args:
+        message: One line that names file, row and column.
+        row: Its position in the frame.
+    """
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 @dataclass(frozen=True)
 class Features:
     """Features of the rows of a file.
@@ -54,9 +67,9 @@ def features(frame: Frame, train: NDArray[np.bool_], *, indicators: bool = False
             all features: 1 = the cell was empty.
 
     Raises:
-        ValueError: If a column holds dates, numbers written with something else, text that is no
-            category, or anything else; or a number is infinite. The message names file, row and
-            column and says what to do.
+        BadRowError: If a cell holds a date, a number written with something else, an infinity, or
+            anything else. The message names file, row and column and says what to do.
+        ValueError: If a column holds text that is no category.
     """
     if not frame.names:
         raise ValueError(f"{frame.path} has no column beside the id that could be a feature")
@@ -101,9 +114,10 @@ def _require_finite(frame: Frame, x: NDArray[np.float64], starts: NDArray[np.int
     if wrong.any():
         row, place = np.argwhere(wrong)[0]
         name = frame.names[int(np.searchsorted(starts, place, side="right")) - 1]
-        raise ValueError(
+        raise BadRowError(
             f"{frame.where(int(row))}, column {name}: {f'{x[row, place]:g}'!r} is no finite "
-            "number; empty the cell, or write what it stands for"
+            "number; empty the cell, or write what it stands for",
+            int(row),
         )
 
 
@@ -156,10 +170,11 @@ def _column(frame: Frame, k: int, train: NDArray[np.bool_], notes: list[str]) ->
         return _Block(found)
     place = next((k for k, v in enumerate(values) if not isinstance(v, int | float)), 0)
     row, what = int(np.flatnonzero(there)[place]), type(values[place]).__name__
-    raise ValueError(
+    raise BadRowError(
         f"{frame.where(row)}, column {name} holds {what}, here {values[place]!s}, and no number; "
         + (_DATES if pd.api.types.is_datetime64_any_dtype(column.dtype) or what in _DATE_TYPES
-           else "write numbers, or take the column out")
+           else "write numbers, or take the column out"),
+        row,
     )  # fmt: skip
 
 
@@ -182,12 +197,15 @@ def _text(
     if boolean.any() and (boolean | text.isin(EMPTY_NUMBERS)).all():
         truth = np.array([BOOLEANS.get(one, np.nan) for one in lower])
         return _Block(truth[:, None])
-    numbers, bad = to_numbers(text)
+    numbers, bad = to_numbers(text, comma=frame.commas)
     if not np.isnan(numbers).all():
+        if not bad.any():  # rows that were no numbers are left out
+            return _Block(numbers[:, None])
         row = int(np.flatnonzero(bad)[0])
-        raise ValueError(
+        raise BadRowError(
             f"{frame.where(row)}, column {name}: {text[row]!r} is no finite number, but others of "
-            "the column are; write a number or empty the cell"
+            "the column are; write a number or empty the cell",
+            row,
         )
     for pattern, what in (
         (DATE, f"is a date or a time; {_DATES}"),
@@ -199,7 +217,7 @@ def _text(
     ):
         if (like := text.str.fullmatch(pattern) & there).any():
             row = int(np.flatnonzero(like)[0])
-            raise ValueError(f"{frame.where(row)}, column {name}: {text[row]!r} {what}")
+            raise BadRowError(f"{frame.where(row)}, column {name}: {text[row]!r} {what}", row)
     seen = text[train & there]
     categories = sorted(seen.unique())
     if len(categories) > max(2, len(seen) // 2):
@@ -229,11 +247,12 @@ def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[n
     shape = values[0].shape
     for row, value in zip(rows, values, strict=True):
         if value.ndim != 1 or value.shape != shape or value.dtype.kind not in "biuf":
-            raise ValueError(
+            raise BadRowError(
                 f"{frame.where(int(row))}, column {name}: a list of shape {value.shape} of "
                 f"{value.dtype}, but lists of {shape[0] if shape else 0} numbers are expected, as "
                 "in the rows before; for steps of different number take an npz file of kind "
-                "sequence"
+                "sequence",
+                int(row),
             )
     found = np.full((len(there), *shape), np.nan)
     found[rows] = np.stack(values)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.arrays import Arrays as ModalityArrays
 from mmbench.data.arrays import arrays_of, read_arrays
-from mmbench.data.columns import features
+from mmbench.data.columns import BadRowError, features
 from mmbench.data.frames import Frame, likely_cause, read_frame, require_unique
 from mmbench.data.parsed import Arrays, Room, parsed
 from mmbench.data.pieces import Pieces
@@ -110,7 +110,8 @@ class ModalityFile:
         tokenizer: Folder of the tokenizer that cuts texts; None = words numbered by training.
         max_tokens: Of a text; longer ones are cut. None = the longest decides, or the tokenizer.
         size: Height and width that pictures are brought to; None = they have one size.
-        skip_bad: Files of samples that may be unreadable; these samples lack the modality.
+        skip_bad: Bad samples that may pass, unreadable files or rows of what cannot be meant; they
+            lack the modality.
     """
 
     name: str
@@ -310,10 +311,20 @@ class ModalityFile:
     def _vector(
         self, frame: Frame, rows: NDArray[np.int_], joined: Joined, notes: list[str]
     ) -> "_Rows":
-        found = features(frame, joined.train[rows], indicators=self.indicators)
+        bad = Skipped(self.skip_bad, self.path.name)
+        while True:
+            try:
+                found = features(frame, joined.train[rows], indicators=self.indicators)
+            except BadRowError as error:
+                with bad.may_fail(frame.where(error.row)):
+                    raise
+                good = np.arange(len(rows)) != error.row
+                frame, rows = frame.take(good), rows[good]
+            else:
+                break
         rows = rows[found.present]
         length = np.ones(len(rows), np.int64)
-        return _Rows(found.x[found.present], rows, length, 0, [*notes, *found.notes])
+        return _Rows(found.x[found.present], rows, length, 0, [*notes, *found.notes, *bad.notes])
 
 
 @dataclass(frozen=True)

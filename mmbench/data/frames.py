@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbench.data.files import reading, stamp
-from mmbench.data.parsed import Arrays, parsed
+from mmbench.data.parsed import Arrays, is_small, parsed
 from mmbench.data.unpacking import OPEN, require_parquet, require_stream
 from mmbench.registry import suggest
 
@@ -115,7 +115,7 @@ class Frame:
 def read_frame(
     path: Path, id_column: str, *, only: Sequence[str] | None = None, text: bool = False
 ) -> Frame:
-    """Read a file, once a process as long as it stays as it is.
+    """Read a file, once a process as long as it stays as it is; a large one once a machine.
 
     Separator: comma, semicolon or tab, the one that makes the id a column of the header; tab for
     `.tsv`. Where it is the semicolon, numbers may have decimal commas. A separator at each line's
@@ -132,30 +132,45 @@ def read_frame(
         ValueError: If it cannot be read, lacks a column or repeats an id; the message names file
             and row and says what to do.
     """
-    if only is None:
-        return _read(path, tuple(stamp(path)), id_column, None, numbers=not text)
-    names = tuple(only)
-    spec = {"what": "columns", "name": path.name, "id": id_column, "only": [*names]}
-    found = parsed([path], spec, lambda _: _as_arrays(path, id_column, names), code=__name__)
-    ids, *columns = json.loads(found["text"].tobytes())
+    names = None if only is None else tuple(only)
+    numbers = only is None and not text
+
+    def read() -> Frame:
+        return _read(path, tuple(stamp(path)), id_column, names, numbers=numbers)
+
+    if is_small([path]):
+        return read()
+    spec = {"what": "table", "name": path.name, "id": id_column, "only": names, "numbers": numbers}
+    try:
+        found = parsed([path], spec, lambda _: _as_arrays(read()), code=__name__)
+    except _NoTextError:
+        return read()
+    ids, columns, positions, *others = json.loads(found["text"].tobytes())
     return Frame(
         path=path,
         ids=pd.Index(ids, dtype=object),
-        names=names,
-        numbers=np.empty((len(ids), 0)),
-        others={k: pd.Series(column, dtype=object) for k, column in enumerate(columns)},
+        names=tuple(columns),
+        numbers=found["numbers"],
+        others={k: pd.Series(x, dtype=object) for k, x in zip(positions, others, strict=True)},
         lines=found["lines"],
         commas=bool(found["commas"]),
         notes=tuple(found["notes"].tolist()),
     )
 
 
-def _as_arrays(path: Path, id_column: str, only: tuple[str, ...]) -> Arrays:
-    """A frame of text alone, for the cache."""
-    frame = _read(path, tuple(stamp(path)), id_column, only, numbers=False)
-    text = json.dumps([frame.ids.tolist(), *(frame.text(name).tolist() for name in only)])
+class _NoTextError(ValueError):
+    """A parquet file holds columns that are neither numbers nor text, which no array keeps."""
+
+
+def _as_arrays(frame: Frame) -> Arrays:
+    """A frame for the cache: numbers, and all that is text side by side."""
+    if not all(is_text(column) for column in frame.others.values()):
+        raise _NoTextError
+    others = [as_text(frame.others[k], frame.path, frame.names[k]).tolist() for k in frame.others]
+    text = json.dumps([frame.ids.tolist(), list(frame.names), list(frame.others), *others])
     return {
         "text": np.frombuffer(text.encode(), np.uint8),
+        "numbers": frame.numbers,
         "lines": frame.lines,
         "commas": np.array(frame.commas),
         "notes": np.array(frame.notes, dtype=str),

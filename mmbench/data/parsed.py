@@ -25,6 +25,11 @@ def memory(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return np.zeros(shape, dtype)
 
 
+def is_small(files: Sequence[Path]) -> bool:
+    """Whether files are quicker read than looked up in the cache."""
+    return sum(file.stat().st_size for file in files) < SMALL_BYTES
+
+
 def parsed(
     files: Sequence[Path], spec: Mapping[str, Any], read: Callable[[Room], Arrays], *, code: str
 ) -> Arrays:
@@ -47,7 +52,7 @@ def parsed(
     Raises:
         ValueError: If a file is written to meanwhile.
     """
-    if sum(file.stat().st_size for file in files) < SMALL_BYTES:
+    if is_small(files):
         return read(memory)
     stamps = [stamp(file) for file in files]
     arrays: dict[str, NDArray[Any]] = {}

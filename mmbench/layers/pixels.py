@@ -1,5 +1,7 @@
 """Pixels as published weights were trained on them, from those that a data module standardised."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -45,9 +47,7 @@ def to_unit(image: Modality) -> Scaling:
     return torch.tensor(image.pixels.std), torch.tensor(image.pixels.mean)
 
 
-def rescaling(
-    image: Modality, mean: Float[Tensor, " channel"], std: Float[Tensor, " channel"]
-) -> Scaling:
+def rescaling(image: Modality, mean: Sequence[float], std: Sequence[float]) -> Scaling:
     """Factor and shift from the pixels of a batch to (pixel - mean) / std.
 
     Args:
@@ -66,4 +66,5 @@ def rescaling(
             f"{image.shape[0]}"
         )
     factor, shift = to_unit(image)
-    return factor / std, (shift - mean) / std
+    wanted, spread = torch.tensor(mean), torch.tensor(std)
+    return factor / spread, (shift - wanted) / spread

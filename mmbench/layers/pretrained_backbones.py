@@ -740,7 +740,7 @@ def scaling_of(image: Modality, folder: Path) -> Scaling:
     with reading(file, "JSON file"):
         said = json.loads(file.read_text(encoding="utf-8"))
     try:
-        mean, std = (torch.tensor([float(x) for x in said[f"image_{w}"]]) for w in ("mean", "std"))
+        mean, std = ([float(x) for x in said[f"image_{word}"]] for word in ("mean", "std"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no image_mean and image_std, a list of numbers") from error
     return rescaling(image, mean, std)

@@ -21,8 +21,8 @@ BACKBONES = ("vgg11", "resnet18", "resnet50", "vit_b_16", "vit_l_16", "efficient
 COARSEST = 4  # the small CNN halves a map until no side is longer
 WIDEST = 128  # channels of the small CNN at most
 # mean and deviation by which pixels from 0 (black) to 1 were scaled in training
-IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-LITE = torch.full((3,), 127 / 255), torch.full((3,), 128 / 255)  # of EfficientNet-Lite
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE = (127 / 255,) * 3, (128 / 255,) * 3  # of EfficientNet-Lite
 
 # beginnings of the names of a ViT's weights in timm, and what torchvision calls them
 _TIMM = {

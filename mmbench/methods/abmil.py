@@ -20,11 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, Rate, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.pooling import valid_steps
 from mmbench.method import Applies, Paper
+from mmbench.search import Choice, ranges
 from mmbench.single_modality import SingleModality
 
 
@@ -37,6 +38,7 @@ class ABMIL(SingleModality):
         dim: H, width of an instance, at least 2; the gates and the head are half as wide.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If there is no such modality, or it is neither bag nor sequence.
@@ -49,6 +51,7 @@ class ABMIL(SingleModality):
         "https://arxiv.org/abs/1802.04712",
     )
     applies = Applies(one_of=("bag", "sequence"))
+    search = ranges(dim=Choice((64, 128, 256, 512)))
     own_encoders = "attention over the instances is the method"
 
     def __init__(
@@ -59,8 +62,9 @@ class ABMIL(SingleModality):
         dim: Width = 512,
         dropout: Rate = 0.25,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, modality=modality, lr=lr)
+        super().__init__(task, modality=modality, lr=lr, weight_decay=weight_decay)
         self.encode = BagMean(self.read.shape[1], dim, dropout)
         self.head = nn.Sequential(
             nn.Linear(dim, dim // 2),

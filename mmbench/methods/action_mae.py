@@ -37,6 +37,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch token dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -69,6 +70,11 @@ class ActionMAE(Method):
         "https://arxiv.org/abs/2211.13916",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        memory=Whole(1, 16, log=True),
+        reconstruct=Real(0.1, 10.0, log=True),
+        smoothing=Real(0.0, 0.3),
+    )
 
     def __init__(
         self,

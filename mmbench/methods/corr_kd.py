@@ -36,12 +36,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Real, ranges
 
 Joint = Float[Tensor, "batch dim"]
 Logits = Float[Tensor, "batch output"]
@@ -85,6 +86,7 @@ class CorrKD(Method):
         margin: η, from where on another sample is far enough, in 0..2.
         dropout: Before the heads, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -95,6 +97,11 @@ class CorrKD(Method):
         "https://arxiv.org/abs/2404.16456",
     )
     applies = Applies(tasks=("single_label", "multi_label"), min_modalities=2, complete_rows=True)
+    search = ranges(
+        contrast=Real(0.1, 10.0, log=True),
+        prototype=Real(0.1, 10.0, log=True),
+        response=Real(0.1, 10.0, log=True),
+    )
 
     def __init__(
         self,
@@ -107,8 +114,9 @@ class CorrKD(Method):
         margin: Annotated[float, Field(strict=True, ge=0, le=2)] = 1.0,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.contrast, self.prototype, self.response = contrast, prototype, response
         self.margin = margin
         self.teacher = Network(task, dim, dropout)

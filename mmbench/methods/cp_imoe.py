@@ -50,7 +50,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
@@ -60,6 +60,7 @@ from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.views import View
 from mmbench.method import Applies, Method, Paper, Stage
 from mmbench.registry import suggest
+from mmbench.search import Real, ranges
 
 Prompt = Literal["status_dynamic", "status", "dynamic", "none"]
 Features = Float[Tensor, "batch modality dim"]
@@ -119,6 +120,7 @@ class CPIMoE(Method):
             augmentation. Outputs of frozen encoders are kept for each view.
         dropout: In experts, prompts and router, in [0, 1).
         lr: Learning rate; 5e-5 in the released code, for 250 epochs a stage.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If there is no expert to drop by that name, or no image to have views of.
@@ -132,6 +134,7 @@ class CPIMoE(Method):
         "https://github.com/lijing-coder/CP-IMoE",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 status prompts
+    search = ranges(penalty=Real(0.1, 10.0, log=True))
 
     status_prompt: Tensor
     tally: Tensor
@@ -150,8 +153,9 @@ class CPIMoE(Method):
         views: Count = 1,
         dropout: Rate = 0.3,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities, outputs = len(task.modalities), task.num_outputs
         known = (*task.names, *INTERACTIONS)
         if drop is not None and drop not in known:

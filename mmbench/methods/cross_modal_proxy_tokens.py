@@ -36,6 +36,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Real, Whole, ranges
 
 ClassTokens = Float[Tensor, "batch modality dim"]
 Proxies = Float[Tensor, "batch modality other dim"]
@@ -115,6 +116,10 @@ class CMPT(Method):
         "https://arxiv.org/abs/2501.17823",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        rank=Whole(1, 8, log=True),
+        alignment=Real(0.02, 2.0, log=True),
+    )
 
     def __init__(
         self,

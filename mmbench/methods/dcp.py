@@ -39,6 +39,7 @@ from mmbench.diagnostics import Diagnostic
 from mmbench.layers.prompts import fallback, pattern_index, patterns_seen
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
+from mmbench.search import Choice, ranges
 
 Table = Float[Tensor, "pattern row _"]
 Rows = Float[Tensor, "batch row dim"]
@@ -125,6 +126,9 @@ class DCP(PromptMethod):
         "https://arxiv.org/abs/2410.06558",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
+    search = ranges(
+        rows=Choice((2, 4, 8)),
+    )
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -40,6 +40,7 @@ from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, ranges
 
 Features = Float[Tensor, "batch modality dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -57,6 +58,7 @@ class DrFuse(Method):
         ranking: Weight of the order of attention, >= 0.
         dropout: On what the stems give, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -67,6 +69,12 @@ class DrFuse(Method):
         "https://github.com/dorothy-yao/drfuse",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        weight_decay=Real(0.0, 0.01),
+        alignment=Real(0.1, 10.0, log=True),
+        disentangle=Real(0.1, 10.0, log=True),
+        ranking=Real(0.1, 10.0, log=True),
+    )
 
     def __init__(
         self,
@@ -79,8 +87,9 @@ class DrFuse(Method):
         ranking: LossWeight = 1.0,
         dropout: Rate = 0.3,
         lr: LearningRate = 1e-4,
+        weight_decay: Decay = 0.0,
     ) -> None:
-        super().__init__(task, lr=lr, weight_decay=0.0)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities, outputs = len(task.modalities), task.num_outputs
         self.auxiliary, self.alignment = auxiliary, alignment
         self.disentangle, self.ranking = disentangle, ranking

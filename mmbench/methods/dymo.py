@@ -45,6 +45,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code, random_pattern
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -140,6 +141,10 @@ class DyMo(Method):
         "https://arxiv.org/abs/2601.22853",
     )
     applies = Applies(tasks=("single_label",), min_modalities=2, max_modalities=8)
+    search = ranges(
+        subsets=Whole(1, 4),
+        prototype=Real(0.1, 10.0, log=True),
+    )
 
     prototypes: Tensor
     known: Tensor

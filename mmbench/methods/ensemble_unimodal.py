@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, Rate, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -31,6 +31,7 @@ class EnsembleUnimodal(Method):
         dim: D, width of embeddings.
         dropout: In the heads, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper("Ensemble of unimodal networks (baseline)")
@@ -38,9 +39,15 @@ class EnsembleUnimodal(Method):
     prior: Tensor
 
     def __init__(
-        self, task: Task, *, dim: Width = 128, dropout: Rate = 0.1, lr: LearningRate = 1e-3
+        self,
+        task: Task,
+        *,
+        dim: Width = 128,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.encode = ModalityEncoders(task, dim)
         self.heads = nn.ModuleList(head(dim, dropout, task.num_outputs) for _ in task.names)
         self.register_buffer("prior", torch.zeros(task.num_outputs))

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.bounds import AtLeastZero, Count, Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import AtLeastZero, Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -47,6 +47,7 @@ from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, Routing, SparseBlock, cv_squared
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Choice, Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Variant = Literal["paper", "official"]
@@ -70,6 +71,7 @@ class FlexMoE(Method):
             complete samples alone, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -79,6 +81,11 @@ class FlexMoE(Method):
         "https://arxiv.org/abs/2410.08245",
     )
     applies = Applies(min_modalities=2, max_modalities=MOST_MODALITIES)
+    search = ranges(
+        tokens=Choice((4, 8, 16)),
+        gate_loss=Real(1e-3, 1.0, log=True),
+        general_epochs=Whole(1, 10),
+    )
 
     combination: Tensor
 
@@ -97,8 +104,9 @@ class FlexMoE(Method):
         general_epochs: AtLeastZero = 5,
         dropout: Rate = 0.5,
         lr: LearningRate = 3e-4,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)
         number = 2**modalities - 1
         experts = max(16, number) if experts is None else experts

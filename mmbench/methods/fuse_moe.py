@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import Count, Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -46,6 +46,7 @@ from mmbench.layers.fusion import presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, LEAST_NOISE, Experts, route
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Choice, Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Gate = Literal["laplace", "gaussian", "softmax"]
@@ -77,6 +78,7 @@ class FuseMoE(Method):
             of the others, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -86,6 +88,11 @@ class FuseMoE(Method):
         "https://arxiv.org/abs/2402.03226",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        layers=Whole(1, 3),
+        hidden=Choice((64, 128, 256)),
+        routing_loss=Real(1e-3, 1.0, log=True),
+    )
 
     missing: Tensor
 
@@ -106,8 +113,9 @@ class FuseMoE(Method):
         routing_loss: LossWeight = GATE_LOSS_WEIGHT,
         dropout: Rate = 0.1,
         lr: LearningRate = 4e-4,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities, self.official = len(task.modalities), variant == "official"
         if experts is None:
             experts = 3 if self.official else 16

@@ -31,6 +31,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import random_pattern
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, Whole, ranges
 
 Nodes = Float[Tensor, "batch node dim"]
 Neighbours = Float[Tensor, "relation node node"]
@@ -125,6 +126,10 @@ class GCNet(Method):
         "https://arxiv.org/abs/2203.02177",
     )
     applies = Applies(min_modalities=2, one_of=("sequence", "tokens"))  # what has an order in time
+    search = ranges(
+        window=Whole(1, 4),
+        reconstruct=Real(0.1, 10.0, log=True),
+    )
 
     neighbours: Tensor
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, Rate, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -68,6 +68,7 @@ class I2M2(Method):
         joint_when_incomplete: Whether the joint model takes part in predictions of samples that
             lack a modality.
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If the joint model is all there is, but is not to predict incomplete samples.
@@ -91,8 +92,9 @@ class I2M2(Method):
         pretrain: bool = True,
         joint_when_incomplete: bool = True,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         if variant == "inter" and not joint_when_incomplete:
             raise ValueError(
                 "variant='inter' with joint_when_incomplete=false leaves incomplete samples "

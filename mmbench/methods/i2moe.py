@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmbench.bounds import Count, Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
@@ -47,6 +47,7 @@ from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import SparseBlock
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Variant = Literal["paper", "official"]
@@ -188,6 +189,7 @@ class I2MoE(Method):
         variant: `official` loses the input of each fusion layer and cuts vectors into patches, as
             the released code does.
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If `heads` does not divide `dim`, or `temperature` is not above 0.
@@ -200,6 +202,10 @@ class I2MoE(Method):
         "https://arxiv.org/abs/2505.19190",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        layers=Whole(1, 3),
+        temperature=Real(0.5, 4.0, log=True),
+    )
 
     def __init__(
         self,
@@ -214,8 +220,9 @@ class I2MoE(Method):
         temperature: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 2.0,
         variant: Variant = "paper",
         lr: LearningRate = 1e-4,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, found {temperature}; take 1 or 2")
         modalities = len(task.modalities)

@@ -41,6 +41,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.moments import central_moment_discrepancy
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Real, Whole, ranges
 
 Features = Float[Tensor, "batch modality dim"]
 
@@ -141,6 +142,11 @@ class IFMMIN(Method):
         "https://arxiv.org/abs/2210.15359",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
+    search = ranges(
+        blocks=Whole(1, 8),
+        imagination=Real(0.1, 10.0, log=True),
+        invariance=Real(1.0, 1000.0, log=True),
+    )
 
     def __init__(
         self,

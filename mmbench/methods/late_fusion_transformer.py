@@ -20,13 +20,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mmbench.bounds import Count, Depth, LearningRate, Rate, Share, Width
+from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Share, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import random_drop
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, Whole, ranges
 
 
 class LateFusionTransformer(Method):
@@ -40,6 +41,7 @@ class LateFusionTransformer(Method):
         heads: Has to divide `dim`.
         dropout: In the transformer, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If `drop` is no probability, or `heads` does not divide `dim`.
@@ -52,6 +54,10 @@ class LateFusionTransformer(Method):
         "https://arxiv.org/abs/2512.22991",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        drop=Real(0.0, 0.6),
+        depth=Whole(1, 6),
+    )
 
     def __init__(
         self,
@@ -63,8 +69,9 @@ class LateFusionTransformer(Method):
         heads: Count = 8,
         dropout: Rate = 0.2,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is a probability in 0..1, found {drop}")
         self.drop = drop

@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmbench.bounds import Count, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
@@ -47,6 +47,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, ranges
 
 Embeddings = Float[Tensor, "modality batch dim"]
 Presence = Bool[Tensor, "modality batch"]
@@ -73,6 +74,7 @@ class M3Care(Method):
         dropout: Of the branches of the fusion layers and in the head, in [0, 1); inside the
             layers 0.1, or this if it is less.
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -82,6 +84,7 @@ class M3Care(Method):
         "https://doi.org/10.1145/3534678.3539388",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(threshold=Real(0.0, 0.5))
 
     def __init__(
         self,
@@ -95,8 +98,9 @@ class M3Care(Method):
         anchors: Count = 256,
         dropout: Rate = 0.5,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)
         self.stabiliser, self.anchors = stabiliser, anchors
         self.encode = ModalityEncoders(task, dim)

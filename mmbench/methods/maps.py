@@ -39,6 +39,7 @@ from mmbench.layers.prompts import (
 )
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
+from mmbench.search import Choice, ranges
 
 
 class MAPs(PromptMethod):
@@ -61,6 +62,7 @@ class MAPs(PromptMethod):
         "https://arxiv.org/abs/2303.03369",
     )
     applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
+    search = ranges(length=Choice((4, 8, 16)))
 
     def __init__(
         self,

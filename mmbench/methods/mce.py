@@ -45,6 +45,7 @@ from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import head
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Real, ranges
 
 Features = Float[Tensor, "*batch modality dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -107,6 +108,11 @@ class MCE(Method):
         tasks=("single_label", "multi_label"),
         min_modalities=2,
         max_modalities=6,  # every step predicts from 2^M - 1 subsets
+    )
+    search = ranges(
+        completion=Real(0.1, 10.0, log=True),
+        separate=Real(0.1, 10.0, log=True),
+        subset=Real(0.1, 10.0, log=True),
     )
 
     subsets: Tensor

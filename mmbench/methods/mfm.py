@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.encoders import ModalityEncoders
@@ -37,6 +37,7 @@ from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.vision import COARSEST
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, ranges
 
 PROJECTED = 64  # numbers that stand for the words of a text
 
@@ -51,6 +52,7 @@ class MFM(Method):
         discrepancy: Weight of the distance of codes from a standard Gaussian, >= 0.
         dropout: In the predictor, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -60,6 +62,10 @@ class MFM(Method):
         "https://arxiv.org/abs/1806.06176",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        reconstruct=Real(0.01, 1.0, log=True),
+        discrepancy=Real(1.0, 1000.0, log=True),
+    )
 
     def __init__(
         self,
@@ -70,8 +76,9 @@ class MFM(Method):
         discrepancy: LossWeight = 100.0,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)
         self.reconstruct, self.discrepancy = reconstruct, discrepancy
         self.encode = ModalityEncoders(task, dim)

@@ -31,6 +31,7 @@ from mmbench.layers.attention import PreNormBlock
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Choice, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 
@@ -62,6 +63,10 @@ class MMFormer(Method):
         "https://arxiv.org/abs/2206.02425",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        tokens=Choice((4, 8, 16)),
+        depth=Whole(1, 3),
+    )
 
     def __init__(
         self,

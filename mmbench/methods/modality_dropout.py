@@ -10,12 +10,13 @@ and its initialisation belong to gesture recognition. One modality of a sample i
 from jaxtyping import Float
 from torch import Tensor
 
-from mmbench.bounds import LearningRate, Rate, Share, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Share, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import random_drop
 from mmbench.layers.late_fusion import LateFusion
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, ranges
 
 
 class ModalityDropout(Method):
@@ -27,6 +28,7 @@ class ModalityDropout(Method):
         dim: D, width of embeddings.
         dropout: Of units, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If `drop` is no probability.
@@ -39,6 +41,7 @@ class ModalityDropout(Method):
         "https://arxiv.org/abs/1501.00102",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(drop=Real(0.0, 0.6))
 
     def __init__(
         self,
@@ -48,8 +51,9 @@ class ModalityDropout(Method):
         dim: Width = 128,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         if not 0 <= drop <= 1:
             raise ValueError(f"drop is a probability in 0..1, found {drop}")
         self.drop = drop

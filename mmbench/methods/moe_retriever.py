@@ -49,7 +49,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmbench.bounds import AtLeastZero, Count, Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import AtLeastZero, Count, Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
@@ -68,6 +68,7 @@ from mmbench.layers.moe import (
 from mmbench.layers.retrieval import NOTED, NOTED_EACH, Draw, SupportBank, candidates, queries
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Choice, Real, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
 Routers = Literal["one", "context", "modality"]
@@ -256,6 +257,7 @@ class MoERetriever(Method):
         gate_loss: Weight of the balance of the experts, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -266,6 +268,11 @@ class MoERetriever(Method):
         "https://github.com/UNITES-Lab/moe-retriever",
     )
     applies = Applies(min_modalities=2, max_modalities=12)  # counts are kept for all 2^M patterns
+    search = ranges(
+        tokens=Choice((4, 8, 16)),
+        modality_experts=Choice((4, 8, 16)),
+        gate_loss=Real(1e-3, 1.0, log=True),
+    )
 
     draw_key: Tensor
     routed: Tensor
@@ -293,8 +300,9 @@ class MoERetriever(Method):
         gate_loss: LossWeight = GATE_LOSS_WEIGHT,
         dropout: Rate = 0.5,
         lr: LearningRate = 3e-4,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         if not (use_intra or use_inter):
             raise ValueError(
                 "use_intra and use_inter are both false, so there is nothing to fill a gap with; "

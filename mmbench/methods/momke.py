@@ -46,6 +46,7 @@ from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.search import Whole, ranges
 
 Steps = Float[Tensor, "modality batch step dim"]
 Valid = Bool[Tensor, "modality batch step"]
@@ -195,6 +196,7 @@ class MoMKE(Method):
         "https://doi.org/10.1145/3664647.3681683",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(depth=Whole(1, 4))
     own_encoders = "steps of sequences are projected one by one, as in the paper"
 
     def __init__(

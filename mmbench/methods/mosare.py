@@ -64,7 +64,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmbench.bounds import AtLeastZero, Count, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import AtLeastZero, Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.diagnostics import Diagnostic
@@ -78,6 +78,7 @@ from mmbench.layers.moe import FORBIDDEN, Experts, top_k_gates
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Choice, Real, ranges
 
 WARM_UP = 10  # epochs before the contrastive losses
 TEMPERATURE = 0.01  # of the symmetric contrastive loss
@@ -636,6 +637,7 @@ class MoSARe(Method):
         lambda_mcl: Weight of the multi-prototype contrastive loss, >= 0.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If `components` or `active_k` is below 1, `top_k` is out of range, or `heads`
@@ -650,6 +652,11 @@ class MoSARe(Method):
         "https://arxiv.org/abs/2503.09498",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        components=Choice((8, 16, 32)),
+        lambda_sym=Real(0.05, 2.0, log=True),
+        lambda_mcl=Real(0.05, 2.0, log=True),
+    )
     own_encoders = "local tokens are components of a mixture, groups of features or genes"
 
     def __init__(
@@ -669,8 +676,9 @@ class MoSARe(Method):
         lambda_mcl: LossWeight = 0.5,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-4,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.official = variant == "official"
         if active_k is None:
             active_k = 1 if self.official else components

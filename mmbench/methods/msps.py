@@ -31,6 +31,7 @@ from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
+from mmbench.search import Choice, Real, ranges
 
 
 class MSPs(PromptMethod):
@@ -56,6 +57,10 @@ class MSPs(PromptMethod):
         "https://arxiv.org/abs/2312.15890",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        length=Choice((4, 8, 16)),
+        orthogonality=Real(0.1, 10.0, log=True),
+    )
 
     def __init__(
         self,

@@ -24,12 +24,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import Depth, LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, Whole, ranges
 
 Edges = Float[Tensor, "batch modality dim"]
 Presence = Bool[Tensor, "batch modality"]
@@ -49,6 +50,7 @@ class MUSE(Method):
         supervised: Weight of the contrast between classes, >= 0.
         dropout: Of nodes between layers and in the head, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -58,6 +60,11 @@ class MUSE(Method):
         "https://openreview.net/forum?id=Je5SHCKpPa",
     )
     applies = Applies(tasks=("single_label", "multi_label"), min_modalities=2)
+    search = ranges(
+        layers=Whole(1, 3),
+        unsupervised=Real(0.05, 2.0, log=True),
+        supervised=Real(0.05, 2.0, log=True),
+    )
 
     def __init__(
         self,
@@ -69,8 +76,9 @@ class MUSE(Method):
         supervised: LossWeight = 0.5,
         dropout: Rate = 0.25,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.unsupervised, self.supervised = unsupervised, supervised
         self.encode = ModalityEncoders(task, dim)
         self.graph = BipartiteGraph(len(task.modalities), dim, layers, dropout)

@@ -59,6 +59,7 @@ from mmbench.layers.retrieved import (
 )
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
+from mmbench.search import Choice, ranges
 
 Tokens = Float[Tensor, "batch token dim"]
 Read = Bool[Tensor, "batch token"]
@@ -180,6 +181,10 @@ class RAGPT(PromptMethod):
         "https://arxiv.org/abs/2501.01120",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
+    search = ranges(
+        neighbours=Choice((1, 3, 5, 10, 20)),
+        prompt_length=Choice((2, 4, 6, 8)),
+    )
 
     def __init__(
         self,

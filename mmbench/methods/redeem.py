@@ -63,6 +63,7 @@ from mmbench.layers.stacked import StackedLinear
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Paper
 from mmbench.prompting import PromptMethod
+from mmbench.search import Choice, ranges
 
 NOISE_ROWS = 16  # different random neighbours, where random values replace the retrieved ones
 
@@ -338,6 +339,7 @@ class Redeem(PromptMethod):
         "https://doi.org/10.1145/3711896.3737101",
     )
     applies = Applies(min_modalities=2, complete_rows=True)
+    search = ranges(neighbours=Choice((1, 3, 5, 10, 20)))
 
     draw_key: Tensor
 

@@ -29,13 +29,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, LossWeight, Rate, Width
+from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Real, ranges
 
 
 class ShaSpec(Method):
@@ -49,6 +50,7 @@ class ShaSpec(Method):
         hide: Whether training hides random modalities of each sample, as released.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper(
@@ -58,6 +60,10 @@ class ShaSpec(Method):
         "https://arxiv.org/abs/2307.14126",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        alpha=Real(0.01, 1.0, log=True),
+        beta=Real(0.002, 0.2, log=True),
+    )
 
     def __init__(
         self,
@@ -69,8 +75,9 @@ class ShaSpec(Method):
         hide: bool = True,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         modalities = len(task.modalities)
         self.alpha, self.beta, self.hide = alpha, beta, hide
         self.stems = ModalityEncoders(task, dim)

@@ -42,6 +42,7 @@ from mmbench.layers.encoders import KINDS, ModalityEncoders
 from mmbench.layers.fusion import random_pattern
 from mmbench.layers.stacked import StackedLinear
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Choice, Real, ranges
 
 Fused = tuple[
     Float[Tensor, "batch output"], Float[Tensor, "batch features"], Float[Tensor, "batch hidden"]
@@ -231,6 +232,11 @@ class SMIL(Method):
         "https://arxiv.org/abs/2103.05677",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        hidden=Choice((32, 64, 128)),
+        centres=Choice((5, 10, 20)),
+        consistency=Real(1e-3, 0.1, log=True),
+    )
 
     def __init__(
         self,

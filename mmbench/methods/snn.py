@@ -19,9 +19,10 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmbench.bounds import LearningRate, Rate, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.method import Applies, Paper
+from mmbench.search import Choice, ranges
 from mmbench.single_modality import SingleModality
 
 
@@ -34,6 +35,7 @@ class SNN(SingleModality):
         dim: Width of the first hidden layer, at least 2; the second is half as wide.
         dropout: Alpha dropout after each hidden layer, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
 
     Raises:
         ValueError: If there is no such modality, or it is no vector.
@@ -43,6 +45,7 @@ class SNN(SingleModality):
         "Self-Normalizing Neural Networks", "NeurIPS", 2017, "https://arxiv.org/abs/1706.02515"
     )
     applies = Applies(one_of=("vector",))
+    search = ranges(dim=Choice((64, 128, 256, 512)))
     own_encoders = "the network on the vector is the method"
 
     def __init__(
@@ -53,8 +56,9 @@ class SNN(SingleModality):
         dim: Width = 512,
         dropout: Rate = 0.2,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, modality=modality, lr=lr)
+        super().__init__(task, modality=modality, lr=lr, weight_decay=weight_decay)
         self.encode = SELUStack((*self.read.shape, dim, dim // 2), dropout)
         self.head = lecun_normal(nn.Linear(dim // 2, task.num_outputs))
 

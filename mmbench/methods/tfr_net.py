@@ -44,6 +44,7 @@ from mmbench.layers.moments import central_moment_discrepancy
 from mmbench.layers.pooling import adaptive_mean
 from mmbench.layers.stacked import StackedBlock
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Choice, Real, Whole, ranges
 
 Steps = Float[Tensor, "batch modality step dim"]
 Extracted = Float[Tensor, "modality batch step features"]
@@ -183,6 +184,11 @@ class TFRNet(Method):
         "https://doi.org/10.1145/3474085.3475585",
     )
     applies = Applies(min_modalities=2)
+    search = ranges(
+        dim=Choice((30, 60, 120)),  # of 6 heads
+        depth=Whole(1, 4),
+        reconstruct=Real(0.1, 10.0, log=True),
+    )
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mmbench.bounds import LearningRate, Rate, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.encoders import encoder
 from mmbench.layers.late_fusion import head
@@ -27,6 +27,7 @@ class Unimodal(SingleModality):
         dim: D, width of the embedding.
         dropout: In the head, in [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper("One modality alone (baseline)")
@@ -40,8 +41,9 @@ class Unimodal(SingleModality):
         dim: Width = 128,
         dropout: Rate = 0.1,
         lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, modality=modality or task.names[0], lr=lr)
+        super().__init__(task, modality=modality or task.names[0], lr=lr, weight_decay=weight_decay)
         self.encode = encoder(self.read, dim)
         self.head: nn.Module = head(dim, dropout, task.num_outputs)
 

@@ -8,7 +8,7 @@ Differences from the paper: none.
 from jaxtyping import Float
 from torch import Tensor
 
-from mmbench.bounds import LearningRate, Rate, Width
+from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.late_fusion import LateFusion
@@ -23,14 +23,21 @@ class ZeroFill(Method):
         dim: D, width of embeddings.
         dropout: In [0, 1).
         lr: Learning rate of AdamW.
+        weight_decay: Decoupled weight decay.
     """
 
     paper = Paper("Late fusion with zero filling (baseline)")
 
     def __init__(
-        self, task: Task, *, dim: Width = 128, dropout: Rate = 0.1, lr: LearningRate = 1e-3
+        self,
+        task: Task,
+        *,
+        dim: Width = 128,
+        dropout: Rate = 0.1,
+        lr: LearningRate = 1e-3,
+        weight_decay: Decay = 1e-2,
     ) -> None:
-        super().__init__(task, lr=lr)
+        super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.fuse = LateFusion(task, dim, dropout)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:

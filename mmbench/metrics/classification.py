@@ -125,7 +125,7 @@ def brier(logits: Logits, target: Target, weight: Weight) -> Scores:
     Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
     Review 78, 1950, Eq. 2; two classes are not halved.
     """
-    error = (_probabilities(logits, target) - _one_hot(target, logits.shape[1])) ** 2
+    error = (probabilities(logits, target) - _one_hot(target, logits.shape[1])) ** 2
     return weighted_mean(weight, error.sum(axis=1) if target.ndim == 1 else error.mean(axis=1))
 
 
@@ -136,7 +136,7 @@ def ece(logits: Logits, target: Target, weight: Weight) -> Scores:
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, Eq. 3; bins are
     open to the left. Few samples raise it: compare methods on the same samples only.
     """
-    confidence = _probabilities(logits, target).max(axis=1)
+    confidence = probabilities(logits, target).max(axis=1)
     right = (logits.argmax(axis=1) == target).astype(float)
     of_sample = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     bins = np.eye(ECE_BINS)[of_sample] * (right - confidence)[:, None]
@@ -216,7 +216,8 @@ def _one_hot(target: Target, outputs: int) -> Bool[np.ndarray, "sample output"]:
     return target > 0 if target.ndim == 2 else target[:, None] == np.arange(outputs)
 
 
-def _probabilities(logits: Logits, target: Target) -> Float[Array, "sample output"]:
+def probabilities(logits: Logits, target: Target) -> Float[Array, "sample output"]:
+    """Softmax over classes, sigmoid of each label."""
     p = special.softmax(logits, axis=1) if target.ndim == 1 else special.expit(logits)
     return np.asarray(p)
 

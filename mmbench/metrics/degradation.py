@@ -7,6 +7,7 @@ NaN is a hole, a score that does not exist: whatever would need it is NaN as wel
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -175,6 +176,43 @@ def cost_of_absence(
         ]
         costs[lost] = float(np.mean(losses)) if losses else math.nan
     return costs
+
+
+def acquired(
+    scores: Mapping[str, float], modalities: Sequence[str], better: Better
+) -> dict[Literal["random", "best", "worst"], Float[Array, " count"]]:
+    """What modalities are worth, acquired one after the other: the score with 1, 2, ... M of them.
+
+    Args:
+        scores: Pattern -> score for all 2^M - 1 patterns (modalities in any order in a name).
+        modalities: Their names.
+        better: Which direction is better.
+
+    Returns:
+        `random`: the mean over all sets of that size, which is that over all orders. `best` and
+        `worst`: of the order that takes, each time, the modality after which the score is highest
+        or lowest; such an order need not pass through the best set of every size. NaN from the
+        first set that is a hole or is not there.
+    """
+    by_set = {frozenset(pattern.split("+")): value for pattern, value in scores.items()}
+    subsets = _subsets(modalities)
+    every = range(1, len(modalities) + 1)
+    random = [np.mean([by_set.get(s, math.nan) for s in subsets if len(s) == k]) for k in every]
+    found: dict[Literal["random", "best", "worst"], Float[Array, " count"]] = {
+        "random": np.array(random)
+    }
+    for order in ("best", "worst"):
+        pick = max if (order == "best") == (better == "higher") else min
+        chosen: frozenset[str] = frozenset()
+        path: list[float] = []
+        for _ in every:
+            ways = {chosen | {m}: by_set.get(chosen | {m}, math.nan) for m in modalities}
+            ways.pop(chosen, None)
+            chosen = pick(ways, key=lambda s: ways[s])
+            known = not any(map(math.isnan, ways.values()))
+            path.append(ways[chosen] if known and not np.isnan(path).any() else math.nan)
+        found[order] = np.array(path)
+    return found
 
 
 def inequity(costs: Mapping[str, float]) -> float:

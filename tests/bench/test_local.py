@@ -227,7 +227,6 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
 
 
 OOM = """
-import os
 import time
 from pathlib import Path
 from mmbench.methods.majority import Majority
@@ -238,12 +237,14 @@ class Greedy(Majority):
 
     def __init__(self, task, folder=""):
         super().__init__(task)
-        if not os.environ.get("SLEEPER"):
-            return
-        with (Path(folder) / "greedy.txt").open("a") as file:
+        self.folder = Path(folder)
+
+    def prepare(self, train):
+        super().prepare(train)
+        with (self.folder / "greedy.txt").open("a") as file:
             file.write("begun\\n")
         time.sleep(0.5)
-        if list(Path(folder).glob("other*.txt")):
+        if list(self.folder.glob("other*.txt")):
             raise MemoryError("made up")
 
 
@@ -252,12 +253,13 @@ class Other(Majority):
 
     def __init__(self, task, folder="", number=0):
         super().__init__(task)
-        if not os.environ.get("SLEEPER"):
-            return
-        mark = Path(folder) / f"other{number}.txt"
-        mark.touch()
-        time.sleep(1)
-        mark.unlink()
+        self.mark = Path(folder) / f"other{number}.txt"
+
+    def prepare(self, train):
+        super().prepare(train)
+        self.mark.touch()
+        time.sleep(2)
+        self.mark.unlink()
 """
 
 
@@ -267,7 +269,6 @@ def test_a_run_that_ran_out_of_memory_is_tried_once_more_with_nothing_beside_it(
 ):
     (tmp_path / "memory_made_up.py").write_text(OOM)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("SLEEPER", "yes")
     args = {"folder": str(tmp_path)}
     others = [
         {"name": "memory_made_up.Other", "args": args | {"number": n}, "label": f"other{n}"}
@@ -327,3 +328,21 @@ def test_a_process_that_shows_no_sign_of_life_is_replaced(tmp_path, monkeypatch)
     why = "killed: its process showed no sign of life for 3 s"
     assert ends[0] == ("failed", why, True)
     assert ends[1][0] == "done"
+
+
+@pytest.mark.slow
+def test_a_training_that_is_told_to_end_ends_at_once_and_is_no_failure_of_its_own(tmp_path):
+    """As a cluster does that takes a node back; here this process, which is told too, is not."""
+    planned = specs(trainer={"max_epochs": 100_000})[1:]
+    before = multiprocessing.active_children()  # of another test, killed and not yet reaped
+    events = local.execute(Queue(planned, tmp_path), NO_DATA, workers=1)
+    next(events)
+    [child] = [p for p in multiprocessing.active_children() if p not in before]
+    await_beginning(tmp_path / planned[0].folder)
+    time.sleep(5)  # until it is in the middle of its epochs
+    os.kill(child.pid, signal.SIGTERM)
+    began = time.monotonic()
+    event = next(events)
+    assert time.monotonic() - began < 20
+    assert (event.outcome.why, event.again) == ("killed: by signal 15 (SIGTERM)", True)
+    events.close()

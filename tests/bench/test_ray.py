@@ -50,7 +50,6 @@ def here(tmp_path, monkeypatch):
     )
     path = [SRC, TESTS, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-    monkeypatch.setenv("SLEEPER", "a run")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)

@@ -345,6 +345,16 @@ def test_the_ceiling_is_drawn_only_where_it_is_known(page):
     assert ["best possible" in text for text in curves] == [True, False]
 
 
+def test_where_all_patterns_were_tested_it_is_shown_what_a_modality_is_worth(page):
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    worth = [Page(f) for f in figures if "What a modality is worth" in f]
+    assert len(worth) == 2
+    [label] = [a["aria-label"] for a in worth[0].all("svg") if "aria-label" in a]
+    assert label.startswith("mse on first with one to all modalities, a line a method: ")
+    # a score is the loss and the realised rate: 2/3 with one modality, 1/3 with both
+    assert "steady 0.772 to " in label
+
+
 def test_diagnostics_of_a_sensible_size_are_drawn(page):
     labels = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
     assert "<b>use</b> of steady on first, mixed: from 0.1 to 0.9" in labels

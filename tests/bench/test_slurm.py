@@ -29,7 +29,6 @@ def here(tmp_path, monkeypatch, cluster):
     path = [SRC, TESTS, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("SLEEPER", "a run")
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     yield tmp_path

@@ -355,7 +355,7 @@ def large(tmp_path, monkeypatch):
     pd.DataFrame({"id": ids, "note": notes}).to_csv(tmp_path / "notes.csv", index=False)
     files = {"genes": "genes.csv", "notes": "notes.csv"}
     asked = {"files": files, "kinds": {"notes": "tokens"}, "labels": "labels.csv", "split": "split"}
-    return lambda: Table(tmp_path, SCENARIO, **asked)
+    return lambda **more: Table(tmp_path, SCENARIO, **asked | more)
 
 
 def content(data):
@@ -374,6 +374,10 @@ def test_a_second_process_parses_no_large_file_and_finds_the_same(large, monkeyp
         raise AssertionError("parsed again")
 
     monkeypatch.setattr(pd, "read_csv", refuse)
+    frame = frames.read_frame(large().root / "genes.csv", "id")
+    assert frame.text("0").isin(["M", "F"]).all()
+    assert np.isnan(frame.numbers).sum() == 1
+    assert large(indicators=True).describe().modalities[0].shape == (5002,)
     again = content(large())
     assert again[0] == task
     assert again[1] == notes
@@ -479,5 +483,5 @@ def test_a_csv_of_texts_reaches_a_published_model_or_is_told_how(model, monkeypa
     del suite["data"][0]["args"]["tokenizer"]
     (model / "suite.yaml").write_text(yaml.safe_dump(suite))
     code, said = mmbench("name=without")
-    assert code == 1
+    assert code == 2
     assert f"`tokenizer: {model / 'model'}`" in " ".join(said.split())

@@ -1,6 +1,9 @@
 """A user's files from end to end, through the real command line."""
 
+import csv
+import importlib.util
 import json
+import re
 import sys
 
 import numpy as np
@@ -9,6 +12,9 @@ import pytest
 import yaml
 
 from mmbench.cli import main
+from mmbench.data.missingness.fixed import natural
+from mmbench.data.scenario import Scenario
+from mmbench.registry import DATASETS
 
 N = 60
 IDS = [f"p{k:02d}" for k in range(N)]
@@ -118,3 +124,121 @@ def test_rows_without_a_number_are_predicted_in_its_units(tmp_path, mmbench):
     assert list(table.columns) == ["id", "diagnosis"]
     truth = np.array([100 * (k % 3) for k in range(N - 6, N)])
     assert np.abs(table["diagnosis"] - truth).max() < 60
+
+
+# --- one table in many dresses --------------------------------------------------------------------
+
+
+def plain():
+    """Numbers with decimals, a category, a gap, and ids that only quotes keep whole."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"patient": [f"{one}, bed" for one in IDS]})
+    table["sodium"] = rng.normal(140, 3, N).round(2)
+    table["sex"] = np.where(np.arange(N) % 3, "F", "M")
+    table.loc[[4, 9], "sodium"] = np.nan
+    return table
+
+
+def dressed(dress, table, folder):
+    """Write the table as other programs do; name of the file."""
+    quoted = {"quoting": csv.QUOTE_ALL, "index": False}
+    if dress == "excel":  # of a country with decimal commas: byte-order mark, semicolons, CRLF
+        text = table.to_csv(sep=";", decimal=",", index=False, lineterminator="\r\n")
+        (folder / "labs.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+        return "labs.csv"
+    if dress == "r":  # names of rows in a first column without a name
+        table.rename(columns={"patient": ""}).to_csv(folder / "labs.csv", na_rep="NA", **quoted)
+        return "labs.csv"
+    if dress == "parquet":
+        table.astype({"sex": "category"}).to_parquet(folder / "labs.parquet")
+        return "labs.parquet"
+    if dress == "tsv":
+        table.to_csv(folder / "labs.tsv", sep="\t", index=False)
+        return "labs.tsv"
+    table.to_csv(folder / f"labs.csv{dress}", **quoted)
+    return f"labs.csv{dress}"
+
+
+DRESSES = ["", ".gz", ".xz", ".bz2", "excel", "r", "tsv"]
+if importlib.util.find_spec("pyarrow"):
+    DRESSES.append("parquet")
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+def test_a_table_is_the_same_in_every_dress(tmp_path, mmbench, dress):
+    table = plain()
+    labels = table[["patient"]].assign(label=["a", "b"] * (N // 2), fold=np.arange(N) % 4)
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    file = dressed(dress, table, tmp_path)
+    words = ["table", f"files.labs={file}", "labels=labels.csv", "id=patient", "split=fold"]
+    words = [*words, "indicators=true", "--data-root", tmp_path, "--fold", 2]
+    code, out, error = mmbench("data", "describe", *words)
+    assert code == 0, error
+    assert re.search(r"labs\W+vector\W+4\b", out)  # sodium, F, M, and whether sodium was empty
+    assert f"{file}: empty cells filled with the median" in " ".join(out.split())
+    assert "cells: 2, rows: 2" in out
+    cls = DATASETS.get("table")
+    bound = {"files": {"labs": file}, "labels": "labels.csv", "id": "patient", "split": "fold"}
+    scenario = Scenario("natural", natural(), natural(), (natural(),))
+    data = cls(tmp_path, scenario, **bound, indicators=True, fold=2)
+    test = data.load("test")
+    rows = np.arange(2, N, 4)
+    names = data.names_of_ids()
+    assert [names[one] for one in test.sample_id.tolist()] == labels["patient"][rows].tolist()
+    sex = np.stack([table["sex"] == "F", table["sex"] == "M"], axis=1)[rows]
+    np.testing.assert_array_equal(test.inputs["labs"][:, 0], table["sodium"][rows])
+    np.testing.assert_array_equal(test.inputs["labs"][:, 1:3], sex)
+    gap = data.load("train").inputs["labs"]
+    trained = table["sodium"][(np.arange(N) % 4 != 2) & (np.arange(N) % 4 != 3)]
+    assert gap[gap[:, 3] == 1, 0].tolist() == [trained.median()] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("inf", "'inf' is no finite number"),
+        ("1e300", "'1e+300' is no finite number"),
+        ("140 mmol/l", "'140 mmol/l' is no finite number, but others of the column are"),
+        ("<135", "'<135' is no finite number, but others of the column are"),
+        ("1,200.5", "'1,200.5' is no finite number, but others of the column are"),
+    ],
+)
+def test_what_is_no_number_is_named_with_row_and_column(tmp_path, mmbench, value, message):
+    table = plain().astype(object)
+    table[["patient"]].assign(label=["a", "b"] * (N // 2)).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    table.loc[6, "sodium"] = value
+    table.to_csv(tmp_path / "labs.csv", index=False)
+    words = ["table", "files.labs=labs.csv", "labels=labels.csv", "id=patient"]
+    code, _, error = mmbench("data", "describe", *words, "--data-root", tmp_path)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert f"labs.csv row 8 (id p06, bed), column sodium: {message}" in error
+    assert "(skip_bad: 1 lets it pass)" in error
+    table.loc[8, "sodium"] = "-inf"
+    table.to_csv(tmp_path / "labs.csv", index=False)
+    pd.DataFrame({"patient": table["patient"], "age": 1}).to_csv(tmp_path / "ages.csv", index=False)
+    words = [*words, "files.ages=ages.csv", "--data-root", tmp_path, "--skip-bad"]
+    code, _, error = mmbench("data", "describe", *words, 1)
+    assert code == 2
+    assert "1 bad samples passed before (skip_bad: 2 lets it pass)" in error
+    code, out, error = mmbench("data", "describe", *words, 2)
+    assert code == 0, error
+    out = " ".join(out.split())
+    assert "labs.csv: 2 bad samples left out by skip_bad: 2: " in out
+    assert f"column sodium: {message}" in out
+    assert re.search(r"ages\W+\d+\W", out)  # some samples have ages alone
+
+
+def test_a_bad_cell_among_decimal_commas_is_named_itself(tmp_path, mmbench):
+    table = plain()
+    labels = table[["patient"]].assign(label=["a", "b"] * (N // 2))
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    cells = table["sodium"].map(lambda v: "" if np.isnan(v) else str(v).replace(".", ","))
+    cells[6] = "<135"
+    table.assign(sodium=cells).to_csv(tmp_path / "labs.csv", sep=";", index=False)
+    words = ["table", "files.labs=labs.csv", "labels=labels.csv", "id=patient"]
+    code, _, error = mmbench("data", "describe", *words, "--data-root", tmp_path)
+    assert code == 2
+    assert "row 8 (id p06, bed), column sodium: '<135' is no finite number" in error

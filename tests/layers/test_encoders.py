@@ -339,7 +339,7 @@ def test_every_parameter_of_a_vision_transformer_receives_a_gradient():
 
 def as_trained(x, by):
     """A batch as weights know it: pixels from black 0 to white 1, then the scale of training."""
-    (mean, std), (wanted, spread) = map(torch.tensor, (PIXELS.mean, PIXELS.std)), by
+    mean, std, wanted, spread = map(torch.tensor, (PIXELS.mean, PIXELS.std, *by))
     unit = x * std[:, None, None] + mean[:, None, None]
     return (unit - wanted[:, None, None]) / spread[:, None, None]
 

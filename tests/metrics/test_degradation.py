@@ -1,6 +1,7 @@
 """What missing modalities cost: worked by hand, by slow loops, and by what each number promises."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbench.metrics.degradation import (
+    acquired,
     area_under_rate_curve,
     cost_of_absence,
     effective_sample_size,
@@ -136,6 +138,24 @@ def test_the_effective_sample_size_is_that_of_kish():
     assert effective_sample_size(np.array([5.0, 0, 0])) == pytest.approx(1)
     assert effective_sample_size(np.array([1.0, 3.0])) == pytest.approx(16 / 10)
     assert effective_sample_size(np.zeros(3)) == 0.0
+
+
+def test_modalities_are_acquired_in_random_best_and_worst_order():
+    scores = {"a": 0.5, "b": 0.4, "c": 0.1, "a+b": 0.55, "c+a": 0.7, "b+c": 0.9, "a+b+c": 0.95}
+    found = acquired(scores, ("a", "b", "c"), "higher")
+    assert found["random"] == pytest.approx([1 / 3, 2.15 / 3, 0.95])
+    assert found["best"] == pytest.approx([0.5, 0.7, 0.95])  # after a, not the best pair of all
+    assert found["worst"] == pytest.approx([0.1, 0.7, 0.95])
+    errors = acquired({s: 1 - v for s, v in scores.items()}, ("a", "b", "c"), "lower")
+    assert errors["best"] == pytest.approx([0.5, 0.3, 0.05])
+
+
+def test_an_order_ends_where_a_pattern_is_a_hole():
+    scores = {"a": 0.5, "b": 0.4, "a+b": math.nan}
+    found = acquired(scores, ("a", "b"), "higher")
+    for order in found.values():
+        assert np.isfinite(order[0])
+        assert np.isnan(order[1])
 
 
 def test_inverse_probabilities_undo_who_was_seen():

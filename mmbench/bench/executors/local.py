@@ -19,16 +19,21 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mmbench.bench.executors.queue import Queue, Ticket
+from mmbench.bench.executors.sharing import Sharing
 from mmbench.bench.record import MEMORY, Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
 from mmbench.store import LEASE_S, heartbeat, leftovers, release
 
+DEAD = (BrokenProcessPool, OSError, EOFError)  # what handing in a run raises then
 ATTEMPTS = 3  # to start a worker, and to have it begin a run
 ASK_S = 10.0  # between two questions of idle slots, since other workers may die
+TOLD_S = 1.0  # in which a signal to all processes of a job has come to each
 LOOK_S = 1.0  # between two looks whether a run takes too long
 SILENT_S = 2 * LEASE_S  # after which a process that holds a claim, and does not say so, is ended
 
@@ -62,9 +67,9 @@ def gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(devices.iterdir())] if devices.is_dir() else []
 
 
-def default_workers() -> int:
-    """One worker a GPU; without GPUs one a core that this process may use, at most 8."""
-    return len(gpus()) or min(cores(), 8)
+def default_workers(per_gpu: int | None = 1) -> int:
+    """As many workers as share the GPUs; without GPUs one a core of this process, at most 8."""
+    return Sharing(gpus(), per_gpu).slots or min(cores(), 8)
 
 
 def cores() -> int:
@@ -72,7 +77,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None, None]:
+def execute(
+    queue: Queue, root: Path, *, workers: int, per_gpu: int | None = 1
+) -> Generator[Event, None, None]:
     """Carry out what a queue hands out, until it has no more, and report each beginning and end.
 
     Closing the generator (Ctrl-C does) ends the worker processes at once; the runs in flight go on
@@ -82,19 +89,24 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
         queue: What is to be done.
         root: Folder of the user's data.
         workers: Runs at a time, >= 1; each has a process of its own.
+        per_gpu: How many of them share a GPU; None = as many as find room.
     """
-    ids = gpus()
+    sharing = Sharing(gpus(), per_gpu)
     pools: dict[int, _Worker] = {}
     flying: dict[Future[Any], _Flight] = {}
     lost: Counter[str] = Counter()  # times that a process died before it began, by key of its run
 
+    def at_work() -> dict[int, RunSpec]:
+        return {flight.slot: flight.ticket.spec for flight in flying.values()}
+
     def start(slot: int, ticket: Ticket) -> Iterator[Event]:
         for _ in range(ATTEMPTS):
             if slot not in pools:
-                pools[slot] = _Worker(ids[slot % len(ids)] if ids else None)
+                pools[slot] = _Worker(sharing.gpu(slot))
             try:
-                future = pools[slot].submit(_work, ticket, queue.runs, root)
-            except (BrokenProcessPool, OSError):  # it, or the server that forks, died between runs
+                shared = 1 + len(sharing.beside(slot, at_work()))
+                future = pools[slot].submit(_work, ticket, queue.runs, root, shared)
+            except DEAD:  # it, or the server that forks, died between runs
                 pools.pop(slot).end()
             else:
                 flying[future] = _Flight(slot, ticket, queue.runs / ticket.spec.folder)
@@ -111,6 +123,8 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
             outcome: Outcome = future.result()
         except BrokenProcessPool:
             outcome = Outcome("failed", flight.why or pools[flight.slot].end())
+            if outcome.why == killed(signal.SIGTERM):
+                time.sleep(TOLD_S)  # a cluster tells all at once: then this process ends here
             del pools[flight.slot]
             lost[spec.key] += 1
             if lost[spec.key] < ATTEMPTS and not leftovers(flight.target):
@@ -126,33 +140,45 @@ def execute(queue: Queue, root: Path, *, workers: int) -> Generator[Event, None,
         try:
             ask = 0.0  # when idle slots ask again
             while True:
-                idle = sorted(set(range(workers)) - {flight.slot for flight in flying.values()})
+                idle = sorted(set(range(workers)) - at_work().keys())
                 alone = any(flight.ticket.alone for flight in flying.values())
+                nothing: set[str | None] = set()  # GPUs that nothing is there for
                 while idle and not alone and time.monotonic() >= ask:
                     slot = idle.pop(0)
-                    ticket = queue.take(slot, idle=not flying)
+                    if sharing.gpu(slot) in nothing:
+                        continue
+                    fits = partial(
+                        sharing.fits,
+                        slot=slot, flying=at_work(), peak_mib=queue.durations.peak_mib,
+                    )  # fmt: skip
+                    ticket = queue.take(slot, idle=not flying, fits=fits)
                     if ticket is None:
                         if not flying:
                             return
-                        ask = time.monotonic() + ASK_S
+                        nothing.add(sharing.gpu(slot))
                     else:
                         alone = ticket.alone
                         yield from start(slot, ticket)
+                if nothing:
+                    ask = time.monotonic() + ASK_S
                 done, _ = wait(flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
                 if done:
                     ask = 0.0
                 for future in done:
-                    yield end(flying.pop(future), future)
+                    event = end(flying[future], future)
+                    del flying[future]
+                    yield event
                 for flight in flying.values():
                     if not flight.why and (why := flight.overdue()):
                         flight.why = why
                         pools[flight.slot].interrupt()
         finally:
-            for pool in pools.values():
-                pool.kill()
+            for each in pools.values():
+                each.kill()
             for flight in flying.values():
-                if (process := pools[flight.slot].process) is not None:
-                    release(flight.target, process)
+                pool = pools.get(flight.slot)
+                if pool is not None and pool.process is not None:
+                    release(flight.target, pool.process)
 
 
 class _Flight:
@@ -168,6 +194,8 @@ class _Flight:
 
     def overdue(self) -> str:
         """Why the process has to be ended; empty if it need not."""
+        if self.ticket.patient:  # it may still wait for somebody else, who is at it
+            return ""
         now = time.monotonic()
         limit = self.ticket.spec.trainer_args.get("time_limit")
         if limit is not None and now - self._began > 60 * limit:
@@ -175,7 +203,7 @@ class _Flight:
         beat = heartbeat(self.target)
         if beat is None or beat != self._beat:
             self._beat, self._beaten = beat, now
-        if not self.ticket.patient and now - self._beaten > SILENT_S:
+        if now - self._beaten > SILENT_S:
             return f"killed: its process showed no sign of life for {SILENT_S:.0f} s"
         return ""
 
@@ -251,6 +279,7 @@ def _pool(gpu: str | None) -> ProcessPoolExecutor:
 def _warm_up(gpu: str | None, environment: dict[str, str]) -> None:
     """Prepare a worker: its environment, its GPU before CUDA starts, then the imports."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, _end_at_once)
     os.environ.clear()  # a worker of a server begins with what that one was started with
     os.environ.update(environment)
     if gpu is not None:
@@ -280,6 +309,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
 
 
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """End as the signal ends a process: a fit would hold it back and be recorded as a failure."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def _end_with_parent() -> None:
     """A worker whose parent was killed would train on for nobody."""
     parent = multiprocessing.parent_process()
@@ -288,7 +323,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(ticket: Ticket, runs: Path, root: Path) -> Outcome:
+def _work(ticket: Ticket, runs: Path, root: Path, shared: int) -> Outcome:
     from mmbench.bench.run.run import run
 
-    return run(ticket.spec, runs, root, overwrite=ticket.overwrite, wait=ticket.patient)
+    return run(
+        ticket.spec, runs, root, overwrite=ticket.overwrite, wait=ticket.patient, shared=shared
+    )

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -78,7 +78,7 @@ def read_again(folder: Path) -> Again:
 
 
 class Durations:
-    """How long runs take, by records of the same method on the same data.
+    """How long runs take and how much memory, by records of the same method on the same data.
 
     Args:
         runs: Folder of all runs of the suite.
@@ -88,15 +88,27 @@ class Durations:
         self.runs = runs
         self._seconds: dict[tuple[str, str], deque[float]] = {}  # the newest of each kind
         self._expected: dict[tuple[str, str], float] = {}
+        self._peaks: dict[tuple[str, str], float] = {}
         self._looked = -LOOK_AGAIN_S
 
     def of(self, spec: RunSpec) -> float | None:
         """Seconds that a run is expected to take; None if none like it has ended."""
         return self._expected.get(_kind(spec))
 
+    def peak_mib(self, spec: RunSpec) -> float | None:
+        """MiB that a run is expected to need at most; None if none like it has ended."""
+        return self._peaks.get(_kind(spec))
+
     def add(self, spec: RunSpec, seconds: float) -> None:
-        """Remember how long a run took."""
+        """Remember how long a run took, and what its record says of memory."""
         self._add(_kind(spec), seconds)
+        folder = self.runs / spec.folder
+        if (folder / "metrics.json").is_file():
+            with contextlib.suppress(ValueError, OSError):
+                self._add_peak(_kind(spec), read_result(folder).cost.peak_mib)
+
+    def _add_peak(self, kind: tuple[str, str], peak_mib: float) -> None:
+        self._peaks[kind] = max(self._peaks.get(kind, 0.0), peak_mib)
 
     def _add(self, kind: tuple[str, str], seconds: float) -> None:
         known = self._seconds.setdefault(kind, deque(maxlen=SAMPLE))
@@ -112,7 +124,9 @@ class Durations:
             files = self.runs.glob(f"{data}/*/{method}/[!.]*/metrics.json")
             for file in islice(files, SAMPLE):
                 with contextlib.suppress(ValueError, OSError):  # damaged, or it went away
-                    self._add((data, method), read_result(file.parent).cost.seconds)
+                    cost = read_result(file.parent).cost
+                    self._add((data, method), cost.seconds)
+                    self._add_peak((data, method), cost.peak_mib)
 
 
 def _kind(spec: RunSpec) -> tuple[str, str]:
@@ -181,7 +195,9 @@ class Queue:
             state = "alone" if ran_out_of_memory(run.why) else "open"
         return ("claimed" if is_claimed(run.folder) else state), run
 
-    def take(self, slot: int, *, idle: bool) -> Ticket | None:
+    def take(
+        self, slot: int, *, idle: bool, fits: Callable[[RunSpec], bool] = lambda spec: True
+    ) -> Ticket | None:
         """Hand out a run.
 
         First what nobody is at; then what ran out of memory, alone; then what others have taken
@@ -190,6 +206,7 @@ class Queue:
         Args:
             slot: Which of the worker's slots asks.
             idle: Whether nothing runs in the others.
+            fits: Says whether there is room for a run in the slot.
 
         Returns:
             The run; None if there is none, or none until one of this worker's ends.
@@ -199,18 +216,21 @@ class Queue:
         if not self._chunk:
             self._choose(near)
         if self._chunk:
-            spec = next((each for each in self._chunk if data_of(each) == near), self._chunk[0])
+            free = [spec for spec in self._chunk if fits(spec)]
+            if not free:
+                return None
+            spec = next((each for each in free if data_of(each) == near), free[0])
             self._chunk.remove(spec)
             return self._hand_out(spec, slot)
         if alone := self._aside.get("alone"):
             return self._hand_out(alone[0], slot, alone=True) if idle else None
         for spec in reversed(self._aside.get("taken", [])):  # from the end that is begun last
             state, _ = self.openness(spec)
-            if state == "open":
+            if state == "open" and fits(spec):
                 return self._hand_out(spec, slot)
             if state == "claimed":
                 self._aside["claimed"].append(spec)
-        for spec in self._aside.get("claimed", []):
+        for spec in filter(fits, self._aside.get("claimed", [])):
             return self._hand_out(spec, slot, patient=True)
         return None
 

@@ -26,9 +26,9 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
     Args:
         order: The worker.
         args: `nodes` (tasks of the array, default 1), `workers` (runs at a time on each; default
-            `gpus_per_node`, else 1), `time` (minutes a worker has before it queues again). All
-            others are options of `sbatch`, such as `partition=gpu` or `gpus_per_node=8`; what the
-            cluster refuses, it says itself.
+            `gpus_per_node`, else 1) or in its place `per_gpu`, as `--per-gpu`, and `time` (minutes
+            a worker has before it queues again). All others are options of `sbatch`, such as
+            `partition=gpu` or `gpus_per_node=8`; what the cluster refuses, it says itself.
 
     Raises:
         ValueError: If a value cannot stand in the text.
@@ -72,7 +72,10 @@ def script(order: Order, args: Mapping[str, str]) -> str:
     gpus = options.get("gpus_per_node", "1").rpartition(":")[2]  # a type may stand before it
     workers = take_number(options, "workers", int(gpus) if gpus.isdecimal() else 1)
     nodes = min(nodes, max(1, -(-order.runs // workers)))
-    command = [*order.command, "--workers", str(workers)]
+    if "per_gpu" in options:  # then the worker counts its slots where it runs
+        command = [*order.command, "--per-gpu", options.pop("per_gpu")]
+    else:
+        command = [*order.command, "--workers", str(workers)]
     if "time" in options:
         minutes = take_number(options, "time", 0, least=2 * MARGIN_MIN)
         options["time"] = str(minutes)

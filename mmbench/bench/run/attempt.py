@@ -48,7 +48,9 @@ class Ended:
 Steps = Callable[[Path, Claim], Ended]  # fill a private folder, as long as the claim is held
 
 
-def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wait: bool) -> Outcome:
+def publish_run(
+    spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wait: bool, shared: int = 1
+) -> Outcome:
     """Claim a run, carry it out in a private folder, and publish that whole, whatever the end.
 
     Args:
@@ -57,6 +59,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
         steps: What to do.
         overwrite: Whether a run that is already done is repeated.
         wait: Whether somebody else's claim is waited for until it shows whether it is alive.
+        shared: How many runs share the GPU when this one begins, itself included.
     """
     began = time.perf_counter()
     target = runs / spec.folder
@@ -82,6 +85,7 @@ def publish_run(spec: RunSpec, runs: Path, steps: Steps, *, overwrite: bool, wai
         with attempt(target) as folder:
             try:
                 tried = find_run(spec, runs).again
+                write_json(folder / "env.json", environment() | {"runs_on_gpu": shared})
                 mark, outcome = _carry_out(spec, folder, steps, held, began, tried=tried)
             except LostClaimError as error:
                 return Outcome("elsewhere", str(error), time.perf_counter() - began)
@@ -97,7 +101,6 @@ def _carry_out(
 ) -> tuple[str | None, Outcome]:
     """Fill a private folder; returns the name of its end mark, if it has one, and the outcome."""
     write_json(folder / "spec.json", spec.to_json())
-    write_json(folder / "env.json", environment())
     with log_to(folder / "log.txt"), threads(spec.trainer_args.get("threads", 1)):
         try:
             ended = steps(folder, held)

@@ -5,10 +5,12 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
@@ -16,14 +18,15 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import require_defined
-from mmbench.bench.spec import DataEntry, RunSpec, bind
+from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
 from mmbench.data.missingness.fixed import Natural
 from mmbench.data.scenario import Scenario
-from mmbench.data.task import Task, with_encoders
+from mmbench.data.task import Modality, Pixels, Task, with_encoders
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import metrics_for
 from mmbench.registry import DATASETS, METHODS, suggest
+from mmbench.search import COMMON, Draw
 
 OURS = (
     "max_epochs",
@@ -32,6 +35,8 @@ OURS = (
     "logger",
     "min_steps",
     "patience",
+    "warm_up",
+    "decay",
     "threads",
     "time_limit",
 )  # trainer settings that Lightning does not get
@@ -72,7 +77,8 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     data.require_scenario()
     encoded = encoded_task(spec, data)
     if method.reason_not(task, **args) is None:
-        why = _why_not_built(spec.method, json.dumps(spec.method_args, sort_keys=True), encoded)
+        args_text = json.dumps(spec.method_args, sort_keys=True)
+        why = _why_not_built(spec.method, args_text, _with_pixels(encoded, data))
         if why:
             raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
@@ -85,6 +91,17 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+
+
+def _with_pixels(task: Task, data: DataModule) -> Task:
+    """The task as it will be once the data are set up: any scale in the place of that of pixels."""
+
+    def scaled(m: Modality) -> Modality:
+        if m.kind != "image" or data.samples("train").inputs[m.name].dtype != np.uint8:
+            return m
+        return replace(m, pixels=Pixels((0.0,) * m.shape[0], (1.0,) * m.shape[0]))
+
+    return replace(task, modalities=tuple(scaled(m) for m in task.modalities))
 
 
 @lru_cache(maxsize=4096)  # the same under every scenario
@@ -185,6 +202,22 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
     """Class of the method and its arguments, converted to the constructor's types."""
     cls = METHODS.get(spec.method)
     return cls, bind(cls, spec.method_args, given=("task",))
+
+
+def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
+    """What may be drawn of a run's method and is not set by the suite, with the defaults.
+
+    Nothing of a method without training: those choose by validation among `candidates`.
+    """
+    cls, args = bound_method(spec)
+    if not cls.applies.trains:
+        return {}, {}
+    defaults = {
+        each.name: each.default for each in parameters(cls) if each.default is not each.empty
+    }
+    declared = {**COMMON, **cls.search}
+    space = {n: draw for n, draw in declared.items() if n in defaults and n not in args}
+    return space, {name: defaults[name] for name in space}
 
 
 def build_data(spec: RunSpec, root: Path) -> DataModule:

@@ -17,7 +17,9 @@ from mmbench.method import Method
 from mmbench.sources import distributions, sources
 
 HERE = "mmbench.bench.run"
-STEPS = tuple(f"{HERE}.{step}" for step in ("training", "selection", "evaluation", "threads"))
+STEPS = tuple(
+    f"{HERE}.{step}" for step in ("training", "schedule", "selection", "evaluation", "threads")
+)
 
 
 def provenance(method: type[Method], data: DataModule, device: torch.device) -> Provenance:

@@ -32,7 +32,13 @@ from mmbench.store import Claim
 
 
 def run(
-    spec: RunSpec, runs: Path, root: Path, *, overwrite: bool = False, wait: bool = False
+    spec: RunSpec,
+    runs: Path,
+    root: Path,
+    *,
+    overwrite: bool = False,
+    wait: bool = False,
+    shared: int = 1,
 ) -> Outcome:
     """Train, evaluate and record; whatever goes wrong ends in the record, not in the caller.
 
@@ -42,12 +48,13 @@ def run(
         root: Folder of the user's data.
         overwrite: Whether a run that is already done is repeated.
         wait: Whether somebody else's claim is waited for until it shows whether it is alive.
+        shared: How many runs share the GPU when this one begins, itself included; for the record.
 
     Returns:
         How it ended.
     """
     steps = partial(_train_and_evaluate, spec, root)
-    return publish_run(spec, runs, steps, overwrite=overwrite, wait=wait)
+    return publish_run(spec, runs, steps, overwrite=overwrite, wait=wait, shared=shared)
 
 
 def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:

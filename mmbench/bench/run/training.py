@@ -25,6 +25,7 @@ from mmbench.bench.run.claimed import WhileClaimed
 from mmbench.bench.run.identity import stage_identity
 from mmbench.bench.run.loggers import loggers
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
+from mmbench.bench.run.schedule import Schedule
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached
@@ -137,7 +138,7 @@ def _train_stage(
     checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
     steps_an_epoch = len(data.train_dataloader())
     claimed = WhileClaimed(held)
-    callbacks = [claimed, keep, checkpoints]
+    callbacks = [claimed, keep, *_schedule(spec), checkpoints]
     trainer = _trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
 
     def fit() -> StageResult:
@@ -190,6 +191,13 @@ def _train_stage(
     made = cached(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return read_stage(made / RECORD), trainer, made / CURVE
+
+
+def _schedule(spec: RunSpec) -> list[Callback]:
+    warm_up, decay = (spec.trainer_args.get(name) for name in ("warm_up", "decay"))
+    if not warm_up and decay is None:
+        return []
+    return [Schedule(warm_up or 0.0, decay)]
 
 
 def _trainer(

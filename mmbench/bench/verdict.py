@@ -1,0 +1,381 @@
+"""What a table says, in sentences that rest on its statistics alone.
+
+Every method is compared with one simple row, the best of them by mean rank, on each data set: the
+mean difference over all test conditions, its error over seeds (paired by fold and seed) and over
+test samples (bootstrap), p adjusted by Holm. What holds of these data sets need not hold of others.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from mmbench.bench.record import IPW, Run, read_predictions
+from mmbench.bench.result import read_result
+from mmbench.bench.score_cache import ScoreCache
+from mmbench.bench.statistics import (
+    POWER,
+    Array,
+    Spread,
+    bootstrap,
+    difference,
+    holm,
+    mean_ranks,
+    pooled_difference,
+)
+from mmbench.metrics.metric import higher_is_better
+
+FILE = "comparisons.csv"  # beside the leaderboard
+SIMPLE = ("late_fusion_transformer", "late_logistic", "hist_gradient_boosting", "unimodal")
+# baselines that no verdict is about
+PLAIN = (
+    "backbone_alone", "best_single_modality", "complete_case", "ensemble_unimodal", "logistic",
+    "majority", "mean_fusion", "modality_dropout", "neighbour_vote", "random_forest", "tabpfn",
+    "zero_fill",
+)  # fmt: skip
+ALL = "all conditions"
+PATTERNS = "patterns"
+EVERY = "all data sets"
+CHANCE = 0.05
+RESAMPLES = 200  # for a variance to about 10 %
+COLUMNS = (
+    "data", "over", "method", "reference", "metric", "gain", "ci_low", "ci_high", "se_seeds",
+    "se_samples", "n_trainings", "p",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a table says.
+
+    Args:
+        sentences: For people, in order.
+        comparisons: One row for each data set, group of conditions and method: `gain` over the
+            reference (> 0 is better), its interval and `p` over seeds and samples together, the
+            two standard errors apart; `p` is adjusted for the number of tests of its kind.
+    """
+
+    sentences: list[str]
+    comparisons: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Conditions of one data set that go together: scores by training, covariance by samples."""
+
+    scores: Float[Array, "training method"]
+    covariance: Float[Array, "method method"]
+
+
+def verdict(
+    runs: Sequence[Run], records: pd.DataFrame, metric: str, score_cache: ScoreCache
+) -> Verdict:
+    """Compare all methods with the best simple row, and say what came of it.
+
+    Args:
+        runs: Every planned run.
+        records: What was read of them.
+        metric: What they are compared by; data sets without it are left out.
+        score_cache: Where variances lie that were computed before.
+
+    Returns:
+        Nothing where there is no simple row, or nothing else, without a hole.
+    """
+    nothing = Verdict([], pd.DataFrame(columns=list(COLUMNS)))
+    if records.empty or metric.endswith(IPW):
+        return nothing
+    own = records[(records["metric"] == metric) & (records["variant"] == "paper")]
+    kinds = {run.spec.method_label: run.spec.method for run in runs}
+    tables = _tables(own)
+    rising = own.groupby("method")["rising"].mean() > 0.5
+    whole = [
+        name
+        for name in kinds
+        if all(name in t.columns for t in tables.values()) and not rising.get(name, False)
+    ]
+    left_out = [name for name, of in kinds.items() if of not in PLAIN and name not in whole]
+    simple = [name for name in whole if kinds[name] in SIMPLE]
+    compared = [name for name in whole if kinds[name] not in (*SIMPLE, *PLAIN)]
+    if not tables or not simple or not compared:
+        return nothing
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    means = np.array([[sign * table[name].mean() for name in simple] for table in tables.values()])
+    reference = simple[int(np.argmin(mean_ranks(means, "higher")))]
+    names = [reference, *compared]
+    groups = {
+        data: _groups(data, table[names] * sign, own, runs, metric, score_cache)
+        for data, table in tables.items()
+    }
+    rows = list(_compared(groups, names, metric))
+    found = pd.DataFrame(rows, columns=list(COLUMNS))
+    for _, part in found.groupby([found["data"] == EVERY, found["over"] == ALL]):
+        found.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
+    said = _sentences(found, groups, names, metric)
+    if left_out:
+        said.append(
+            f"Left out, for a hole or since validation still rose when training ended: "
+            f"{', '.join(left_out)}."
+        )
+    return Verdict(said, found)
+
+
+def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Data set -> scores, a row each condition and training; methods with a hole are left out."""
+    tables = {}
+    for data, part in own.groupby("data", sort=False):
+        wide = part.pivot(
+            index=["scenario", "condition", "fold", "seed"], columns="method", values="value"
+        )
+        tables[str(data)] = wide.dropna(axis=1)
+    return tables
+
+
+def _over(own: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
+    """(scenario, condition) -> the group that it belongs to besides `ALL`."""
+    first = own[own["data"] == data].drop_duplicates(["scenario", "condition"])
+    groups: dict[tuple[str, str], str] = {}
+    row: Any
+    for row in first.itertuples():
+        if row.mechanism == "pattern":
+            group = PATTERNS
+        elif pd.isna(row.missing_rate_nominal):
+            group = str(row.condition)
+        else:
+            group = f"rate {row.missing_rate_nominal:g}"
+        groups[row.scenario, row.condition] = group
+    return groups
+
+
+def _groups(
+    data: str,
+    table: pd.DataFrame,
+    own: pd.DataFrame,
+    runs: Sequence[Run],
+    metric: str,
+    score_cache: ScoreCache,
+) -> dict[str, _Group]:
+    over = _over(own, data)
+    names = [ALL, *sorted(set(over.values()))]
+    conditions = {
+        name: [pair for pair, group in over.items() if name in (ALL, group)] for name in names
+    }
+    methods = [str(name) for name in table.columns]
+    here = [r for r in runs if r.spec.data_label == data and r.spec.method_label in methods]
+
+    def make() -> list[float]:
+        resampled = _resampled(here, list(over), methods, metric)
+        found = []
+        for name in names:
+            mean = np.mean([resampled[pair] for pair in conditions[name]], axis=0)
+            found.append(np.cov(mean))
+        return [float(value) for value in np.ravel(found)]
+
+    cached = score_cache(["covariance", metric, data, *methods], here, make)
+    shape = (len(names), len(methods), len(methods))
+    by_condition = table.groupby(level=["scenario", "condition"], sort=False)
+    parts = {pair: part.droplevel(["scenario", "condition"]) for pair, part in by_condition}
+    return {
+        name: _Group(
+            np.mean(
+                [parts[pair].sort_index().to_numpy(float) for pair in conditions[name]], axis=0
+            ),
+            covariance,
+        )
+        for name, covariance in zip(names, np.reshape(cached, shape), strict=True)
+    }
+
+
+def _resampled(
+    here: Sequence[Run], pairs: Sequence[tuple[str, str]], methods: Sequence[str], metric: str
+) -> dict[tuple[str, str], Float[Array, "method resample"]]:
+    """Scores of each condition on the same resamples of the test split, means over trainings."""
+    kind = read_result(here[0].folder).task.kind
+    folds = sorted({run.spec.fold for run in here})
+    found = {}
+    for scenario, condition in pairs:
+        by_fold = []
+        for fold in folds:
+            logits, target = [], np.empty(0)
+            for method in methods:
+                arrays = [
+                    read_predictions(run, condition, only=("logits", "target"))
+                    for run in here
+                    if (run.spec.scenario_name, run.spec.fold, run.spec.method_label)
+                    == (scenario, fold, method)
+                ]
+                logits.append([one["logits"] for one in arrays])
+                target = arrays[0]["target"]
+            by_fold.append(bootstrap(metric, logits, target, kind, resamples=RESAMPLES, seed=fold))
+        found[scenario, condition] = np.mean(by_fold, axis=0)
+    return found
+
+
+def _paired(group: _Group, one: int, other: int) -> tuple[Float[Array, " training"], float]:
+    """Difference of each pair of trainings, and variance of their mean over test samples."""
+    c = group.covariance
+    over_samples = max(0.0, float(c[one, one] + c[other, other] - 2 * c[one, other]))
+    return group.scores[:, one] - group.scores[:, other], over_samples
+
+
+def _compared(
+    groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str], metric: str
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of `COLUMNS`: each method against the first, p not adjusted yet."""
+    overs = list(dict.fromkeys(over for own in groups.values() for over in own))
+    for over in overs:
+        for place in range(1, len(names)):
+            parts = {}
+            for data, own in groups.items():
+                if over not in own:
+                    continue
+                paired, over_samples = _paired(own[over], place, 0)
+                parts[data] = found = difference(paired, over_samples)
+                n = len(paired)
+                seeds = float(np.std(paired, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+                yield (
+                    data, over, names[place], names[0], metric, found.gain, *found.interval(),
+                    seeds, np.sqrt(over_samples), n, found.p,
+                )  # fmt: skip
+            mean = pooled_difference(list(parts.values()))
+            yield (
+                EVERY, over, names[place], names[0], metric, mean.gain, *mean.interval(),
+                np.nan, np.nan, len(parts), mean.p,
+            )  # fmt: skip
+
+
+def spread(comparisons: pd.DataFrame) -> Spread | None:
+    """Typical variances of a comparison; None where no data set has two trainings of two methods.
+
+    Args:
+        comparisons: From `verdict`, or read back from its file.
+    """
+    own = comparisons[(comparisons["over"] == ALL) & (comparisons["data"] != EVERY)]
+    own = own.dropna(subset=["se_seeds", "se_samples"])
+    if own.empty:
+        return None
+    seeds = (own["se_seeds"] ** 2 * own["n_trainings"]).groupby(own["data"]).median().mean()
+    samples = (own["se_samples"] ** 2).groupby(own["data"]).median().mean()
+    return Spread(float(seeds), float(samples))
+
+
+# --- sentences --------------------------------------------------------------------------------
+
+
+def _sentences(
+    found: pd.DataFrame,
+    groups: Mapping[str, Mapping[str, _Group]],
+    names: Sequence[str],
+    metric: str,
+) -> list[str]:
+    reference, n, sets = names[0], len(names) - 1, len(groups)
+    mean = found[(found["data"] == EVERY) & (found["over"] == ALL)]
+    mean = mean.sort_values("gain", ascending=False)
+    if mean["p"].isna().any():
+        return [
+            f"One training of each method cannot tell chance from merit: {n} methods stand beside "
+            f"{reference}, the best simple row, and nothing is said of their order. Take at least "
+            "three seeds."
+        ]
+    better, worse = (mean[(mean["p"] < CHANCE) & (mean["gain"] * s > 0)] for s in (1, -1))
+    undecided = mean[mean["p"] >= CHANCE]
+    on = _counted(sets, "data set")
+    said = [
+        f"{len(better)} of {_counted(n, 'method')} {'beats' if len(better) == 1 else 'beat'} "
+        f"{reference}, the best simple row by mean rank, beyond chance in the mean over {on}"
+        f"{': ' + _gains(better) if len(better) else ''}; {len(worse)} "
+        f"{'is' if len(worse) == 1 else 'are'} worse beyond chance and {len(undecided)} undecided "
+        f"({metric}, p below {CHANCE} after Holm, over seeds and test samples together)."
+    ]
+    single = found[(found["data"] != EVERY) & (found["over"] == ALL)]
+    said.append(_where(single, "data", f"On single data sets (of {sets})", reference))
+    rates = found[(found["data"] == EVERY) & (found["over"] != ALL)]
+    if len(set(rates["over"])) > 1:
+        said.append(_where(rates, "over", "At single missing rates and on patterns", reference))
+    top = mean.iloc[0]
+    said.append(
+        f"The largest mean gain over {reference} is that of {top['method']}: {_gain(top)}; the "
+        f"median method is at {mean['gain'].median():+.3f}."
+    )
+    if len(alike := _alike(groups, names)) > 1:
+        said.append(f"Not to be told apart from the best in the mean: {', '.join(alike)}.")
+    typical = spread(found)
+    trainings = min(len(own[ALL].scores) for own in groups.values())
+    if typical is not None:
+        said.append(
+            power_sentence(typical, metric, trainings, sets, typical.detectable(trainings, sets))
+        )
+        if len(undecided):
+            nearest = float(undecided["gain"].abs().median())
+            said.append(
+                f"The {_counted(len(undecided), 'method')} undecided here "
+                f"{'differs' if len(undecided) == 1 else 'differ'} from {reference} by "
+                f"{nearest:.3f} in the median: {needed(typical, nearest, trainings, sets)}."
+            )
+    return said
+
+
+def power_sentence(
+    typical: Spread, metric: str, trainings: int, data_sets: int, gain: float
+) -> str:
+    """How likely a difference of two methods is found; `trainings` are those of each data set."""
+    chance = typical.power(gain, trainings, data_sets)
+    return (
+        f"{_counted(trainings, 'training')} of each method on each of "
+        f"{_counted(data_sets, 'data set')} find a difference of {gain:.3g} in {metric} in "
+        f"{100 * chance:.0f} % of cases, one of {typical.detectable(trainings, data_sets):.3g} in "
+        f"{100 * POWER:.0f} %."
+    )
+
+
+def needed(typical: Spread, gain: float, trainings: int, data_sets: int) -> str:
+    """How many trainings, or how many data sets, would find a difference in 80 % of cases."""
+    if gain <= 0:
+        return "no number of seeds or data sets tells equals apart"
+    seeds = typical.seeds_needed(gain, data_sets)
+    by_seeds = (
+        "no number of seeds on these test splits would tell that"
+        if seeds is None
+        else f"{_counted(seeds, 'training')} of each on each data set would tell that"
+    )
+    more = typical.data_sets_needed(gain, trainings)
+    return f"{by_seeds}; so would {_counted(more, 'data set')} like these"
+
+
+def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> list[str]:
+    """The best in the mean, and all that do not differ from it beyond chance."""
+    means = np.mean([own[ALL].scores.mean(axis=0) for own in groups.values()], axis=0)
+    best = int(np.argmax(means))
+    others = [place for place in range(len(names)) if place != best]
+    p = [
+        pooled_difference([difference(*_paired(g[ALL], place, best)) for g in groups.values()]).p
+        for place in others
+    ]
+    alike = [names[place] for place, one in zip(others, holm(np.array(p)), strict=True)
+             if one >= CHANCE]  # fmt: skip
+    return [names[best], *alike]
+
+
+def _where(rows: pd.DataFrame, column: str, heading: str, reference: str) -> str:
+    won = rows[(rows["p"] < CHANCE) & (rows["gain"] > 0)]
+    if won.empty:
+        return f"{heading}, no method beats {reference} beyond chance."
+    places = [
+        f"{method} {'on' if column == 'data' else 'at'} {', '.join(map(str, part[column]))}"
+        for method, part in won.groupby("method", sort=False)
+    ]
+    return f"{heading}, beyond chance: {'; '.join(places)}."
+
+
+def _gains(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{row['method']} {_gain(row)}" for _, row in rows.iterrows())
+
+
+def _gain(row: "pd.Series[Any]") -> str:
+    return f"{row['gain']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

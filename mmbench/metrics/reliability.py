@@ -1,0 +1,65 @@
+"""How far a prediction may be relied on: what stays right if one may abstain or name several.
+
+They are metrics like any other, so that every test condition, a pattern of modalities included, has
+its own: a method may be calibrated on complete samples and overconfident where half is missing.
+"""
+
+import numpy as np
+
+from mmbench.metrics.classification import probabilities
+from mmbench.metrics.metric import Logits, Scores, Target, Weight, metric
+
+LEVEL = 0.9  # share of samples whose class a set is to hold
+
+
+@metric("conformal_size_90", tasks=("single_label",), better="lower")
+def conformal_size_90(logits: Logits, target: Target, weight: Weight) -> Scores:
+    """Mean number of classes in the smallest sets that hold the true one for 90 % of the samples.
+
+    A class is in a sample's set if its probability is at least a threshold, the same for all
+    samples: the highest that keeps the true class of 90 %, so that coverage is what it says in
+    every condition, and the size tells what that costs. At least .9, at most the number of classes.
+
+    Source: the scores of split conformal prediction (Vovk et al., "Algorithmic Learning in a Random
+    World", 2005), with a condition's own samples in the place of a calibration split, of which a
+    threshold is the only number that is taken.
+    """
+    p = probabilities(logits, target)
+    own = p[np.arange(len(target)), target]
+    order = np.argsort(-own, kind="stable")
+    covered = np.cumsum(weight[:, order], axis=1) / weight.sum(axis=1, keepdims=True)
+    # rounding must not ask for one sample more than 90 %
+    last = (covered < LEVEL - 1e-12).sum(axis=1).clip(max=len(target) - 1)
+    thresholds = own[order][last]
+    return np.array(
+        [
+            np.average((p >= threshold).sum(axis=1), weights=row)
+            for threshold, row in zip(thresholds, weight, strict=True)
+        ]
+    )
+
+
+@metric("aurc", tasks=("single_label",), better="lower")
+def aurc(logits: Logits, target: Target, weight: Weight) -> Scores:
+    """Area under the risk-coverage curve: error rate of the surest share, mean over all shares.
+
+    Sureness is the largest probability; equally sure samples count as if in random order. Between
+    two samples the curve is that of a part of the next one, so that copies of all samples change
+    nothing.
+
+    Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS
+    2017; Geifman et al., ICLR 2019.
+    """
+    sureness = probabilities(logits, target).max(axis=1)
+    wrong = (logits.argmax(axis=1) != target).astype(float)
+    groups, group = np.unique(-sureness, return_inverse=True)
+    member = np.eye(len(groups))[group]  # (sample, group), the surest first
+    share = weight @ member / weight.sum(axis=1, keepdims=True)
+    errors = (weight * wrong) @ member / weight.sum(axis=1, keepdims=True)
+    end = np.cumsum(share, axis=1)
+    start, before = end - share, np.cumsum(errors, axis=1) - errors
+    rate = np.divide(errors, share, out=np.zeros_like(share), where=share > 0)
+    # the integral over c, from start to end, of (before + (c - start) rate) / c
+    grown = np.divide(end, start, out=np.ones_like(end), where=start > 1e-12)
+    area: Scores = (errors + (before - start * rate) * np.log(grown)).sum(axis=1)
+    return area

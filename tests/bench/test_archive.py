@@ -1,0 +1,172 @@
+"""An archive: small, whole or refused, and enough for every table."""
+
+import json
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from sweeps import NO_DATA, suite
+
+import mmbench
+from mmbench.bench.archive import merge, read_manifest, unpack
+from mmbench.bench.published import stale
+from mmbench.bench.record import finish, read_predictions
+from mmbench.verify import verify
+
+pytest.importorskip("pyarrow")
+METHODS = ["late_logistic", {"name": "zero_fill", "args": {"dim": 8}}]
+
+
+def words(methods=METHODS, **changes):
+    return suite(methods=methods, seeds=2, **changes).model_dump()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep of two methods, and its archive."""
+    sweep = mmbench.Sweep(words(), results=tmp_path_factory.mktemp("results"))
+    sweep.run(workers=1)
+    file, runs = sweep.archive()
+    assert runs == 4
+    return sweep, file
+
+
+def test_the_same_runs_give_the_same_bytes_and_every_member_has_a_checksum(finished, tmp_path):
+    sweep, file = finished
+    again, _ = sweep.archive(tmp_path / "again.zip")
+    assert again.read_bytes() == file.read_bytes()
+    manifest = read_manifest(file)
+    with zipfile.ZipFile(file) as archive:
+        assert set(manifest["files"]) == set(archive.namelist()) - {"manifest.json"}
+
+
+def test_an_archive_gives_the_same_table_where_no_run_lies(finished, tmp_path):
+    sweep, file = finished
+    unpack(file, tmp_path / "tiny-limit64")
+    other = mmbench.Sweep(words(), results=tmp_path)
+    assert [run.state for run in other.runs(read_up_to=None)] == ["done"] * 4
+    assert other.todo() == []
+    ours, theirs = sweep.leaderboard(), other.leaderboard()
+    sampled = ["p_vs_best", "sample_ci_low", "sample_ci_high"]  # of predictions in half precision
+    pd.testing.assert_frame_equal(ours.drop(columns=sampled), theirs.drop(columns=sampled))
+    pd.testing.assert_frame_equal(ours[sampled], theirs[sampled], atol=0.02)
+    for run, copy in zip(sweep.runs(), other.runs(), strict=True):
+        a, b = read_predictions(run, "complete"), read_predictions(copy, "complete")
+        assert set(a) == set(b)
+        np.testing.assert_allclose(a["logits"], b["logits"], rtol=1e-3, atol=1e-3)
+        assert all(np.array_equal(a[name], b[name]) for name in set(a) - {"logits"})
+        assert b["logits"].dtype == np.float32
+
+
+@pytest.mark.parametrize("member", ["manifest.json", "predictions.parquet", "runs.parquet"])
+def test_a_changed_byte_is_noticed(finished, tmp_path, member):
+    _, file = finished
+    changed = tmp_path / "changed.zip"
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == member:
+                content = content[:-9] + b"x" + content[-8:]
+            new.writestr(name, content)
+    with pytest.raises(ValueError, match=r"changed\.zip is (damaged|no whole archive)"):
+        unpack(changed, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_what_is_no_archive_is_one_line(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    for name in ("a.zip", "b.zip"):
+        with pytest.raises(ValueError, match="is no whole archive of mmbench"):
+            read_manifest(tmp_path / name)
+
+
+def test_a_new_method_stands_beside_archived_rows_that_are_not_trained(finished, tmp_path):
+    _, file = finished
+    mine = mmbench.Sweep(words(["mean_fusion"]), results=tmp_path)
+    mine.run(workers=1)
+    with mine.against(file) as runs:
+        board, _ = mine.boards(runs=runs)
+    assert set(board["method"]) == {"mean_fusion", "late_logistic", "zero_fill"}
+    shown = board[(board["metric"] == "accuracy") & (board["condition"] == "complete")]
+    assert sorted(shown["rank"]) == [1, 2, 3]
+    assert shown["p_vs_best"].notna().sum() == 2
+    assert len(list(mine.runs_folder.glob("[!.]*/*/*/[!.]*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer": {"max_epochs": 2}}, "trainer of mfeat differs"),
+        ({"seeds": 3}, r"give seeds=\[0, 1\]"),
+        ({"select": {"metric": "macro_f1"}}, "select of mfeat differs"),
+    ],
+)
+def test_rows_of_other_settings_are_refused(finished, tmp_path, changes, message):
+    _, file = finished
+    mine = mmbench.Sweep(words(["mean_fusion"]) | changes, results=tmp_path)
+    mine.check()
+    with pytest.raises(ValueError, match=message), mine.against(file):
+        pass
+
+
+def test_folders_and_archives_join_and_the_same_run_counts_once(finished, tmp_path):
+    sweep, file = finished
+    other = mmbench.Sweep(words(["mean_fusion"]), results=tmp_path)
+    other.run(workers=1)
+    assert merge(other.folder, sweep.folder) == 4
+    assert merge(other.folder, file) == 0
+    both = mmbench.Sweep(words([*METHODS, "mean_fusion"]), results=tmp_path)
+    assert {run.state for run in both.runs(read_up_to=None)} == {"done"}
+
+
+def test_a_run_of_another_content_is_an_error_and_nothing_is_joined(finished, tmp_path):
+    sweep, file = finished
+    unpack(file, tmp_path / "there")
+    record = next((tmp_path / "there").rglob("zero_fill/*/metrics.json"))
+    said = json.loads(record.read_text())
+    said["selected"]["epoch"] = 7
+    record.write_text(json.dumps(said))
+    (record.parent / "done").unlink()
+    finish(record.parent, "done")
+    for other in (sweep.folder, file):
+        with pytest.raises(ValueError, match="is in both with different scores or sources"):
+            merge(tmp_path / "there", other)
+    with pytest.raises(ValueError, match=r"no run has ended in .*nowhere"):
+        merge(tmp_path / "there", tmp_path / "nowhere")
+
+
+def test_published_runs_are_made_again_and_a_changed_one_is_found(finished, tmp_path):
+    sweep, _ = finished
+    outdated, checks = verify(sweep.folder, tmp_path / "a", sample=2, data_root=NO_DATA)
+    assert outdated == {}
+    assert [check.state for check in checks] == ["equal", "equal"]
+    published = tmp_path / "tiny-limit64"
+    published.mkdir()
+    for name in ("leaderboard.csv", "suite.json"):
+        (published / name).write_bytes((sweep.folder / name).read_bytes())
+    _, checks = verify(published, tmp_path / "b", sample=1, data_root=NO_DATA)
+    assert [check.state for check in checks] == ["within"], "no predictions: by the interval"
+    board = pd.read_csv(published / "leaderboard.csv")
+    board["mean"] += 0.5
+    board["sources"] = "0123456789abcdef"
+    board.to_csv(published / "leaderboard.csv", index=False)
+    outdated, checks = verify(published, tmp_path / "c", sample=1, data_root=NO_DATA)
+    assert [check.state for check in checks] == ["differs"]
+    assert outdated == {("mfeat", "mcar30"): ["late_logistic", "zero_fill"]}
+
+
+def test_a_table_that_does_not_name_its_sources_is_out_of_date():
+    row = {"data": "d", "scenario": "s", "method": "m", "n_seeds": 2}
+    now = {("d", "m"): "here"}
+    assert stale(pd.DataFrame([row]), now) == {("d", "s"): ["m"]}
+    assert stale(pd.DataFrame([{**row, "sources": "here"}]), now) == {}
+    assert stale(pd.DataFrame([{**row, "sources": "here there"}]), now) == {("d", "s"): ["m"]}
+
+
+def test_a_folder_without_a_table_or_a_suite_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no leaderboard\.csv"):
+        verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)
+    (tmp_path / "leaderboard.csv").write_text("data,scenario,method,n_seeds\n")
+    with pytest.raises(ValueError, match="does not say of which suite it is"):
+        verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)

@@ -1,0 +1,164 @@
+"""What the program says of a table, on runs whose truth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from sweeps import specs
+
+from mmbench.bench.record import Run, read_records
+from mmbench.bench.result import write_result
+from mmbench.bench.score_cache import ScoreCache
+from mmbench.bench.statistics import Spread, difference, pooled_difference
+from mmbench.bench.verdict import ALL, EVERY, spread, verdict
+from mmbench.metrics.metric import score
+from mmbench.store import write_arrays
+from results import condition, result
+
+SAMPLES = 400
+
+
+def made(folder, shares, *, seeds=3, data=("one", "two"), jitter=0.01):
+    """Finished runs: method -> share of test samples that each training of it gets right.
+
+    Which samples are hard is the same for all, so that methods are paired.
+    """
+    (spec,) = specs(methods=["majority"])
+    runs = []
+    for d, name in enumerate(data):
+        target = np.random.default_rng(d).integers(0, 2, SAMPLES)
+        hard = np.random.default_rng(10 + d).permutation(SAMPLES) / SAMPLES
+        for m, (method, share) in enumerate(shares.items()):
+            for seed in range(seeds):
+                rng = np.random.default_rng([d, m, seed])
+                right = hard < share + jitter * rng.normal()
+                logits = np.eye(2)[np.where(right, target, 1 - target)].astype(np.float32)
+                own = replace(spec, method=method, method_label=method, data_label=name, seed=seed)
+                at = folder / own.folder
+                (at / "predictions").mkdir(parents=True)
+                conditions = {}
+                for rate in (0.0, 0.3):
+                    condition_name = f"mcar_{rate}" if rate else "complete"
+                    found = score("accuracy", logits, target, "single_label")
+                    conditions[condition_name] = condition(
+                        missing_rate_nominal=rate, scores={"accuracy": found}
+                    )
+                    arrays = {"logits": logits, "target": target}
+                    write_arrays(at / "predictions" / f"{condition_name}.npz", arrays)
+                write_result(at, result("single_label", conditions))
+                runs.append(Run(own, at, "done"))
+    return runs
+
+
+def said(runs, metric="accuracy"):
+    return verdict(runs, read_records(runs), metric, ScoreCache(None))
+
+
+def over_all(found, data):
+    """Rows of one data set, over all its conditions, by method."""
+    rows = found.comparisons
+    return rows[(rows["data"] == data) & (rows["over"] == ALL)].set_index("method")
+
+
+def test_a_better_and_a_worse_method_are_told_from_one_that_is_alike(tmp_path):
+    shares = {"late_logistic": 0.7, "shaspec": 0.85, "momke": 0.701, "muse": 0.5}
+    found = said(made(tmp_path, shares))
+    first = found.sentences[0]
+    assert first.startswith(
+        "1 of 3 methods beats late_logistic, the best simple row by mean rank, beyond chance in "
+        "the mean over 2 data sets: shaspec +0.1"
+    )
+    assert "1 is worse beyond chance and 1 undecided" in first
+    assert any(line.startswith("On single data sets") and "shaspec on one, two" in line
+               for line in found.sentences)  # fmt: skip
+    mean = over_all(found, EVERY)
+    assert mean["gain"].to_dict() == pytest.approx(
+        {"shaspec": 0.15, "momke": 0.001, "muse": -0.2}, abs=0.02
+    )
+    assert mean.loc["shaspec", "ci_low"] < 0.15 < mean.loc["shaspec", "ci_high"]
+
+
+def test_the_reference_is_the_best_simple_row_and_plain_baselines_are_not_counted(tmp_path):
+    shares = {"late_logistic": 0.6, "unimodal": 0.8, "majority": 0.5, "shaspec": 0.7}
+    found = said(made(tmp_path, shares))
+    assert set(found.comparisons["reference"]) == {"unimodal"}
+    assert set(found.comparisons["method"]) == {"shaspec"}
+    assert found.sentences[0].startswith("0 of 1 method beat unimodal")
+
+
+def test_equal_methods_are_found_different_no_more_often_than_stated():
+    """Trainings and samples drawn anew for both methods, a thousand times."""
+    rng = np.random.default_rng(0)
+    n, seeds, samples = 5, 0.02, 0.01
+    found = [
+        difference(rng.normal(0, seeds, n) + rng.normal(0, samples), samples**2).p
+        for _ in range(1000)
+    ]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.025)
+
+
+def test_without_a_simple_row_or_with_a_hole_nothing_is_said(tmp_path):
+    assert said(made(tmp_path / "a", {"shaspec": 0.8, "momke": 0.7})).sentences == []
+    runs = made(tmp_path / "b", {"late_logistic": 0.8, "shaspec": 0.7, "momke": 0.7})
+    found = said([run for run in runs if (run.spec.method, run.spec.seed) != ("momke", 2)])
+    assert set(found.comparisons["method"]) == {"shaspec"}
+    assert "Left out" in found.sentences[-1]
+    assert "momke" in found.sentences[-1]
+
+
+def test_one_seed_cannot_tell_chance_from_merit(tmp_path):
+    found = said(made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.9}, seeds=1))
+    assert len(found.sentences) == 1
+    assert "Take at least three seeds" in found.sentences[0]
+
+
+def test_the_error_over_samples_is_that_of_paired_counts(tmp_path):
+    """McNemar: the variance of a paired difference of accuracies rests on discordant samples."""
+    runs = made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8}, seeds=2, data=("one",), jitter=0)
+    found = over_all(said(runs), "one").iloc[0]
+    share = 0.2  # of samples that one gets right and the other does not
+    assert found["se_samples"] == pytest.approx(np.sqrt(share * (1 - share) / SAMPLES), rel=0.15)
+    assert found["se_seeds"] == 0
+
+
+def test_a_difference_without_noise_over_samples_is_students():
+    paired = np.array([0.1, 0.3, 0.2, 0.4])
+    found = difference(paired, 0.0)
+    assert found.p == pytest.approx(stats.ttest_1samp(paired, 0).pvalue)
+    interval = stats.ttest_1samp(paired, 0).confidence_interval()
+    assert found.interval() == pytest.approx((interval.low, interval.high))
+    both = pooled_difference([found, found])
+    assert both.gain == pytest.approx(found.gain)
+    assert both.error == pytest.approx(found.error / np.sqrt(2))
+    assert both.dof == pytest.approx(2 * found.dof)
+    assert np.isnan(difference(paired[:1], 0.1).p)
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.03])
+def test_the_power_is_that_of_simulated_tables(gain):
+    typical, seeds, sets = Spread(seeds=4e-4, samples=1e-4), 5, 4
+    rng = np.random.default_rng(0)
+    error = typical.error(seeds, sets)
+    found = rng.normal(gain, error, 20000)
+    critical = stats.norm.ppf(0.975) * error
+    assert typical.power(gain, seeds, sets) == pytest.approx((found > critical).mean(), abs=0.01)
+
+
+def test_what_is_needed_is_enough_and_one_less_is_not():
+    typical = Spread(seeds=4e-4, samples=1e-4)
+    seeds = typical.seeds_needed(0.02, 3)
+    assert typical.power(0.02, seeds, 3) >= 0.8
+    assert seeds == 1 or typical.power(0.02, seeds - 1, 3) < 0.8
+    sets = typical.data_sets_needed(0.02, 3)
+    assert typical.power(0.02, 3, sets) >= 0.8 > typical.power(0.02, 3, sets - 1)
+    assert typical.seeds_needed(0.005, 3) is None, "the samples alone blur more than that"
+    assert typical.power(typical.detectable(3, 2), 3, 2) == pytest.approx(0.8)
+
+
+def test_typical_variances_come_back_from_a_table(tmp_path):
+    found = said(made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8, "momke": 0.7}, seeds=8))
+    typical = spread(found.comparisons)
+    assert typical.seeds == pytest.approx(2 * 0.01**2, rel=0.6)
+    assert typical.samples == pytest.approx(0.15 * 0.85 / SAMPLES, rel=0.6)
+    assert spread(found.comparisons.assign(se_seeds=np.nan)) is None
