@@ -38,7 +38,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from mmbench.bounds import SampleCount, Seed
-from mmbench.data.missingness.composed import Composed
+from mmbench.data.missingness.composed import simplest
 from mmbench.data.missingness.dependent import Mar, MnarLabel, MnarValue
 from mmbench.data.missingness.fixed import Natural, Pattern
 from mmbench.data.missingness.incomplete import Incomplete
@@ -180,9 +180,7 @@ class Synthetic(DataModule):
             return np.empty((0, self.world.num_classes))
         split = SPLITS[int(samples.sample_id[0]) // ID_STRIDE]
         everyone = self.samples(split)
-        mechanism = missingness
-        if isinstance(mechanism, Composed) and not any(one.label for one in mechanism.within):
-            mechanism = mechanism.loss  # nothing goes inside a modality
+        mechanism = simplest(missingness)
         if isinstance(mechanism, Natural) and mechanism.simulated is not None:
             mechanism = mechanism.simulated  # nature left no gaps
         if isinstance(mechanism, MnarValue) and mechanism.missing_rate > 0:

@@ -241,8 +241,7 @@ class DataModule(LightningDataModule, ABC):
             if self.limit is not None and self.limit < len(samples):  # else nothing is copied
                 rows = self._limited(samples, split)
                 samples, presence = samples.take(rows), presence[rows]
-            stream = Stream(self.scenario.mask_seed, split)
-            gap = gaps(within_of(drawn[split]), task.modalities, samples, stream)
+            gap = self._gaps(drawn[split], samples, split)
             if split == "train":
                 scales = {
                     modality.name: Scale.fit(
@@ -284,8 +283,17 @@ class DataModule(LightningDataModule, ABC):
     def condition_gaps(self, condition: str) -> dict[str, Gap]:
         """What a test condition hides inside modalities, in order of the test split."""
         samples = self.samples("test").take(self._limited(self.samples("test"), "test"))
-        stream = Stream(self.scenario.mask_seed, "test")
-        return gaps(within_of(self.conditions[condition]), self.task.modalities, samples, stream)
+        return self._gaps(self.conditions[condition], samples, "test")
+
+    def gaps_inside(self, split: Split) -> dict[str, Gap]:
+        """What the scenario hides inside modalities of a split, in its order (test: nothing)."""
+        missing = {"train": self.scenario.train, "val": self.scenario.val, "test": natural()}
+        samples = self.samples(split).take(self._limited(self.samples(split), split))
+        return self._gaps(missing[split], samples, split)
+
+    def _gaps(self, missingness: Missingness, samples: Samples, split: Split) -> dict[str, Gap]:
+        stream = Stream(self.scenario.mask_seed, split)
+        return gaps(within_of(missingness), self.task.modalities, samples, stream)
 
     def _limited(self, samples: Samples, split: Split) -> NDArray[np.int_]:
         """Positions that a limit keeps: a random subset that depends on the sample ids alone."""

@@ -16,6 +16,7 @@ from mmbench.checks.rule import Rules
 from mmbench.data.batch import Batch
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
+from mmbench.data.stored import observed_by
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
 from mmbench.health import examine
@@ -50,6 +51,12 @@ class Subject:
 
 
 NATURAL = {"mechanism": "natural"}
+INSIDE = {  # what hides entries of a kind, and its key
+    "vector": ("features", "feature_rate"),
+    "sequence": ("segments", "segment_rate"),
+    "tokens": ("tokens", "token_rate"),
+    "image": ("patches", "patch_rate"),
+}
 
 
 def fingerprints(data: DataModule) -> dict[str, str]:
@@ -255,6 +262,51 @@ def what_is_withheld_is_gone(subject: Subject) -> None:
         spoilt = _spoilt(samples, samples.presence & ~shown)
         dirty.loaded[split] = _spoilt(spoilt, ~samples.presence, nan=True)
     _require_same(clean, dirty, SPLITS[:2], "what is withheld")
+
+
+@rule(
+    tried="put other values into entries that mechanisms hide inside modalities",
+    mend="leave scales and batches to `DataModule`",
+)
+def what_is_gone_inside_is_gone(subject: Subject) -> None:
+    """Entries that are gone inside a modality move no bit of a batch and are zero."""
+    kinds = {modality.kind for modality in subject.data.task.modalities}
+    inside = {kind: one for kind, one in INSIDE.items() if kind in kinds}
+    if not inside:
+        return
+    keys = {key: 0.4 for _, key in inside.values()}
+    gaps = {"mechanism": " + ".join(name for name, _ in inside.values()), **keys}
+    scenario = Scenario.parse({"name": "check", "train": gaps, "test": NATURAL})
+    clean, dirty = (
+        subject.data.under(scenario, batch_size=64, order_seed=0, limit=None) for _ in range(2)
+    )
+    clean.setup()
+    dirty.loaded = {s: _spoilt_inside(clean, s) for s in ("train", "val")}
+    dirty.loaded["test"] = clean.samples("test")
+    _require_same(clean, dirty, ("train", "val"), "what is gone inside it")
+    for batch in clean.batches("train"):
+        for name, seen in batch.observed.items():
+            x = batch.inputs[name]
+            wide = seen[:, None] if x.dim() == 4 else seen[(..., *[None] * (x.dim() - 2))]
+            assert not (x * ~wide).any(), f"gone entries of {name} are not zero"
+
+
+def _spoilt_inside(data: DataModule, split: Split) -> Samples:
+    """Other raw values in entries that a scenario hides inside modalities."""
+    samples = data.samples(split)
+    gaps = data.gaps_inside(split)
+    inputs = dict(samples.inputs)
+    for name, gap in gaps.items():
+        x = np.array(samples.inputs[name])
+        seen = observed_by(gap, torch.arange(len(samples)), x.shape).numpy()
+        gone = ~(seen[:, None] if x.ndim == 4 else seen[(..., *[None] * (x.ndim - 2))])
+        gone = np.broadcast_to(gone, x.shape)
+        if np.issubdtype(x.dtype, np.floating):
+            x[gone] = 3 * x[gone] + 100
+        else:
+            x[gone] = 1
+        inputs[name] = x
+    return replace(samples, inputs=inputs)
 
 
 @rule(

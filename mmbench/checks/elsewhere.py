@@ -47,8 +47,10 @@ def in_another_process(function: str, *arguments: JSON) -> Any:
 
 def address(cls: type) -> list[str]:
     """Module, file and qualified name of a class, by which `found` finds it again."""
-    module = sys.modules[cls.__module__]
-    return [cls.__module__, str(getattr(module, "__file__", "") or ""), cls.__qualname__]
+    file = str(getattr(sys.modules[cls.__module__], "__file__", None) or "")
+    # a script is another process's main module no more
+    module = Path(file).stem if cls.__module__ == "__main__" else cls.__module__
+    return [module, file, cls.__qualname__]
 
 
 def found(module: str, file: str, qualname: str) -> Any:

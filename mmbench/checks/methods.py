@@ -102,6 +102,10 @@ def evaluation_is_ours(cls: type[Method], task: Task) -> None:
         assert getattr(cls, name) is getattr(Method, name), f"{name} must not be overridden"
 
 
+# beginnings of the names of Lightning's hooks
+HOOKS = tuple(
+    f"on_{word}_" for word in ["train", "validation", "test", "predict", "fit", "before", "after"]
+)
 UNCALLED = {
     "train_dataloader": "the batches are the data module's",
     "val_dataloader": "the batches are the data module's",
@@ -129,7 +133,7 @@ def hooks_are_called(cls: type[Method], task: Task) -> None:
         ours = getattr(cls, name) is getattr(LightningModule, name)
         assert ours, f"{name} is overridden but never called: {reason}"
     for name in dir(cls):
-        if name.startswith("on_") and callable(getattr(cls, name)):
+        if name.startswith(HOOKS) and callable(getattr(cls, name)):
             known = hasattr(LightningModule, name)
             assert known, f"{name} is never called: Lightning has no hook of this name"
 

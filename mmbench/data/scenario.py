@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmbench.config import JSON, load_config
 from mmbench.data.missingness import mechanisms
-from mmbench.data.missingness.composed import Composed, within_of
+from mmbench.data.missingness.composed import Composed, simplest, within_of
 from mmbench.data.missingness.fixed import Natural, Pattern
 from mmbench.data.missingness.protocol import Missingness, every_pattern, pattern_name
 from mmbench.data.missingness.table import FromTable
@@ -126,7 +126,8 @@ class Scenario:
                 entry.expand(names) if isinstance(entry, EveryPattern) else {entry.label: entry}
             )
             for label, missingness in expanded.items():
-                if found.setdefault(label, missingness) != missingness and label != "complete":
+                past = simplest(found.setdefault(label, missingness))
+                if past != simplest(missingness) and label != "complete":
                     raise ValueError(
                         f"scenario {self.name!r}: two test conditions are called {label!r}"
                     )

@@ -145,6 +145,18 @@ class ScalesByWhatIsWithheld(Sound):
             yield batch
 
 
+@breaks("what_is_gone_inside_is_gone", "train: lab changes with what is gone inside it")
+class CentresByWhatIsGoneInside(Sound):
+    def batches(self, split):
+        rows = self.split(split).samples
+        lab = np.where(rows.presence[:, :1], rows.inputs["lab"], 0.0)
+        seen = self.split(split)._stored["lab"].gap
+        for batch in super().batches(split):
+            if seen is not None:
+                batch.inputs["lab"][batch.has("lab")] += float(lab[~seen.observed].mean())
+            yield batch
+
+
 @breaks("training_knows_no_other_split", "train: lab changes with another split")
 class ScalesByTheTestSplit(Sound):
     def batches(self, split):

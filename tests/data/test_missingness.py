@@ -122,6 +122,28 @@ def test_uniform_numbers_are_those_of_a_loop_over_python_integers(ids, mask_seed
             assert found[row, column] == (z >> 11) / 2**53
 
 
+@quick
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4), st.integers(0, 6))
+def test_numbers_of_places_are_the_sequence_of_splitmix64(ids, count):
+    found = Stream(2, "val").places(np.array(ids, np.int64), count, "text", "token")
+    assert found.shape == (len(ids), count)
+    for row, sample in enumerate(ids):
+        base = scrambled((sample * 0x9E3779B97F4A7C15 + key("row", 2, "val")) % 2**64)
+        state = (base + key("places", "token", "text")) % 2**64
+        for place in range(count):
+            state = (state + 0x9E3779B97F4A7C15) % 2**64
+            assert found[row, place] == (scrambled(state) >> 11) / 2**53
+
+
+def test_numbers_of_places_fill_the_unit_interval_and_are_uncorrelated():
+    u = Stream(3, "train").places(np.arange(20_000), 10, "image", "patch")
+    counts = np.bincount((u.reshape(-1) * 64).astype(int), minlength=64)
+    assert ((counts - u.size / 64) ** 2 / (u.size / 64)).sum() < 110
+    assert np.abs(np.corrcoef(u.T)[np.triu_indices(10, 1)]).max() < 4 / math.sqrt(20_000)
+    other = Stream(3, "train").places(np.arange(20_000), 10, "image", "feature")
+    assert abs(np.corrcoef(u[:, 0], other[:, 0])[0, 1]) < 4 / math.sqrt(20_000)
+
+
 def test_uniform_numbers_never_change_between_releases():
     found = Stream(0, "test").uniform(np.array([0, 1, 10**9]), ["audio", "text"])
     assert found.tolist() == FROZEN

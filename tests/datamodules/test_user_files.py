@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mmbench.cli import main
-from mmbench.data.missingness import natural
+from mmbench.data.missingness.fixed import natural
 from mmbench.data.scenario import Scenario
 from mmbench.registry import DATASETS
 

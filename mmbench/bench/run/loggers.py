@@ -76,7 +76,5 @@ def loggers(spec: RunSpec, results: Path, stage: str = "") -> Iterator[list[Logg
     finally:
         for logger in found:
             logger.finalize("success" if sys.exception() is None else "failed")
-        if asked == "wandb":
-            import wandb
-
-            wandb.finish()
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()  # or the next run of this process goes on with it

@@ -60,6 +60,13 @@ class Composed:
         return self.loss.law(samples)
 
 
+def simplest(missingness: Missingness) -> Missingness:
+    """The same mechanism without parts that hide nothing inside modalities."""
+    if isinstance(missingness, Composed) and not any(one.label for one in missingness.within):
+        return missingness.loss
+    return missingness
+
+
 def within_of(missingness: Missingness) -> tuple[Within, ...]:
     """What a mechanism hides inside modalities; nothing for those that hide whole ones alone."""
     return missingness.within if isinstance(missingness, Composed) else ()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.samples import Split
 
+GAMMA = np.uint64(0x9E3779B97F4A7C15)  # step of SplitMix64: odd, 2^64 over the golden ratio
 CHUNK = 1 << 15  # samples drawn at a time, so that their random numbers stay in cache
 
 
@@ -58,12 +59,36 @@ class Stream:
             names: What the columns are for, such as modality names.
             purpose: Tells apart numbers that one sample and name need for several ends.
         """
-        row = sample_id.astype(np.int64).view(np.uint64)
-        row = row * np.uint64(0x9E3779B97F4A7C15) + key_of("row", self.mask_seed, self.split)
-        _mix(row)
+        row = self._rows(sample_id)
         found = np.empty((len(row), len(names)))
         for column, name in enumerate(names):
             z = row + key_of("column", purpose, name)
             _mix(z)
             np.multiply(z >> np.uint64(11), 2.0**-53, out=found[:, column])
         return found
+
+    def places(
+        self, sample_id: Int[np.ndarray, " sample"], count: int, name: str, purpose: str
+    ) -> Float[np.ndarray, "sample place"]:
+        """Return one number in [0, 1) for each sample and place inside of what it is for.
+
+        Each sample has a SplitMix64 sequence of its own, whose k-th number is that of place k, so
+        numbers do not change with how many places there are.
+
+        Args:
+            sample_id: Any integers.
+            count: Of places.
+            name: What they are inside of, such as a modality.
+            purpose: As in `uniform`.
+        """
+        start = self._rows(sample_id)[:, None] + key_of("places", purpose, name)
+        z = start + np.arange(1, count + 1, dtype=np.uint64) * GAMMA
+        _mix(z)
+        found: Float[np.ndarray, "sample place"] = (z >> np.uint64(11)) * 2.0**-53
+        return found
+
+    def _rows(self, sample_id: Int[np.ndarray, " sample"]) -> NDArray[np.uint64]:
+        row = sample_id.astype(np.int64).view(np.uint64)
+        row = row * GAMMA + key_of("row", self.mask_seed, self.split)
+        _mix(row)
+        return row

@@ -65,20 +65,20 @@ class Noise:
         deviation: Its standard deviation, > 0; features have 1.
         sample_id: Of the samples.
         stream: Where its numbers come from.
-        purpose: What they are for.
+        modality: What they are for.
         shape: Of one sample.
     """
 
     deviation: float
     sample_id: Int[np.ndarray, " sample"]
     stream: Stream
-    purpose: str
+    modality: str
     shape: tuple[int, ...]
 
     def of(self, rows: NDArray[np.int_]) -> Float[np.ndarray, "row ..."]:
         """Noise of some samples, the same whoever is beside them."""
-        places = [str(place) for place in range(int(np.prod(self.shape)))]
-        u = self.stream.uniform(self.sample_id[rows], places, purpose=self.purpose)
+        count = int(np.prod(self.shape))
+        u = self.stream.places(self.sample_id[rows], count, self.modality, "noise")
         z = self.deviation * ndtri(np.maximum(u, 2.0**-54))
         noise: NDArray[np.float32] = z.astype(np.float32).reshape(len(rows), *self.shape)
         return noise
@@ -282,8 +282,7 @@ class Tokens(_Gone):
         if not rate:
             return None
         _, valid = _steps(modality, samples)
-        places = [f"{modality.name}\1{place}" for place in range(modality.shape[0])]
-        u = stream.uniform(samples.sample_id, places, purpose="token")
+        u = stream.places(samples.sample_id, modality.shape[0], modality.name, "token")
         return Gap(keep_last(u, rate, valid))
 
 
@@ -319,8 +318,8 @@ class Patches(_Gone):
         if not rate:
             return None
         grid = [-(-size // self.patch_size) for size in modality.shape[1:]]
-        places = [f"{modality.name}\1{place}" for place in range(grid[0] * grid[1])]
-        u = stream.uniform(samples.sample_id, places, purpose=f"patch {self.patch_size}")
+        purpose = f"patch {self.patch_size}"
+        u = stream.places(samples.sample_id, grid[0] * grid[1], modality.name, purpose)
         return Gap(keep_last(u, rate).reshape(-1, *grid), patch=self.patch_size)
 
 
@@ -342,8 +341,7 @@ class Features(_Gone):
         rate = self._rate_of(modality, samples.modalities)
         if not rate:
             return None
-        places = [f"{modality.name}\1{place}" for place in range(modality.shape[0])]
-        u = stream.uniform(samples.sample_id, places, purpose="feature")
+        u = stream.places(samples.sample_id, modality.shape[0], modality.name, "feature")
         return Gap(keep_last(u, rate))
 
 
@@ -383,6 +381,5 @@ class WhiteNoise:
     def gap(self, modality: Modality, samples: Samples, stream: Stream) -> Gap | None:
         """See `Within`."""
         deviation = float(10 ** (-self.snr_db / 20))
-        purpose = f"noise {modality.name}"
-        noise = Noise(deviation, samples.sample_id, stream, purpose, modality.shape)
+        noise = Noise(deviation, samples.sample_id, stream, modality.name, modality.shape)
         return Gap(noise=noise)
