@@ -103,8 +103,9 @@ def evaluation_is_ours(cls: type[Method], task: Task) -> None:
 
 
 # beginnings of the names of Lightning's hooks
-HOOKS = tuple(
-    f"on_{word}_" for word in ["train", "validation", "test", "predict", "fit", "before", "after"]
+HOOKS = (
+    *("on_train_", "on_validation_", "on_test_", "on_predict_"),
+    *("on_fit_", "on_before_", "on_after_"),
 )
 UNCALLED = {
     "train_dataloader": "the batches are the data module's",
