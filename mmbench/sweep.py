@@ -38,7 +38,7 @@ from mmbench.bench.verdict import Verdict, spread, verdict
 from mmbench.config import JSON
 from mmbench.data.digest import digest
 from mmbench.registry import DATASETS, METHODS, suggest
-from mmbench.store import MARK, clean, damage, write_json
+from mmbench.store import MARK, clean, damage, private, write_json
 
 TIMINGS = "timings.json"  # in a suite's folder: data -> method -> seconds of a run, as measured
 FINISHED = ("done", "skipped")
@@ -619,7 +619,9 @@ class Sweep:
             ValueError: If it is damaged, or made under other settings.
         """
         with tempfile.TemporaryDirectory() as folder:
-            archived = archive.unpack(Path(file), Path(folder))
+            # in a private folder, files are not flushed one by one
+            scratch = private(Path(folder) / "archive")
+            archived = archive.unpack(Path(file), scratch, scratch=True)
             yield [*self.runs(), *archive.comparable(self.specs, archived)]
 
     def tuning(self) -> pd.DataFrame:

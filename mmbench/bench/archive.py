@@ -31,7 +31,16 @@ from mmbench.bench.spec import PLACEMENT, RunSpec
 from mmbench.bench.tuning import FILE as SEARCH
 from mmbench.bench.tuning import joined
 from mmbench.config import JSON
-from mmbench.store import attempt, damage, identity, publish, write_arrays, write_file, write_json
+from mmbench.store import (
+    attempt,
+    damage,
+    identity,
+    publish,
+    write_arrays,
+    write_file,
+    write_json,
+    write_text,
+)  # fmt: skip
 
 FORMAT = 1
 FILE = "archive.zip"
@@ -101,7 +110,7 @@ def _write(
             chunk = enumerate(runs[start : start + TOGETHER], start)
             found = [row for place, run in chunk for row in _predictions(place, run, samples)]
             if found:
-                writer.write_table(pa.Table.from_pylist(found, schema=schema))
+                writer.write_table(_table(found, schema))
     members["predictions.parquet"] = buffer.getvalue()
     held = [{"samples": key, "npz": blob} for key, blob in samples.items()]
     kinds = pa.schema([("samples", pa.string()), ("npz", pa.binary())])
@@ -111,6 +120,25 @@ def _write(
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in {MANIFEST: json.dumps(manifest, indent=1).encode(), **members}.items():
             archive.writestr(zipfile.ZipInfo(name, SAME_TIME), content, zipfile.ZIP_DEFLATED)
+
+
+def _table(rows: Sequence[dict[str, Any]], schema: Any) -> Any:
+    pa, _ = _pyarrow()
+
+    def column(field: Any) -> Any:
+        values = [row[field.name] for row in rows]
+        if not pa.types.is_list(field.type):
+            return pa.array(values, field.type)
+        lengths = [0 if value is None else len(value) for value in values]
+        whole = [value for value in values if value is not None]
+        flat = (
+            np.concatenate(whole) if whole else np.empty(0, field.type.value_type.to_pandas_dtype())
+        )
+        offsets = pa.array(np.cumsum([0, *lengths]).astype(np.int32))
+        empty = pa.array([value is None for value in values])
+        return pa.ListArray.from_arrays(offsets, pa.array(flat), mask=empty).cast(field.type)
+
+    return pa.Table.from_arrays([column(field) for field in schema], schema=schema)
 
 
 def _row(run: Run) -> dict[str, JSON]:
@@ -182,12 +210,14 @@ def read_manifest(file: Path) -> dict[str, JSON]:
     return manifest
 
 
-def unpack(file: Path, folder: Path) -> list[Run]:
-    """Lay an archive's runs out as a folder of results, whole or not at all.
+def unpack(file: Path, folder: Path, *, scratch: bool = False) -> list[Run]:
+    """Lay an archive's runs out as a folder of results, each whole or not at all.
 
     Args:
         file: From `write_archive`.
         folder: Of results, such as `results/main`; what lies there stays.
+        scratch: Whether the folder is new and goes away after use, so that nothing has to be on
+            the disk before it is read.
 
     Returns:
         Its planned runs, where they lie now; trials of searches lie beside them.
@@ -211,13 +241,13 @@ def unpack(file: Path, folder: Path) -> list[Run]:
     group: list[dict[str, Any]] = []
     for row in _rows(tables["predictions.parquet"]):
         if group and row["run"] != group[0]["run"]:
-            _lay_out(*waiting.pop(group[0]["run"]), group, samples, runs, file)
+            _lay_out(*waiting.pop(group[0]["run"]), group, samples, runs, file, scratch)
             group = []
         group.append(row)
     if group:
-        _lay_out(*waiting.pop(group[0]["run"]), group, samples, runs, file)
+        _lay_out(*waiting.pop(group[0]["run"]), group, samples, runs, file, scratch)
     for spec, row in waiting.values():  # failed, or they do not apply
-        _lay_out(spec, row, [], samples, runs, file)
+        _lay_out(spec, row, [], samples, runs, file, scratch)
     for name, content in beside.items():
         _join_file(folder / name, json.loads(content))
     return [find_run(s, runs) for s, row in zip(specs, rows, strict=True) if not row["trial"]]
@@ -244,29 +274,45 @@ def _lay_out(
     samples: dict[str, dict[str, NDArray[Any]]],
     runs: Path,
     file: Path,
+    scratch: bool,
 ) -> None:
     """Publish one run; what is there and of the same content stays."""
     target = runs / spec.folder
     if row["end"] not in ENDS:
         raise ValueError(f"{file} is damaged: a run cannot end by {row['end']!r}")
+    if scratch:
+        target.mkdir(parents=True)
+        _fill(target, spec, row, predictions, samples, file)
+        return
     replaced = identity(target)
     if replaced is not None and (row["end"] != "done" or find_run(spec, runs).state == "done"):
         return
     with attempt(target) as part:
-        write_json(part / "spec.json", spec.to_json())
-        for name, text in ((RECORD, row["record"]), ("env.json", row["env"])):
-            if text is not None:
-                write_json(part / name, json.loads(text))
-        for each in predictions:
-            name = each["condition"]
-            if Path(name).name != name or name.startswith("."):
-                raise ValueError(f"{file} is damaged: {name!r} is no name of a condition")
-            (part / "predictions").mkdir(exist_ok=True)
-            arrays = {"logits": each["logits"], **samples[each["samples"]]}
-            write_arrays(part / "predictions" / f"{name}.npz", arrays)
-        why = {"why": row["why"]} if row["why"] else {}
-        finish(part, row["end"], {**why, "archived": file.name})
+        _fill(part, spec, row, predictions, samples, file)
         publish(part, target, instead_of=replaced)
+
+
+def _fill(
+    part: Path,
+    spec: RunSpec,
+    row: dict[str, Any],
+    predictions: Sequence[dict[str, Any]],
+    samples: dict[str, dict[str, NDArray[Any]]],
+    file: Path,
+) -> None:
+    write_json(part / "spec.json", spec.to_json())
+    for name, text in ((RECORD, row["record"]), ("env.json", row["env"])):
+        if text is not None:
+            write_text(part / name, text)
+    for each in predictions:
+        name = each["condition"]
+        if Path(name).name != name or name.startswith("."):
+            raise ValueError(f"{file} is damaged: {name!r} is no name of a condition")
+        (part / "predictions").mkdir(exist_ok=True)
+        arrays = {"logits": each["logits"], **samples[each["samples"]]}
+        write_arrays(part / "predictions" / f"{name}.npz", arrays)
+    why = {"why": row["why"]} if row["why"] else {}
+    finish(part, row["end"], {**why, "archived": file.name})
 
 
 def _arrays(content: bytes) -> dict[str, NDArray[Any]]:

@@ -40,6 +40,7 @@ ALL = "all conditions"
 PATTERNS = "patterns"
 EVERY = "all data sets"
 CHANCE = 0.05
+ASKED = 0.02  # of a score between 0 and 1: what a table had better be able to find
 RESAMPLES = 200  # for a variance to about 10 %
 COLUMNS = (
     "data", "over", "method", "reference", "metric", "gain", "ci_low", "ci_high", "se_seeds",
@@ -283,7 +284,7 @@ def _sentences(
     undecided = mean[mean["p"] >= CHANCE]
     on = _counted(sets, "data set")
     said = [
-        f"{len(better)} of {_counted(n, 'method')} {'beats' if len(better) == 1 else 'beat'} "
+        f"{len(better)} of {n} methods {'beats' if len(better) == 1 else 'beat'} "
         f"{reference}, the best simple row by mean rank, beyond chance in the mean over {on}"
         f"{': ' + _gains(better) if len(better) else ''}; {len(worse)} "
         f"{'is' if len(worse) == 1 else 'are'} worse beyond chance and {len(undecided)} undecided "
@@ -304,9 +305,7 @@ def _sentences(
     typical = spread(found)
     trainings = min(len(own[ALL].scores) for own in groups.values())
     if typical is not None:
-        said.append(
-            power_sentence(typical, metric, trainings, sets, typical.detectable(trainings, sets))
-        )
+        said.append(power_sentence(typical, metric, trainings, sets, ASKED))
         if len(undecided):
             nearest = float(undecided["gain"].abs().median())
             said.append(

@@ -685,6 +685,21 @@ def forward_waits_for_no_device(cls: type[Method], task: Task) -> None:
     assert not waiting.calls, f"forward waits for the device: {', '.join(waiting.calls)}"
 
 
+@rule(
+    tried="built with either end of every range in `search`",
+    mend="name arguments of the constructor in `search`, and ranges with which it can be built",
+    scope="once",
+)
+def a_search_can_be_built(cls: type[Method], task: Task) -> None:
+    """What a search may draw is taken by the constructor."""
+    for share, end in ((0.0, "lower"), (1.0, "upper")):
+        drawn = {name: draw.at(share) for name, draw in cls.search.items()}
+        try:
+            cls(task, **drawn)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"the {end} ends of `search` cannot be built: {error}") from error
+
+
 class _Waiting(TorchFunctionMode):
     """Notes calls by which Python waits for a number, made by a file or one beside it.
 

@@ -71,6 +71,8 @@ def _lines(sweep: "Sweep", runs: "pd.DataFrame") -> list[str]:
     counts = runs["state"].value_counts(sort=False).sort_index()
     states = ", ".join(f"{n} {state}" for state, n in counts.items())
     lines = [f"suite {sweep.suite.name} in {sweep.folder}: {states}"]
+    if left := sweep.searches.left_of.total():
+        lines.append(f"  settings are searched: {counted(left, 'trial')} left at most")
     if workers := show_workers(sweep):
         lines.append(f"  at it: {workers}")
     lines.extend(

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from mmbench.data.unpacking import TooLargeError, require_size, require_stream
+from mmbench.data.unpacking import TooLargeError, require_matlab, require_size, require_stream
 
 COMPRESSIONS = ("", ".xz", ".gz", ".bz2")
 
@@ -173,6 +173,7 @@ def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
     from scipy import io
 
     with reading(path, "MATLAB file"):
+        require_matlab(path)
         try:
             content = io.loadmat(path)
         except NotImplementedError as error:  # version 7.3 is HDF5

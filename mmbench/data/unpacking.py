@@ -10,6 +10,8 @@ import gzip
 import lzma
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ LEAST_MIB = 256
 RATIO = 50
 CHUNK = 2**20  # bytes unpacked at a time, only to be counted
 BATCH = 1024  # rows of a parquet file whose texts are counted at a time
+COMPRESSED = 15  # kind of a variable of a MATLAB file
 VALUE = 8  # bytes of a value of a parquet file, once it is read
 
 OPEN: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -71,6 +74,30 @@ def require_stream(path: Path) -> None:
                 while part := stream.read(CHUNK):
                     unpacked += len(part)
                     require_size(path, unpacked)
+
+
+def require_matlab(path: Path) -> None:
+    """Refuse a MATLAB file whose variables become too large; other versions than 5 do not shrink.
+
+    Raises:
+        TooLargeError: If they do. What is damaged raises whatever its decoder does.
+    """
+    with path.open("rb") as file:
+        head = file.read(128)
+        order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
+        if order is None:
+            return
+        unpacked = 0
+        while len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}II", tag)
+            if kind != COMPRESSED:
+                file.seek(size, os.SEEK_CUR)
+                continue
+            stream, packed = zlib.decompressobj(), file.read(size)
+            while part := stream.decompress(packed, CHUNK):
+                unpacked += len(part)
+                require_size(path, unpacked)
+                packed = stream.unconsumed_tail
 
 
 def require_parquet(path: Path) -> None:

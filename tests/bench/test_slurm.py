@@ -146,7 +146,7 @@ def test_a_job_of_higher_priority_pre_empts_workers_and_they_come_back(here, clu
 
 
 def test_the_submitter_may_be_killed_and_come_back(here, cluster):
-    write_suite(here, seconds=1.5)  # not all done before the second command looks
+    write_suite(here, seconds=4.0)  # not all done before the second command looks
     process = start()
     cluster.wait_until(lambda: finished(here) >= 3, "three runs done")
     process.send_signal(signal.SIGKILL)
@@ -166,6 +166,7 @@ def test_what_the_cluster_refuses_is_said_as_it_says_it(here, cluster):
 
 
 def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
+    write_suite(here, seconds=4.0)  # so that the workers are at it afterwards
     process = start()
     cluster.wait_until(lambda: finished(here) >= 1, "one run done")
     time.sleep(3)  # until it is past the beginning and follows

@@ -84,7 +84,7 @@ def test_the_reference_is_the_best_simple_row_and_plain_baselines_are_not_counte
     found = said(made(tmp_path, shares))
     assert set(found.comparisons["reference"]) == {"unimodal"}
     assert set(found.comparisons["method"]) == {"shaspec"}
-    assert found.sentences[0].startswith("0 of 1 method beat unimodal")
+    assert found.sentences[0].startswith("0 of 1 methods beat unimodal")
 
 
 def test_equal_methods_are_found_different_no_more_often_than_stated():

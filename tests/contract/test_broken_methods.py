@@ -15,6 +15,7 @@ from mmbench.data.task import EncoderSpec
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.method import Applies, Method, Paper
+from mmbench.search import Whole, ranges
 
 TASK = TASKS[0]  # a vector, tokens and an image
 BROKEN = {}
@@ -476,6 +477,14 @@ class ForgetsToAverage(Sound):
 class EvaluatesByItself(Sound):
     def test_step(self, batch, batch_idx):
         return torch.nn.functional.one_hot(batch.target, self.task.num_outputs).float()
+
+
+# --- what may be drawn -----------------------------------------------------------------------
+
+
+@breaks("a_search_can_be_built", "the lower ends of `search` cannot be built: .*depth")
+class SearchesWhatItDoesNotTake(Sound):
+    search = ranges(depth=Whole(1, 4))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import io as io_of_matlab
 
 from mmbench.cli import main
+from mmbench.data.files import read_matlab
 from mmbench.data.unpacking import (
     LEAST_MIB,
     SETTING,
@@ -176,6 +178,20 @@ def test_a_file_that_hardly_shrinks_may_be_of_any_size(tmp_path, monkeypatch, de
         code, out, error = describe(f"a.csv.{ending}")
         assert code == 0, error
         assert "9000" in out
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_variables_of_a_matlab_file_are_counted(tmp_path, monkeypatch, packed):
+    path = tmp_path / "a.mat"
+    monkeypatch.setenv(SETTING, "8")
+    io_of_matlab.savemat(path, {"a": np.ones(3), "x": np.zeros(3 * MIB)}, do_compression=packed)
+    if not packed:  # is as large as it says
+        assert read_matlab(path, "x")[0].size == 3 * MIB
+        return
+    with pytest.raises(TooLargeError, match=r"a.mat is [\d,]+ bytes and unpacks to"):
+        read_matlab(path, "x")
+    monkeypatch.setenv(SETTING, "25")
+    assert read_matlab(path, "a")[0].tolist() == [[1, 1, 1]]
 
 
 def test_nothing_is_unpacked_into_files():
