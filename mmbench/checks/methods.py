@@ -693,7 +693,7 @@ def forward_waits_for_no_device(cls: type[Method], task: Task) -> None:
 def a_search_can_be_built(cls: type[Method], task: Task) -> None:
     """What a search may draw is taken by the constructor."""
     for share, end in ((0.0, "lower"), (1.0, "upper")):
-        drawn = {name: draw.at(share) for name, draw in cls.search.items()}
+        drawn: dict[str, Any] = {name: draw.at(share) for name, draw in cls.search.items()}
         try:
             cls(task, **drawn)
         except (TypeError, ValueError) as error:
