@@ -14,6 +14,7 @@ from mmbench.bench.run.build import bound_data, bound_method
 from mmbench.bench.run.provenance import made_by
 from mmbench.bench.run.run import run as run_again
 from mmbench.bench.spec import RunSpec, suites
+from mmbench.data.scenario import Scenario
 from mmbench.sweep import Sweep
 
 
@@ -65,8 +66,8 @@ def verify(
     settled = [spec for spec in sweep.specs if not sweep.searches.goes_on(spec)]
     specs = _published(board, settled, seconds)
     now = {
-        (spec.data_label, spec.method_label): _sources_now(spec, data_root)
-        for spec in {(s.data_label, s.method_label): s for s in specs}.values()
+        row: _sources_now(spec, data_root)
+        for row, spec in {(s.data_label, s.scenario_name, s.method_label): s for s in specs}.items()
     }
     outdated = stale(board, now)
     chosen = np.random.default_rng(seed).permutation(len(specs))[:sample]
@@ -91,6 +92,7 @@ def _published(board: pd.DataFrame, specs: list[RunSpec], seconds: float | None)
 
 def _sources_now(spec: RunSpec, data_root: Path) -> str:
     method, _ = bound_method(spec)
-    data = bound_data(spec.data, spec.data_args, data_root, spec.fold)
+    scenario = Scenario.parse(spec.scenario)
+    data = bound_data(spec.data, spec.data_args, data_root, spec.fold, scenario)
     made = made_by(method, data)
     return sources_name(made["sources"], made["distributions"])

@@ -35,12 +35,12 @@ class Check:
 Table = tuple[str, str]  # data, scenario
 
 
-def stale(board: pd.DataFrame, now: Mapping[tuple[str, str], str]) -> dict[Table, list[str]]:
+def stale(board: pd.DataFrame, now: Mapping[tuple[str, str, str], str]) -> dict[Table, list[str]]:
     """Tables of which rows were made by other sources than those that lie there now.
 
     Args:
         board: A published leaderboard.
-        now: (data, method) -> what `sources` would be today.
+        now: (data, scenario, method) -> what `sources` would be today.
 
     Returns:
         (data, scenario) -> methods; every method of a table that does not name its sources.
@@ -52,7 +52,10 @@ def stale(board: pd.DataFrame, now: Mapping[tuple[str, str], str]) -> dict[Table
     row: Any
     for row in rows.itertuples():
         methods = found.setdefault((row.data, row.scenario), [])
-        if row.sources != now.get((row.data, row.method)) and row.method not in methods:
+        if (
+            row.sources != now.get((row.data, row.scenario, row.method))
+            and row.method not in methods
+        ):
             methods.append(row.method)
     return {table: methods for table, methods in found.items() if methods}
 
@@ -129,4 +132,4 @@ def read_published(folder: Path) -> pd.DataFrame:
     file = folder / "leaderboard.csv"
     if not file.is_file():
         raise ValueError(f"{folder} holds no leaderboard.csv")
-    return pd.read_csv(file, keep_default_na=True)
+    return pd.read_csv(file, dtype={"sources": "str"})  # digits alone are no number

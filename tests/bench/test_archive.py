@@ -158,7 +158,7 @@ def test_published_runs_are_made_again_and_a_changed_one_is_found(finished, tmp_
 
 def test_a_table_that_does_not_name_its_sources_is_out_of_date():
     row = {"data": "d", "scenario": "s", "method": "m", "n_seeds": 2}
-    now = {("d", "m"): "here"}
+    now = {("d", "s", "m"): "here"}
     assert stale(pd.DataFrame([row]), now) == {("d", "s"): ["m"]}
     assert stale(pd.DataFrame([{**row, "sources": "here"}]), now) == {}
     assert stale(pd.DataFrame([{**row, "sources": "here there"}]), now) == {("d", "s"): ["m"]}

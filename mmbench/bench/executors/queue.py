@@ -245,7 +245,8 @@ class Queue:
         if outcome.state == "done" and outcome.work_s:
             self.durations.add(spec, outcome.wall_s)
         if outcome.state == "elsewhere":
-            again = not ticket.patient
+            self._tries[spec.key] += 1  # a claim that is lost each time would not be the last
+            again = not ticket.patient and self._tries[spec.key] < MOST
         else:
             self._tries[spec.key] += 1  # a failure that cannot be recorded would not be the last
             run = find_run(spec, self.runs)
