@@ -29,7 +29,8 @@ if __name__ == "__main__":  # workers are processes of their own
     sweep.run(workers=1)
 
     # %% One row for each data set, scenario, condition, method and metric, holes shown.
-    board = sweep.leaderboard("accuracy")
+    board = sweep.leaderboard()  # all metrics
+    board = board[board["metric"] == "accuracy"]
     print(board.pivot_table(index="method", columns="condition", values="mean").round(3))
 
     # %% One row for each run: what was asked, what it cost, what it scored.

@@ -57,6 +57,7 @@ suite = {
 if __name__ == "__main__":  # workers are processes of their own
     sweep = mmbench.Sweep(suite, data_root=folder)
     sweep.run(workers=1)
-    board = sweep.leaderboard("macro_f1")
+    board = sweep.leaderboard()  # all metrics
+    board = board[board["metric"] == "macro_f1"]
     print(board[["scenario", "condition", "method", "mean"]].round(3).to_string(index=False))
     print(f"everything lies in {sweep.folder}")

@@ -51,5 +51,6 @@ if __name__ == "__main__":  # workers are processes of their own
     }
     sweep = mmbench.Sweep(suite)
     sweep.run(workers=1)
-    board = sweep.leaderboard("macro_f1")
+    board = sweep.leaderboard()  # all metrics
+    board = board[board["metric"] == "macro_f1"]
     print(board[["condition", "method", "mean"]].round(3).to_string(index=False))

@@ -20,6 +20,7 @@ TOGETHER = "another_process_builds_the_same"  # one process for all of them
 # rules that only warn, and what is meant where a method breaks one
 MEANT = {
     ("moe_retriever", "predictions_do_not_know_the_id"): "draws candidates, keyed by the opaque id",
+    ("moe_retriever", "forward_waits_for_no_device"): "cuts ragged contexts by their lengths",
 }
 
 
