@@ -17,6 +17,14 @@ from mmbench.registry import METHODS
 TOGETHER = "another_process_builds_the_same"  # one process for all of them
 
 
+# what one kind alone can break; `mmbench check` tries all rules on each kind, which takes an hour for
+# all methods
+OF_A_KIND = (
+    "outputs_have_the_right_shape",
+    "loss_is_finite",
+    "gradients_reach_every_parameter",
+    "absent_is_absent",
+)
 # rules that only warn, and what is meant where a method breaks one
 MEANT = {
     ("moe_retriever", "predictions_do_not_know_the_id"): "draws candidates, keyed by the opaque id",
@@ -50,7 +58,7 @@ def test_a_method_keeps_the_contract(name, check):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS.names())
-@pytest.mark.parametrize("check", [n for n, rule in METHOD_CHECKS.items() if rule.scope == "task"])
+@pytest.mark.parametrize("check", OF_A_KIND)
 def test_a_method_keeps_the_contract_on_one_kind_of_modality_and_on_one_alone(name, check):
     tasks = tasks_for(name)
     put_through(name, check, [task for task in tasks if task not in TASKS])
