@@ -237,7 +237,9 @@ def test_a_watched_page_is_written_when_a_run_ends_and_only_then(here):
 
 @pytest.mark.slow
 def test_a_failed_run_is_exit_code_1_with_its_hole_in_the_table(here, monkeypatch, capsys):
-    words = ["methods=[majority, {name: zero_fill, args: {dim: 8, lr: 1.0e+30}}]"]
+    # each step of AdamW multiplies the weights by 1 - lr * weight_decay
+    args = "{dim: 8, lr: 100.0, weight_decay: 100.0}"
+    words = [f"methods=[majority, {{name: zero_fill, args: {args}}}]", "trainer.batch_size=4"]
     sweep = ["tiny.yaml", "--limit", "64", *words]
     assert call("run", *sweep, "--workers", "1", monkeypatch=monkeypatch) == 1
     out = " ".join(capsys.readouterr().out.split())

@@ -17,7 +17,7 @@ from mmbench.registry import METHODS
 TOGETHER = "another_process_builds_the_same"  # one process for all of them
 
 
-# what one kind alone can break; `mmbench check` tries all rules on each kind, an hour for all methods
+# what one kind alone can break; `mmbench check` tries all rules on each kind, too long for all
 OF_A_KIND = (
     "outputs_have_the_right_shape",
     "loss_is_finite",
