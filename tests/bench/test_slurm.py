@@ -53,6 +53,8 @@ def start(*words, args="nodes=2,cpus_per_task=8"):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # a shell's background job, which this may be, hears no Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
