@@ -13,7 +13,6 @@ from mmbench.diagnostics import (
     read_diagnostics,
     write_diagnostics,
 )
-from mmbench.layers.fusion import presence_code
 from mmbench.layers.usage import UsageMeter
 from mmbench.store import write_arrays
 
@@ -87,7 +86,7 @@ def test_usage_is_the_mean_weight_of_the_tokens_of_each_pattern():
     presence = torch.tensor([[True, False], [True, True], [True, False]])
     weight = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0))
     weight[1, 2:] = 0  # tokens that ask nobody
-    meter(weight.flatten(0, 1), presence_code(presence))
+    meter(weight.flatten(0, 1), presence)
     usage = meter.shown(("a", "b"), ("x", "y", "z"))["router"]
     assert usage.pattern.tolist() == ["a", "a+b"]
     assert usage.expert.tolist() == ["x", "y", "z"]
@@ -99,10 +98,10 @@ def test_usage_is_the_mean_weight_of_the_tokens_of_each_pattern():
 
 def test_usage_is_counted_in_evaluation_alone_and_each_evaluation_afresh():
     meter = UsageMeter(2, 2)
-    code = torch.tensor([1, 3])
-    meter.train()(torch.eye(2), code)
+    presence = torch.tensor([[True, False], [True, True]])
+    meter.train()(torch.eye(2), presence)
     assert meter.shown(("a", "b"), ("x", "y")) == {}
-    meter.eval()(torch.eye(2), code)
+    meter.eval()(torch.eye(2), presence)
     assert meter.shown(("a", "b"), ("x", "y"))["router"].count.tolist() == [1, 1]
     assert meter.train().eval().shown(("a", "b"), ("x", "y")) == {}
     assert meter.state_dict() == {}

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmbench.data.missingness.protocol import pattern_name
 from mmbench.diagnostics import RouterUsage
+from mmbench.layers.fusion import presence_code
 
 
 class UsageMeter(nn.Module):
@@ -34,16 +35,23 @@ class UsageMeter(nn.Module):
         super().train(mode)
         return self
 
-    @torch.no_grad()
-    def forward(self, weight: Float[Tensor, "token expert"], code: Int[Tensor, " sample"]) -> None:
-        """Count, in evaluation alone.
+    def forward(
+        self, weight: Float[Tensor, "token expert"], presence: Bool[Tensor, "sample modality"]
+    ) -> None:
+        """Count, in evaluation alone; a training step pays nothing.
 
         Args:
             weight: Of each expert for a token, >= 0; those of a sample lie side by side, and one
                 that asks nobody does not count.
-            code: `presence_code` of each sample.
+            presence: What each sample has.
         """
-        if self.training or not len(code):
+        if not self.training:
+            self.add(weight, presence_code(presence))
+
+    @torch.no_grad()
+    def add(self, weight: Float[Tensor, "token expert"], code: Int[Tensor, " sample"]) -> None:
+        """Count whatever the mode, where the `presence_code` of each sample is at hand."""
+        if not len(code):
             return
         rows = torch.cat([weight, (weight.sum(1, keepdim=True) > 0).to(weight)], 1)
         of_sample = rows.view(len(code), -1, rows.shape[1]).sum(1)

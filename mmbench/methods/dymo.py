@@ -198,7 +198,7 @@ class DyMo(Method):
         taken = self.admitted(x, batch.presence)
         extra = taken & ~batch.presence
         nothing = ~extra.any(1, keepdim=True)
-        self.usage(torch.cat([nothing, extra], dim=1).to(x), presence_code(batch.presence))
+        self.usage(torch.cat([nothing, extra], dim=1).to(x), batch.presence)
         output: Tensor = self.network(x, taken)[0]
         return output
 

@@ -157,7 +157,7 @@ class FlexMoE(Method):
         routings = []
         for layer in self.layers:
             x, routing = layer(x)
-            self.usage(routing.gates, presence_code(batch.presence))
+            self.usage(routing.gates, batch.presence)
             routings.append(routing)
         output: Tensor = self.head(x.view_as(z).mean(2).flatten(1))
         return output, routings

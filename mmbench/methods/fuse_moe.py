@@ -42,7 +42,6 @@ from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
 from mmbench.layers.attention import SelfAttention
 from mmbench.layers.encoders import ModalityEncoders
-from mmbench.layers.fusion import presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, LEAST_NOISE, Experts, route
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
@@ -327,10 +326,10 @@ class FusionMoE(nn.Module):
         self, gates: Iterable[tuple[int, Tensor]], presence: Bool[Tensor, "batch modality"]
     ) -> None:
         """Note in evaluation who was asked; disjoint routers have experts of their own."""
-        for m, part in gates:
+        for m, part in () if self.training else gates:
             if self.router == "disjoint":
                 part = F.pad(part, (m * self.reach, self.usage.experts - (m + 1) * self.reach))
-            self.usage(part, presence_code(presence))
+            self.usage(part, presence)
 
     def distribution(
         self, clean: Float[Tensor, "modality batch reach"]

@@ -43,7 +43,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import ModalityEncoders
-from mmbench.layers.fusion import masked_mean, presence_code
+from mmbench.layers.fusion import masked_mean
 from mmbench.layers.moe import SparseBlock
 from mmbench.layers.usage import UsageMeter
 from mmbench.method import Applies, Method, Paper
@@ -247,7 +247,7 @@ class I2MoE(Method):
         """Predict from what is present; nothing is replaced."""
         e = self.embed(batch)
         if not self.training:
-            self.usage(self.weights(e), presence_code(batch.presence))
+            self.usage(self.weights(e), batch.presence)
         return self.combine(e, self.experts(e.expand(self.experts.count, *e.shape)))
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:

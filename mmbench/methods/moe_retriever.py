@@ -402,7 +402,7 @@ class MoERetriever(Method):
         if self.mix is not None:
             answers, balance, asked = self.mix(context)
             if not self.training:
-                self.usage(asked.sum(1).to(answers), context.code)
+                self.usage.add(asked.sum(1).to(answers), context.code)
         filled = scatter(integrate(answers, context), rows, z)
         return torch.where(batch.presence[:, :, None, None], z, filled), balance
 

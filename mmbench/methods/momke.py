@@ -41,7 +41,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.diagnostics import Diagnostic
 from mmbench.layers.encoders import encoder
-from mmbench.layers.fusion import masked_mean, presence_code, random_pattern
+from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
 from mmbench.layers.usage import UsageMeter
@@ -272,7 +272,7 @@ class MoMKE(Method):
         h = self.mix(p, valid)
         if self.router is not None and not self.training:
             weight = self.route(p) * valid[..., None]  # (M, B, S, E)
-            self.usage(weight.transpose(0, 1).flatten(0, 2), presence_code(batch.presence))
+            self.usage(weight.transpose(0, 1).flatten(0, 2), batch.presence)
         z = h.permute(1, 2, 0, 3).flatten(2)  # (B, S, M D)
         hidden = z + self.drop(self.joint(z).relu())
         output: Tensor = self.head(masked_mean(hidden, valid.any(0)))

@@ -71,7 +71,7 @@ from mmbench.diagnostics import Diagnostic
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import encoder
-from mmbench.layers.fusion import masked_mean, presence_code
+from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.mixture import DiagonalMixture, diagonal_log_density
 from mmbench.layers.moe import FORBIDDEN, Experts, top_k_gates
@@ -417,7 +417,7 @@ class LocalExperts(nn.Module):
         gates = gates.flatten(3)
         if not self.training:
             asked = torch.where(presence[:, :, None, None], gates, 0.0)
-            self.usage(asked.flatten(0, 2), presence_code(presence))
+            self.usage(asked.flatten(0, 2), presence)
         y: Tensor = self.experts(t.flatten(0, 2), gates.flatten(0, 2))
         return y.view_as(t)
 
@@ -440,12 +440,12 @@ class FinalExperts(nn.Module):
         self.experts = Experts(experts, dim, dim, activation=F.relu)
 
     def forward(
-        self, x: Float[Tensor, "batch vector dim"], code: Int[Tensor, " batch"]
+        self, x: Float[Tensor, "batch vector dim"], presence: Bool[Tensor, "batch modality"]
     ) -> Float[Tensor, "batch vector dim"]:
-        """Mix the answers; `code` is the `presence_code` of each sample."""
+        """Mix the answers; presence says whose they are."""
         rows = x.flatten(0, 1)
         gates = top_k_gates(self.gate(rows), self.k)
-        self.usage(gates, code)
+        self.usage(gates, presence)
         y: Tensor = self.experts(rows, gates)
         return y.view_as(x)
 
@@ -784,7 +784,7 @@ class MoSARe(Method):
             full = torch.where(present, z, decoded)
         vectors = full.transpose(0, 1).flatten(1, 2)  # (B, L M, D)
         if self.final is not None:
-            vectors = self.final(vectors, presence_code(batch.presence))
+            vectors = self.final(vectors, batch.presence)
         return Fused(z, x, decoded, full, vectors.sum(1))
 
     def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:

@@ -48,7 +48,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.hashing import hashed
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
-from mmbench.layers.fusion import masked_mean, presence_code
+from mmbench.layers.fusion import masked_mean
 from mmbench.layers.memory import Memory, Neighbours
 from mmbench.layers.retrieval import queries
 from mmbench.layers.retrieved import (
@@ -525,7 +525,7 @@ class Redeem(PromptMethod):
                 presence[:, [column for _, column in others]],
                 pooled(neighbours, retrieved.read[name][query]),
             )
-            self.usage(weight, presence_code(presence))
+            self.usage(weight, presence)
         mixed: Tensor = self.experts[m](neighbours, weight)
         return mixed
 
