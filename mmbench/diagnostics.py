@@ -115,10 +115,10 @@ TYPES = {cls.__name__: cls for cls in (RouterUsage, Retrieval, Recovery, Matrix)
 
 def _require(shown: Any, **shapes: tuple[int, ...]) -> None:
     for name, shape in shapes.items():
-        found = getattr(shown, name).shape
-        if found != shape:
+        actual = getattr(shown, name).shape
+        if actual != shape:
             kind = type(shown).__name__
-            raise ValueError(f"{name} of a {kind} has the shape {found}, but has to be {shape}")
+            raise ValueError(f"{name} of a {kind} has the shape {actual}, but has to be {shape}")
 
 
 def write_diagnostics(path: Path, shown: Mapping[str, Diagnostic]) -> None:
@@ -143,6 +143,6 @@ def read_diagnostics(path: Path) -> dict[str, Diagnostic]:
         name, kind, field = ["", "", *key.rsplit("/", 2)][-3:]
         parts.setdefault((name, kind), {})[field] = value
     try:
-        return {name: TYPES[kind](**found) for (name, kind), found in parts.items()}
+        return {name: TYPES[kind](**arrays) for (name, kind), arrays in parts.items()}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no diagnostics that this version can read") from error

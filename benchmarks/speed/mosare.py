@@ -42,33 +42,33 @@ def main() -> None:
     parser.add_argument("--inside", choices=FORMS)
     args = parser.parse_args()
     if args.inside:
-        found = fit_mixture() if args.inside == "mixture" else steps(args.inside, args)
-        print(json.dumps(found))
+        results = fit_mixture() if args.inside == "mixture" else steps(args.inside, args)
+        print(json.dumps(results))
         return
-    found = {}
+    results = {}
     for form in args.only or FORMS:
         command = [sys.executable, __file__, "--inside", form, "--batch", str(args.batch)]
         command += ["--threads", str(args.threads), "--steps", str(args.steps)]
         env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
         shown = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-        found[form] = json.loads(shown.stdout.splitlines()[-1])
+        results[form] = json.loads(shown.stdout.splitlines()[-1])
         print(
             form,
-            *(f"{name} {value:.4g}" for name, value in found[form].items()),
+            *(f"{name} {value:.4g}" for name, value in results[form].items()),
             sep="   ",
             flush=True,
         )
-    slow = found.get("reference")
+    slow = results.get("reference")
     for form in ("genes", "encoder"):
-        if slow and form in found:
-            own = found[form]
+        if slow and form in results:
+            own = results[form]
             print(
                 f"{form}: {slow['cpu_s'] / own['cpu_s']:.1f} times as fast as the reference, "
                 f"{own['peak_mib'] / slow['peak_mib']:.2f} of its memory"
             )
-    if slow and "genes" in found:
+    if slow and "genes" in results:
         for name in ("task", "auxiliary", "reconstruction", "symmetric", "prototype"):
-            difference = abs(slow[name] - found["genes"][name])
+            difference = abs(slow[name] - results["genes"][name])
             assert difference <= 1e-4 * max(1.0, abs(slow[name])), f"{name} differs: {difference}"
 
 

@@ -38,12 +38,12 @@ _NEAR = 5.0  # grey levels
 
 def label_words(categories: Collection[str]) -> set[str]:
     """Words that name a category outright, in singular and plural."""
-    found = {"ecommerce", "commerce"}
+    result = {"ecommerce", "commerce"}
     for word in {word for category in categories for word in words(category) if len(word) > 1}:
         singular = f"{word[:-3]}y" if word.endswith("ies") else word.removesuffix("s")
         plural = f"{singular[:-1]}ies" if singular.endswith("cy") else f"{singular}s"
-        found |= {word, singular, plural}
-    return found
+        result |= {word, singular, plural}
+    return result
 
 
 def families(icons: dict[str, Any], labels: Collection[str]) -> dict[str, str]:

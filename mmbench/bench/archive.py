@@ -108,9 +108,9 @@ def _write(
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
         for start in range(0, len(runs), TOGETHER):
             chunk = enumerate(runs[start : start + TOGETHER], start)
-            found = [row for place, run in chunk for row in _predictions(place, run, samples)]
-            if found:
-                writer.write_table(_table(found, schema))
+            lines = [row for place, run in chunk for row in _predictions(place, run, samples)]
+            if lines:
+                writer.write_table(_table(lines, schema))
     members["predictions.parquet"] = buffer.getvalue()
     held = [{"samples": key, "npz": blob} for key, blob in samples.items()]
     kinds = pa.schema([("samples", pa.string()), ("npz", pa.binary())])
@@ -174,11 +174,11 @@ def _predictions(place: int, run: Run, samples: dict[str, bytes]) -> Iterator[di
 
 def _hold(arrays: dict[str, NDArray[Any]], samples: dict[str, bytes]) -> str:
     """Keep what runs have in common once; returns its name."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    key = found.hexdigest()[:16]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    key = digest.hexdigest()[:16]
     if key not in samples:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -355,11 +355,11 @@ def merge(into: Path, other: Path) -> int:
     if other.is_file():
         unpack(other, into)
         return len(set(_ended(runs)) - before)
-    found = _ended(other / "runs")
-    if not found:
+    ends = _ended(other / "runs")
+    if not ends:
         raise ValueError(f"no run has ended in {other / 'runs'}")
     added: list[tuple[Path, Path]] = []
-    for where, end in found.items():
+    for where, end in ends.items():
         source, target = other / "runs" / where, runs / where
         if why := damage(source, end, read_up_to=None):
             raise ValueError(f"{source} is damaged: {why}")

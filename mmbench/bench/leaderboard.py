@@ -143,18 +143,18 @@ def robustness(
     Returns:
         Columns as in `ROBUSTNESS`; no row without curves over rates and without patterns.
     """
-    found = read_records(runs) if records is None else records
-    measured = degraded(found)
+    records = read_records(runs) if records is None else records
+    measured = degraded(records)
     if compare is not None and not compare.endswith(IPW):
         more = pooled(
-            runs, found, compare, ScoreCache(None) if score_cache is None else score_cache
+            runs, records, compare, ScoreCache(None) if score_cache is None else score_cache
         )
         measured = pd.concat([measured, more]) if len(more) else measured
         place = measured["mechanism"].map(MEASURES.index)
         measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
-    if len(found):
+    if len(records):
         training = ["data", "scenario", "method", "variant", "fold", "seed"]
-        rising = found.drop_duplicates(training)[[*training, "rising"]]
+        rising = records.drop_duplicates(training)[[*training, "rising"]]
         measured = measured.merge(rising, how="left", on=training)
     cells = _cells(runs, measured)
     if cells.empty:
@@ -253,7 +253,7 @@ def _compared(
 
 def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
     """Each method's mean rank over the tables of a metric; none for a method with a hole."""
-    found = pd.Series(np.nan, index=cells.index)
+    ranks = pd.Series(np.nan, index=cells.index)
     for (metric, _), part in cells.groupby(["metric", "variant"], sort=False):
         wide = part.pivot_table(
             index=["data", "scenario", "condition"],
@@ -264,8 +264,8 @@ def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
         )
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
         rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
-        found[part.index] = part["method"].map(rank).to_numpy(float)
-    return found
+        ranks[part.index] = part["method"].map(rank).to_numpy(float)
+    return ranks
 
 
 def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
@@ -398,7 +398,7 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         is known, a last row has it with its standard error on this very test split.
     """
     shown = board[board["metric"] == metric]
-    found = {}
+    pivots = {}
     for key, part in shown.groupby(["data", "scenario"], sort=False):
         text = part.assign(text=[_cell(row) for row in part.itertuples()])
         methods = list(dict.fromkeys(part["method"]))
@@ -411,8 +411,8 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
                 _number(best.bayes[c], best.bayes_se[c]) if c in best.index else DASH
                 for c in conditions
             ]
-        found[(str(key[0]), str(key[1]))] = wide
-    return found
+        pivots[(str(key[0]), str(key[1]))] = wide
+    return pivots
 
 
 def _cell(row: object) -> str:

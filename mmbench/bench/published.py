@@ -45,19 +45,19 @@ def stale(board: pd.DataFrame, now: Mapping[tuple[str, str, str], str]) -> dict[
     Returns:
         (data, scenario) -> methods; every method of a table that does not name its sources.
     """
-    found: dict[Table, list[str]] = {}
+    tables: dict[Table, list[str]] = {}
     known = board["sources"] if "sources" in board else pd.Series("", index=board.index)
     rows = board.assign(sources=known.fillna(""))
     rows = rows[rows["n_seeds"] > 0].drop_duplicates(["data", "scenario", "method", "sources"])
     row: Any
     for row in rows.itertuples():
-        methods = found.setdefault((row.data, row.scenario), [])
+        methods = tables.setdefault((row.data, row.scenario), [])
         if (
             row.sources != now.get((row.data, row.scenario, row.method))
             and row.method not in methods
         ):
             methods.append(row.method)
-    return {table: methods for table, methods in found.items() if methods}
+    return {table: methods for table, methods in tables.items() if methods}
 
 
 def check_again(made: Run, board: pd.DataFrame, kept: Run | None, metric: str) -> Check:

@@ -192,11 +192,11 @@ def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
 
 def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:
     """Name of what a condition asked: runs whose names differ have nothing to compare."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array, dtype in ((sample_id, np.int64), (target, np.float64), (presence, np.bool_)):
-        found.update(f"{array.shape}".encode())
-        found.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_records(runs: Iterable[Run]) -> pd.DataFrame:

@@ -111,16 +111,16 @@ def verdict(
         for data, table in tables.items()
     }
     rows = list(_compared(groups, names, metric))
-    found = pd.DataFrame(rows, columns=list(COLUMNS))
-    for _, part in found.groupby([found["data"] == EVERY, found["over"] == ALL]):
-        found.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
-    said = _sentences(found, groups, names, metric)
+    comparisons = pd.DataFrame(rows, columns=list(COLUMNS))
+    for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
+        comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
+    said = _sentences(comparisons, groups, names, metric)
     if left_out:
         said.append(
             f"Left out, for a hole or since validation still rose when training ended: "
             f"{', '.join(left_out)}."
         )
-    return Verdict(said, found)
+    return Verdict(said, comparisons)
 
 
 def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -168,11 +168,11 @@ def _groups(
 
     def make() -> list[float]:
         resampled = _resampled(here, list(over), methods, metric)
-        found = []
+        variances = []
         for name in names:
             mean = np.mean([resampled[pair] for pair in conditions[name]], axis=0)
-            found.append(np.cov(mean))
-        return [float(value) for value in np.ravel(found)]
+            variances.append(np.cov(mean))
+        return [float(value) for value in np.ravel(variances)]
 
     cached = score_cache(["covariance", metric, data, *methods], here, make)
     shape = (len(names), len(methods), len(methods))
@@ -195,7 +195,7 @@ def _resampled(
     """Scores of each condition on the same resamples of the test split, means over trainings."""
     kind = read_result(here[0].folder).task.kind
     folds = sorted({run.spec.fold for run in here})
-    found = {}
+    means = {}
     for scenario, condition in pairs:
         by_fold = []
         for fold in folds:
@@ -210,8 +210,8 @@ def _resampled(
                 logits.append([one["logits"] for one in arrays])
                 target = arrays[0]["target"]
             by_fold.append(bootstrap(metric, logits, target, kind, resamples=RESAMPLES, seed=fold))
-        found[scenario, condition] = np.mean(by_fold, axis=0)
-    return found
+        means[scenario, condition] = np.mean(by_fold, axis=0)
+    return means
 
 
 def _paired(group: _Group, one: int, other: int) -> tuple[Float[Array, " training"], float]:
@@ -233,12 +233,12 @@ def _compared(
                 if over not in own:
                     continue
                 paired, over_samples = _paired(own[over], place, 0)
-                parts[data] = found = difference(paired, over_samples)
+                parts[data] = result = difference(paired, over_samples)
                 n = len(paired)
                 seeds = float(np.std(paired, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
                 yield (
-                    data, over, names[place], names[0], metric, found.gain, *found.interval(),
-                    seeds, np.sqrt(over_samples), n, found.p,
+                    data, over, names[place], names[0], metric, result.gain, *result.interval(),
+                    seeds, np.sqrt(over_samples), n, result.p,
                 )  # fmt: skip
             mean = pooled_difference(list(parts.values()))
             yield (
@@ -266,13 +266,13 @@ def spread(comparisons: pd.DataFrame) -> Spread | None:
 
 
 def _sentences(
-    found: pd.DataFrame,
+    comparisons: pd.DataFrame,
     groups: Mapping[str, Mapping[str, _Group]],
     names: Sequence[str],
     metric: str,
 ) -> list[str]:
     reference, n, sets = names[0], len(names) - 1, len(groups)
-    mean = found[(found["data"] == EVERY) & (found["over"] == ALL)]
+    mean = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] == ALL)]
     mean = mean.sort_values("gain", ascending=False)
     if mean["p"].isna().any():
         return [
@@ -290,9 +290,9 @@ def _sentences(
         f"{'is' if len(worse) == 1 else 'are'} worse beyond chance and {len(undecided)} undecided "
         f"({metric}, p below {CHANCE} after Holm, over seeds and test samples together)."
     ]
-    single = found[(found["data"] != EVERY) & (found["over"] == ALL)]
+    single = comparisons[(comparisons["data"] != EVERY) & (comparisons["over"] == ALL)]
     said.append(_where(single, "data", f"On single data sets (of {sets})", reference))
-    rates = found[(found["data"] == EVERY) & (found["over"] != ALL)]
+    rates = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] != ALL)]
     if len(set(rates["over"])) > 1:
         said.append(_where(rates, "over", "At single missing rates and on patterns", reference))
     top = mean.iloc[0]
@@ -302,7 +302,7 @@ def _sentences(
     )
     if len(alike := _alike(groups, names)) > 1:
         said.append(f"Not to be told apart from the best in the mean: {', '.join(alike)}.")
-    typical = spread(found)
+    typical = spread(comparisons)
     trainings = min(len(own[ALL].scores) for own in groups.values())
     if typical is not None:
         said.append(power_sentence(typical, metric, trainings, sets, ASKED))

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmbench.checks.elsewhere import address, found, in_another_process
+from mmbench.checks.elsewhere import address, by_address, in_another_process
 from mmbench.checks.rule import Rules
 from mmbench.checks.tasks import OneBatch, all_patterns, make_batch, sample_tasks, with_gaps_inside
 from mmbench.data.batch import Batch, LeakError
@@ -606,7 +606,7 @@ def weights_in_another_process(cls: type[Method]) -> list[dict[str, str]]:
 
 def weights_of(module: str, file: str, qualname: str) -> list[dict[str, str]]:
     """Digests of what a method is built from, by name, for each of its sample tasks."""
-    cls = found(module, file, qualname)
+    cls = by_address(module, file, qualname)
     return [
         {
             name: hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()[:16]

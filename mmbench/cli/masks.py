@@ -203,17 +203,17 @@ def _print_rates(presence: Any, samples: Any, nominal: float | None) -> None:
     from mmbench.data.missingness.measure import dependence, realised
 
     names = samples.modalities
-    found = realised(presence, samples.presence, names)
+    rates = realised(presence, samples.presence, names)
     asked = "" if nominal is None else f", asked for was {nominal:g}"
     typer.echo(
-        f"missing  {found.missing_rate:.4f} of the entries: {found.natural_missing_rate:.4f} by "
-        f"nature; {found.simulated_missing_rate:.4f} of the rest hidden{asked}"
+        f"missing  {rates.missing_rate:.4f} of the entries: {rates.natural_missing_rate:.4f} by "
+        f"nature; {rates.simulated_missing_rate:.4f} of the rest hidden{asked}"
     )
-    typer.echo(f"         {found.incomplete_rate:.4f} of the samples are incomplete")
+    typer.echo(f"         {rates.incomplete_rate:.4f} of the samples are incomplete")
     told = dependence(presence, samples)
     values = ", ".join(f"{name} {nats:.4f}" for name, nats in told.value.items())
     typer.echo(f"the mask tells (nats): of the target {told.label:.4f}; of {values}")
-    print_patterns({"samples": found.patterns})
+    print_patterns({"samples": rates.patterns})
 
 
 def _print_use(table: Any, path: Path, splits: Iterable[str]) -> None:

@@ -78,12 +78,12 @@ def _watch(sweep: "Sweep", metric: str, *, paired: bool) -> None:
             # a run that begins anew while it is read is read at the next look
             with contextlib.suppress(FileNotFoundError):
                 runs = sweep.runs()
-                found = fingerprint(runs)
-                if found != last:
+                mark = fingerprint(runs)
+                if mark != last:
                     path = write(runs, watched=True)
                     ended = sum(item.state in ("done", "skipped") for item in runs)
                     typer.echo(f"wrote {path}: {ended} of {len(runs)} runs; Ctrl-C stops watching")
-                    last = found
+                    last = mark
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         with contextlib.suppress(FileNotFoundError):

@@ -165,9 +165,9 @@ def _column(frame: Frame, k: int, train: NDArray[np.bool_], notes: list[str]) ->
     if all(isinstance(v, list | tuple | np.ndarray) for v in values):
         return _lists(frame, name, [np.asarray(v) for v in values], there)
     if all(isinstance(v, bool | np.bool_) for v in values) or _decimals(values):
-        found = np.full((len(column), 1), np.nan)
-        found[there, 0] = [float(v) for v in values]
-        return _Block(found)
+        values_of = np.full((len(column), 1), np.nan)
+        values_of[there, 0] = [float(v) for v in values]
+        return _Block(values_of)
     place = next((k for k, v in enumerate(values) if not isinstance(v, int | float)), 0)
     row, what = int(np.flatnonzero(there)[place]), type(values[place]).__name__
     raise BadRowError(
@@ -228,17 +228,17 @@ def _text(
         )
     codes = pd.Index(categories, dtype=object).get_indexer(pd.Index(text, dtype=object))
     known = codes >= 0
-    found = np.zeros((len(text), max(len(categories), 1)))
-    found[known, codes[known]] = 1.0
+    one_hot = np.zeros((len(text), max(len(categories), 1)))
+    one_hot[known, codes[known]] = 1.0
     if (other := there & ~known).any():
         row = int(np.flatnonzero(other)[0])
         notes.append(
             f"{path.name}: column {name} has {int(other.sum())} rows of categories that training "
             f"never shows, such as {text[row]!r}; they are zero in all features of {name}"
         )
-    found[~there] = np.nan
-    counts = np.bincount(codes[known & train], minlength=found.shape[1])
-    return _Block(found, mode=np.eye(len(counts))[counts.argmax()] * (counts.max() > 0))
+    one_hot[~there] = np.nan
+    counts = np.bincount(codes[known & train], minlength=one_hot.shape[1])
+    return _Block(one_hot, mode=np.eye(len(counts))[counts.argmax()] * (counts.max() > 0))
 
 
 def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[np.bool_]) -> _Block:
@@ -254,6 +254,6 @@ def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[n
                 "sequence",
                 int(row),
             )
-    found = np.full((len(there), *shape), np.nan)
-    found[rows] = np.stack(values)
-    return _Block(found)
+    block = np.full((len(there), *shape), np.nan)
+    block[rows] = np.stack(values)
+    return _Block(block)

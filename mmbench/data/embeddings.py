@@ -200,10 +200,10 @@ def is_shared_between_runs(encoder: object) -> bool:
 
 def content(tensors: Iterable[Tensor]) -> str:
     """Name of what tensors hold, in whatever pieces it comes; shapes are for the caller to name."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for x in tensors:
-        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -114,10 +114,10 @@ class PresenceTable:
                 f"becomes one by `mmbench masks import {path} --format own`"
             )
         said = lines[2].removeprefix("# sha256: ")
-        found = hashlib.sha256("\n".join([*lines[:2], *lines[3:]]).encode()).hexdigest()
-        if said != found:
+        checksum = hashlib.sha256("\n".join([*lines[:2], *lines[3:]]).encode()).hexdigest()
+        if said != checksum:
             raise ValueError(
-                f"{path} has been changed: its checksum is {found[:12]}..., the file says "
+                f"{path} has been changed: its checksum is {checksum[:12]}..., the file says "
                 f"{said[:12]}...; export it again"
             )
         names = tuple(lines[3].split(",")[1:])
@@ -292,8 +292,8 @@ def redeem_file_legacy(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None
     if not rows or column not in rows[0]:
-        found = ", ".join(map(str, rows[0])) if rows else "no rows"
-        raise ValueError(f"{path} has no column {column}; found {found}")
+        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
+        raise ValueError(f"{path} has no column {column}; found {columns}")
     meaning = {
         "text": {0: (0, 1), 1: (1, 1)},
         "image": {0: (1, 0), 1: (1, 1)},

@@ -68,11 +68,11 @@ class Neighbours:
     Args:
         rows: (B, K). Where fewer than K rows could serve, the list begins again with the best;
             where none could, the rows have no meaning.
-        found: (B, K), False = a repetition; a query without any neighbour has no True.
+        valid: (B, K), False = a repetition; a query without any neighbour has no True.
     """
 
     rows: Int[Tensor, "query rank"]
-    found: Bool[Tensor, "query rank"]
+    valid: Bool[Tensor, "query rank"]
 
 
 @torch.no_grad()
@@ -194,8 +194,8 @@ def nearest_by_index(
     asked = k + 1
     while True:
         asked = min(asked, index.ntotal)
-        found = index.search(query.cpu().numpy(), asked)
-        score, row = (torch.from_numpy(x).to(query.device) for x in found)
+        answer = index.search(query.cpu().numpy(), asked)
+        score, row = (torch.from_numpy(x).to(query.device) for x in answer)
         nothing = row < 0 if own is None else (row < 0) | (row == own[:, None])
         last = score[:, -1]
         score = score.masked_fill(nothing, -math.inf)
@@ -385,7 +385,7 @@ class Memory(nn.Module):
     train_id: Tensor
     train_code: Tensor
     train_rows: Tensor
-    train_found: Tensor
+    train_valid: Tensor
 
     def __init__(
         self, task: Task, k: int = 5, *, index: str | None = None, retrieve_by: str = ""
@@ -419,7 +419,7 @@ class Memory(nn.Module):
             self.register_buffer(name, torch.zeros(0, dtype=torch.long), persistent=False)
         rows = torch.zeros(0, k, dtype=torch.long)
         self.register_buffer("train_rows", rows, persistent=False)
-        self.register_buffer("train_found", rows.bool(), persistent=False)
+        self.register_buffer("train_valid", rows.bool(), persistent=False)
         self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, rows and scores of queries
         self._picture = next((m.name for m in task.modalities if m.kind == "image"), None)
         self._pictures = torch.zeros(0)  # of the first of them
@@ -472,14 +472,14 @@ class Memory(nn.Module):
         self.keys = torch.cat(
             [look(part, True) for part in torch.split(rows, CHUNK)] or [self.keys[:0]]
         )
-        found = [
-            self.found(look(part, False), self.row_of(sample_id[part]), sample_id[part])
+        neighbours = [
+            self.neighbours_of(look(part, False), self.row_of(sample_id[part]), sample_id[part])
             for part in torch.split(torch.arange(len(sample_id)), CHUNK)
         ]
         self.train_id, order = sample_id.sort()
         self.train_code = presence_code(presence)[order]
-        self.train_rows = torch.cat([part.rows for part in found])[order]
-        self.train_found = torch.cat([part.found for part in found])[order]
+        self.train_rows = torch.cat([part.rows for part in neighbours])[order]
+        self.train_valid = torch.cat([part.valid for part in neighbours])[order]
 
     def _refer(self, seen: "list[_Seen]", rows: Tensor) -> None:
         """Say where the inputs of the bank lie: in the data module's split, or in copies of ours.
@@ -573,7 +573,7 @@ class Memory(nn.Module):
             at = at.clamp_max(len(self.train_id) - 1)
             same = self.train_id[at] == batch.sample_id
             if bool((same & (self.train_code[at] == presence_code(batch.presence))).all()):
-                return Neighbours(self.train_rows[at], self.train_found[at])
+                return Neighbours(self.train_rows[at], self.train_valid[at])
         return self.search(batch)
 
     def train(self, mode: bool = True) -> "Memory":
@@ -623,10 +623,10 @@ class Memory(nn.Module):
 
     def search(self, batch: Batch) -> Neighbours:
         """The same by matrix products, or by the index."""
-        return self.found(self.look(batch), self.row_of(batch.sample_id), batch.sample_id)
+        return self.neighbours_of(self.look(batch), self.row_of(batch.sample_id), batch.sample_id)
 
     @torch.no_grad()
-    def found(self, query: Tensor, own: Tensor, sample_id: Tensor) -> Neighbours:
+    def neighbours_of(self, query: Tensor, own: Tensor, sample_id: Tensor) -> Neighbours:
         """What samples of these features find, each without itself."""
         if self.index is None or not len(self):
             rows, score = nearest(query, self.keys, self.k, own)
@@ -654,15 +654,15 @@ class Memory(nn.Module):
         best, rows = torch.cat([score, gap], 1).topk(self.k)
         return self.checked(batch.sample_id, rows, best > -math.inf)
 
-    def checked(self, sample_id: Tensor, rows: Tensor, found: Tensor) -> Neighbours:
+    def checked(self, sample_id: Tensor, rows: Tensor, valid: Tensor) -> Neighbours:
         """Begin the list again where it is too short; refuse a query that found itself."""
-        count = found.sum(1, keepdim=True)
+        count = valid.sum(1, keepdim=True)
         again = torch.arange(self.k, device=rows.device) % count.clamp_min(1)
         rows = torch.where(count > 0, rows.gather(1, again), 0)
         if rows.is_cpu and len(self):  # elsewhere the question would stall the device
             itself = self.sample_id[rows] == sample_id[:, None]
-            assert not (itself & found).any(), "a sample is its own neighbour"
-        return Neighbours(rows, found)
+            assert not (itself & valid).any(), "a sample is its own neighbour"
+        return Neighbours(rows, valid)
 
     def tokens(
         self, name: str, rows: Int[Tensor, "*rows"], embedder: nn.Module

@@ -783,10 +783,10 @@ def text_and_image(task: Task) -> tuple[Modality, Modality]:
     """
     kinds = {m.kind: m for m in task.modalities}
     if len(task.modalities) != 2 or set(kinds) != {"tokens", "image"}:
-        found = ", ".join(f"{m.name} ({m.kind})" for m in task.modalities)
+        modalities = ", ".join(f"{m.name} ({m.kind})" for m in task.modalities)
         raise ValueError(
             "pretrained backbones read one modality of kind tokens and one of kind image, "
-            f"found {found}; take the backbone small"
+            f"found {modalities}; take the backbone small"
         )
     return kinds["tokens"], kinds["image"]
 

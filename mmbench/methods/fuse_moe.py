@@ -166,13 +166,13 @@ class FuseMoE(Method):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How the experts of each layer share what they are asked."""
-        found: dict[str, Diagnostic] = {}
+        result: dict[str, Diagnostic] = {}
         for number, layer in enumerate(self.layers):
             usage = layer.get_submodule("mix.usage")
             assert isinstance(usage, UsageMeter)
             experts = [str(e) for e in range(usage.experts)]
-            found |= usage.shown(self.task.names, experts, f"router of layer {number + 1}")
-        return found
+            result |= usage.shown(self.task.names, experts, f"router of layer {number + 1}")
+        return result
 
     def predict(self, batch: Batch) -> tuple[Float[Tensor, "batch output"], Float[Tensor, ""]]:
         """Outputs, and the penalty on the routing of all layers."""

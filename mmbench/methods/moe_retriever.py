@@ -504,11 +504,11 @@ class MoERetriever(Method):
             without a supporting group, those without any sample to draw; `support`: who was
             drawn for some of them.
         """
-        found: dict[str, Diagnostic] = {}
+        result: dict[str, Diagnostic] = {}
         for name, usage in self.usage.shown(self.task.names, self.experts).items():
             chosen = usage.share * usage.count[:, None]
-            found[name] = usage
-            found["patterns of an expert"] = Matrix(
+            result[name] = usage
+            result["patterns of an expert"] = Matrix(
                 values=chosen / chosen.sum(0).clip(1e-9),
                 row=usage.pattern,
                 column=usage.expert,
@@ -517,10 +517,10 @@ class MoERetriever(Method):
             parts = zip(*self._drawn, strict=True)
             query, support = (torch.cat(part).cpu().numpy() for part in parts)
             unscored = np.full(support.shape, np.nan, np.float32)
-            found["support"] = Retrieval(query=query, neighbour=support, score=unscored)
-            found["fallbacks"] = Matrix(
+            result["support"] = Retrieval(query=query, neighbour=support, score=unscored)
+            result["fallbacks"] = Matrix(
                 values=self.fallbacks.cpu().numpy()[None].astype(float),
                 row=np.array(["queries"]),
                 column=np.array(["all", "without a supporting group", "without any sample"]),
             )
-        return found
+        return result

@@ -796,15 +796,15 @@ class MoSARe(Method):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How each modality's own experts and the final ones share what they are asked."""
-        names, found = self.task.names, dict[str, Diagnostic]()
+        names, result = self.task.names, dict[str, Diagnostic]()
         if self.pick is not None and self.final is not None:
             each = self.final.usage.experts
             local = [f"{name} {e + 1}" for name in names for e in range(each)]
-            found |= self.pick.usage.shown(names, local, "local experts")
-            found |= self.final.usage.shown(
+            result |= self.pick.usage.shown(names, local, "local experts")
+            result |= self.final.usage.shown(
                 names, [str(e + 1) for e in range(each)], "final experts"
             )
-        return found
+        return result
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The sum of the paper; in the official variant the terms of the step at hand."""

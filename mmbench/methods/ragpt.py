@@ -240,15 +240,15 @@ class RAGPT(PromptMethod):
         A modality that a sample has is looked up by itself, one that it lacks by all it has.
         """
         everything = self.memory.everything()
-        found = {}
+        retrieved = {}
         for m, name in enumerate(self.task.names):
             rows = self.memory.neighbours(_looked_up_by(batch, m)).rows
             tokens = self.memory.tokens(name, rows, self.backbone.embedder(name))
             read = self.backbone.real(name, everything)[rows]
-            found[name] = Retrieved(
+            retrieved[name] = Retrieved(
                 rows, tokens, torch.ones_like(read) if self.attend_padding else read
             )
-        return found
+        return retrieved
 
     def complete(
         self, batch: Batch, retrieved: Mapping[str, Retrieved]

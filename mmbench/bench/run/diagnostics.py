@@ -28,9 +28,9 @@ def diagnostics(method: Method, data: DataModule, device: torch.device) -> dict[
         What `Method.diagnostics` gives, with names and labels put to the queries of a retrieval;
         under the regime `full_access`, `recovery` of those that say what they recover.
     """
-    found = {name: with_truth(one, data) for name, one in method.diagnostics().items()}
+    parts = {name: with_truth(one, data) for name, one in method.diagnostics().items()}
     recovered = recovery(method, data, device)
-    return found if recovered is None else {**found, "recovery": recovered}
+    return parts if recovered is None else {**parts, "recovery": recovered}
 
 
 def with_truth(shown: Diagnostic, data: DataModule) -> Diagnostic:

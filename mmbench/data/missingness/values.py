@@ -19,20 +19,20 @@ def modality_value(samples: Samples, modality: str) -> Float[np.ndarray, " sampl
     """
     values = samples.inputs[modality]
     there = samples.presence[:, samples.modalities.index(modality)]
-    found = np.full(len(samples), np.nan)
+    value = np.full(len(samples), np.nan)
     steps = samples.lengths.get(modality)
     x = values[there]
     features = tuple(range(1, x.ndim))
     if steps is None:
-        found[there] = x.mean(axis=features, dtype=np.float64)
+        value[there] = x.mean(axis=features, dtype=np.float64)
     elif np.issubdtype(x.dtype, np.integer):
-        found[there] = steps[there]
+        value[there] = steps[there]
     else:
         valid = np.arange(x.shape[1]) < steps[there][:, None]
         valid = np.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x.shape)
         total = np.where(valid, x, 0).sum(axis=features, dtype=np.float64)
-        found[there] = total / np.maximum(valid.sum(axis=features), 1)
-    return found
+        value[there] = total / np.maximum(valid.sum(axis=features), 1)
+    return value
 
 
 def modality_values(samples: Samples) -> Float[np.ndarray, "sample modality"]:
