@@ -264,8 +264,8 @@ class World:
             num_modalities, width, redundant, unique, synergistic, noise, nuisance_correlation,
             imbalance, kinds,
         )  # fmt: skip
-        own = [*unique, *[0] * (num_modalities - len(unique))]
-        plain = redundant + sum(own)
+        unique_bits = [*unique, *[0] * (num_modalities - len(unique))]
+        plain = redundant + sum(unique_bits)
         # columns: redundant, unique by modality, then synergistic bit by bit, modality by modality
         words = _bits(plain + synergistic * num_modalities)
         private = words[:, plain:].reshape(len(words), synergistic, num_modalities)
@@ -279,8 +279,8 @@ class World:
 
         seen, codes, nuisances, bends = [], [], [], []
         for m in range(num_modalities):
-            first = redundant + sum(own[:m])
-            columns = [*range(redundant), *range(first, first + own[m])]
+            first = redundant + sum(unique_bits[:m])
+            columns = [*range(redundant), *range(first, first + unique_bits[m])]
             columns += [plain + s * num_modalities + m for s in range(synergistic)]
             seen.append(np.array(columns, np.int64))
             rng = _generator(seed, "world", m)
@@ -325,8 +325,8 @@ class World:
         rho = self.nuisance_correlation
         inputs, lengths = {}, {}
         for m, modality in enumerate(self.modalities):
-            own = _generator(self.seed, split, "own nuisance", m).standard_normal(n)
-            nuisance = np.sqrt(rho) * common + np.sqrt(1 - rho) * own
+            private = _generator(self.seed, split, "own nuisance", m).standard_normal(n)
+            nuisance = np.sqrt(rho) * common + np.sqrt(1 - rho) * private
             width = len(self.nuisances[m])
             noise = _generator(self.seed, split, "noise", m).standard_normal((n, width))
             u = self.means(m)[word] + nuisance[:, None] * self.nuisances[m] + self.noise * noise

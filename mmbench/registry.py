@@ -136,15 +136,15 @@ class Registry:
         if attribute:
             cls = getattr(imported, attribute, None)
         else:
-            own = [
+            classes = [
                 value
                 for value in vars(imported).values()
                 if inspect.isclass(value)
                 and value.__module__ == imported.__name__
                 and issubclass(value, base)
             ]
-            assert len(own) == 1, f"{module} must define one {base_name}, found {own}"
-            cls = own[0]
+            assert len(classes) == 1, f"{module} must define one {base_name}, found {classes}"
+            cls = classes[0]
         where = getattr(imported, "__file__", module)
         if not inspect.isclass(cls):
             raise ValueError(f"{self.kind} {name!r}: there is no class {attribute} in {where}")

@@ -221,8 +221,8 @@ class Sweep:
             ValueError: If there is none with two methods of two trainings.
         """
         metric = self.suite.select.metric
-        own = [self.board_folder / COMPARISONS, self.folder / COMPARISONS]
-        for files in (own, sorted(self.folder.parent.glob(f"*/{COMPARISONS}"))):
+        tables_of_suite = [self.board_folder / COMPARISONS, self.folder / COMPARISONS]
+        for files in (tables_of_suite, sorted(self.folder.parent.glob(f"*/{COMPARISONS}"))):
             tables = [pd.read_csv(file) for file in files if file.is_file()]
             rows = pd.concat(tables).drop_duplicates() if tables else pd.DataFrame()
             result = spread(rows[rows["metric"] == metric]) if len(rows) else None

@@ -96,8 +96,8 @@ def build(source: Path, out: Path) -> str:
     rows, spoken = [], 0
     for name in names:
         published = [words(str(tag)) for tag in icons[name]["tags"] if tag is not None]
-        own = label_words([icons[name]["category"]])
-        spoken += any(word in own for tag in published for word in tag)
+        label = label_words([icons[name]["category"]])
+        spoken += any(word in label for tag in published for word in tag)
         # dropped in all classes, or the gap itself would tell the class
         kept = [[word for word in tag if word not in labels] for tag in published]
         rows.append([tag for tag in kept if tag])

@@ -264,7 +264,10 @@ def _matching(
     if left.empty:
         return left, f"no data set {row['data']} on the board"
     # None: the label names no modality, so it has them all
-    same = [(everything[data] if own is None else own) == modalities for own in left["_modalities"]]
+    same = [
+        (everything[data] if names is None else names) == modalities
+        for names in left["_modalities"]
+    ]
     left = left[same]
     if left.empty:
         return left, f"no data set {row['data']}({row['modalities']}) on the board"
@@ -338,12 +341,12 @@ def render_reported(comparison: pd.DataFrame) -> str:
     """What `against_reported` found, as Markdown: each match, then what has no match."""
     both = comparison[comparison["status"] == "matched"]
     theirs = comparison[comparison["status"] == "only reported"]
-    own = comparison[comparison["status"] == "only ours"]
+    ours = comparison[comparison["status"] == "only ours"]
     covered = both["covered"].value_counts()
     parts = [
         f"{len(both)} matches: {covered.get('yes', 0)} reported means inside our interval, "
         f"{covered.get('no', 0)} outside, {covered.get('unknown', 0)} unknown. "
-        f"{len(theirs)} reported numbers and {len(own)} of our cells have no match."
+        f"{len(theirs)} reported numbers and {len(ours)} of our cells have no match."
     ]
     if len(both):
         names = ["data", "modalities", "scenario", "condition", "method", "metric"]
@@ -363,7 +366,7 @@ def render_reported(comparison: pd.DataFrame) -> str:
         parts.append(_markdown(shown))
     for title, part, keys in (
         ("Only reported", theirs, ["why"]),
-        ("Only ours", own, ["data", "scenario", "condition"]),
+        ("Only ours", ours, ["data", "scenario", "condition"]),
     ):
         if len(part):
             groups = part.groupby(keys, sort=False)

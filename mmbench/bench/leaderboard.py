@@ -180,8 +180,8 @@ def _require_comparable(records: pd.DataFrame) -> None:
             continue
         data, scenario, fold, condition = key
         groups = [
-            ", ".join(f"{m} seed {s}" for m, s in zip(own["method"], own["seed"], strict=True))
-            for _, own in part.groupby("samples", sort=False)
+            ", ".join(f"{m} seed {s}" for m, s in zip(group["method"], group["seed"], strict=True))
+            for _, group in part.groupby("samples", sort=False)
         ]
         raise ValueError(
             f"runs of {data}, {scenario}, fold {fold} cannot be compared: under {condition} "

@@ -239,7 +239,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             **cost,
         }
         for name, condition in result.conditions.items():
-            own = {
+            facts = {
                 "condition": name,
                 "mechanism": condition.mechanism,
                 "missing_rate_nominal": condition.missing_rate_nominal,
@@ -249,12 +249,12 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             }
             pattern = names if name == "complete" else name
             if condition.mechanism == "pattern" or name == "complete":
-                own["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
+                facts["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
             scores = condition.scores | _newer_scores(run, name, result, condition)
             rows.extend(
                 {
                     **common,
-                    **own,
+                    **facts,
                     "metric": metric,
                     "value": float("nan") if value is None else value,
                     "effective_n": condition.effective_n if metric.endswith(IPW) else condition.n,

@@ -433,15 +433,15 @@ def _fill_table(
 ) -> None:
     """Methods down, conditions across; columns without a single rank in `shaded` stay plain."""
     card.columns = list(dict.fromkeys(part["condition"]))
-    ends = {str(c): _shades(own["mean"], higher) for c, own in part.groupby("condition")}
+    ends = {str(c): _shades(subset["mean"], higher) for c, subset in part.groupby("condition")}
     plain = set()
     if shaded is not None:
         ranked = shaded.notna().groupby(part["condition"]).any()
         plain = set(ranked.index[~ranked])
     row: Any
-    for name, own in part.groupby("name", sort=False):
+    for name, subset in part.groupby("name", sort=False):
         cells: list[Cell] = []
-        for row in own.set_index("condition").reindex(card.columns).itertuples():
+        for row in subset.set_index("condition").reindex(card.columns).itertuples():
             worst, best = ends[row.Index]
             shade = None
             if pd.notna(row.mean) and row.n_seeds == row.n_seeds_planned:
@@ -563,7 +563,7 @@ def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
         part = robust[here & (robust["metric"] == card.metric)]
         if part.empty:
             continue
-        own = Card(card.data, card.scenario, card.metric)
+        loss = Card(card.data, card.scenario, card.metric)
         costs = part[part["measure"] == "cost_of_absence"].assign(condition=lambda x: x["over"])
         if costs["mean"].notna().any():
             absent = [str(name) for name in dict.fromkeys(costs["over"])]
@@ -578,13 +578,13 @@ def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
             )
             svg = plots.heat(values, rows, absent, alt=alt, across="absent modality")
             caption = f"{card.metric} lost where a modality is absent, mean over all others that "
-            own.plots.append((svg, f"{caption}may be there. Yellow is a larger loss."))
+            loss.plots.append((svg, f"{caption}may be there. Yellow is a larger loss."))
         across = [
             f"{str(measure).replace('_', ' ')}, {over}"
             for measure, over in zip(part["measure"], part["over"], strict=True)
         ]
-        _fill_table(own, part.assign(condition=across), _better(card.metric), shaded=part["rank"])
-        losses.append(own)
+        _fill_table(loss, part.assign(condition=across), _better(card.metric), shaded=part["rank"])
+        losses.append(loss)
     return losses
 
 
@@ -689,8 +689,8 @@ def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
     """Up to three methods by mean rank over all conditions; only methods without holes."""
     if shown.empty:
         return []
-    own = shown[shown["variant"] == "paper"]  # variants are never compared
-    best = own.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
+    papers = shown[shown["variant"] == "paper"]  # variants are never compared
+    best = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
     return [(str(n), float(r)) for n, r in best.sort_values(kind="stable").head(3).items()]
 
 
@@ -708,24 +708,24 @@ def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
             continue
         seen.add(place)
         of = f"{place[2]} on {place[0]}, {place[1]}"
-        own = Inside(f"{of}, seed {run.spec.seed}")
+        inside = Inside(f"{of}, seed {run.spec.seed}")
         try:
             diagnostics = read_diagnostics(path)
         except ValueError as error:  # of another version, or damaged: the page goes on
-            own.tables.append((str(error), [], []))
+            inside.tables.append((str(error), [], []))
             diagnostics = {}
         for name, shown in diagnostics.items():
             match shown:
                 case RouterUsage():
-                    _usage(own, name, shown, of, room)
+                    _usage(inside, name, shown, of, room)
                 case Retrieval():
-                    _retrieval(own, shown, of, room)
+                    _retrieval(inside, shown, of, room)
                 case Recovery():
-                    _recovery(own, shown, of, room)
+                    _recovery(inside, shown, of, room)
                 case Matrix():
-                    _matrix(own, name, shown, of, room)
-        if own.plots or own.tables:
-            insides.append(own)
+                    _matrix(inside, name, shown, of, room)
+        if inside.plots or inside.tables:
+            insides.append(inside)
     return insides, room.refused
 
 
@@ -745,7 +745,7 @@ class _Room:
         return True
 
 
-def _usage(own: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> None:
+def _usage(inside: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> None:
     """How the experts share the work, by pattern; the patterns that occur most often."""
     from mmbench.bench import plots
 
@@ -765,10 +765,10 @@ def _usage(own: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> 
         busiest = np.sort(np.argsort(-share.mean(0), kind="stable")[:LARGEST])
         share, experts = share[:, busiest], [experts[e] for e in busiest]
         caption += f" The {LARGEST} busiest experts."
-    own.plots.append((plots.heat(share, rows, experts, alt=alt, across="expert"), caption))
+    inside.plots.append((plots.heat(share, rows, experts, alt=alt, across="expert"), caption))
 
 
-def _retrieval(own: Inside, retrieval: Retrieval, of: str, room: _Room) -> None:
+def _retrieval(inside: Inside, retrieval: Retrieval, of: str, room: _Room) -> None:
     """Which training samples were retrieved for the first queries, in numbers and pictures."""
     from mmbench.bench import plots
 
@@ -789,7 +789,7 @@ def _retrieval(own: Inside, retrieval: Retrieval, of: str, room: _Room) -> None:
         caption += f" Looked up by {', '.join(dict.fromkeys(map(str, retrieval.by)))}."
     if retrieval.label is not None and np.isfinite(retrieval.label).any():
         caption += f" Their labels agree in a share of {float(np.nanmean(retrieval.label)):.2f}."
-    own.tables.append((caption, head, rows))
+    inside.tables.append((caption, head, rows))
     if retrieval.query_image is None or retrieval.neighbour_image is None or not room.has_one():
         return
     shown = min(PICTURES, len(retrieval.query_image), len(retrieval.neighbour_image))
@@ -799,7 +799,7 @@ def _retrieval(own: Inside, retrieval: Retrieval, of: str, room: _Room) -> None:
         labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:shown]],
         alt=f"pictures of {shown} queries of {of} and what was retrieved for each",
     )
-    own.plots.append((svg, "Queries and the training samples retrieved for them."))
+    inside.plots.append((svg, "Queries and the training samples retrieved for them."))
 
 
 def _picture(values: Any) -> Any:
@@ -811,7 +811,7 @@ def _picture(values: Any) -> Any:
     return np.ascontiguousarray(values[::step, ::step])
 
 
-def _recovery(own: Inside, recovery: Recovery, of: str, room: _Room) -> None:
+def _recovery(inside: Inside, recovery: Recovery, of: str, room: _Room) -> None:
     """Where recovered embeddings lie among the true ones, laid out in the plane."""
     from mmbench.bench import plots
 
@@ -830,7 +830,7 @@ def _recovery(own: Inside, recovery: Recovery, of: str, room: _Room) -> None:
     errors = "; ".join(parts)
     alt = f"recovered embeddings of {of} beside the true ones, {len(some)} entries: {errors}"
     svg = plots.pairs(plane[: len(some)], plane[len(some) :], alt=alt)
-    own.plots.append(
+    inside.plots.append(
         (svg, f"Recovered embeddings of hidden modalities joined to the true ones ({how}). "
               f"Root mean square error, of the spread of the true ones: {errors}.")
     )  # fmt: skip
@@ -850,7 +850,7 @@ def _in_plane(points: Any) -> tuple[Any, str]:
     return plane.fit_transform(centred).astype(float), "t-SNE"
 
 
-def _matrix(own: Inside, name: str, matrix: Matrix, of: str, room: _Room) -> None:
+def _matrix(inside: Inside, name: str, matrix: Matrix, of: str, room: _Room) -> None:
     """Numbers with the names of their rows and columns; one row becomes bars."""
     from mmbench.bench import plots
 
@@ -867,7 +867,7 @@ def _matrix(own: Inside, name: str, matrix: Matrix, of: str, room: _Room) -> Non
         svg = plots.bars(values[0], columns, alt=alt, across=name)
     else:
         svg = plots.heat(values, rows, columns, alt=alt)
-    own.plots.append((svg, f"{name.replace('_', ' ').capitalize()}."))
+    inside.plots.append((svg, f"{name.replace('_', ' ').capitalize()}."))
 
 
 def _numbers(values: Any) -> str:

@@ -448,9 +448,9 @@ def parameters(cls: type) -> list[inspect.Parameter]:
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [p for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        signature = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in signature if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         result = {p.name: p for p in named} | result
-        if len(named) == len(own):
+        if len(named) == len(signature):
             break
     return list(result.values())

@@ -737,11 +737,11 @@ class _Waiting(TorchFunctionMode):
 def _caller() -> traceback.FrameSummary:
     """Who made the call that `_Waiting` sees; tests wrap this module in checks of shapes."""
     stack = traceback.extract_stack()
-    own = (__file__, "<")
+    internal = (__file__, "<")
     return next(
         frame
         for frame in reversed(stack)
-        if not frame.filename.startswith(own) and "jaxtyping" not in frame.filename
+        if not frame.filename.startswith(internal) and "jaxtyping" not in frame.filename
     )
 
 

@@ -54,8 +54,8 @@ def is_meant(error: ValueError) -> bool:
 def place(error: BaseException) -> str:
     """`file:line` of the last code on the way to an error that is no library's."""
     frames = _frames(error)
-    own = [f for f in frames if f.tb_frame.f_code.co_filename.startswith(OURS)]
-    last = own[-1] if own else frames[-1]
+    ours = [f for f in frames if f.tb_frame.f_code.co_filename.startswith(OURS)]
+    last = ours[-1] if ours else frames[-1]
     return f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
 
 

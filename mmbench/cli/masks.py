@@ -22,7 +22,7 @@ class SplitName(StrEnum):
 class Format(StrEnum):
     """Files that can be read: a user's own, and those of authors' released code."""
 
-    own = "own"
+    table = "own"
     missing_aware_prompts = "missing_aware_prompts"
     redeem = "redeem"
 
@@ -190,7 +190,7 @@ def import_masks(
     )
     save_new(table, out)
     chosen = SPLITS if split is None else (split.value,)
-    order = "by their ids" if form is Format.own else "in the order of the data set"
+    order = "by their ids" if form is Format.table else "in the order of the data set"
     for one in chosen:
         samples = data.samples(one)
         typer.echo(f"{name} / {one}: {len(samples)} samples, {order}")

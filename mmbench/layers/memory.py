@@ -80,7 +80,7 @@ def nearest(
     query: Float[Tensor, "query width"],
     keys: Float[Tensor, "row width"],
     k: int,
-    own: Int[Tensor, " query"] | None = None,
+    self_row: Int[Tensor, " query"] | None = None,
 ) -> tuple[Int[Tensor, "query rank"], Float[Tensor, "query rank"]]:
     """Find the K keys of largest product with each query, by matrix products.
 
@@ -92,7 +92,7 @@ def nearest(
         query: Finite.
         keys: Finite.
         k: K, 1..64.
-        own: Row that each query may not find, itself; -1 = none. None = no query has one.
+        self_row: Row that each query may not find, itself; -1 = none. None = no query has one.
 
     Returns:
         Rows in the order (-score, row), and their scores; -inf, with a row of no meaning, where
@@ -112,8 +112,8 @@ def nearest(
         score = held[: len(part)]
         if len(keys):
             torch.mm(part, keys.T, out=score[:, : len(keys)])
-        if own is not None:
-            itself = own[start : start + step, None]
+        if self_row is not None:
+            itself = self_row[start : start + step, None]
             kept = score[:, :1].masked_fill(itself >= 0, -math.inf)
             score.scatter_(1, itself.clamp_min(0), kept)
         grouped = score.view(len(part), blocks, BLOCK)
@@ -178,7 +178,7 @@ def nearest_by_index(
     query: Float[Tensor, "query width"],
     index: Any,
     k: int,
-    own: Int[Tensor, " query"] | None = None,
+    self_row: Int[Tensor, " query"] | None = None,
 ) -> tuple[Int[Tensor, "query rank"], Float[Tensor, "query rank"]]:
     """As `nearest`, by an index of faiss: exactly the same for one that is exact.
 
@@ -189,14 +189,14 @@ def nearest_by_index(
         query: Finite.
         index: As of `empty_index`, filled.
         k: K, 1..64.
-        own: Row that each query may not find; -1 = none. None = no query has one.
+        self_row: Row that each query may not find; -1 = none. None = no query has one.
     """
     asked = k + 1
     while True:
         asked = min(asked, index.ntotal)
         answer = index.search(query.cpu().numpy(), asked)
         score, row = (torch.from_numpy(x).to(query.device) for x in answer)
-        nothing = row < 0 if own is None else (row < 0) | (row == own[:, None])
+        nothing = row < 0 if self_row is None else (row < 0) | (row == self_row[:, None])
         last = score[:, -1]
         score = score.masked_fill(nothing, -math.inf)
         gap = max(0, k - asked)
@@ -626,17 +626,17 @@ class Memory(nn.Module):
         return self.neighbours_of(self.look(batch), self.row_of(batch.sample_id), batch.sample_id)
 
     @torch.no_grad()
-    def neighbours_of(self, query: Tensor, own: Tensor, sample_id: Tensor) -> Neighbours:
+    def neighbours_of(self, query: Tensor, self_row: Tensor, sample_id: Tensor) -> Neighbours:
         """What samples of these features find, each without itself."""
         if self.index is None or not len(self):
-            rows, score = nearest(query, self.keys, self.k, own)
+            rows, score = nearest(query, self.keys, self.k, self_row)
         else:
             mark = (self.keys.data_ptr(), self.keys._version)
             if self._built[0] != mark:
                 made = empty_index(self.keys.shape[1], self.index)
                 fill_index(made, self.keys)
                 self._built = (mark, made)
-            rows, score = nearest_by_index(query, self._built[1], self.k, own)
+            rows, score = nearest_by_index(query, self._built[1], self.k, self_row)
         return self.checked(sample_id, rows, score > -math.inf)
 
     def sample(self, batch: Batch, key: Int[Tensor, " batch"]) -> Neighbours:
@@ -647,8 +647,8 @@ class Memory(nn.Module):
             key: Random bits, one number a query.
         """
         score = hashed(key[:, None], torch.arange(len(self), device=key.device)).double()
-        own = self.row_of(batch.sample_id)
-        itself = torch.arange(len(self), device=key.device) == own[:, None]
+        self_row = self.row_of(batch.sample_id)
+        itself = torch.arange(len(self), device=key.device) == self_row[:, None]
         score = score.masked_fill(itself, -math.inf)
         gap = score.new_full((len(score), max(0, self.k - len(self))), -math.inf)
         best, rows = torch.cat([score, gap], 1).topk(self.k)

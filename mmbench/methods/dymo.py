@@ -264,9 +264,9 @@ class DyMo(Method):
         q = torch.where(known.any(), near, 0.0)
         s, c = presence_code(present) - 1, logits.argmax(1)
         count = self.counts[s, c]
-        own = self.sums[s, c] / count.clamp_min(1)[:, None]
-        sigma = (1 - own.square().sum(1)).clamp_min(1e-6).sqrt()
-        away = torch.linalg.vector_norm(z - own, dim=1)
+        centre = self.sums[s, c] / count.clamp_min(1)[:, None]
+        sigma = (1 - centre.square().sum(1)).clamp_min(1e-6).sqrt()
+        away = torch.linalg.vector_norm(z - centre, dim=1)
         p = torch.erfc(away / (sigma * 2**0.5))  # 2 Φ(-a) = erfc(a / √2)
         return q, torch.where(count >= 2, p, 1.0)
 

@@ -202,10 +202,10 @@ def entropy_loss(
     """
     seen = presence.any(0)
     w = presence.to(p)[:, :, None]
-    own = (p * w).sum(0) / w.sum(0).clamp_min(1)  # p-hat (M, E), rows of zeros where not seen
+    mean = (p * w).sum(0) / w.sum(0).clamp_min(1)  # p-hat (M, E), rows of zeros where not seen
     count = seen.sum().clamp_min(1)
-    sharp = shannon(own).sum() / count
-    return sharp - shannon(own.sum(0) / count)
+    sharp = shannon(mean).sum() / count
+    return sharp - shannon(mean.sum(0) / count)
 
 
 def shannon(p: Float[Tensor, "*leading expert"]) -> Float[Tensor, "*leading"]:

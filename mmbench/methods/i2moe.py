@@ -151,8 +151,8 @@ def uniqueness(
         away = (anchor - others).square().mean(-1)  # (i, j, B)
     else:
         away = F.pairwise_distance(anchor, others, eps=1e-7)
-    own = away.diagonal().t()[:, None]  # (i, 1, B)
-    terms = away - own if regression else F.relu(away - own + MARGIN)
+    positive = away.diagonal().t()[:, None]  # (i, 1, B)
+    terms = away - positive if regression else F.relu(away - positive + MARGIN)
     present = presence.t()
     another = ~torch.eye(len(present), dtype=torch.bool, device=present.device)[:, :, None]
     counted = present[:, None] & present & another

@@ -169,8 +169,8 @@ class M3Care(Method):
 
     def blend(self, h: Embeddings, g: Embeddings, a: Presence) -> Embeddings:
         """Own embeddings with those of neighbours; the latter alone where there is no own one."""
-        filled, own = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
-        w = filled / (filled + own)
+        filled, observed = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
+        w = filled / (filled + observed)
         return torch.where(a[:, :, None], w * g + (1 - w) * h, g)
 
     def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:

@@ -113,8 +113,8 @@ class MFM(Method):
             presence: What is there.
         """
         inferred = self.surrogate(h.flatten(1)).unflatten(1, (-1, h.shape[2]))  # (B, 1 + M, D)
-        own = torch.where(presence[:, :, None], self.own_code(h), inferred[:, 1:])
-        return torch.cat([inferred[:, :1], own], dim=1)
+        factors = torch.where(presence[:, :, None], self.own_code(h), inferred[:, 1:])
+        return torch.cat([inferred[:, :1], factors], dim=1)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Prediction and rebuilding, as it is and by the surrogate, and the codes' discrepancy."""

@@ -115,20 +115,20 @@ class ExpertMix(nn.Module):
         dim: int,
         *,
         heads: int,
-        own: int,
+        modality_experts: int,
         shared: int,
         k: int,
         routers: Routers,
         dropout: float,
     ) -> None:
         super().__init__()
-        if k > own + shared:
+        if k > modality_experts + shared:
             raise ValueError(
-                f"asked for {k} experts a token, but a pool has {own} + {shared} shared ones; "
-                "lower top_k or raise modality_experts or shared_experts"
+                f"asked for {k} experts a token, but a pool has {modality_experts} + {shared} shared "
+                "ones; lower top_k or raise modality_experts or shared_experts"
             )
         self.routers = routers
-        self.own_count = own
+        self.own_count = modality_experts
         self.norm_attend = nn.LayerNorm(dim)
         # no dropout of its weights: on a CPU that would cost a fifth of a training step
         self.attend = SelfAttention(dim, heads=heads)
@@ -136,15 +136,17 @@ class ExpertMix(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.gate = NoisyTopKGate(
             dim,
-            modalities * own + shared,
+            modalities * modality_experts + shared,
             k,
             routers={"one": 1, "context": 2, "modality": modalities}[routers],
             normalise="all",  # Eq. 1
         )
-        self.own = nn.ModuleList(Experts(own, dim, 2 * dim) for _ in range(modalities))
+        self.specific = nn.ModuleList(
+            Experts(modality_experts, dim, 2 * dim) for _ in range(modalities)
+        )
         self.shared = Experts(shared, dim, 2 * dim) if shared else None
         # who may be asked for each target: its own experts and the shared ones
-        pools = torch.eye(modalities, dtype=torch.bool).repeat_interleave(own, dim=1)
+        pools = torch.eye(modalities, dtype=torch.bool).repeat_interleave(modality_experts, dim=1)
         pools = torch.cat([pools, torch.ones(modalities, shared, dtype=torch.bool)], dim=1)
         self.register_buffer("pools", pools, persistent=False)
 
@@ -193,16 +195,16 @@ class ExpertMix(nn.Module):
         self, x: Float[Tensor, "token dim"], routing: Routing, sizes: list[int]
     ) -> tuple[Float[Tensor, "token dim"], Float[Tensor, ""]]:
         """Mix the answers (Eq. 3) of each target's own experts and of the shared ones."""
-        first_shared = len(self.own) * self.own_count
+        first_shared = len(self.specific) * self.own_count
         answers, balances = [], []
         parts = zip(torch.split(x, sizes), routing.split(sizes), strict=True)
         for target, (part, choice) in enumerate(parts):
             if not len(part):
                 continue
             begin = target * self.own_count
-            own = slice(begin, begin + self.own_count)
-            answers.append(self.own[target](part, choice.gates[:, own]))
-            balances.append(choice.of(own, slice(first_shared, None)).balance())
+            pool = slice(begin, begin + self.own_count)
+            answers.append(self.specific[target](part, choice.gates[:, pool]))
+            balances.append(choice.of(pool, slice(first_shared, None)).balance())
         y = torch.cat(answers)
         if self.shared is not None:
             y = y + self.shared(x, routing.gates[:, first_shared:])
@@ -321,7 +323,7 @@ class MoERetriever(Method):
                 modalities,
                 dim,
                 heads=heads,
-                own=modality_experts,
+                modality_experts=modality_experts,
                 shared=shared_experts,
                 k=top_k,
                 routers=routers,
@@ -441,10 +443,10 @@ class MoERetriever(Method):
         n_intra = slots[0][0].shape[1] if slots else 0
         if self.use_inter:
             # present ones first; the last is not needed, as one is missing
-            own = (~batch.presence).long().argsort(stable=True)[:, :-1]
-            present = batch.presence.gather(1, own)[row]
-            which = row[:, None] * z.shape[1] + own[row]
-            slots.append((which, present, own[row], code[:, None].expand_as(which)))
+            others = (~batch.presence).long().argsort(stable=True)[:, :-1]
+            present = batch.presence.gather(1, others)[row]
+            which = row[:, None] * z.shape[1] + others[row]
+            slots.append((which, present, others[row], code[:, None].expand_as(which)))
         if not slots:  # nothing to draw from yet
             nothing = row.new_zeros(len(row), 0)
             slots.append((nothing, nothing.bool(), nothing, nothing))

@@ -305,10 +305,10 @@ class MoMKE(Method):
     def mix(self, p: Steps, valid: Valid) -> Steps:
         """Answers h_m, mixed by the router of each modality; zeros where not valid."""
         if self.mixing == "own":
-            return self.own(p, valid)
+            return self.specialists(p, valid)
         return torch.einsum("embsd,mbse->mbsd", self.experts.all(p, valid), self.route(p))
 
-    def own(self, p: Steps, valid: Valid) -> Steps:
+    def specialists(self, p: Steps, valid: Valid) -> Steps:
         """Answer of each modality's own expert; zeros where not valid."""
         return torch.where(valid[..., None], self.experts(p, valid), 0.0)
 
@@ -323,7 +323,7 @@ class MoMKE(Method):
         """Predictions of the first stage from each modality by itself."""
         assert self.unimodal is not None
         p, valid = self.steps(batch)
-        h = self.own(p, valid)
+        h = self.specialists(p, valid)
         output: Tensor = self.unimodal(masked_mean(h, valid, dim=2))
         return output
 

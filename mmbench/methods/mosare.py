@@ -316,12 +316,12 @@ class CrossAttention(nn.Module):
         """
         batch, modalities, tokens, dim = x.shape
         rows = x.transpose(0, 1).flatten(1, 2)  # (M, B N, D)
-        own, other = rows[self.reader], rows[self.source]  # (P, B N, D)
+        reader, other = rows[self.reader], rows[self.source]  # (P, B N, D)
 
         def split(z: Tensor) -> Tensor:
             return z.view(-1, batch, tokens, self.heads, dim // self.heads).transpose(2, 3)
 
-        q = split(torch.baddbmm(self.query_bias, own, self.query))
+        q = split(torch.baddbmm(self.query_bias, reader, self.query))
         key = torch.bmm(other, self.key)
         k = split(key if self.key_bias is None else key + self.key_bias)
         v = split(torch.baddbmm(self.value_bias, other, self.value))
@@ -332,7 +332,7 @@ class CrossAttention(nn.Module):
             share = (score if count is None else score + count.log()).softmax(4)
         read = (share @ v).transpose(2, 3).reshape(-1, batch * tokens, dim)
         a = torch.baddbmm(self.out_bias, read, self.out)
-        y = self._norm(own + self.drop(a), self.norm1, self.norm1_bias)
+        y = self._norm(reader + self.drop(a), self.norm1, self.norm1_bias)
         hidden = self.drop(F.relu(torch.baddbmm(self.b1, y, self.w1)))
         y = y + self.drop(torch.baddbmm(self.b2, hidden, self.w2))
         y = self._norm(y, self.norm2, self.norm2_bias)
@@ -412,8 +412,8 @@ class LocalExperts(nn.Module):
         presence: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, "batch modality left dim"]:
         """Mix the answers of each modality's own experts."""
-        own = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
-        gates = self.gates(t).unsqueeze(3) * own  # (B, M, N, M, E), other modalities' are zero
+        diagonal = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
+        gates = self.gates(t).unsqueeze(3) * diagonal  # (B, M, N, M, E), other modalities' are zero
         gates = gates.flatten(3)
         if not self.training:
             asked = torch.where(presence[:, :, None, None], gates, 0.0)
@@ -579,8 +579,8 @@ def symmetric_contrast(
     present = presence.T
     logits = torch.where(present[:, :, None] & present[:, None], logits, FORBIDDEN)
     pull = logits.log_softmax(1) + logits.log_softmax(2)
-    own = pull.diagonal(dim1=1, dim2=2)  # (M, B)
-    return -0.5 * masked_mean(own, present).mean()
+    matched = pull.diagonal(dim1=1, dim2=2)  # (M, B)
+    return -0.5 * masked_mean(matched, present).mean()
 
 
 def released_schedule(done: float, epochs: int, lr: float) -> float:

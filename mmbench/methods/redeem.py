@@ -265,19 +265,19 @@ class NeighbourPrompter(nn.Module):
 
     def forward(
         self,
-        own: Mapping[str, Tokens],
-        own_read: Mapping[str, Read],
+        tokens: Mapping[str, Tokens],
+        read_of: Mapping[str, Read],
         retrieved: Retrieved,
     ) -> dict[str, Float[Tensor, "batch prompt _"]]:
         """Modality -> P_m."""
         if self.kind == "static":
-            size = len(own[self.names[0]])
+            size = len(tokens[self.names[0]])
             pairs = zip(self.names, self.prompt, strict=True)
             return {name: prompt.expand(size, -1, -1) for name, prompt in pairs}
         enter = dict(zip(self.names, self.enter, strict=True))
         keys = {name: enter[name](retrieved.tokens[name]) for name in self.names}
         if self.kind == "intra":
-            rows = {name: (enter[name](own[name]), own_read[name]) for name in self.names}
+            rows = {name: (enter[name](tokens[name]), read_of[name]) for name in self.names}
         else:
             rows = {name: mean_retrieved(keys[name], retrieved.read[name]) for name in self.names}
         prompts = {}

@@ -25,8 +25,8 @@ def _built_in() -> dict[str, type[Any]]:
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
         module = importlib.import_module(f"{__package__}.{file.stem}")
         for cls in vars(module).values():
-            own = inspect.isclass(cls) and cls.__module__ == module.__name__
-            if own and isinstance(vars(cls).get("mechanism"), str):
+            defined_here = inspect.isclass(cls) and cls.__module__ == module.__name__
+            if defined_here and isinstance(vars(cls).get("mechanism"), str):
                 classes[cls.mechanism] = cls
     return classes
 
