@@ -510,8 +510,8 @@ class Clocks:
         node, weight = np.polynomial.legendre.leggauss(8)
         r = np.exp((0.5 * np.arange(panels)[:, None] + 0.25 * (node + 1)).reshape(-1))
         ra = a[:, None] * r
-        kept = ra * np.exp(-ra) * np.tile(0.25 * weight, panels)  # dr = r d(log r)
-        kernel = np.concatenate([-np.expm1(-a)[:, None], kept], axis=1)
+        terms = ra * np.exp(-ra) * np.tile(0.25 * weight, panels)  # dr = r d(log r)
+        kernel = np.concatenate([-np.expm1(-a)[:, None], terms], axis=1)
         return kernel, self._survival(np.concatenate([np.ones(1), r]), hidden, noise)
 
     def _survival(self, r: Array, hidden: Mapping[int, Array], noise: float) -> Array:

@@ -156,9 +156,9 @@ class Estimator(Method, ABC):
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         for name in ("features", "target"):  # a fresh table is empty: make room
-            kept, buffer = state_dict.get(prefix + name), self._buffers[name]
-            if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
-                self._buffers[name] = torch.empty_like(kept, device=buffer.device)
+            saved, buffer = state_dict.get(prefix + name), self._buffers[name]
+            if saved is not None and buffer is not None and saved.shape[1:] == buffer.shape[1:]:
+                self._buffers[name] = torch.empty_like(saved, device=buffer.device)
         self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

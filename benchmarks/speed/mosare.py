@@ -170,10 +170,10 @@ def fit_mixture() -> dict[str, float]:
             start, worked = perf_counter(), process_time()
             DiagonalMixture(16, FEATURES).fit(rows, home=Path(home))
             seconds.append((perf_counter() - start, process_time() - worked))
-        (kept,) = Path(home).glob("*/last_round.npz")
+        (file,) = Path(home).glob("*/last_round.npz")
         import numpy as np
 
-        rounds = float(np.load(kept)["round"])
+        rounds = float(np.load(file)["round"])
     (fit_s, cpu_s), (again_s, _) = seconds
     return {
         "fit_s": fit_s,

@@ -99,8 +99,8 @@ def build(source: Path, out: Path) -> str:
         label = label_words([icons[name]["category"]])
         spoken += any(word in label for tag in published for word in tag)
         # dropped in all classes, or the gap itself would tell the class
-        kept = [[word for word in tag if word not in labels] for tag in published]
-        rows.append([tag for tag in kept if tag])
+        texts = [[word for word in tag if word not in labels] for tag in published]
+        rows.append([tag for tag in texts if tag])
     print(f"{spoken / len(names):.3f} of the icons have a tag that names their category")
     tags = [[word for tag in row for word in tag] for row in rows]
 

@@ -441,18 +441,18 @@ def comparable(mine: Sequence[RunSpec], archived: Sequence[Run]) -> list[Run]:
     """
     names = {spec.method_label for spec in mine}
     tables = {(spec.data_label, spec.scenario_name): spec for spec in mine}
-    kept = [
+    matches = [
         run
         for run in archived
         if (run.spec.data_label, run.spec.scenario_name) in tables
         and run.spec.method_label not in names
     ]
-    if not kept:
+    if not matches:
         raise ValueError(
             "the archive has no other method on the data and scenarios of these runs; it has "
             + ", ".join(sorted({f"{r.spec.data_label}/{r.spec.scenario_name}" for r in archived}))
         )
-    for run in kept:
+    for run in matches:
         spec = tables[run.spec.data_label, run.spec.scenario_name]
         for name in ("data", "content", "scenario", "data_args", "encoders", "select", "limit"):
             _require_equal(name, getattr(spec, name), getattr(run.spec, name), run.spec)
@@ -462,13 +462,15 @@ def comparable(mine: Sequence[RunSpec], archived: Sequence[Run]) -> list[Run]:
         )
         _require_equal("trainer", ours, theirs, run.spec)
     for name, of in (("seeds", "seed"), ("folds", "fold")):
-        here, there = ({getattr(s, of) for s in specs} for specs in (mine, [r.spec for r in kept]))
+        here, there = (
+            {getattr(s, of) for s in specs} for specs in (mine, [r.spec for r in matches])
+        )
         if here != there:
             raise ValueError(
                 f"the archive has the {name} {sorted(there)}, these runs {sorted(here)}; "
                 f"give {name}={sorted(there)}"
             )
-    return kept
+    return matches
 
 
 def _require_equal(name: str, mine: JSON, archived: JSON, spec: RunSpec) -> None:

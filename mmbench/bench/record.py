@@ -279,8 +279,8 @@ def _newer_scores(
     missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
     if not missing:
         return {}
-    kept = read_predictions(run, name, only=("logits", "target"))
-    return {m: score(m, kept["logits"], kept["target"], kind) for m in missing}
+    predictions = read_predictions(run, name, only=("logits", "target"))
+    return {m: score(m, predictions["logits"], predictions["target"], kind) for m in missing}
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

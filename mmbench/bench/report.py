@@ -606,8 +606,8 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             task = read_result(run.folder).task
             if task.kind != "regression" and path.is_file():
                 labels = task.outputs
-                kept = read_predictions(run, card.columns[0], only=("logits", "target"))
-                rows[name] = f1_by_class(kept["logits"], kept["target"])
+                predictions = read_predictions(run, card.columns[0], only=("logits", "target"))
+                rows[name] = f1_by_class(predictions["logits"], predictions["target"])
         classes = len(labels)
         if not 1 < classes <= LARGEST:
             continue
@@ -984,8 +984,8 @@ def _details(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]
         )
     keys = list(runs[0].spec.to_json()) if runs else []
     ordered = sorted(environments.items(), key=lambda item: -item[1])
-    kept = [{"runs": n, "settings": _flat(json.loads(text))} for text, n in ordered[:20]]
-    return kept, {
+    settings = [{"runs": n, "settings": _flat(json.loads(text))} for text, n in ordered[:20]]
+    return settings, {
         "states": STATES,
         "keys": keys,
         "pool": [json.loads(text) for text in pool],
@@ -1062,15 +1062,15 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
     )
     board = _best_first(board)
     metrics = sorted(dict.fromkeys(board["metric"]), key=lambda m: m != metric)
-    kept: list[pd.DataFrame] = []
+    parts: list[pd.DataFrame] = []
     total = 0
     for name in metrics:
         part = board[board["metric"] == name]
-        if kept and total + len(part) > ROWS:
+        if parts and total + len(part) > ROWS:
             continue
-        kept.append(part.head(ROWS))
-        total += len(kept[-1])
-    table = pd.concat(kept) if kept else board
+        parts.append(part.head(ROWS))
+        total += len(parts[-1])
+    table = pd.concat(parts) if parts else board
     columns: dict[str, JSON] = {}
     for name in TABLE:
         if name not in table:

@@ -261,14 +261,14 @@ class ModalityFile:
         """Of an npz file, or of arrays in files of their own."""
         require_unique(arrays.ids, self.path)
         rows, notes = joined.rows(arrays.ids, self.path)
-        kept = (rows >= 0) & arrays.present
-        x, length, rows = arrays.x[kept], arrays.length[kept], rows[kept]
+        known = (rows >= 0) & arrays.present
+        x, length, rows = arrays.x[known], arrays.length[known], rows[known]
         notes = [*arrays.notes, *notes]
         if self.kind == "vector" and (self.indicators or np.isnan(x).any()):
             names = tuple(str(k) for k in range(x.shape[1]))
             lines = np.arange(len(x))
             values = x.astype(np.float64)
-            frame = Frame(self.path, arrays.ids[kept], names, values, {}, lines)
+            frame = Frame(self.path, arrays.ids[known], names, values, {}, lines)
             return self._vector(frame, rows, joined, notes)
         if self.kind != "tokens":
             return _Rows(x, rows, length, 0, notes)

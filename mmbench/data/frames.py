@@ -83,16 +83,16 @@ class Frame:
 
     def without(self, names: Sequence[str]) -> "Frame":
         """Return it without the columns that are called so, if it has them."""
-        kept = [k for k, name in enumerate(self.names) if name not in names]
-        if len(kept) == len(self.names):
+        columns = [k for k, name in enumerate(self.names) if name not in names]
+        if len(columns) == len(self.names):
             return self
         numeric = [j for j, k in enumerate(self.numeric) if self.names[k] not in names]
         gone = [name for name in self.names if name in names]
         return replace(
             self,
-            names=tuple(self.names[k] for k in kept),
+            names=tuple(self.names[k] for k in columns),
             numbers=self.numbers[:, numeric],
-            others={new: self.others[old] for new, old in enumerate(kept) if old in self.others},
+            others={new: self.others[old] for new, old in enumerate(columns) if old in self.others},
             notes=(
                 *self.notes,
                 f"{self.path.name}: left out {', '.join(gone)}, since target, split or group is "
@@ -477,8 +477,8 @@ def _csv(
                 f"{path}: column {k + 1} has no name and holds {value!r}; give it a name, or take "
                 "it out"
             )
-    kept = [k for k in cells if k not in (place, *unnamed) and not (k == 0 and first is not None)]
-    columns = [(id_column, cells[place]), *((names[k], cells[k]) for k in sorted(kept))]
+    chosen = [k for k in cells if k not in (place, *unnamed) and not (k == 0 and first is not None)]
+    columns = [(id_column, cells[place]), *((names[k], cells[k]) for k in sorted(chosen))]
     return columns, notes, separator == ";"
 
 
@@ -565,8 +565,8 @@ def _parquet(path: Path, id_column: str) -> tuple[_Columns, list[str]]:
     if names and UNNAMED.fullmatch(names[0]):
         first = as_text(columns[0], path, "first")
     place, notes = _ids_first(names, id_column, path, first)
-    kept = [k for k in range(len(names)) if k != place and not (k == 0 and first is not None)]
-    return [(id_column, columns[place]), *((names[k], columns[k]) for k in kept)], notes
+    chosen = [k for k in range(len(names)) if k != place and not (k == 0 and first is not None)]
+    return [(id_column, columns[place]), *((names[k], columns[k]) for k in chosen)], notes
 
 
 def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -393,21 +393,21 @@ def mosare_legacy(
     """
     rng = np.random.RandomState(seed)
     n, count = len(sample_id), len(modalities)
-    kept = np.ones((count, n), bool)
-    kept[:, : int(n * rate)] = False
-    for row in kept:
+    present = np.ones((count, n), bool)
+    present[:, : int(n * rate)] = False
+    for row in present:
         rng.shuffle(row)
-    empty = np.flatnonzero(~kept.any(axis=0))
+    empty = np.flatnonzero(~present.any(axis=0))
     for sample in empty:
-        kept[rng.randint(0, count), sample] = True
+        present[rng.randint(0, count), sample] = True
     # the first that could spare one, in the order of rows; what each is asked for is drawn
-    for sample in np.flatnonzero(kept.sum(axis=0) > 1)[: len(empty)]:
-        kept[rng.randint(0, count), sample] = False
-    without = np.flatnonzero(~kept[0] & ~kept[1])
-    kept[0, without[: len(without) // 2]] = True
-    kept[1, without[len(without) // 2 :]] = True
+    for sample in np.flatnonzero(present.sum(axis=0) > 1)[: len(empty)]:
+        present[rng.randint(0, count), sample] = False
+    without = np.flatnonzero(~present[0] & ~present[1])
+    present[0, without[: len(without) // 2]] = True
+    present[1, without[len(without) // 2 :]] = True
     drawn = {"legacy": "mosare", "seed": seed, "missing_rate": rate}
-    return PresenceTable(modalities, sample_id, kept.T.copy(), drawn)
+    return PresenceTable(modalities, sample_id, present.T.copy(), drawn)
 
 
 def _refuse_constant(word: str) -> JSON:

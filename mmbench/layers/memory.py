@@ -114,8 +114,8 @@ def nearest(
             torch.mm(part, keys.T, out=score[:, : len(keys)])
         if self_row is not None:
             itself = self_row[start : start + step, None]
-            kept = score[:, :1].masked_fill(itself >= 0, -math.inf)
-            score.scatter_(1, itself.clamp_min(0), kept)
+            excluded = score[:, :1].masked_fill(itself >= 0, -math.inf)
+            score.scatter_(1, itself.clamp_min(0), excluded)
         grouped = score.view(len(part), blocks, BLOCK)
         order = grouped.amax(2).sort(dim=1, descending=True, stable=True).indices
         block = order[:, :k].sort(dim=1).values  # by row again, so that ties stay in order
@@ -495,7 +495,7 @@ class Memory(nn.Module):
             self._place = torch.cat([part.place for part in seen])[rows]
             return
         whole = {name: [part.copies[name] for part in seen] for name in self.names}
-        kept = torch.cat([part.complete for part in seen]).cumsum(0) - 1
+        order = torch.cat([part.complete for part in seen]).cumsum(0) - 1
         self._stored = {
             name: Stored(
                 torch.cat([x for x, _ in parts]),
@@ -506,7 +506,7 @@ class Memory(nn.Module):
             )
             for name, parts in whole.items()
         }
-        self._place, self._embeddings = kept[rows], None
+        self._place, self._embeddings = order[rows], None
 
     def require_neighbours(self) -> None:
         """Refuse a memory in which a sample could find nothing but itself.

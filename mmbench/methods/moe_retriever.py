@@ -124,8 +124,8 @@ class ExpertMix(nn.Module):
         super().__init__()
         if k > modality_experts + shared:
             raise ValueError(
-                f"asked for {k} experts a token, but a pool has {modality_experts} + {shared} shared "
-                "ones; lower top_k or raise modality_experts or shared_experts"
+                f"asked for {k} experts a token, but a pool has {modality_experts} + {shared} "
+                "shared ones; lower top_k or raise modality_experts or shared_experts"
             )
         self.routers = routers
         self.own_count = modality_experts

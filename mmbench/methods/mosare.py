@@ -520,8 +520,8 @@ class ClassMixtures(nn.Module):
         slot = prototype * QUEUE + (self.filled + order) % QUEUE
         slot = torch.where(new, slot, len(self.queue) - 1)
         # of all prototypes of a class, a sample has one
-        slot, kept = slot.amin(2).flatten(), new.any(2).flatten()
-        rows = torch.where(kept[:, None], h.repeat_interleave(member.shape[1], 0), 0.0)
+        slot, enters = slot.amin(2).flatten(), new.any(2).flatten()
+        rows = torch.where(enters[:, None], h.repeat_interleave(member.shape[1], 0), 0.0)
         self.queue.index_copy_(0, slot, rows)
         was_empty = self.filled == 0
         self.filled += new.sum(0)
@@ -530,11 +530,11 @@ class ClassMixtures(nn.Module):
     def _move(
         self, was_empty: Bool[Tensor, "class prototype"], moves: Bool[Tensor, "class prototype"]
     ) -> None:
-        kept = self.queue[:-1].view(*self.filled.shape, QUEUE, -1)
+        queue = self.queue[:-1].view(*self.filled.shape, QUEUE, -1)
         count = self.filled.clamp_max(QUEUE)
-        present = (torch.arange(QUEUE, device=kept.device) < count[..., None])[..., None]
-        centre = F.normalize(kept.sum(2), dim=2)  # empty slots are zero
-        square = torch.where(present, kept - centre[:, :, None], 0.0).square().sum(2)
+        present = (torch.arange(QUEUE, device=queue.device) < count[..., None])[..., None]
+        centre = F.normalize(queue.sum(2), dim=2)  # empty slots are zero
+        square = torch.where(present, queue - centre[:, :, None], 0.0).square().sum(2)
         variance = square / count.clamp_min(1)[..., None] + VARIANCE_FLOOR
         old = torch.where(was_empty[..., None], centre, self.mean)
         mean = F.normalize(self.momentum * old + (1 - self.momentum) * centre, dim=2)

@@ -210,7 +210,7 @@ def score_resampled(
     if (counts != np.floor(counts)).any():
         raise ValueError(f"metric {name!r} takes no weights, so counts must be whole numbers")
     rows = [np.repeat(np.arange(len(logits)), row.astype(int)) for row in counts]
-    return np.array([score(name, logits[kept], target[kept], task_kind) for kept in rows], float)
+    return np.array([score(name, logits[place], target[place], task_kind) for place in rows], float)
 
 
 def _weighted_scores(

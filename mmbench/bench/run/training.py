@@ -178,12 +178,12 @@ def _train_stage(
     def build(part: Path, of_stage: Claim) -> None:
         claimed.held.append(of_stage)
         record = fit()
-        kept = {
+        weights = {
             name: value.detach().cpu().clone()
             for name, value in method.learned_state().items()
             if stage.covers(name) or not stage.shared_across
         }
-        save_file(kept, part / "weights.safetensors")
+        save_file(weights, part / "weights.safetensors")
         write_stage(part / RECORD, record)
         shutil.move(logs / CURVE, part / CURVE)
         logs.rmdir()

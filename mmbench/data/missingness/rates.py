@@ -61,8 +61,8 @@ def hide(
     presence: PresenceArray = natural & ~absent
     empty = np.flatnonzero(~presence.any(axis=1))
     if len(empty):
-        kept = np.where(natural[empty], priority(empty), -np.inf).argmax(axis=1)
-        presence[empty, kept] = True
+        survivor = np.where(natural[empty], priority(empty), -np.inf).argmax(axis=1)
+        presence[empty, survivor] = True
     return presence
 
 
