@@ -484,7 +484,7 @@ class Clocks:
         )
 
     def mask(
-        self, shown: Mapping[int, Array], hidden: Mapping[int, Array], noise: float
+        self, visible: Mapping[int, Array], hidden: Mapping[int, Array], noise: float
     ) -> tuple[Array, Array]:
         """P(mask | what is shown, word) as kernel (row, term) @ basis (term, word).
 
@@ -497,14 +497,14 @@ class Clocks:
         by Gauss-Legendre in log r.
 
         Args:
-            shown: Column -> (row,) first latent coordinates.
+            visible: Column -> (row,) first latent coordinates.
             hidden: Column -> (word,) means of the hidden ones.
             noise: Their standard deviation.
         """
-        rows = len(next(iter(shown.values())))
-        if len(shown) > 1:
+        rows = len(next(iter(visible.values())))
+        if len(visible) > 1:
             return np.ones((rows, 1)), self._survival(np.ones(1), hidden, noise)
-        ((column, u),) = shown.items()
+        ((column, u),) = visible.items()
         a = np.exp(self.offset[column] - self.slope[column] * u)
         panels = max(1, int(np.ceil(2 * np.log(40 / a.min()))))  # beyond, exp(-r a) < exp(-40)
         node, weight = np.polynomial.legendre.leggauss(8)

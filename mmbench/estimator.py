@@ -140,8 +140,8 @@ class Estimator(Method, ABC):
                 self._imputer.fit(np.where(self._never, np.float32(0), train))
         features, presence = self._gaps(table)
         # no imputer knows features that training never shows, and not every estimator takes them
-        shown = np.where(self._never, np.float32(0), features)
-        return np.hstack([self._imputer.transform(shown), presence])
+        visible = np.where(self._never, np.float32(0), features)
+        return np.hstack([self._imputer.transform(visible), presence])
 
     def _gaps(self, table: Float[Tensor, "sample feature"]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Features, NaN where absent, and presence."""

@@ -693,9 +693,9 @@ class Sweep:
         from mmbench.bench.report import write_report
 
         self.board_folder.mkdir(parents=True, exist_ok=True)
-        shown = metric or self.suite.select.metric
+        chosen = metric or self.suite.select.metric
         return write_report(
-            self.suite.name, runs, board, self.board_folder, metric=shown, robust=robust,
+            self.suite.name, runs, board, self.board_folder, metric=chosen, robust=robust,
             watched=watched, said=[] if verdict is None else verdict.sentences,
             tuning=self.tuning(),
         )  # fmt: skip

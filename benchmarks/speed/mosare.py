@@ -50,8 +50,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--inside", form, "--batch", str(args.batch)]
         command += ["--threads", str(args.threads), "--steps", str(args.steps)]
         env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-        shown = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-        results[form] = json.loads(shown.stdout.splitlines()[-1])
+        process = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+        results[form] = json.loads(process.stdout.splitlines()[-1])
         print(
             form,
             *(f"{name} {value:.4g}" for name, value in results[form].items()),
@@ -147,8 +147,8 @@ def steps(form: str, args: argparse.Namespace) -> dict[str, float]:
         step()
         times.append((process_time() - worked, perf_counter() - start))
     cpu_s, step_s = min(times)
-    shown = {name: float(term) for name, term in losses.items()}
-    return {"cpu_s": cpu_s, "step_s": step_s, "ready_mib": ready, "peak_mib": peak_mib(), **shown}
+    terms = {name: float(term) for name, term in losses.items()}
+    return {"cpu_s": cpu_s, "step_s": step_s, "ready_mib": ready, "peak_mib": peak_mib(), **terms}
 
 
 def fit_mixture() -> dict[str, float]:

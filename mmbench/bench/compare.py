@@ -144,7 +144,7 @@ def render_changes(table: pd.DataFrame) -> str:
         f"{inside.get('yes', 0)} inside, {inside.get('unknown', 0)} unknown. "
         f"{only.get('only in A', 0)} only in A, {only.get('only in B', 0)} only in B."
     )
-    shown = table[CELL].assign(
+    cells = table[CELL].assign(
         what=table["what"],
         A=[_number(x) for x in table["before"]],
         B=[_number(x) for x in table["after"]],
@@ -157,7 +157,7 @@ def render_changes(table: pd.DataFrame) -> str:
         ],
         note=table["note"],
     )
-    return f"{head}\n\n{_markdown(shown)}\n"
+    return f"{head}\n\n{_markdown(cells)}\n"
 
 
 # --- a leaderboard and a paper ----------------------------------------------------------------
@@ -278,8 +278,8 @@ def _matching(
     ):
         left = left[left[key] == wanted]
         if left.empty:
-            shown = row["row"] if key == "_method" else wanted
-            return left, f"no {key.strip('_')} {shown} for {row['data']} on the board"
+            label = row["row"] if key == "_method" else wanted
+            return left, f"no {key.strip('_')} {label} for {row['data']} on the board"
     return left, ""
 
 
@@ -350,7 +350,7 @@ def render_reported(comparison: pd.DataFrame) -> str:
     ]
     if len(both):
         names = ["data", "modalities", "scenario", "condition", "method", "metric"]
-        shown = both[names].assign(
+        cells = both[names].assign(
             reported=[
                 _number(mean) + ("" if np.isnan(std) else f" ± {_number(std)}")
                 for mean, std in zip(both["reported"], both["reported_std"], strict=True)
@@ -363,7 +363,7 @@ def render_reported(comparison: pd.DataFrame) -> str:
             table=both["table"],
             read_as=both["unit"],
         )
-        parts.append(_markdown(shown))
+        parts.append(_markdown(cells))
     for title, part, keys in (
         ("Only reported", theirs, ["why"]),
         ("Only ours", ours, ["data", "scenario", "condition"]),

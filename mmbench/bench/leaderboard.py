@@ -397,9 +397,9 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         never bold. A dagger marks cells whose runs differ in sources or machine. Where the ceiling
         is known, a last row has it with its standard error on this very test split.
     """
-    shown = board[board["metric"] == metric]
+    cells = board[board["metric"] == metric]
     pivots = {}
-    for key, part in shown.groupby(["data", "scenario"], sort=False):
+    for key, part in cells.groupby(["data", "scenario"], sort=False):
         text = part.assign(text=[_cell(row) for row in part.itertuples()])
         methods = list(dict.fromkeys(part["method"]))
         conditions = list(dict.fromkeys(part["condition"]))
@@ -508,9 +508,9 @@ def render(
     """
     if form == "csv":
         return safe_csv(board, digits=6)
-    shown = {", ".join(key): table for key, table in tables(board, metric).items()}
+    sections = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
-    shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
+    sections |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
     about = (
         f"Metric: {metric}, mean ± standard deviation over {repeats(board)}; **best** of a column."
     )
@@ -523,12 +523,12 @@ def render(
     if (of_metric["mixed"] != "").any():
         about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
-        return _html(title or "leaderboard", about, shown)
+        return _html(title or "leaderboard", about, sections)
     parts = [f"# {in_markdown(title)}", ""] if title else []
     for sentence in said:
         parts += [in_markdown(sentence), ""]
     parts += [about]
-    for heading, table in shown.items():
+    for heading, table in sections.items():
         named = table.rename(index=in_markdown, columns=in_markdown)
         parts += ["", f"## {in_markdown(heading)}", "", named.to_markdown()]
     return "\n".join(parts) + "\n"
@@ -561,7 +561,7 @@ th:first-child {{ text-align: left }}
 """
 
 
-def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
+def _html(title: str, about: str, sections: Mapping[str, pd.DataFrame]) -> str:
     """Tables as a page; names from outside are text and never markup."""
 
     def text(value: object) -> str:
@@ -570,7 +570,7 @@ def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
         return re.sub(r"\*\*([^*]*)\*\*", r"<b>\1</b>", plain)
 
     lines = [HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", f"<p>{text(about)}</p>"]
-    for heading, table in shown.items():
+    for heading, table in sections.items():
         head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in ["method", *table])
         lines += [
             f"<h2>{escape(heading)}</h2>",

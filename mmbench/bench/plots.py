@@ -318,9 +318,9 @@ def critical_difference(
     ax.set_xlabel("mean rank (1 = best)")
     top = -1.15
     end = 1 + critical
-    shown = min(end, n + 0.2)
-    ax.plot([1, shown], [top, top], color=INK, linewidth=1.2, clip_on=False)
-    for x in (1, shown) if shown == end else (1,):
+    right = min(end, n + 0.2)
+    ax.plot([1, right], [top, top], color=INK, linewidth=1.2, clip_on=False)
+    for x in (1, right) if right == end else (1,):
         ax.plot([x, x], [top - 0.15, top + 0.15], color=INK, linewidth=1.2, clip_on=False)
     ax.text(1, top - 0.35, f"critical difference {critical:.2f}", fontsize=9, va="bottom")
     return _svg(figure, alt)

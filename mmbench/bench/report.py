@@ -161,8 +161,8 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
 
     board = _named(board)
     styles = {name: i for i, name in enumerate(dict.fromkeys(board["name"]))}
-    shown = _shown(board, metric)
-    pairs = list(shown.groupby(["data", "scenario"], sort=False)) if len(shown) else []
+    scores = _rows_of_metric(board, metric)
+    pairs = list(scores.groupby(["data", "scenario"], sort=False)) if len(scores) else []
     drawn: dict[str, str] = {}
 
     def add(name: str, plots_of: Sequence[Plot]) -> None:
@@ -175,7 +175,7 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
         add(f"conditions_{data}_{scenario}", _card(str(data), str(scenario), part, styles).plots)
     for title, plots_of in _costs(pairs, styles):
         add(f"cost_{title}", plots_of)
-    add("ranks", _across(shown, styles, metric)[0])
+    add("ranks", _across(scores, styles, metric)[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
         write_text(folder / f"{name}.svg", plots.standalone(svg), errors="replace")
@@ -207,11 +207,11 @@ def _page(
     board = _named(board)
     styles = {name: i for i, name in enumerate(dict.fromkeys(_run_name(run) for run in runs))}
     states = count(runs)
-    shown = _shown(board, metric)
-    pairs = list(shown.groupby(["data", "scenario"], sort=False)) if len(shown) else []
+    scores = _rows_of_metric(board, metric)
+    pairs = list(scores.groupby(["data", "scenario"], sort=False)) if len(scores) else []
     cards = [_card(str(d), str(s), part, styles) for (d, s), part in pairs[:TABLES]]
     costs = _costs(pairs[:TABLES], styles)
-    ranks, no_ranks = _across(shown, styles, metric)
+    ranks, no_ranks = _across(scores, styles, metric)
     experts, more_experts = _experts(runs)
     environments, details = _details(runs)
     rows, rows_left_out = _rows(board, metric)
@@ -226,7 +226,7 @@ def _page(
     )
     environment.filters["json"] = lambda value: Markup(safe_json(value))
     environment.filters["svg"] = Markup
-    used = dict.fromkeys(shown["name"]) if len(shown) else {}
+    used = dict.fromkeys(scores["name"]) if len(scores) else {}
     return environment.get_template("report.html.j2").render(
         suite=suite_name,
         metric=metric,
@@ -238,7 +238,7 @@ def _page(
         methods=list(styles),
         repeats=len({(r.spec.fold, r.spec.seed) for r in runs}),
         conditions=len(set(board["condition"])),
-        leaders=_leaders(shown),
+        leaders=_leaders(scores),
         swatches=[(n, plots.swatch(styles[n])) for n in used] if cards or costs else [],
         cards=cards,
         cards_left_out=len(pairs) - len(cards),
@@ -294,7 +294,7 @@ def _better(metric: str) -> bool:
     return higher_is_better(metric.removesuffix(IPW))
 
 
-def _shown(board: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _rows_of_metric(board: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows of the metric; of another one for a data set that it is not defined for."""
     parts = []
     for _, part in board.groupby(["data", "scenario"], sort=False):
@@ -622,12 +622,12 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
     return drawn
 
 
-def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tuple[list[Plot], str]:
+def _across(board: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tuple[list[Plot], str]:
     """Critical-difference diagrams, one a scenario and variant; else why there is none."""
     from mmbench.bench import plots
 
     higher, drawn = _better(metric), []
-    same = shown[shown["metric"] == metric]
+    same = board[board["metric"] == metric]
     for (scenario, variant), part in same.groupby(["scenario", "variant"], sort=False):
         means = (
             part.assign(value=part["mean"].where(ranked(part)))
@@ -685,11 +685,11 @@ def _stability(part: pd.DataFrame, higher: bool) -> str:
     )
 
 
-def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
+def _leaders(rows: pd.DataFrame) -> list[tuple[str, float]]:
     """Up to three methods by mean rank over all conditions; only methods without holes."""
-    if shown.empty:
+    if rows.empty:
         return []
-    papers = shown[shown["variant"] == "paper"]  # variants are never compared
+    papers = rows[rows["variant"] == "paper"]  # variants are never compared
     best = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
     return [(str(n), float(r)) for n, r in best.sort_values(kind="stable").head(3).items()]
 
@@ -714,16 +714,16 @@ def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
         except ValueError as error:  # of another version, or damaged: the page goes on
             inside.tables.append((str(error), [], []))
             diagnostics = {}
-        for name, shown in diagnostics.items():
-            match shown:
+        for name, diagnostic in diagnostics.items():
+            match diagnostic:
                 case RouterUsage():
-                    _usage(inside, name, shown, of, room)
+                    _usage(inside, name, diagnostic, of, room)
                 case Retrieval():
-                    _retrieval(inside, shown, of, room)
+                    _retrieval(inside, diagnostic, of, room)
                 case Recovery():
-                    _recovery(inside, shown, of, room)
+                    _recovery(inside, diagnostic, of, room)
                 case Matrix():
-                    _matrix(inside, name, shown, of, room)
+                    _matrix(inside, name, diagnostic, of, room)
         if inside.plots or inside.tables:
             insides.append(inside)
     return insides, room.refused
@@ -792,12 +792,12 @@ def _retrieval(inside: Inside, retrieval: Retrieval, of: str, room: _Room) -> No
     inside.tables.append((caption, head, rows))
     if retrieval.query_image is None or retrieval.neighbour_image is None or not room.has_one():
         return
-    shown = min(PICTURES, len(retrieval.query_image), len(retrieval.neighbour_image))
+    count = min(PICTURES, len(retrieval.query_image), len(retrieval.neighbour_image))
     svg = plots.gallery(
-        [_picture(p) for p in retrieval.query_image[:shown]],
-        [[_picture(p) for p in row[:NEIGHBOURS]] for row in retrieval.neighbour_image[:shown]],
-        labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:shown]],
-        alt=f"pictures of {shown} queries of {of} and what was retrieved for each",
+        [_picture(p) for p in retrieval.query_image[:count]],
+        [[_picture(p) for p in row[:NEIGHBOURS]] for row in retrieval.neighbour_image[:count]],
+        labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:count]],
+        alt=f"pictures of {count} queries of {of} and what was retrieved for each",
     )
     inside.plots.append((svg, "Queries and the training samples retrieved for them."))
 

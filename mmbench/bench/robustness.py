@@ -132,15 +132,15 @@ def _measures(
             yield "drop_from_complete", names[-1], sign * (curve[:, 0] - curve[:, -1])
     if not (names := pattern_names(table)):
         return
-    shown = scores[:, [place[name] for name in names]]
+    values = scores[:, [place[name] for name in names]]
     over = f"{len(names)} patterns"
-    yield "worst_pattern", over, sign * (sign[:, None] * shown).min(axis=1)  # NaN wins a minimum
-    yield "mean_over_patterns", over, shown.mean(axis=1)
+    yield "worst_pattern", over, sign * (sign[:, None] * values).min(axis=1)  # NaN wins a minimum
+    yield "mean_over_patterns", over, values.mean(axis=1)
     modalities = _modalities(table)
     if len(modalities) < 2 or len(names) < 2 ** len(modalities) - 1:
         return
     costs = np.stack(
-        [sign * _weighed(shown, weights) for weights in _absence(names, modalities)], axis=1
+        [sign * _weighed(values, weights) for weights in _absence(names, modalities)], axis=1
     )
     for m, modality in enumerate(modalities):
         yield "cost_of_absence", modality, costs[:, m]
@@ -181,9 +181,9 @@ def pooled(
         Rows as `degraded` returns them, for `pooled_over_patterns`.
     """
     tables: dict[Any, list[str]] = {}
-    shown = records[records["metric"] == metric] if len(records) else records
-    if len(shown):
-        for key, table in shown.groupby(["data", "scenario"], sort=False):
+    cells = records[records["metric"] == metric] if len(records) else records
+    if len(cells):
+        for key, table in cells.groupby(["data", "scenario"], sort=False):
             if names := pattern_names(table):
                 tables[key] = names
     rows = []

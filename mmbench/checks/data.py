@@ -255,11 +255,11 @@ def what_is_withheld_is_gone(subject: Subject) -> None:
     dirty.loaded = {}
     for split in SPLITS:
         samples = clean.samples(split)
-        shown = samples.presence.copy()
+        visible = samples.presence.copy()
         few, presence = clean.split(split).samples.sample_id, clean.split(split).presence
         if split != "test":
-            shown[np.isin(samples.sample_id, few)] = presence
-        spoilt = _spoilt(samples, samples.presence & ~shown)
+            visible[np.isin(samples.sample_id, few)] = presence
+        spoilt = _spoilt(samples, samples.presence & ~visible)
         dirty.loaded[split] = _spoilt(spoilt, ~samples.presence, nan=True)
     _require_same(clean, dirty, SPLITS[:2], "what is withheld")
 

@@ -121,8 +121,8 @@ def verify_masks(
                 f"--split {split.value} of which data set? write "
                 f"`mmbench masks verify {file} NAME --split {split.value}`"
             )
-        shown = realised(table.presence, table.presence, table.modalities)
-        print_patterns({"samples": shown.patterns})
+        counts = realised(table.presence, table.presence, table.modalities)
+        print_patterns({"samples": counts.patterns})
         return
     wanted = split_of(table, None if split is None else split.value, file)
     data = bound_data(name, arguments(words), data_root, fold)

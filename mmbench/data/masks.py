@@ -77,7 +77,7 @@ class PresenceTable:
     def _lines(self) -> tuple[str, str]:
         head = f"{TITLE}\n# drawn: {json.dumps(dict(self.drawn), sort_keys=True)}\n"
         rows = zip(self.sample_id.tolist(), self.presence.astype(int).tolist(), strict=True)
-        body = [",".join(map(str, (sample, *shown))) for sample, shown in rows]
+        body = [",".join(map(str, (sample, *flags))) for sample, flags in rows]
         return head, "\n".join([",".join(("sample_id", *self.modalities)), *body, ""])
 
     @property
@@ -438,6 +438,6 @@ def _coded(
         odd = codes[~np.isin(codes, list(meaning))][0]
         raise ValueError(f"{where} holds the code {odd:g}; known are {sorted(meaning)}")
     lookup = np.zeros((max(meaning) + 1, 2), bool)
-    for code, shown in meaning.items():
-        lookup[code] = shown
+    for code, flags in meaning.items():
+        lookup[code] = flags
     return PresenceTable(TEXT_IMAGE, sample_id, lookup[codes.astype(int)], drawn)

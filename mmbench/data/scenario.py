@@ -30,10 +30,10 @@ class EveryPattern:
 
     def expand(self, names: tuple[str, ...]) -> dict[str, Missingness]:
         """Condition name -> pattern; the one with everything is called `complete`."""
-        shown = [row for row in every_pattern(len(names)) if row.any()]
-        shown.sort(key=lambda row: (-row.sum(), [not there for there in row]))
+        patterns = [row for row in every_pattern(len(names)) if row.any()]
+        patterns.sort(key=lambda row: (-row.sum(), [not there for there in row]))
         mechanisms: dict[str, Missingness] = {}
-        for row in shown:
+        for row in patterns:
             label = "complete" if row.all() else pattern_name(row, names)
             present = tuple(name for name, there in zip(names, row, strict=True) if there)
             mechanisms[label] = Pattern(present)

@@ -363,8 +363,8 @@ class StepTokens(nn.Module):
     ) -> Float[Tensor, "batch token dim"]:
         """Project; tokens of padding have no meaning."""
         valid = valid_steps(lengths, x)
-        shown = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
-        z: Tensor = self.project(shown)
+        visible = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+        z: Tensor = self.project(visible)
         if x.shape[1] <= self.most:
             return z
         count = valid.sum(1)

@@ -612,14 +612,14 @@ class Memory(nn.Module):
             theirs = theirs.view(*first.shape, *theirs.shape[1:])
             pictures["query_image"] = as_picture(self._pictures).cpu().numpy()
             pictures["neighbour_image"] = as_picture(theirs).cpu().numpy()
-        shown = Retrieval(
+        result = Retrieval(
             query=query.cpu().numpy(),
             neighbour=self.sample_id[rows].cpu().numpy(),
             score=score.cpu().numpy(),
             by=np.array(self.by),
             **pictures,
         )
-        return {"retrieval": shown}
+        return {"retrieval": result}
 
     def search(self, batch: Batch) -> Neighbours:
         """The same by matrix products, or by the index."""
@@ -789,18 +789,18 @@ class _Seen:
 
     @classmethod
     def of(cls, batch: Batch, features: list[Feature]) -> "_Seen":
-        shown = batch if batch.teacher is None else batch.teacher
-        complete = shown.presence.all(1)
-        rows = None if shown.embeddings is None else shown.embeddings.rows
-        split = None if shown.embeddings is None else shown.embeddings.whole
+        source = batch if batch.teacher is None else batch.teacher
+        complete = source.presence.all(1)
+        rows = None if source.embeddings is None else source.embeddings.rows
+        split = None if source.embeddings is None else source.embeddings.whole
         refer = split is not None and split.stored is not None
-        copies = {} if refer else {n: _some(shown, n, complete) for n in batch.modalities}
+        copies = {} if refer else {n: _some(source, n, complete) for n in batch.modalities}
         return cls(
             batch.sample_id,
             batch.presence,
             complete,
-            shown.target,
-            {part.name: part.of(shown) for part in features},
+            source.target,
+            {part.name: part.of(source) for part in features},
             split,
             batch.sample_id if rows is None else rows,
             copies,

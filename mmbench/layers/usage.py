@@ -57,7 +57,7 @@ class UsageMeter(nn.Module):
         of_sample = rows.view(len(code), -1, rows.shape[1]).sum(1)
         self.asked.index_add_(0, code, of_sample.to(self.asked))
 
-    def shown(
+    def diagnostics(
         self, modalities: Sequence[str], experts: Sequence[str], name: str = "router"
     ) -> dict[str, RouterUsage]:
         """What was counted, as a diagnostic; nothing if nobody was asked.

@@ -215,7 +215,7 @@ class DyMo(Method):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which rebuilt modalities the samples of each pattern took in."""
         taken = ("nothing", *(f"{name}, rebuilt" for name in self.task.names))
-        return self.usage.shown(self.task.names, taken, "taken in")
+        return self.usage.diagnostics(self.task.names, taken, "taken in")
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """The network's prediction from what is present, then the prediction."""

@@ -165,7 +165,7 @@ class FlexMoE(Method):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How the experts share the tokens of all layers; the first 2^M - 1 are specialists."""
         experts = [str(e) for e in range(self.usage.experts)]
-        return self.usage.shown(self.task.names, experts)
+        return self.usage.diagnostics(self.task.names, experts)
 
     def combination_of(self, presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
         """Number of each sample's combination, 0 = complete."""

@@ -171,7 +171,7 @@ class FuseMoE(Method):
             usage = layer.get_submodule("mix.usage")
             assert isinstance(usage, UsageMeter)
             experts = [str(e) for e in range(usage.experts)]
-            result |= usage.shown(self.task.names, experts, f"router of layer {number + 1}")
+            result |= usage.diagnostics(self.task.names, experts, f"router of layer {number + 1}")
         return result
 
     def predict(self, batch: Batch) -> tuple[Float[Tensor, "batch output"], Float[Tensor, ""]]:

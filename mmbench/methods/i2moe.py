@@ -253,7 +253,9 @@ class I2MoE(Method):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How much each interaction counts."""
         names = self.task.names
-        return self.usage.shown(names, [*(f"unique {n}" for n in names), "synergy", "redundancy"])
+        return self.usage.diagnostics(
+            names, [*(f"unique {n}" for n in names), "synergy", "redundancy"]
+        )
 
     def embed(self, batch: Batch) -> Tokens:
         """Tokens e of each modality, learned ones where it is absent."""

@@ -294,8 +294,8 @@ class IMDer(Method):
             return {"task": self.task_loss(self.recognise(self.tokens(truth)), truth.target)}
         seen = random_pattern(batch.presence)
         x = self.tokens(truth)
-        shown = torch.where(seen.T[:, :, None, None], x, 0.0)
-        c = self.conditions(shown)
+        visible = torch.where(seen.T[:, :, None, None], x, 0.0)
+        c = self.conditions(visible)
         noise = torch.randn(
             self.steps + 1, len(x) + 1, *x.shape[1:], device=x.device, dtype=x.dtype
         )

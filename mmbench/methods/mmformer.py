@@ -126,10 +126,10 @@ class MMFormer(Method):
                 x = layer(x + self.position[m])
             encoded.append(x)
         steps = [torch.where(batch.presence[:, :, None, None], torch.stack(encoded, dim=1), 0.0)]
-        shown = batch.presence.repeat_interleave(z.shape[2], dim=1) if self.key_mask else None
+        readable = batch.presence.repeat_interleave(z.shape[2], dim=1) if self.key_mask else None
         for layer in self.across:
             both = (steps[-1] + self.position).flatten(1, 2)  # (B, M P, D)
-            steps.append(layer(both, shown).view_as(z))
+            steps.append(layer(both, readable).view_as(z))
         return steps
 
     def classify(self, steps: list[Tokens], batch: Batch) -> Float[Tensor, "batch output"]:

@@ -507,7 +507,7 @@ class MoERetriever(Method):
             drawn for some of them.
         """
         result: dict[str, Diagnostic] = {}
-        for name, usage in self.usage.shown(self.task.names, self.experts).items():
+        for name, usage in self.usage.diagnostics(self.task.names, self.experts).items():
             chosen = usage.share * usage.count[:, None]
             result[name] = usage
             result["patterns of an expert"] = Matrix(

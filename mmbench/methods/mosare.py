@@ -800,8 +800,8 @@ class MoSARe(Method):
         if self.pick is not None and self.final is not None:
             each = self.final.usage.experts
             local = [f"{name} {e + 1}" for name in names for e in range(each)]
-            result |= self.pick.usage.shown(names, local, "local experts")
-            result |= self.final.usage.shown(
+            result |= self.pick.usage.diagnostics(names, local, "local experts")
+            result |= self.final.usage.diagnostics(
                 names, [str(e + 1) for e in range(each)], "final experts"
             )
         return result

@@ -572,7 +572,7 @@ class Redeem(PromptMethod):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """What some test samples retrieve (Fig. 6), and how the router weighs the neighbours."""
         ranks = [f"neighbour {rank + 1}" for rank in range(self.memory.k)]
-        return {**self.memory.retrieval(), **self.usage.shown(self.task.names, ranks)}
+        return {**self.memory.retrieval(), **self.usage.diagnostics(self.task.names, ranks)}
 
 
 def _alone(batch: Batch, name: str) -> Batch:

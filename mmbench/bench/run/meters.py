@@ -66,7 +66,7 @@ def flops_by_pattern(
         patterns = [row for row in patterns if sum(row) >= len(names) - 1]
     counts: dict[str, float | None] = {}
     for row in patterns:
-        name = "+".join(n for n, shown in zip(names, row, strict=True) if shown)
+        name = "+".join(n for n, present in zip(names, row, strict=True) if present)
         rows = np.flatnonzero((test.presence & row).any(axis=1))[: data.batch_size].tolist()
         if not rows:
             counts[name] = None

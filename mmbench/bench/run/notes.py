@@ -55,9 +55,9 @@ def _counts(target: np.ndarray, outputs: int) -> np.ndarray:
 
 
 def _about_modalities(data: DataModule) -> list[str]:
-    shown = np.asarray(data.split("train").presence.any(axis=0))
+    visible = np.asarray(data.split("train").presence.any(axis=0))
     return [
         f"training never shows the modality {name}"
-        for name, once in zip(data.task.names, shown.tolist(), strict=True)
+        for name, once in zip(data.task.names, visible.tolist(), strict=True)
         if not once
     ]

@@ -51,14 +51,14 @@ def realised(presence: PresenceArray, natural: PresenceArray, names: Sequence[st
     """Count what is absent in a drawn table; all rates are 0 if it is empty."""
     codes, counts = np.unique(pattern_index(presence), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shown = every_pattern(len(names))
+    patterns = every_pattern(len(names))
     entries, there = max(presence.size, 1), max(int(natural.sum()), 1)
     return Realised(
         missing_rate=int((~presence).sum()) / entries,
         incomplete_rate=int((~presence.all(axis=1)).sum()) / max(len(presence), 1),
         natural_missing_rate=int((~natural).sum()) / entries,
         simulated_missing_rate=int((natural & ~presence).sum()) / there,
-        patterns={pattern_name(shown[codes[i]], names): int(counts[i]) for i in order},
+        patterns={pattern_name(patterns[codes[i]], names): int(counts[i]) for i in order},
     )
 
 

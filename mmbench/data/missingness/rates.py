@@ -80,9 +80,9 @@ def entry_law(
     """
     law = np.zeros((len(p), 1 << p.shape[1]))
     everything = np.where(natural, p, 1.0).prod(axis=1)
-    for index, shown in enumerate(every_pattern(p.shape[1])):
+    for index, pattern in enumerate(every_pattern(p.shape[1])):
         if index:
-            factors = np.where(shown, np.where(natural, 1 - p, 0.0), np.where(natural, p, 1.0))
+            factors = np.where(pattern, np.where(natural, 1 - p, 0.0), np.where(natural, p, 1.0))
             law[:, index] = factors.prod(axis=1)
     for column in range(p.shape[1]):
         alone = np.where(natural[:, column], keep[:, column], 0.0)
