@@ -95,8 +95,8 @@ class Sweep:
         self._plan()
 
     def _plan(self) -> None:
-        self._asked = self.contents.plan(self.suite)  # with the settings of the suite
-        self.specs: list[RunSpec] = self.searches.plan(self._asked)
+        self._untuned = self.contents.plan(self.suite)  # with the settings of the suite
+        self.specs: list[RunSpec] = self.searches.plan(self._untuned)
 
     @property
     def known(self) -> list[RunSpec]:
@@ -109,7 +109,7 @@ class Sweep:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self._asked, self.contents.plan, self.suite.tune)
+        return board_folder(self.folder, self._untuned, self.contents.plan, self.suite.tune)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.

@@ -144,10 +144,10 @@ def retrieve(
     for first, experts in pools:
         for e in range(len(experts.w1)):
             gate = routing.gates[:, first + e]
-            asked = gate.nonzero().squeeze(1)
-            if len(asked):
-                h = torch.nn.functional.gelu(x[asked] @ experts.w1[e].T + experts.b1[e])
-                y = y.index_add(0, asked, gate[asked, None] * (h @ experts.w2[e] + experts.b2[e]))
+            rows = gate.nonzero().squeeze(1)
+            if len(rows):
+                h = torch.nn.functional.gelu(x[rows] @ experts.w1[e].T + experts.b1[e])
+                y = y.index_add(0, rows, gate[rows, None] * (h @ experts.w2[e] + experts.b2[e]))
     y = y.unflatten(0, (len(support) + len(tokens_of), -1))
     return 0.5 * (y[: len(support)].mean(0) + y[len(support) :].mean(0))[None]
 

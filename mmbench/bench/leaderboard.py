@@ -274,8 +274,8 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
     # what older records do not have, and what measures over conditions cannot have
-    asked = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
-    records = records.assign(**{name: np.nan for name in asked if name not in records})
+    columns = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
+    records = records.assign(**{name: np.nan for name in columns if name not in records})
     grouped = records.groupby(CELL, sort=False, dropna=False)
     cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
     # one undefined score makes the cell a hole; pandas would average the others

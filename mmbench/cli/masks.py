@@ -204,10 +204,10 @@ def _print_rates(presence: Any, samples: Any, nominal: float | None) -> None:
 
     names = samples.modalities
     rates = realised(presence, samples.presence, names)
-    asked = "" if nominal is None else f", asked for was {nominal:g}"
+    goal = "" if nominal is None else f", asked for was {nominal:g}"
     typer.echo(
         f"missing  {rates.missing_rate:.4f} of the entries: {rates.natural_missing_rate:.4f} by "
-        f"nature; {rates.simulated_missing_rate:.4f} of the rest hidden{asked}"
+        f"nature; {rates.simulated_missing_rate:.4f} of the rest hidden{goal}"
     )
     typer.echo(f"         {rates.incomplete_rate:.4f} of the samples are incomplete")
     told = dependence(presence, samples)

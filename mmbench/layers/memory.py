@@ -191,22 +191,22 @@ def nearest_by_index(
         k: K, 1..64.
         self_row: Row that each query may not find; -1 = none. None = no query has one.
     """
-    asked = k + 1
+    count = k + 1
     while True:
-        asked = min(asked, index.ntotal)
-        answer = index.search(query.cpu().numpy(), asked)
+        count = min(count, index.ntotal)
+        answer = index.search(query.cpu().numpy(), count)
         score, row = (torch.from_numpy(x).to(query.device) for x in answer)
         nothing = row < 0 if self_row is None else (row < 0) | (row == self_row[:, None])
         last = score[:, -1]
         score = score.masked_fill(nothing, -math.inf)
-        gap = max(0, k - asked)
+        gap = max(0, k - count)
         score = nn.functional.pad(score, (0, gap), value=-math.inf)
         row = nn.functional.pad(row, (0, gap)).clamp_min(0)
         row, order = row.sort(dim=1)
         best = score.gather(1, order).sort(dim=1, descending=True, stable=True)
-        if asked == index.ntotal or bool((last < best.values[:, k - 1]).all()):
+        if count == index.ntotal or bool((last < best.values[:, k - 1]).all()):
             return row.gather(1, best.indices[:, :k]), best.values[:, :k]
-        asked *= 2
+        count *= 2
 
 
 class Feature(nn.Module):

@@ -136,20 +136,20 @@ class MFM(Method):
         self,
         batch: Batch,
         f: Float[Tensor, "batch code dim"],
-        asked: Bool[Tensor, "batch modality"],
+        targets: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, ""]:
         """Squared error of x_m from f_y and f_m: mean over the entries asked for, sum over m.
 
         Args:
             batch: What is to be rebuilt.
             f: Factors.
-            asked: True = the entry takes part; only present ones may.
+            targets: True = the entry takes part; only present ones may.
         """
         total = f.new_zeros(())
         for m, (name, part) in enumerate(zip(self.task.names, self.decoders, strict=True)):
             x = zero_absent(batch.inputs[name], batch.has(name))
             error = part(torch.cat([f[:, 0], f[:, 1 + m]], dim=1), x, batch.lengths.get(name))
-            total = total + (error * asked[:, m]).sum() / asked[:, m].sum().clamp_min(1)
+            total = total + (error * targets[:, m]).sum() / targets[:, m].sum().clamp_min(1)
         return total
 
 

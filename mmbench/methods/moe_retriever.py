@@ -402,9 +402,9 @@ class MoERetriever(Method):
         context = self.gather(z, batch, rows)
         answers = context.tokens
         if self.mix is not None:
-            answers, balance, asked = self.mix(context)
+            answers, balance, load = self.mix(context)
             if not self.training:
-                self.usage.add(asked.sum(1).to(answers), context.code)
+                self.usage.add(load.sum(1).to(answers), context.code)
         filled = scatter(integrate(answers, context), rows, z)
         return torch.where(batch.presence[:, :, None, None], z, filled), balance
 

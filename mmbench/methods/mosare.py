@@ -416,8 +416,8 @@ class LocalExperts(nn.Module):
         gates = self.gates(t).unsqueeze(3) * diagonal  # (B, M, N, M, E), other modalities' are zero
         gates = gates.flatten(3)
         if not self.training:
-            asked = torch.where(presence[:, :, None, None], gates, 0.0)
-            self.usage(asked.flatten(0, 2), presence)
+            weights = torch.where(presence[:, :, None, None], gates, 0.0)
+            self.usage(weights.flatten(0, 2), presence)
         y: Tensor = self.experts(t.flatten(0, 2), gates.flatten(0, 2))
         return y.view_as(t)
 

@@ -282,10 +282,10 @@ class NeighbourPrompter(nn.Module):
             rows = {name: mean_retrieved(keys[name], retrieved.read[name]) for name in self.names}
         prompts = {}
         for name, leave in zip(self.names, self.leave, strict=True):
-            asked = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
+            queries = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
             parts = [
                 self.attend(query, keys[name], retrieved.read[name], pool_rows(read, self.length))
-                for query, read in asked
+                for query, read in queries
             ]
             prompts[name] = leave(torch.stack(parts).mean(0))
         return prompts

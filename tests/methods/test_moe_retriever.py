@@ -105,13 +105,13 @@ def test_the_form_for_accelerators_gives_the_same_outputs(monkeypatch):
     method, batch = build(), asking()
     with torch.no_grad():
         expected = method(batch)
-        counts = method.usage.asked.clone(), method.fallbacks.clone()
+        counts = method.usage.totals.clone(), method.fallbacks.clone()
         method.eval()  # counts afresh
         for module in ("layers.retrieval", "methods.moe_retriever"):
             monkeypatch.setattr(f"mmbench.{module}.candidates", lambda all: torch.arange(len(all)))
         monkeypatch.setattr("mmbench.layers.moe.Experts.sorted", moe_retriever.Experts.dense)
         torch.testing.assert_close(method(batch), expected)
-    assert torch.equal(method.usage.asked, counts[0])
+    assert torch.equal(method.usage.totals, counts[0])
     assert torch.equal(method.fallbacks, counts[1])
 
 

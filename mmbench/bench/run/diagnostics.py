@@ -43,8 +43,8 @@ def with_truth(diagnostic: Diagnostic, data: DataModule) -> Diagnostic:
     if data.task.kind != "regression":
         order = np.argsort(train.sample_id)
         known = diagnostic.neighbour >= 0
-        asked = np.where(known, diagnostic.neighbour, train.sample_id[0])
-        place = np.searchsorted(train.sample_id, asked, sorter=order)
+        ids = np.where(known, diagnostic.neighbour, train.sample_id[0])
+        place = np.searchsorted(train.sample_id, ids, sorter=order)
         theirs = train.target[order[place]]
         label = label_agreement(test.samples.target[rows], theirs)
         label = np.where(known, label, np.nan).astype(np.float32)

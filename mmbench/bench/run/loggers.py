@@ -44,23 +44,23 @@ def loggers(spec: RunSpec, results: Path, stage: str = "") -> Iterator[list[Logg
         results: Folder of the suite; what a logger writes on this machine lies in `logs` there.
         stage: Name of the stage, where a method has several.
     """
-    asked = spec.trainer_args.get("logger", "csv")
-    require_logger(asked)
+    choice = spec.trainer_args.get("logger", "csv")
+    require_logger(choice)
     name = f"{spec.title} {stage}".strip()
     group = f"{spec.data_label} / {spec.scenario_name}"
     logs, run = results / "logs", f"{spec.key}-{stage}" if stage else spec.key
     chosen: list[Logger] = []
-    if asked == "tensorboard":
+    if choice == "tensorboard":
         parts = Path(*spec.folder.parts[:-1])
         chosen.append(TensorBoardLogger(logs / "tensorboard", name=str(parts), version=run))
-    elif asked == "wandb":
+    elif choice == "wandb":
         (logs / "wandb").mkdir(parents=True, exist_ok=True)
         chosen.append(
             WandbLogger(
                 name=name, group=group, project=results.name, id=run, save_dir=logs / "wandb"
             )
         )
-    elif asked == "mlflow":
+    elif choice == "mlflow":
         chosen.append(
             MLFlowLogger(
                 experiment_name=results.name,

@@ -221,10 +221,10 @@ def _trainer(
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10**9,  # methods log once an epoch
     }
-    asked = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
-    if asked.get("devices", 1) not in (1, "1") or asked.keys() & {"num_nodes", "strategy"}:
+    arguments = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
+    if arguments.get("devices", 1) not in (1, "1") or arguments.keys() & {"num_nodes", "strategy"}:
         del settings["plugins"]  # several processes: Lightning finds out who starts them
-    return Trainer(**settings | asked)
+    return Trainer(**settings | arguments)
 
 
 def _alone() -> LightningEnvironment:

@@ -171,9 +171,9 @@ class Mcar:
                 break
         reached = p - (np.where(patterns, p, 1.0).prod(axis=1) * counts / size) @ patterns / entries
         if p.max() > 1 + 1e-6 or (p < r - 1e-9).any() or np.abs(reached - r).max() > 1e-6:
-            asked = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+            goal = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
             raise ValueError(
-                f"missing rates {asked} cannot be reached together: one modality of a sample is "
+                f"missing rates {goal} cannot be reached together: one modality of a sample is "
                 "always kept; lower the largest"
             )
         return np.where(r > 0, np.clip(p, 0.0, 1.0), 0.0)
