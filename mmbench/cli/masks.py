@@ -210,9 +210,9 @@ def _print_rates(presence: Any, samples: Any, nominal: float | None) -> None:
         f"nature; {rates.simulated_missing_rate:.4f} of the rest hidden{goal}"
     )
     typer.echo(f"         {rates.incomplete_rate:.4f} of the samples are incomplete")
-    told = dependence(presence, samples)
-    values = ", ".join(f"{name} {nats:.4f}" for name, nats in told.value.items())
-    typer.echo(f"the mask tells (nats): of the target {told.label:.4f}; of {values}")
+    hints = dependence(presence, samples)
+    values = ", ".join(f"{name} {nats:.4f}" for name, nats in hints.value.items())
+    typer.echo(f"the mask tells (nats): of the target {hints.label:.4f}; of {values}")
     print_patterns({"samples": rates.patterns})
 
 
