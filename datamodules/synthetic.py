@@ -413,7 +413,7 @@ class World:
         """Sum over words of N(u; word) (kernel @ basis)[word], class by class.
 
         Args:
-            u: (row, latent) of the modalities `there`, one after the other.
+            u: (row, latent) of the modalities `present`, one after the other.
             present: Which.
             kernel: (row, term).
             basis: (term, word); with one term alone the kernel is no more than a factor.

@@ -86,8 +86,8 @@ def _published(board: pd.DataFrame, specs: list[RunSpec], seconds: float | None)
     rows = board[board["n_seeds"] > 0]
     if seconds is not None:
         rows = rows[rows["train_s"] <= seconds]
-    there = set(zip(rows["data"], rows["scenario"], rows["method"], strict=True))
-    return [s for s in specs if (s.data_label, s.scenario_name, s.method_label) in there]
+    listed = set(zip(rows["data"], rows["scenario"], rows["method"], strict=True))
+    return [s for s in specs if (s.data_label, s.scenario_name, s.method_label) in listed]
 
 
 def _sources_now(spec: RunSpec, data_root: Path) -> str:

@@ -109,11 +109,11 @@ def loop(method: MoERetriever, batch: Batch) -> Tensor:
     z = []
     for i in range(len(batch)):
         one = take(batch, i)
-        there = [m for m in range(MODALITIES) if one.presence[0, m]]
+        present = [m for m in range(MODALITIES) if one.presence[0, m]]
         encoders = method.encode.in_order
-        encoded = {m: encoders[m](one.inputs[TASK.names[m]], None) for m in there}
+        encoded = {m: encoders[m](one.inputs[TASK.names[m]], None) for m in present}
         for target in range(MODALITIES):
-            if target in there:
+            if target in present:
                 continue
             code = presence_code(one.presence)
             drawn = method.draw(one, torch.tensor([0]), torch.tensor([target]), code)
@@ -121,7 +121,7 @@ def loop(method: MoERetriever, batch: Batch) -> Tensor:
             support = [
                 encoders[target](inputs[j : j + 1], None) for j in drawn.rows[drawn.chosen].tolist()
             ]
-            encoded[target] = retrieve(method, support, [encoded[m] for m in there], target)
+            encoded[target] = retrieve(method, support, [encoded[m] for m in present], target)
         z.append(torch.stack([encoded[m] for m in range(MODALITIES)], dim=1))
     return method.fuse(torch.cat(z))[0]
 

@@ -462,13 +462,13 @@ def comparable(mine: Sequence[RunSpec], archived: Sequence[Run]) -> list[Run]:
         )
         _require_equal("trainer", ours, theirs, run.spec)
     for name, of in (("seeds", "seed"), ("folds", "fold")):
-        here, there = (
+        ours_of, theirs_of = (
             {getattr(s, of) for s in specs} for specs in (mine, [r.spec for r in matches])
         )
-        if here != there:
+        if ours_of != theirs_of:
             raise ValueError(
-                f"the archive has the {name} {sorted(there)}, these runs {sorted(here)}; "
-                f"give {name}={sorted(there)}"
+                f"the archive has the {name} {sorted(theirs_of)}, these runs {sorted(ours_of)}; "
+                f"give {name}={sorted(theirs_of)}"
             )
     return matches
 

@@ -777,8 +777,8 @@ def _retrieval(inside: Inside, retrieval: Retrieval, of: str, room: _Room) -> No
     head += ["best score"] * scored + ["same label"] * (retrieval.label is not None)
     rows = []
     for i in range(min(EXAMPLES, len(retrieval.query))):
-        there = retrieval.neighbour[i][retrieval.neighbour[i] >= 0]
-        rows.append([str(retrieval.query[i]), ", ".join(str(j) for j in there[:NEIGHBOURS])])
+        neighbours = retrieval.neighbour[i][retrieval.neighbour[i] >= 0]
+        rows.append([str(retrieval.query[i]), ", ".join(str(j) for j in neighbours[:NEIGHBOURS])])
         if scored:
             rows[-1].append(_numbers(retrieval.score[i, 0]))
         if retrieval.label is not None:

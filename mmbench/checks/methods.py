@@ -589,8 +589,8 @@ def same_seed_same_method(cls: type[Method], task: Task) -> None:
 )
 def another_process_builds_the_same(cls: type[Method], task: Task) -> None:
     """Weights do not depend on the process that drew them."""
-    there = weights_in_another_process(cls)
-    for task, here, other in zip(sample_tasks(cls), weights_of(*address(cls)), there, strict=True):
+    others = weights_in_another_process(cls)
+    for task, here, other in zip(sample_tasks(cls), weights_of(*address(cls)), others, strict=True):
         differ = [name for name, digest in here.items() if other.get(name) != digest]
         assert not differ, f"{', '.join(differ)} differs between two processes ({task.kind})"
 

@@ -254,8 +254,8 @@ class ModalityFile:
                 "tokens, one column of text; for anything else take an npz file"
             )
         texts = frame.text(frame.names[0])
-        there = (texts != "").to_numpy(bool)
-        return self._texts(texts[there], rows[there], joined, notes)
+        filled = (texts != "").to_numpy(bool)
+        return self._texts(texts[filled], rows[filled], joined, notes)
 
     def _arrays(self, arrays: ModalityArrays, joined: Joined) -> "_Rows":
         """Of an npz file, or of arrays in files of their own."""

@@ -288,8 +288,8 @@ def likely_cause(ids: "pd.Index[str]", wanted: "pd.Index[str]", files: tuple[str
 
 def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]":
     """A column as text; see `Frame.text`. Whole numbers that a file holds as floats are `1`."""
-    there = column.notna()
-    values = column[there]
+    filled = column.notna()
+    values = column[filled]
     if pd.api.types.is_float_dtype(values.dtype):
         if (values.abs() > WHOLE).any():
             raise ValueError(
@@ -307,7 +307,7 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
             f"{path} column {name} holds {type(value).__name__}, such as {value!r}; save it as text"
         )
     result = np.full(len(column), "", dtype=object)
-    result[there.to_numpy(bool)] = texts
+    result[filled.to_numpy(bool)] = texts
     return pd.Series(result, dtype=object)
 
 

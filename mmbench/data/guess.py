@@ -229,27 +229,27 @@ def _roles(answer: Guess, labels: Path, ids: str, columns: Sequence[str]) -> Non
 
 
 def _task(answer: Guess, column: "pd.Series[str]", file: str) -> None:
-    there = column[column != ""]
-    if len(there) < len(column):
+    filled = column[column != ""]
+    if len(filled) < len(column):
         answer.args["unlabelled"] = "predict"
         answer.reasons.append(
-            f"unlabelled: predict, since {len(column) - len(there)} rows of {file} have no label; "
+            f"unlabelled: predict, since {len(column) - len(filled)} rows of {file} have no label; "
             "they are in no split"
         )
-    numbers, bad = to_numbers(there.reset_index(drop=True))
-    if not bad.any() and len(np.unique(numbers)) > max(SEVERAL, len(there) // 10):
+    numbers, bad = to_numbers(filled.reset_index(drop=True))
+    if not bad.any() and len(np.unique(numbers)) > max(SEVERAL, len(filled) // 10):
         answer.args["task"] = "regression"
         answer.reasons.append(
             f"task: regression, since the target has {len(np.unique(numbers))} different numbers"
         )
         return
     for mark in "|;":
-        parts = [one.strip() for cell in there.unique() for one in cell.split(mark)]
-        if there.str.contains(mark, regex=False).any() and len(set(parts)) < len(parts):
+        parts = [one.strip() for cell in filled.unique() for one in cell.split(mark)]
+        if filled.str.contains(mark, regex=False).any() and len(set(parts)) < len(parts):
             answer.args |= {"task": "multi_label", "separator": mark}
             answer.reasons.append(f"task: multi_label, since cells hold labels between {mark}")
             return
-    answer.reasons.append(f"task: single_label, since the target has {there.nunique()} classes")
+    answer.reasons.append(f"task: single_label, since the target has {filled.nunique()} classes")
 
 
 def _is_presence(path: Path, columns: Sequence[str], ids: str, paths: Sequence[Path]) -> bool:
@@ -294,13 +294,13 @@ def _modality(
     if len(features) != 1:
         return "vector"
     text = read_frame(path, ids, only=features).text(features[0])
-    there = text[text != ""]
-    if there.str.lower().str.endswith(PICTURES).all():
-        _size(answer, path.name, [answer.folder / name for name in there])
+    filled = text[text != ""]
+    if filled.str.lower().str.endswith(PICTURES).all():
+        _size(answer, path.name, [answer.folder / name for name in filled])
         return "image"
-    _, bad = to_numbers(there)
+    _, bad = to_numbers(filled)
     called = TEXT.search(path.name) or TEXT.search(features[0])
-    wordy = there.str.contains(r"\s", regex=True).mean() > 0.5
+    wordy = filled.str.contains(r"\s", regex=True).mean() > 0.5
     return "tokens" if bad.any() and (called or wordy) else "vector"
 
 

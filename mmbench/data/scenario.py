@@ -31,11 +31,11 @@ class EveryPattern:
     def expand(self, names: tuple[str, ...]) -> dict[str, Missingness]:
         """Condition name -> pattern; the one with everything is called `complete`."""
         patterns = [row for row in every_pattern(len(names)) if row.any()]
-        patterns.sort(key=lambda row: (-row.sum(), [not there for there in row]))
+        patterns.sort(key=lambda row: (-row.sum(), [not is_present for is_present in row]))
         mechanisms: dict[str, Missingness] = {}
         for row in patterns:
             label = "complete" if row.all() else pattern_name(row, names)
-            present = tuple(name for name, there in zip(names, row, strict=True) if there)
+            present = tuple(name for name, is_present in zip(names, row, strict=True) if is_present)
             mechanisms[label] = Pattern(present)
         return mechanisms
 

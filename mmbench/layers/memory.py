@@ -464,8 +464,8 @@ class Memory(nn.Module):
 
         def look(rows: Tensor, present: bool) -> Tensor:
             parts = (
-                zero_absent(part.scaled(raw[name][rows]), there[rows] | present)
-                for name, part, there in pairs
+                zero_absent(part.scaled(raw[name][rows]), has[rows] | present)
+                for name, part, has in pairs
             )
             return torch.cat(list(parts), 1)
 

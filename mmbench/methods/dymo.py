@@ -93,8 +93,8 @@ class Network(nn.Module):
         """
         cls = self.cls.expand(len(x), 1, -1)
         t = torch.cat([cls, (x + self.place).flatten(1, 2)], dim=1)
-        there = F.pad(present.repeat_interleave(x.shape[2], dim=1), (1, 0), value=True)
-        joint = self.layers(t, there)[:, 0]
+        readable = F.pad(present.repeat_interleave(x.shape[2], dim=1), (1, 0), value=True)
+        joint = self.layers(t, readable)[:, 0]
         return self.head(joint), F.normalize(self.project(joint), dim=1)
 
 

@@ -62,7 +62,7 @@ class Missingness(Protocol):
 
 def pattern_name(present: Bool[np.ndarray, " modality"], names: Sequence[str]) -> str:
     """Name a set of present modalities, "audio+text", in the order of the columns."""
-    return "+".join(name for name, there in zip(names, present, strict=True) if there)
+    return "+".join(name for name, is_present in zip(names, present, strict=True) if is_present)
 
 
 def pattern_index(presence: PresenceArray) -> Int[np.ndarray, " sample"]:
