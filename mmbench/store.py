@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from numpy.typing import NDArray
 
 LEASE_S = 90.0  # of silence on a contender's own clock, after which it takes a claim over
@@ -168,15 +168,25 @@ def moved_aside(target: Path) -> Path | None:
     # the clock of file systems ticks slowly: a folder may change twice at one time
     fresh = abs(time.time_ns() - changed) < 10**9
     look = _moved_aside_in.__wrapped__ if fresh else _moved_aside_in
-    return look(target.parent, changed).get(target.name)
+    parts = look(target.parent, changed).get(target.name)
+    return parts[-1] if parts else None
+
+
+def targets_in(folder: Path) -> list[Path]:
+    """What is published in a folder, and what only lies there moved aside; by their names."""
+    published = [path.name for path in folder.glob("[!.]*")]
+    return [folder / name for name in sorted({*published, *_moved_aside_in.__wrapped__(folder, 0)})]
 
 
 @lru_cache(maxsize=1024)
-def _moved_aside_in(folder: Path, changed: int) -> dict[str, Path]:
-    """Name -> what was moved aside of it, the last; `changed` tells one state from another."""
+def _moved_aside_in(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """Name -> what was moved aside of it, the last at the end; `changed` tells states apart."""
     named = [(PRIVATE.fullmatch(part.name), part) for part in folder.glob(f".*{OLD}.*")]
     parts = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
-    return {name["target"]: part for name, part in sorted(parts, key=lambda one: _age(one[1]))}
+    of: dict[str, list[Path]] = {}
+    for name, part in sorted(parts, key=lambda one: _age(one[1])):
+        of.setdefault(name["target"], []).append(part)
+    return of
 
 
 def _age(folder: Path) -> int:
@@ -245,7 +255,9 @@ def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = No
 
 
 def remove(target: Path) -> None:
-    """Remove a published folder at once for every reader."""
+    """Remove a published folder at once for every reader, and what was moved aside of it."""
+    for part in _moved_aside_in.__wrapped__(target.parent, 0).get(target.name, []):
+        _remove(part, target)  # first: without the folder, the last of them would count again
     _remove(target, target)
 
 
@@ -424,9 +436,13 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
         try:
             lease.acquire(timeout=0 if until is None else LOOK_S)
             ours = held = True
-        except Timeout:
+        except (Timeout, LeaseSettingsMismatch) as error:
+            if _drop_forsaken(file, odd=isinstance(error, LeaseSettingsMismatch)):
+                continue
             if until is None or until():
                 break
+            if isinstance(error, LeaseSettingsMismatch):  # which comes at once
+                time.sleep(LOOK_S)
         except OSError:  # a file system without what leases need
             ours = True
     try:
@@ -435,6 +451,24 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
         if held:
             with contextlib.suppress(OSError):
                 lease.release()
+
+
+def _drop_forsaken(file: Path, *, odd: bool) -> bool:
+    """Remove a claim that fell silent and that no lease would ever take over.
+
+    Args:
+        file: The claim. It is empty where a machine lost power while it was written.
+        odd: Whether it is on other terms than ours: of another version of this module.
+    """
+    try:
+        seen = file.stat()
+    except OSError:  # it is gone, or cannot be looked at
+        return False
+    silent = abs(time.time() - seen.st_mtime) > 2 * LEASE_S
+    if silent and (odd or not seen.st_size):
+        file.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def is_claimed(target: Path) -> bool:

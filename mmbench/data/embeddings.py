@@ -230,6 +230,7 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         array: np.memmap[Any, Any] | None = None
         start = 0
         for x, lengths in parts():
+            held.require()
             z = encoder(x.to(device), None if lengths is None else lengths.to(device)).cpu().numpy()
             if array is None:
                 shape = (count, *z.shape[1:])

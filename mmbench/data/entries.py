@@ -183,7 +183,7 @@ class ModalityFile:
         if self.samples is not None and self.kind == "image":
             arrays = self._pictures(self.samples, joined, room)
         else:
-            arrays = self._rows(joined).scattered(len(joined.ids))
+            arrays = self._rows(joined, room).scattered(len(joined.ids))
         if not arrays["present"].any():
             raise ValueError(
                 f"{self.path} has no row with a value, so that no sample has the modality "
@@ -191,9 +191,9 @@ class ModalityFile:
             )
         return arrays
 
-    def _rows(self, joined: Joined) -> "_Rows":
+    def _rows(self, joined: Joined, room: Room) -> "_Rows":
         if self.samples is not None:
-            return self._arrays(self._stacked(self.samples), joined)
+            return self._arrays(self._stacked(self.samples, room), joined)
         if self.path.suffix == ".npz":
             return self._arrays(read_arrays(self.path, self.kind), joined)
         return self._frame(joined)
@@ -206,10 +206,11 @@ class ModalityFile:
         for row, file, place in zip(rows, samples.files, samples.places, strict=True):
             if row < 0:
                 continue
+            room.held.require()
             with bad.may_fail(place):
                 picture = read_picture(file, self.size)
                 if x is None:
-                    x = room("x", (len(joined.ids), *picture.shape), np.uint8)
+                    x = room.array("x", (len(joined.ids), *picture.shape), np.uint8)
                 if picture.shape != x.shape[1:]:
                     raise ValueError(
                         f"{file} has {picture.shape[1]} x {picture.shape[2]} pixels, but those "
@@ -225,10 +226,11 @@ class ModalityFile:
             "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
         }
 
-    def _stacked(self, samples: SampleFiles) -> ModalityArrays:
+    def _stacked(self, samples: SampleFiles, room: Room) -> ModalityArrays:
         arrays, files, ids = [], [], []
         bad = Skipped(self.skip_bad, self.path.name)
         for name, file in zip(samples.ids, samples.files, strict=True):
+            room.held.require()
             with bad.may_fail(str(file)):
                 arrays.append(read_array(file))
                 files.append(file)

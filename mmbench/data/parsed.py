@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,34 @@ from numpy.typing import NDArray
 from mmbench.data.cache import cached
 from mmbench.data.files import content_of, stamp
 from mmbench.sources import sources
-from mmbench.store import Claim
+from mmbench.store import ALONE, Claim
 
 SMALL_BYTES = 2**20  # files below it are quicker read than looked up
 
 Arrays = Mapping[str, NDArray[Any]]
-Room = Callable[[str, tuple[int, ...], Any], NDArray[Any]]  # name, shape, type -> a new array
 
 
-def memory(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Room for an array that no other process sees."""
-    return np.zeros(shape, dtype)
+@dataclass(frozen=True)
+class Room:
+    """Where a reader writes arrays that may be too large for memory.
+
+    Args:
+        folder: Of an entry of the cache; None = memory, which no other process sees.
+        held: On that entry. A reader of many files calls `held.require` before each.
+        names: Of the arrays that lie in the folder.
+    """
+
+    folder: Path | None = None
+    held: Claim = ALONE
+    names: set[str] = field(default_factory=set)
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """A new array, of zeros."""
+        if self.folder is None:
+            return np.zeros(shape, dtype)
+        self.names.add(name)
+        file = self.folder / f"{name}.npy"
+        return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
 
 
 def is_small(files: Sequence[Path]) -> bool:
@@ -41,8 +59,8 @@ def parsed(
     Args:
         files: What is read.
         spec: What else decides the arrays, in JSON's types: name and arguments of the reader.
-        read: The reader. An array that may be too large for memory it writes where it is given
-            room, and gives back under that name.
+        read: The reader. An array that may be too large for memory it writes into one of the
+            room that it is given, and gives back under the name that it has there.
         code: Module that the reader lies in; another source of it, or of what it imports, is
             another entry.
 
@@ -53,24 +71,19 @@ def parsed(
         ValueError: If a file is written to meanwhile.
     """
     if is_small(files):
-        return read(memory)
+        return read(Room())
     stamps = [stamp(file) for file in files]
     arrays: dict[str, NDArray[Any]] = {}
 
-    def build(folder: Path, _: Claim) -> None:
+    def build(folder: Path, held: Claim) -> None:
         folder.chmod(0o700)  # the file may be readable by fewer people than a cache folder is
-        written: set[str] = set()
-
-        def room(name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-            written.add(name)
-            file = folder / f"{name}.npy"
-            return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-
+        room = Room(folder, held)
         arrays.update(read(room))
         for file, known in zip(files, stamps, strict=True):
             if stamp(file) != known:  # else another content would lie under this one's name
                 raise ValueError(f"{file} was written to while it was read; run it again")
-        for name in arrays.keys() - written:
+        for name in arrays.keys() - room.names:
+            held.require()
             np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
 
     key = {
@@ -85,5 +98,5 @@ def parsed(
         logging.getLogger(__name__).warning(
             "what is read of %s cannot be kept for other processes: %s", files[0], error
         )
-        return arrays or read(memory)
+        return arrays or read(Room())
     return {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}

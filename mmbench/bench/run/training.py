@@ -28,7 +28,7 @@ from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.schedule import Schedule
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
-from mmbench.data.cache import cached
+from mmbench.data.cache import cached_unless_lost
 from mmbench.data.digest import digest
 from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
@@ -188,7 +188,7 @@ def _train_stage(
         shutil.move(logs / CURVE, part / CURVE)
         logs.rmdir()
 
-    made = cached(identity, build, home=home)
+    made = cached_unless_lost(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return read_stage(made / RECORD), trainer, made / CURVE
 
