@@ -573,13 +573,13 @@ class _Split(Dataset[Batch]):
         if view is None:
             return batch
         assert batch.embeddings is not None
-        kept = None
+        versions = None
         if view.embeddings is not None:
             assert view.by.views is not None
             rows = index * view.by.views + view.number.cpu()
-            kept = BatchEmbeddings(view.embeddings, batch.inputs, batch.lengths, rows)
+            versions = BatchEmbeddings(view.embeddings, batch.inputs, batch.lengths, rows)
         names = [name for name, of in view.by.names.items() if of]
-        return replace(batch, embeddings=AugmentedEmbeddings(batch.embeddings, names, kept))
+        return replace(batch, embeddings=AugmentedEmbeddings(batch.embeddings, names, versions))
 
     def rows_of(self, opaque: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Positions of samples whose ids `Batch.blind` took."""

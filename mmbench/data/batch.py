@@ -183,7 +183,6 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to a device; Lightning calls this by itself."""
-
         waits = torch.device(device).type != "cuda"
 
         def move(x: Tensor) -> Tensor:

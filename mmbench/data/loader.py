@@ -38,10 +38,12 @@ class Loader(DataLoader[Batch]):
     ) -> None:
         # a loader draws a number when it begins: one of its own, so that a training that goes on
         # from a checkpoint finds the global generator where it was
-        own = torch.Generator()
-        super().__init__(data, sampler=batches, batch_size=None, collate_fn=finish, generator=own)
+        generator = torch.Generator()
+        super().__init__(
+            data, sampler=batches, batch_size=None, collate_fn=finish, generator=generator
+        )
         self.names = frozenset(names)
-        self._asked = self.names
+        self._wanted = self.names
         self._pin = pin
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names its own class
@@ -53,13 +55,13 @@ class Loader(DataLoader[Batch]):
         for batch in ahead(self._read, islice(batches, len(self)), depth=DEPTH):
             yield batch
             # a frozen encoder that knows the samples asks for nothing
-            self._asked = self.names & {name for one in _inputs(batch) for name in one.known}
+            self._wanted = self.names & {name for one in _inputs(batch) for name in one.known}
         next(batches, None)  # as who iterates to the end draws from the order without a thread
 
     def _read(self, rows: list[int]) -> Batch:
         batch = self.dataset[rows]
         for inputs in _inputs(batch):
-            inputs.read(self._asked, pin=self._pin)
+            inputs.read(self._wanted, pin=self._pin)
         return batch if self.collate_fn is None else self.collate_fn(batch)
 
 

@@ -56,8 +56,8 @@ class MappedRows:
         if not rest:
             return some
         if isinstance(first, slice | int | np.integer):
-            kept = (slice(None),) if isinstance(first, slice) else ()
-            return np.asarray(some[(*kept, *rest)])
+            whole = (slice(None),) if isinstance(first, slice) else ()
+            return np.asarray(some[(*whole, *rest)])
         return np.asarray(self.values[(self.rows[first], *rest)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
