@@ -1,4 +1,4 @@
-"""Work done by threads a little ahead of whoever takes what it gives."""
+"""Work done by a thread a little ahead of whoever takes what it gives."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,21 +9,18 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-def ahead(
-    work: Callable[[Key], Value], keys: Iterable[Key], *, depth: int, threads: int = 1
-) -> Iterator[Value]:
+def ahead(work: Callable[[Key], Value], keys: Iterable[Key], *, depth: int) -> Iterator[Value]:
     """What `work` gives for each key, in their order.
 
     Keys are taken by the caller's thread, `depth` of them before they are asked for. What `work`
-    raises is raised at its place in the order. No thread outlives the iterator.
+    raises is raised at its place in the order. The thread does not outlive the iterator.
 
     Args:
-        work: Called once a key, by one of the threads.
+        work: Called once a key, by the thread.
         keys: In order.
         depth: Of the queue, >= 1: so many values are made, or being made, before they are taken.
-        threads: That work at once, >= 1.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="mmbench-ahead")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="mmbench-ahead")
     queue: deque[Future[Value]] = deque()
     try:
         for key in keys:

@@ -1,9 +1,11 @@
 """What readers make of a user's large files: parsed once a machine, then mapped by all."""
 
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.data.ahead import ahead
 from mmbench.data.cache import cached
-from mmbench.data.digest import digest
 from mmbench.data.files import content_of, stamp
+from mmbench.data.helpers import helpers
 from mmbench.data.progress import progress
 from mmbench.data.unpacking import TooLargeError
 from mmbench.sources import sources
@@ -26,6 +27,7 @@ PIECE_BYTES = 2**23  # decoded at a time; a piece that is done is not done again
 
 Arrays = Mapping[str, NDArray[Any]]
 Item = TypeVar("Item")
+Piece = tuple[list[int], list[tuple[int, str]]]  # sizes of entries; numbers of bad items, and why
 
 
 def _refuse(number: int, error: ValueError) -> None:
@@ -76,7 +78,7 @@ class Room:
             shape: Of it.
             dtype: Of it: uint8 of pictures, float16 of volumes.
             items: What is decoded, such as a file a sample.
-            decode: Gives the entry of an item, without state, from any thread. An entry may be
+            decode: Gives the entry of an item, in whatever process and order. An entry may be
                 shorter along its first axis; beyond it stay zeros.
             rows: Place of each item in the array; None = in order. Others stay zeros.
             length: (row,) int64, gets the size of each entry along its first axis.
@@ -89,13 +91,11 @@ class Room:
         rows = np.arange(len(items)) if rows is None else np.asarray(rows)
         x = self._begun(name, shape, dtype)
         each = max(1, PIECE_BYTES // max(1, int(np.prod(shape[1:])) * x.itemsize))
+        starts = range(0, len(items), each)
 
-        def piece(start: int) -> tuple[list[int], list[tuple[int, str]]]:
-            steps, bad = [], []
-            record = None if self.folder is None else self.folder / f".{name}.{start}.json"
-            if record is not None and record.exists():
-                steps, bad = json.loads(record.read_text(encoding="utf-8"))
-                return steps, bad
+        def piece(start: int) -> Piece:
+            steps: list[int] = []
+            bad: list[tuple[int, str]] = []
             # mapped for this piece alone: pages that were written do not stay in memory
             part = x if self.folder is None else np.load(self.folder / f"{name}.npy", "r+")
             for number in range(start, min(start + each, len(items))):
@@ -109,16 +109,23 @@ class Room:
                     continue
                 part[rows[number], : len(entry)] = entry
                 steps[-1] = len(entry)
-            if record is not None:
-                write_json(record, [steps, bad])
             return steps, bad
 
-        starts = range(0, len(items), each)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        with progress(f"decoding {name}", len(items)) as show:
-            for start, (steps, bad) in zip(
-                starts, ahead(piece, starts, depth=2 * cores, threads=cores), strict=True
-            ):
+        def recorded(start: int) -> Piece:
+            assert self.folder is not None
+            record = self.folder / f".{name}.{start}.json"
+            if not record.exists():
+                write_json(record, piece(start))
+            steps, bad = json.loads(record.read_text(encoding="utf-8"))
+            return steps, [(number, why) for number, why in bad]
+
+        alone = self.folder is None or len(starts) == 1
+        with (
+            nullcontext() if alone else helpers(recorded, starts),
+            progress(f"decoding {name}", len(items)) as show,
+        ):
+            for start in starts:
+                steps, bad = piece(start) if self.folder is None else recorded(start)
                 for number, why in bad:
                     refuse(number, ValueError(why))
                 if length is not None:
@@ -154,21 +161,27 @@ def is_small(files: Sequence[Path]) -> bool:
     return sum(file.stat().st_size for file in files) < SMALL_BYTES
 
 
-def _content(files: Sequence[Path]) -> list[str]:
-    """Hashes of files; those of many are known by their stamps once they were read."""
+def _content(files: Sequence[Path], stamps: Sequence[Sequence[int]]) -> list[str]:
+    """Hashes of files; one of many, which is known by their stamps once they were read."""
     if len(files) < MANY_FILES:
         return [content_of(file) for file in files]
 
-    def build(folder: Path, _: Claim) -> None:
-        write_json(folder / "content.json", [content_of(file) for file in files])
+    def content() -> str:
+        whole = hashlib.sha256()
+        for file in files:
+            whole.update(hashlib.sha256(file.read_bytes()).digest())
+        return whole.hexdigest()
 
-    stamps = digest({str(file.absolute()): stamp(file) for file in files})
+    def build(folder: Path, _: Claim) -> None:
+        write_json(folder / "content.json", content())
+
+    names = hashlib.sha256("\0".join(map(str, files)).encode())
+    names.update(np.array(stamps).tobytes())
     try:
-        folder = cached({"what": "content of files", "stamps": stamps}, build)
+        folder = cached({"what": "content of files", "stamps": names.hexdigest()}, build)
     except OSError:  # the cache cannot be written, which is told when it is wanted for more
-        return [content_of(file) for file in files]
-    content: list[str] = json.loads((folder / "content.json").read_text(encoding="utf-8"))
-    return content
+        return [content()]
+    return [json.loads((folder / "content.json").read_text(encoding="utf-8"))]
 
 
 def parsed(
@@ -194,9 +207,9 @@ def parsed(
     Raises:
         ValueError: If a file is written to meanwhile.
     """
-    if is_small(files):
-        return read(memory)
     stamps = [stamp(file) for file in files]
+    if sum(size for size, *_ in stamps) < SMALL_BYTES:
+        return read(memory)
     arrays: dict[str, NDArray[Any]] = {}
 
     def build(folder: Path, _: Claim) -> None:
@@ -217,7 +230,7 @@ def parsed(
     key = {
         **spec,
         "code": sources(code),
-        "content": _content(files),
+        "content": _content(files, stamps),
         "libraries": {"numpy": np.__version__, "pandas": pd.__version__},
     }
     try:

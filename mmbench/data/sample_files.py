@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from mmbench.data.unpacking import TooLargeError, require_size
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 ARRAY = ".npy"
 NAMED = 5  # bad samples that a note names
-_FILTERS = Lock()  # of warnings are those of all threads
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
 
 
@@ -150,11 +148,9 @@ def read_picture(path: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, 
     """
     if not path.is_file():
         raise ValueError(f"no file {path}")
-    with reading(path, "picture"):
-        with _FILTERS, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
-            opened = Image.open(path)
-        with opened as image:
+    with reading(path, "picture"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next line is stricter
+        with Image.open(path) as image:
             require_size(path, 3 * image.width * image.height)
             if image.mode not in EIGHT_BIT:
                 raise ValueError(

@@ -211,7 +211,7 @@ def test_entries_are_decoded_to_their_rows_and_bad_ones_are_told_in_order(
     for got, wanted in zip((made["x"], made["length"]), as_wanted(), strict=True):
         np.testing.assert_array_equal(got, wanted)
     assert [(number, str(why)) for number, why in bad] == [(11, "eleven")]
-    assert sorted(decoded(file)) == list(range(ITEMS))
+    assert sorted({*decoded(file)}) == list(range(ITEMS))
     assert isinstance(made["x"], np.memmap) == (not small)
 
 
