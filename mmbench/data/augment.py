@@ -44,7 +44,7 @@ class Draws:
         """One number in [low, high) a sample, the same under the same number."""
         bits = hashed(self.sample_id, self.view, self.key, number)
         u: Tensor = (bits >> 39).float() * 2.0**-24
-        return low + (high - low) * u
+        return u * (high - low) + low
 
     def normal(self, shape: Sequence[int]) -> Float[Tensor, "batch ..."]:
         """Numbers of mean 0 and deviation 1 for all entries, (batch, *shape).

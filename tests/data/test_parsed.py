@@ -16,6 +16,7 @@ from mmbench import store
 from mmbench.data import cache, parsed, progress
 from mmbench.data.ahead import ahead
 from mmbench.data.cache import cache_folder
+from mmbench.data.helpers import helpers
 
 FORK = multiprocessing.get_context("fork")
 
@@ -232,6 +233,42 @@ def test_pieces_that_a_killed_process_had_decoded_are_not_decoded_again(file, pi
     assert [number for number, _ in bad] == [11]  # though it was another process that met it
     [folder] = cache_folder().iterdir()
     assert not folder.name.startswith(".")
+
+
+def test_what_helpers_do_not_do_is_done_by_this_process(file, pieces):
+    me = os.getpid()
+
+    def here(item):
+        if os.getpid() != me:
+            os._exit(3)
+        return np.full(WIDTH, item, np.uint8)
+
+    def read(room):
+        return {"x": room.decode("x", (ITEMS, WIDTH), np.uint8, range(ITEMS), here)}
+
+    x = parsed.parsed([file], {}, read, code="mmbench.data.arrays")["x"]
+    assert x[:, 0].tolist() == list(range(ITEMS))
+
+
+def test_helpers_do_what_they_can_and_end_with_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    done = tmp_path / "done"
+
+    def work(piece):
+        with done.open("a") as marks:
+            marks.write(f"{piece} {os.getpid()}\n")
+        if piece == 4:
+            time.sleep(60)
+
+    with helpers(work, range(5)):
+        while not done.exists() or len(done.read_text().splitlines()) < 3:
+            time.sleep(0.01)
+    by_piece = dict(map(int, line.split()) for line in done.read_text().splitlines())
+    assert set(by_piece) >= {4, 3, 1}  # one helper sleeps over its first
+    assert os.getpid() not in by_piece.values()
+    for process in by_piece.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
 
 
 def test_an_entry_that_may_not_fail_leaves_nothing_behind(file, pieces):
