@@ -149,7 +149,8 @@ def _train_stage(
         try:
             with loggers(spec, results, "" if alone else stage.name) as others:
                 trainer.loggers = [*trainer.loggers, *others]  # the first writes the curve
-                trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+                fitting = Fitting(data, trainer.strategy.root_device)
+                trainer.fit(method, datamodule=fitting, ckpt_path=going_on, weights_only=True)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
                 raise KeyboardInterrupt from error
