@@ -177,7 +177,8 @@ class Disturbed:
 
     def stop_a_parent(self) -> str:
         process = self.rng.choice(self.processes).pid
-        os.kill(process, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
         self.stopped.append((time.monotonic() + self.rng.choice([0.5, 4.0]), process))
         return "SIGSTOP of a parent"
 
@@ -301,10 +302,12 @@ def main(faults: int) -> int:
         columns = [name for name in want[1] if not want[1][name].equals(got[1].get(name))]
         print(f"leaderboard: {'differs in ' + ', '.join(columns) if columns else 'the same'}")
         wrong = last.returncode or got[2] != RUNS or differ or more or columns
+        if wrong:  # what lies on the small file system is gone with it
+            shutil.copytree(disturbed.results, home / "left", symlinks=True)
     finally:
         disturbed.close()
     if wrong:
-        print(f"what the processes said: {home / 'log.txt'}")
+        print(f"what the processes said and left: {home}")
         return 1
     shutil.rmtree(home)
     return 0

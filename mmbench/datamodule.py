@@ -14,7 +14,14 @@ from jaxtyping import Float, Int
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
@@ -333,9 +340,13 @@ class DataModule(LightningDataModule, ABC):
         for start in range(0, len(data), self.batch_size):
             yield data[list(range(start, min(start + self.batch_size, len(data))))]
 
-    def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
+    def _loader(
+        self, split: Split, sampler: Any, share: tuple[int, int] = (0, 1)
+    ) -> DataLoader[Batch]:
         # one index list a batch: a batch is gathered at once, never sample by sample
-        batches = BatchSampler(sampler, self.batch_size, drop_last=False)
+        batches: Any = BatchSampler(sampler, self.batch_size, drop_last=False)
+        if share != (0, 1):
+            batches = _Shared(batches, *share)
         blind: Any = None if split == "train" else Batch.blind
         # a loader draws a number when it begins: one of its own, so that a training that goes on
         # from a checkpoint finds the global generator where it was
@@ -343,14 +354,17 @@ class DataModule(LightningDataModule, ABC):
         data = self.split(split)
         return DataLoader(data, sampler=batches, batch_size=None, collate_fn=blind, generator=own)
 
-    def train_dataloader(self, order: torch.Generator | None = None) -> DataLoader[Batch]:
+    def train_dataloader(
+        self, order: torch.Generator | None = None, share: tuple[int, int] = (0, 1)
+    ) -> DataLoader[Batch]:
         """Training batches in an order that depends on `order_seed` alone.
 
         Args:
             order: A generator that began with that seed, to go on with; None = a new one.
+            share: Which of how many processes, that train together, takes its part of each batch.
         """
         order = order or torch.Generator().manual_seed(self.order_seed)
-        return self._loader("train", RandomSampler(self.split("train"), generator=order))
+        return self._loader("train", RandomSampler(self.split("train"), generator=order), share)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation batches in order of sample, without their targets (`Batch.blind`)."""
@@ -382,7 +396,9 @@ class Fitting(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`; the order goes on where a checkpoint says."""
-        return self._train(self._order)
+        if self.trainer is None or self.trainer.world_size == 1:
+            return self._train(self._order)
+        return self._train(self._order, (self.trainer.global_rank, self.trainer.world_size))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`."""
@@ -416,6 +432,23 @@ class Fitting(LightningDataModule):
                 "training batches, and validation batches without their targets"
             )
         raise AttributeError(name)
+
+
+class _Shared(Sampler[list[int]]):
+    """What one of several processes takes of every batch: all samples once, in equal parts.
+
+    Where a batch has fewer samples than there are processes, some take its first one, too.
+    """
+
+    def __init__(self, batches: BatchSampler, rank: int, count: int) -> None:
+        self._batches, self._rank, self._count = batches, rank, count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._batches:
+            yield rows[self._rank :: self._count] or rows[:1]
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 class _Split(Dataset[Batch]):

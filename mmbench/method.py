@@ -279,7 +279,7 @@ class Method(LightningModule, ABC):
     def on_train_epoch_end(self) -> None:
         """Log the mean of each loss term over the epoch as `train/<term>`."""
         for name, total in self._term_sums.items():
-            self.log(f"train/{name}", total / self._steps)
+            self.log(f"train/{name}", total / self._steps, sync_dist=True)
         self._term_sums = {}
         self._steps = 0
 
