@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from numpy.typing import NDArray
 
 LEASE_S = 90.0  # of silence on a contender's own clock, after which it takes a claim over
@@ -427,6 +427,8 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
         except Timeout:
             if until is None or until():
                 break
+        except LeaseSettingsMismatch:  # of a version whose leases last another time
+            break
         except OSError:  # a file system without what leases need
             ours = True
     try:
