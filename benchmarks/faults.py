@@ -25,6 +25,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from mmbench.store import PRIVATE, claim
+
 RUNS = 100
 MIB = 2**20
 MOVE_S = 20.0  # to wait for a run to begin or to end, before the next fault
@@ -217,7 +219,12 @@ class Disturbed:
         return True
 
     def damage_a_file(self) -> str:
-        files = [file for file in self.results.glob("*/runs/**/*") if file.is_file()]
+        files = [
+            file
+            for file in self.results.glob("*/runs/**/*")
+            # what a run is still writing is whole by its own word alone
+            if file.is_file() and not any(map(PRIVATE.fullmatch, file.parts))
+        ]
         if not files:
             return ""
         file = self.rng.choice(files)
@@ -230,8 +237,6 @@ class Disturbed:
         if not folders:
             return ""
         if os.fork() == 0:
-            from mmbench.store import claim
-
             with contextlib.suppress(OSError), claim(self.rng.choice(folders)):
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(0)
