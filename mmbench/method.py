@@ -271,7 +271,7 @@ class Method(LightningModule, ABC):
         terms = self.loss(batch)
         for name, term in terms.items():
             past = self._term_sums.get(name)
-            value = term.detach()
+            value = term.detach().float()  # a sum of many is none in bfloat16
             self._term_sums[name] = value if past is None else past + value
         self._steps += 1
         return torch.stack(list(terms.values())).sum()

@@ -10,8 +10,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-
 from mmbench.bench.record import killed
 from mmbench.bench.run.attempt import Ended, Steps
 from mmbench.bench.run.failures import RankError, classify
@@ -107,8 +105,6 @@ def _train(
             traceback.print_exc()
             ended = classify(error)
         mouth.send(ended)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def _free_port() -> int:
