@@ -139,14 +139,14 @@ def leftovers(target: Path, *marks: str) -> list[Path]:
         *marks: `OLD` for what they had moved aside instead, `GONE` for what they were removing;
             without any, the attempts themselves.
     """
-    found = []
+    parts = []
     for name, part in _privates(target.parent, f".{target.name}.{_here()}."):
         if (name["mark"] or "") not in (marks or ("",)) or not part.is_dir():
             continue
         if name["maker"] == LEFT or not _is_alive(int(name["maker"])):
             with contextlib.suppress(FileNotFoundError):
-                found.append((part.stat().st_mtime_ns, part))
-    return [part for _, part in sorted(found, reverse=True)]
+                parts.append((part.stat().st_mtime_ns, part))
+    return [part for _, part in sorted(parts, reverse=True)]
 
 
 def _privates(folder: Path, prefix: str = ".") -> Iterator[tuple[re.Match[str], Path]]:
@@ -181,8 +181,8 @@ def moved_aside(target: Path) -> Path | None:
 @lru_cache(maxsize=1024)
 def _moved_aside_in(folder: Path, changed: int) -> dict[str, Path]:
     """Name -> what was moved aside of it, the last; `changed` tells one state from another."""
-    found = [(name, part) for name, part in _privates(folder) if name["mark"] == OLD]
-    return {name["target"]: part for name, part in sorted(found, key=lambda one: _age(one[1]))}
+    parts = [(name, part) for name, part in _privates(folder) if name["mark"] == OLD]
+    return {name["target"]: part for name, part in sorted(parts, key=lambda one: _age(one[1]))}
 
 
 def _age(folder: Path) -> int:
@@ -267,10 +267,10 @@ def _remove(folder: Path, target: Path) -> None:
 def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a published folder from another of its name; None if there is none."""
     try:
-        found = folder.lstat()
+        stat = folder.lstat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _rename(old: Path, new: Path) -> bool:
