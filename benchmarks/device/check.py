@@ -6,8 +6,9 @@ Every method trains two epochs on a tiny set, on the processor and on the device
 and in bfloat16 as well, from the same seed and with the same random draws: the device's are drawn
 on the processor, in the same order. A method agrees where probabilities of test samples differ by
 at most `TOLERANCE` on average. Calls of a forward pass that wait for the device are counted as
-CUDA itself reports them. Then short runs go one a GPU, and as many as find room. All of it takes
-less than 8 minutes on one GPU; `--device cpu` tries the script itself. Prints one table.
+CUDA itself reports them. Then a small method takes its steps with data that are kept on the device
+and with data that are copied there, and short runs go one a GPU, and as many as find room. All of
+it takes less than 8 minutes on one GPU; `--device cpu` tries the script itself. Prints one table.
 
 Exit code 0: all agree; 1: a method does not, fails, or there was no time for it; 2: no GPU is here.
 """
@@ -22,12 +23,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmbench import datamodule
 from mmbench.bench.executors.local import default_workers, execute
 from mmbench.bench.executors.queue import Queue
 from mmbench.bench.plan import plan
@@ -66,8 +69,8 @@ class DrawnHere(TorchDispatchMode):
             x, p, train = args
             if not train:
                 return x, torch.ones_like(x, dtype=torch.bool)
-            kept = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p).to(device)
-            return x * kept / (1 - p), kept.bool()
+            mask = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p).to(device)
+            return x * mask / (1 - p), mask.bool()
         here = [one.cpu() if isinstance(one, torch.Tensor) else one for one in args]
         if func.overloadpacket in INTO:
             return args[0].copy_(func(*here, **kwargs))
@@ -107,8 +110,8 @@ class Row:
         return [f"`{self.name}`", *differ, *more]
 
 
-def tiny(method: str, accelerator: str, precision: str) -> RunSpec:
-    """Two epochs of a method on 64 samples, a third of whose entries are missing."""
+def tiny(method: str, accelerator: str, precision: str, steps: str = "null") -> RunSpec:
+    """Two epochs, or so many steps, of a method on 64 samples; of each, 30 % is missing."""
     task_data = "synthetic" if METHODS.get(method).applies.one_of else "mfeat"
     data = {
         "mfeat": "{name: mfeat, args: {modalities: [fou, kar]}}",
@@ -125,7 +128,7 @@ def tiny(method: str, accelerator: str, precision: str) -> RunSpec:
                 "seeds=1",
                 "limit=64",
                 "trainer.max_epochs=2",
-                "trainer.min_steps=null",
+                f"trainer.min_steps={steps}",
                 "trainer.batch_size=16",
                 f"trainer.accelerator={accelerator}",
                 f"trainer.precision={precision}",
@@ -141,12 +144,12 @@ def probabilities(spec: RunSpec, runs: Path) -> np.ndarray[Any, Any]:
     Raises:
         ValueError: If the run did not end well.
     """
-    found = find_run(spec, runs)
-    if found.state != "done":
-        raise ValueError(f"{found.state}: {found.why}")
+    outcome = find_run(spec, runs)
+    if outcome.state != "done":
+        raise ValueError(f"{outcome.state}: {outcome.why}")
     parts = []
-    for condition in read_result(found.folder).conditions:
-        logits = torch.from_numpy(read_predictions(found, condition)["logits"])
+    for condition in read_result(outcome.folder).conditions:
+        logits = torch.from_numpy(read_predictions(outcome, condition)["logits"])
         parts.append(logits.softmax(1).numpy())
     return np.concatenate(parts)
 
@@ -162,15 +165,15 @@ def compare(method: str, device: str) -> Row:
             run(here, Path(folder) / "here", ROOT)
             expected = probabilities(here, Path(folder) / "here")
             for precision in TOLERANCE:
-                there = tiny(method, "gpu" if device == "cuda" else "cpu", precision)
+                spec = tiny(method, "gpu" if device == "cuda" else "cpu", precision)
                 began = time.perf_counter()
                 with drawn:
-                    run(there, Path(folder) / precision, ROOT)
+                    run(spec, Path(folder) / precision, ROOT)
                 seconds += time.perf_counter() - began
-                got = probabilities(there, Path(folder) / precision)
+                got = probabilities(spec, Path(folder) / precision)
                 differences[precision] = float(np.abs(got - expected).mean())
                 if precision == "32-true":
-                    record = read_result(find_run(there, Path(folder) / precision).folder)
+                    record = read_result(find_run(spec, Path(folder) / precision).folder)
                     peak_mib = record.cost.peak_mib
         waits = waits_of(method) if device == "cuda" else None
     except Exception as error:  # whatever a method does, the others are compared, too
@@ -200,6 +203,14 @@ def waits_of(method: str) -> int:
     return sum("synchroniz" in str(one.message) for one in caught)
 
 
+def step_ms(device: str, steps: int, *, share: float) -> float:
+    """Of a small method whose data are kept on the device if `share` of its free memory allows."""
+    spec = tiny("zero_fill", "gpu" if device == "cuda" else "cpu", "32-true", str(steps))
+    with tempfile.TemporaryDirectory() as folder, patch.object(datamodule, "SHARE", share):
+        run(spec, Path(folder), ROOT)
+        return 1000 * read_result(find_run(spec, Path(folder)).folder).cost.train_s / steps
+
+
 def runs_an_hour(count: int, device: str, *, shared: bool) -> float:
     """Of short runs from a cold start: one a GPU, or as many as find room; here, one or two."""
     specs = plan(
@@ -225,35 +236,45 @@ def runs_an_hour(count: int, device: str, *, shared: bool) -> float:
     return 3600 * count / (time.perf_counter() - began)
 
 
+def figure(what: str, value: str) -> None:
+    """Print a row of the table that is no method's."""
+    print(f"| {what} | {value} | | | | | |", flush=True)
+
+
 def main(words: Sequence[str]) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("methods", nargs="*", metavar="METHOD")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--runs", type=int, default=24)
-    asked = parser.parse_args(words)
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    options = parser.parse_args(words)
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU is here; --device cpu tries the script itself", file=sys.stderr)
         return 2
     began = time.perf_counter()
-    name = torch.cuda.get_device_name() if asked.device == "cuda" else "the processor itself"
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "the processor itself"
     limits = ", ".join(f"{p} {limit}" for p, limit in TOLERANCE.items())
     print(f"{name}, torch {torch.__version__}; allowed: {limits}\n")
     print("| method | float32 | bfloat16 | waits a forward | peak, MiB | device, s | agrees |")
     print("|---|---:|---:|---:|---:|---:|---|")
     trained = [name for name in METHODS.names() if METHODS.get(name).applies.trains]
     agree = True
-    for method in asked.methods or trained:
+    for method in options.methods or trained:
         if time.perf_counter() - began > BUDGET_S:
             row = Row(method, {}, why="no: no time was left")
         else:
-            row = compare(method, asked.device)
+            row = compare(method, options.device)
         agree &= not row.why
         print(f"| {' | '.join(row.cells())} |", flush=True)
-    rates = [runs_an_hour(asked.runs, asked.device, shared=shared) for shared in (False, True)]
-    alone, together = ("one a GPU", "--per-gpu auto") if asked.device == "cuda" else ("one", "two")
-    print(f"| {asked.runs} short runs, {alone} | {rates[0]:.0f} an hour | | | | | |")
-    print(f"| {asked.runs} short runs, {together} | {rates[1]:.0f} an hour | | | | | |")
+    steps = 1000 if options.device == "cuda" else 20
+    copied, resident = (step_ms(options.device, steps, share=share) for share in (0.0, 0.25))
+    figure("a step, data copied", f"{copied:.2f} ms")
+    figure("a step, data on the device", f"{resident:.2f} ms")
+    figure("copied / on the device", f"{copied / resident:.2f}")
+    names = ("one a GPU", "--per-gpu auto") if options.device == "cuda" else ("one", "two")
+    for name, shared in zip(names, (False, True), strict=True):
+        rate = runs_an_hour(options.runs, options.device, shared=shared)
+        figure(f"{options.runs} short runs, {name}", f"{rate:.0f} an hour")
     print(f"\n{time.perf_counter() - began:.0f} s")
     return 0 if agree else 1
 

@@ -151,11 +151,11 @@ def take_all(specs: list[RunSpec], runs: Path, gate: Any, answers: Any) -> None:
     for spec in specs:
         queue.durations.add(spec, 0.3)
     mine, others = 0, 0
-    found, claimed = Clock(), Clock()
+    search, claimed = Clock(), Clock()
     with queue.opened(1):
         gate.wait()
         while True:
-            with found:
+            with search:
                 ticket = queue.take(0, idle=True)
             if ticket is None:
                 break
@@ -176,7 +176,7 @@ def take_all(specs: list[RunSpec], runs: Path, gate: Any, answers: Any) -> None:
                 with claimed:
                     claims.close()
             queue.ended(ticket, outcome)
-    answers.put((mine, others, found, claimed))
+    answers.put((mine, others, search, claimed))
 
 
 def claims() -> None:

@@ -12,7 +12,7 @@ Three scopes, one class for the first two:
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,31 @@ class BatchEmbeddings:
             z = encoder(x.to(device), None if lengths is None else lengths.to(device))
         output.put(self.rows, z)
         return z
+
+
+class AugmentedEmbeddings(BatchEmbeddings):
+    """Those of a batch of which some modalities are augmented.
+
+    Args:
+        plain: Those of the same batch, were it not augmented.
+        modalities: Which are.
+        views: Embeddings of their versions, by version of a sample; None = they are not kept.
+    """
+
+    def __init__(
+        self,
+        plain: BatchEmbeddings,
+        modalities: Collection[str],
+        views: BatchEmbeddings | None,
+    ) -> None:
+        super().__init__(plain.whole, plain._inputs, plain._lengths, plain.rows)
+        self._modalities, self._views = modalities, views
+
+    def embed(self, modality: str, encoder: Encode) -> Tensor | None:
+        """See `BatchEmbeddings`; None for versions that are not kept, too."""
+        if modality not in self._modalities:
+            return super().embed(modality, encoder)
+        return None if self._views is None else self._views.embed(modality, encoder)
 
 
 def exact(device: torch.device) -> torch.autocast:

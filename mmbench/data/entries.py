@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -200,30 +201,50 @@ class ModalityFile:
 
     def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
         rows, notes = joined.rows(samples.ids, self.path)
-        x: NDArray[np.uint8] | None = None
-        present = np.zeros(len(joined.ids), bool)
         bad = Skipped(self.skip_bad, self.path.name)
-        for row, file, place in zip(rows, samples.files, samples.places, strict=True):
-            if row < 0:
-                continue
-            with bad.may_fail(place):
-                picture = read_picture(file, self.size)
-                if x is None:
-                    x = room("x", (len(joined.ids), *picture.shape), np.uint8)
-                if picture.shape != x.shape[1:]:
-                    raise ValueError(
-                        f"{file} has {picture.shape[1]} x {picture.shape[2]} pixels, but those "
-                        f"before have {x.shape[2]} x {x.shape[3]}; say size: 224 (or another) to "
-                        "bring all to one size"
-                    )
-                x[row], present[row] = picture, True
+        some = np.flatnonzero(rows >= 0)
+        files = [samples.files[k] for k in some]
+        places = [samples.places[k] for k in some]
+        rows = rows[some]
+        shape = self._shape(files)
+
+        def picture(file: Path) -> NDArray[np.uint8]:
+            pixels = read_picture(file, self.size)
+            if pixels.shape != shape:
+                raise ValueError(
+                    f"{file} has {pixels.shape[1]} x {pixels.shape[2]} pixels, but those "
+                    f"before have {shape[1]} x {shape[2]}; say size: 224 (or another) to "
+                    "bring all to one size"
+                )
+            return pixels
+
+        present = np.zeros(len(joined.ids), bool)
+        present[rows] = True
+
+        def refuse(number: int, error: ValueError) -> None:
+            with bad.may_fail(places[number]):
+                raise error
+            present[rows[number]] = False
+
+        x = room.decode(
+            "x", (len(present), *shape), np.uint8, files, picture, rows=rows, refuse=refuse
+        )
         return {
-            "x": np.zeros((len(present), 3, 1, 1), np.uint8) if x is None else x,
+            "x": x,
             "present": present,
             "length": np.ones(len(present), np.int64),
             "vocab_size": np.array(0),
             "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
         }
+
+    def _shape(self, files: Sequence[Path]) -> tuple[int, ...]:
+        """Of pictures: of the first that can be read, unless they are brought to a size."""
+        if self.size is not None:
+            return 3, *self.size
+        for file in files:
+            with suppress(ValueError):
+                return read_picture(file, None).shape
+        return 3, 1, 1
 
     def _stacked(self, samples: SampleFiles) -> ModalityArrays:
         arrays, files, ids = [], [], []

@@ -733,7 +733,7 @@ class Memory(nn.Module):
             if stored.gap is not None:  # as it is read: what is hidden must not be kept
                 destination[f"{prefix}input_{m}"] = stored.read(self._place)[0]
                 continue
-            destination[f"{prefix}input_{m}"] = stored.values[self._place]
+            destination[f"{prefix}input_{m}"] = stored.raw(self._place)
             if stored.scale is not None:
                 destination[f"{prefix}scale_{m}"] = torch.stack(
                     [stored.scale.mean, stored.scale.inverse_std]

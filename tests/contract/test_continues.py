@@ -68,10 +68,33 @@ def cut(monkeypatch):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_method_that_is_cut_off_twice_ends_with_the_same_bits(name, cut, tmp_path):
-    spec = spec_of(name)
+    end_alike(spec_of(name), cut, tmp_path)
+
+
+def test_augmentation_goes_on_with_the_epoch_that_was_cut_off(cut, tmp_path):
+    [spec] = specs(
+        data=[
+            {
+                "name": "openmoji",
+                "args": {
+                    "modalities": ["image", "english"],
+                    "augment": {"image": ["flip", "crop", "colour"]},
+                },
+            }
+        ],
+        methods=[{"name": "zero_fill", "args": {"dim": 24}}],
+        trainer={"max_epochs": 3, "batch_size": 16, "checkpoint_minutes": 0},
+        keep_weights=True,
+        limit=48,
+    )
+    end_alike(spec, cut, tmp_path)
+
+
+def end_alike(spec, cut, tmp_path):
+    """A run that is cut off twice has the weights, predictions and curve of one that never was."""
     counter = cut(Cut())
     assert run(spec, tmp_path / "whole", NO_DATA).state == "done"
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    rng = np.random.default_rng(zlib.crc32(spec.method.encode()))
     third = counter.batches // 3
     # the first after a whole epoch, so that there is something to go on from
     for first, last in ((3, 2 * third), (1, third)):

@@ -151,7 +151,8 @@ def _train_stage(
                 trainer.loggers = [*trainer.loggers, *others]  # the first writes the curve
                 if trainer.global_rank:  # the same weights, and draws of its own
                     torch.manual_seed(torch.initial_seed() + trainer.global_rank)
-                trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+                fitting = Fitting(data, trainer.strategy.root_device)
+                trainer.fit(method, datamodule=fitting, ckpt_path=going_on, weights_only=True)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
                 raise KeyboardInterrupt from error
