@@ -5,7 +5,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -323,7 +323,8 @@ def trains_in_bfloat16(cls: type[Method], task: Task) -> None:
     """Under autocast to bfloat16, every loss is a finite number and training lowers it."""
     if not cls.applies.trains:
         return
-    for elsewhere in (nullcontext(), _AsOnGpu()):
+    places: tuple[AbstractContextManager[object], ...] = (nullcontext(), _AsOnGpu())
+    for place in places:
         method = build(cls, task)
         batch = _few_samples(cls, task)
         before = method.task_loss(_outputs(method, batch), batch.target)
@@ -331,7 +332,7 @@ def trains_in_bfloat16(cls: type[Method], task: Task) -> None:
         for stage in method.stages:
             method.begin(stage)
             enough = 0.8 * float(before)
-            with elsewhere:
+            with place:
                 _fit(
                     method.train(), task, batch,
                     steps=10, enough=enough, precision="bf16-mixed", callback=finite,

@@ -53,7 +53,8 @@ def together(steps: Steps, count: int, folder: Path, held: Claim, *, threads: in
             processes.append(process)
             speaking[ear] = process
         while speaking:
-            for ear in wait(list(speaking), timeout=LOOK_S):
+            heard = wait(list(speaking), timeout=LOOK_S)
+            for ear in [one for one in speaking if one in heard]:
                 ended = _hear(ear, speaking.pop(ear))
                 record = ended if ended.mark is not None else record
             held.require()
