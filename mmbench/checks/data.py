@@ -71,9 +71,9 @@ def fingerprint(samples: Samples) -> str:
     for values in (samples.sample_id, samples.target, samples.presence):
         whole.update(np.ascontiguousarray(values).tobytes())
     for column, name in enumerate(samples.modalities):
-        rows, values = samples.presence[:, column], samples.inputs[name]
-        for part in chunks(values):
-            whole.update(np.ascontiguousarray(values[part][rows[part]]).tobytes())
+        rows, x = samples.presence[:, column], samples.inputs[name]
+        for part in chunks(x):
+            whole.update(np.ascontiguousarray(x[part][rows[part]]).tobytes())
         if name in samples.lengths:
             whole.update(np.ascontiguousarray(samples.lengths[name][rows]).tobytes())
     return whole.hexdigest()[:16]

@@ -43,7 +43,8 @@ class Draws:
     def uniform(self, number: int, low: float = 0.0, high: float = 1.0) -> Float[Tensor, " batch"]:
         """One number in [low, high) a sample, the same under the same number."""
         bits = hashed(self.sample_id, self.view, self.key, number)
-        return low + (high - low) * ((bits >> 39).float() * 2.0**-24)
+        u: Tensor = (bits >> 39).float() * 2.0**-24
+        return low + (high - low) * u
 
     def normal(self, shape: Sequence[int]) -> Float[Tensor, "batch ..."]:
         """Numbers of mean 0 and deviation 1 for all entries, (batch, *shape).
@@ -95,7 +96,7 @@ def colour(x: Tensor, steps: Tensor | None, draws: Draws) -> Tensor:
     saturation, contrast = (1 + draws.uniform(k, -COLOUR, COLOUR) for k in (0, 1))
     brightness = draws.uniform(2, -COLOUR, COLOUR)
     grey = torch.zeros_like(x[:, :1])
-    for channel in x.split(1, dim=1):  # in this order on every device
+    for channel in torch.split(x, 1, dim=1):  # in this order on every device
         grey = grey + channel
     grey = grey / x.shape[1]
     x = grey + _per_sample(saturation, x) * (x - grey)

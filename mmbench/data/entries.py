@@ -202,7 +202,7 @@ class ModalityFile:
     def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
         rows, notes = joined.rows(samples.ids, self.path)
         bad = Skipped(self.skip_bad, self.path.name)
-        some = np.flatnonzero(rows >= 0)
+        some = np.flatnonzero(rows >= 0).tolist()
         files = [samples.files[k] for k in some]
         places = [samples.places[k] for k in some]
         rows = rows[some]

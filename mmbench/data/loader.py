@@ -39,9 +39,11 @@ class Loader(DataLoader[Batch]):
         # a loader draws a number when it begins: one of its own, so that a training that goes on
         # from a checkpoint finds the global generator where it was
         generator = torch.Generator()
+        collate: Any = finish
         super().__init__(
-            data, sampler=batches, batch_size=None, collate_fn=finish, generator=generator
+            data, sampler=batches, batch_size=None, collate_fn=collate, generator=generator
         )
+        self._finish = finish
         self.names = frozenset(names)
         self._wanted = self.names
         self._pin = pin
@@ -59,10 +61,10 @@ class Loader(DataLoader[Batch]):
         next(batches, None)  # as who iterates to the end draws from the order without a thread
 
     def _read(self, rows: list[int]) -> Batch:
-        batch = self.dataset[rows]
+        batch: Batch = self.dataset[rows]
         for inputs in _inputs(batch):
             inputs.read(self._wanted, pin=self._pin)
-        return batch if self.collate_fn is None else self.collate_fn(batch)
+        return batch if self._finish is None else self._finish(batch)
 
 
 def _inputs(batch: Batch) -> list[Inputs]:

@@ -51,7 +51,7 @@ class MappedRows:
         """Entries as of an array, read from the file now."""
         first, *rest = key if isinstance(key, tuple) else (key,)
         if first is None or first is Ellipsis:
-            return np.asarray(self)[key]
+            return np.asarray(np.asarray(self)[key])
         some = np.asarray(self.values[self.rows[first]])
         if not rest:
             return some
@@ -87,7 +87,8 @@ def at_rows(values: Values, rows: NDArray[Any]) -> Values:
         return MappedRows(values.values, values.rows[rows])
     if is_mapped(values):
         return MappedRows(values, np.arange(len(values))[rows])
-    return values[rows]
+    copies: NDArray[Any] = values[rows]
+    return copies
 
 
 def chunks(values: Values, most_bytes: int = READ_BYTES) -> Iterator[slice]:

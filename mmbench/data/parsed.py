@@ -138,18 +138,12 @@ class Room:
         if self.folder is None:
             return self(name, shape, dtype)
         records = list(self.folder.glob(f".{name}.*.json"))
-        try:
-            x: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
-        except (OSError, ValueError):
-            same = False
-        else:
-            same = x.shape == shape and x.dtype == dtype
-        if not same:
-            for record in records:
-                record.unlink()
+        file = self.folder / f"{name}.npy"
+        if not records or not file.exists():
             self(name, shape, dtype)
-            x = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         self.names.add(name)
+        x: NDArray[Any] = np.load(file, mmap_mode="r")
+        assert (x.shape, x.dtype) == (shape, dtype), f"{name} is another array than was begun"
         return x
 
 
@@ -161,15 +155,15 @@ def is_small(files: Sequence[Path]) -> bool:
     return sum(file.stat().st_size for file in files) < SMALL_BYTES
 
 
-def _content(files: Sequence[Path], stamps: Sequence[Sequence[int]]) -> list[str]:
-    """Hashes of files; one of many, which is known by their stamps once they were read."""
-    if len(files) < MANY_FILES:
-        return [content_of(file) for file in files]
+def content_of_all(files: Sequence[Path]) -> str:
+    """Hash of many files in order, known by their stamps once they were read, on this machine."""
+    stamps = [stamp(file) for file in files]
 
     def content() -> str:
         whole = hashlib.sha256()
         for file in files:
-            whole.update(hashlib.sha256(file.read_bytes()).digest())
+            one = content_of(file) if file.is_dir() else _sha256(file)
+            whole.update(one.encode())
         return whole.hexdigest()
 
     def build(folder: Path, _: Claim) -> None:
@@ -180,8 +174,13 @@ def _content(files: Sequence[Path], stamps: Sequence[Sequence[int]]) -> list[str
     try:
         folder = cached({"what": "content of files", "stamps": names.hexdigest()}, build)
     except OSError:  # the cache cannot be written, which is told when it is wanted for more
-        return [content()]
-    return [json.loads((folder / "content.json").read_text(encoding="utf-8"))]
+        return content()
+    return str(json.loads((folder / "content.json").read_text(encoding="utf-8")))
+
+
+def _sha256(file: Path) -> str:
+    """As `content_of`, without a buffer that is larger than a picture."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def parsed(
@@ -210,6 +209,7 @@ def parsed(
     stamps = [stamp(file) for file in files]
     if sum(size for size, *_ in stamps) < SMALL_BYTES:
         return read(memory)
+    many = len(files) >= MANY_FILES
     arrays: dict[str, NDArray[Any]] = {}
 
     def build(folder: Path, _: Claim) -> None:
@@ -230,7 +230,7 @@ def parsed(
     key = {
         **spec,
         "code": sources(code),
-        "content": _content(files, stamps),
+        "content": [content_of_all(files)] if many else [content_of(file) for file in files],
         "libraries": {"numpy": np.__version__, "pandas": pd.__version__},
     }
     try:
