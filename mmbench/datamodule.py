@@ -14,7 +14,14 @@ from jaxtyping import Float, Int
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from mmbench.data.augment import Augmentation
 from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
@@ -361,9 +368,12 @@ class DataModule(LightningDataModule, ABC):
         sampler: Any,
         device: torch.device | None = None,
         epoch: Callable[[], int] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Loader:
         # one index list a batch: a batch is gathered at once, never sample by sample
-        batches = BatchSampler(sampler, self.batch_size, drop_last=False)
+        batches: Any = BatchSampler(sampler, self.batch_size, drop_last=False)
+        if share != (0, 1):
+            batches = _Shared(batches, *share)
         data = self._near(split, device)
         copied = device is not None and device.type == "cuda" and data is self.split(split)
         source: Dataset[Batch] = data
@@ -394,6 +404,7 @@ class DataModule(LightningDataModule, ABC):
         *,
         device: torch.device | None = None,
         epoch: Callable[[], int] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> DataLoader[Batch]:
         """Training batches in an order that depends on `order_seed` alone.
 
@@ -401,10 +412,11 @@ class DataModule(LightningDataModule, ABC):
             order: A generator that began with that seed, to go on with; None = a new one.
             device: Where they are trained on: a split that fits is kept and gathered there.
             epoch: Tells which epoch it is, for augmentation; None = always the first.
+            share: Which of how many processes, that train together, takes its part of each batch.
         """
         order = order or torch.Generator().manual_seed(self.order_seed)
         sampler = RandomSampler(self.split("train"), generator=order)
-        return self._loader("train", sampler, device, epoch)
+        return self._loader("train", sampler, device, epoch, share)
 
     def val_dataloader(self, device: torch.device | None = None) -> DataLoader[Batch]:
         """Validation batches in order of sample, without their targets (`Batch.blind`)."""
@@ -441,7 +453,10 @@ class Fitting(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`; the order goes on where a checkpoint says."""
-        return self._train(self._order)
+        if self.trainer is None or self.trainer.world_size == 1:
+            return self._train(self._order)
+        share = (self.trainer.global_rank, self.trainer.world_size)
+        return self._train(self._order, share=share)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`."""
@@ -475,6 +490,23 @@ class Fitting(LightningDataModule):
                 "training batches, and validation batches without their targets"
             )
         raise AttributeError(name)
+
+
+class _Shared(Sampler[list[int]]):
+    """What one of several processes takes of every batch: all samples once, in equal parts.
+
+    Where a batch has fewer samples than there are processes, some take its first one, too.
+    """
+
+    def __init__(self, batches: BatchSampler, rank: int, count: int) -> None:
+        self._batches, self._rank, self._count = batches, rank, count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._batches:
+            yield rows[self._rank :: self._count] or rows[:1]
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 class _Split(Dataset[Batch]):

@@ -82,6 +82,8 @@ def run(
     args = parse_args(executor_args)
     if executor == "local" and args:
         raise ValueError("--executor-args are for another --executor than local")
+    if executor == "local":
+        sweep.require_devices()
     if dry_run:
         left = _show_plan(sweep)
         if executor != "local":
@@ -129,6 +131,7 @@ def plan(
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
     sweep = sweep_of(words, results, limit, data_root, tune)
+    sweep.require_devices()
     if measure:
         sweep.measure()
     _show_plan(sweep)
@@ -161,8 +164,6 @@ def _show_plan(sweep: "Sweep") -> int:
 
 
 def _show_time(sweep: "Sweep") -> None:
-    from mmbench.bench.executors.local import default_workers
-
     expected = sweep.expected()
     known = expected.dropna(subset="seconds")
     unknown = int(expected["runs"].sum() - known["runs"].sum())
@@ -172,7 +173,7 @@ def _show_time(sweep: "Sweep") -> None:
         typer.echo("how long that takes is not known; --measure finds out by short trainings")
         return
     hours = float((known["runs"] * known["seconds"]).sum()) / 3600
-    workers = default_workers()
+    workers = sweep.default_workers()
     rest = f", and {unknown} trainings of unknown length" if unknown else ""
     typer.echo(
         f"expected: {hours:.2f} hours of work, {hours / workers:.2f} on {workers} workers{rest}"
@@ -196,9 +197,7 @@ def _show_power(sweep: "Sweep", gain: float) -> None:
 
 def _here(sweep: "Sweep", todo: list["Run"], workers: int | None, per_gpu: int | None) -> None:
     """Run what is left on this machine."""
-    from mmbench.bench.executors.local import default_workers
-
-    workers = min(workers or default_workers(per_gpu), len(todo))
+    workers = min(workers or sweep.default_workers(per_gpu), len(todo))
     _say_what_begins(sweep, todo, f" on {workers} workers")
     stopped = "The same command continues."
     _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)
