@@ -1,9 +1,10 @@
 """A data set with a scenario laid over it: what is withheld never reaches a loader."""
 
 import copy
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -46,6 +47,7 @@ class Source:
         checksum: SHA-256 of the file that ships, empty if the user brings the files.
         superseded_by: Name of the data set that replaces this one; a published one is never
             edited.
+        papers: What each paper did with it, a line each: split, counts, what was left out.
     """
 
     citation: str
@@ -53,6 +55,25 @@ class Source:
     licence: str = ""
     checksum: str = ""
     superseded_by: str = ""
+    papers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a publication says that a split holds; the files of a user are compared with it.
+
+    Args:
+        origin: Who says it, "Table S1 of CP-IMoE".
+        split: Of which split; None = of all together.
+        samples: Their number; None = it is not said.
+        classes: Samples of a class, or with a label, by its name in the task; those that are not
+            named are not compared.
+    """
+
+    origin: str
+    split: Split | None
+    samples: int | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 class DataModule(LightningDataModule, ABC):
@@ -79,6 +100,7 @@ class DataModule(LightningDataModule, ABC):
     source: ClassVar[Source]
     files: ClassVar[tuple[str, ...]] = ()  # what a user brings, relative to `root`
     folds: ClassVar[int] = 1
+    published: ClassVar[tuple[Counts, ...]] = ()  # of the whole set; `mmbench data check` compares
 
     def __init__(
         self,
@@ -156,6 +178,30 @@ class DataModule(LightningDataModule, ABC):
             "distributions": distributions(type(self).__module__),
         }
 
+    @classmethod
+    def write_twin(cls, root: Path, *, seed: int = 0) -> None:
+        """Write a small generated set in the layout of this one, with `TWIN.txt` beside its files.
+
+        It is written by the function `write` of a module of the data set's name in a package
+        `twins` beside it; that module is no part of what makes a number.
+
+        Args:
+            root: Folder that the set's own folder is made in.
+            seed: Decides every byte.
+
+        Raises:
+            ValueError: If the set has no twin.
+        """
+        package, _, name = cls.__module__.rpartition(".")
+        home = f"{package}.twins".removeprefix(".")
+        try:
+            twin = importlib.import_module(f"{home}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name not in (home, f"{home}.{name}"):  # else the twin misses something
+                raise
+            raise ValueError(f"{name} has no twin") from None
+        twin.write(root, seed=seed)
+
     def content(self) -> str:
         """Hash of `ingredients`."""
         return digest(self.ingredients())
@@ -163,6 +209,13 @@ class DataModule(LightningDataModule, ABC):
     def names_of_ids(self) -> Mapping[int, str]:
         """The data set's own names of its sample ids; empty where the ids are names enough."""
         return {}
+
+    def subject_of(self, split: Split) -> NDArray[np.str_] | None:
+        """Names of the people of a split, in any order; None if samples belong to nobody.
+
+        `mmbench data check` refuses a set in which somebody is in two splits.
+        """
+        return None
 
     def unlabelled_samples(self) -> Samples | None:
         """Samples that are predicted and never scored, with any target; None if there are none."""
