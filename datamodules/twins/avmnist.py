@@ -8,6 +8,7 @@ import numpy as np
 SPEAKERS, TAKES = ("ann", "bob"), 14  # takes 0 to 4 test, 5 to 9 validation
 PICTURES = {"train": 25, "t10k": 12}  # of each digit
 RATE_HZ = 8_000
+TWIN = "Generated, no real pictures or voices: tones and patches.\nBy mmbench data twin avmnist.\n"
 
 
 def write(root: Path, *, seed: int = 0) -> None:
@@ -16,6 +17,8 @@ def write(root: Path, *, seed: int = 0) -> None:
     mnist, recordings = root / "mnist", root / "fsdd" / "recordings"
     for folder in (mnist, recordings):
         folder.mkdir(parents=True)
+    for name in ("mnist", "fsdd"):
+        (root / name / "TWIN.txt").write_text(TWIN)
     for part, each in PICTURES.items():
         labels = rng.permutation(np.repeat(np.arange(10, dtype=np.uint8), each))
         pictures = rng.integers(0, 120, (len(labels), 28, 28), np.uint8)
