@@ -53,7 +53,8 @@ class Avmnist(DataModule):
     Missing by nature: nothing.
 
     Split: takes 0 to 4 of each speaker and digit are the test part, as FSDD's authors say; 5 to 9
-    are the validation part, the rest is for training: 2,400 / 300 / 300, balanced by digit. All six speakers are in every part, so a score says nothing of new voices.
+    are the validation part, the rest is for training: 2,400 / 300 / 300, balanced by digit. All
+    six speakers are in every part, so a score says nothing of new voices.
 
     Args:
         root: Folder that has `mnist/` and `fsdd/`.

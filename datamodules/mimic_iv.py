@@ -20,7 +20,7 @@ from mmbench.data.unpacking import require_stream
 from mmbench.data.vocabulary import PADDING, UNKNOWN, encode, vocabulary, words
 from mmbench.datamodule import DataModule, Source
 
-MODALITIES = ("labs", "notes", "codes")
+MODALITIES = ("lab", "notes", "code")
 VAL, TEST = 0.15, 0.15
 YEAR_DAYS = 365
 ADULT_YEARS = 18
@@ -52,9 +52,9 @@ class MimicIv(DataModule):
     Target: `died` if the date of death is at most 365 days after the day of discharge. MIMIC-IV
     knows deaths up to one year after the last discharge, so nothing is censored.
 
-    Modalities. `labs`: mean of each item's values in the stay, for items that at least 1 % (and
+    Modalities. `lab`: mean of each item's values in the stay, for items that at least 1 % (and
     two) of the training stays have; where a stay has none, the median of training, and beside each
-    such item a feature that says so. `codes`: diagnoses and procedures, ICD-9 and ICD-10, each
+    such item a feature that says so. `code`: diagnoses and procedures, ICD-9 and ICD-10, each
     with its version and kind (`d9:4139`), as far as two training stays have them: one feature each
     (`multi_hot`), or their numbers in the order of the record (`tokens`). `notes`: words of the
     discharge summary. Vital signs, which the paper has, are in another module and not read.
@@ -279,13 +279,13 @@ class MimicIv(DataModule):
         codes, has_codes, code_length, code_ids = self._codes(train)
         lengths = {"notes": note_length}
         if self.codes == "tokens":
-            lengths["codes"] = code_length
+            lengths["code"] = code_length
         modalities = (
-            Modality("labs", "vector", labs.shape[1:]),
+            Modality("lab", "vector", labs.shape[1:]),
             Modality("notes", "tokens", notes.shape[1:], vocab_size=note_ids),
-            Modality("codes", "tokens", codes.shape[1:], vocab_size=code_ids)
+            Modality("code", "tokens", codes.shape[1:], vocab_size=code_ids)
             if self.codes == "tokens"
-            else Modality("codes", "vector", codes.shape[1:]),
+            else Modality("code", "vector", codes.shape[1:]),
         )
         presence = np.stack([has_labs, has_notes, has_codes], axis=1)
         some = presence.any(axis=1)
@@ -296,7 +296,7 @@ class MimicIv(DataModule):
         samples = Samples(
             modalities=MODALITIES,
             inputs={
-                "labs": labs[some], "notes": notes[some], "codes": codes[some],
+                "lab": labs[some], "notes": notes[some], "code": codes[some],
             },
             target=died[some],
             sample_id=cohort["hadm_id"].to_numpy(np.int64)[some],
