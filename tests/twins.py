@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import io, sparse
 
+from mmbench.registry import DATASETS
+
 Write = Callable[[Path, np.random.Generator], None]
 
 
@@ -189,3 +191,21 @@ WRITE: dict[str, Write] = {
     "hundred_leaves": write_hundred_leaves,
     "bbc4view": write_bbc4view,
 }
+
+
+def _shipped(name: str) -> Write:
+    """Writes the twin that comes with a data set."""
+
+    def write(root: Path, rng: np.random.Generator) -> None:
+        DATASETS.get(name).write_twin(root, seed=int(rng.integers(2**31)))
+
+    return write
+
+
+# sets that bring a twin of their own
+TWINS: dict[str, Write] = {
+    name: _shipped(name)
+    for name in (
+        "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes", "mmc_amd", "mmimdb",
+    )
+}  # fmt: skip

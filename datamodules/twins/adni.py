@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from datamodules.adni import MASK, SCANS, SUBJECTS
+from datamodules.twins._parts import sign
 
 PEOPLE = 120
 TEMPLATE = (12, 14, 12)  # 91 x 109 x 91 of the real one
 SNPS = 30
-TWIN = "Generated, no people: numbers that lean to a class.\nBy mmbench data twin adni.\n"
 
 
 def write(root: Path, *, seed: int = 0) -> None:
@@ -50,7 +50,7 @@ def write(root: Path, *, seed: int = 0) -> None:
     tau = (200 + 60 * stage + rng.normal(0, 60, PEOPLE)).round(1)
     amyloid = (1_200 - 250 * stage + rng.normal(0, 250, PEOPLE)).round(1)
     table({"TAU": tau, "ABETA42": amyloid}, "biospecimen/biospecimen_merged.csv", 0.5)
-    (folder / "TWIN.txt").write_text(TWIN)
+    sign(folder, seed)
 
 
 def _write_scans(

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from datamodules.twins._parts import sign
+
 PATIENTS = 160
 ITEMS = np.arange(50_801, 50_825)
 CODES = {9: [f"{n:04d}" for n in range(4100, 4130)], 10: [f"I{n}" for n in range(20, 50)]}
 WORDS = {False: "stable improved ambulating home", True: "frail metastatic worsening hospice"}
 PLAIN = "admitted with pain fever cough discharge plan medication follow up"
-TWIN = "Generated, no patients: tables that lean to the outcome.\nBy mmbench data twin mimic_iv.\n"
 
 
 def write(root: Path, *, seed: int = 0) -> None:
@@ -80,7 +81,7 @@ def write(root: Path, *, seed: int = 0) -> None:
     _write(folder / "hosp" / "procedures_icd.csv.gz", pd.DataFrame(procedures, columns=codes))
     said = pd.DataFrame(notes, columns=["note_id", "subject_id", "hadm_id", "text"])
     _write(folder / "note" / "discharge.csv.gz", said)
-    (folder / "TWIN.txt").write_text(TWIN)
+    sign(folder, seed)
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

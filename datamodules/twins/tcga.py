@@ -8,6 +8,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from datamodules.twins._parts import sign
+
 PATIENTS, SECOND_SLIDES = 60, 12
 WIDTH, GENES, PROTOTYPES = 24, 40, 16  # 1,024, 4,999 and 16 of the real ones
 FOLDS = 5
@@ -17,14 +19,13 @@ COHORTS = {
     "NSCLC": {"LUSC": "squamous cell carcinoma", "LUAD": "adenocarcinoma"},
 }
 HINTS = (("glandular", "fibrous", "large"), ("solid", "linear", "small"))
-TWIN = "Generated, no patients: numbers that lean to a subtype.\nBy mmbench data twin tcga.\n"
 
 
 def write(root: Path, *, seed: int = 0) -> None:
     """Write three cohorts of 72 slides of 60 patients, 3 MB; some lack patches, RNA or a report."""
     for number, (cohort, classes) in enumerate(COHORTS.items()):
         _cohort(root / "tcga" / cohort, classes, np.random.default_rng([seed, number]))
-    (root / "tcga" / "TWIN.txt").write_text(TWIN)
+    sign(root / "tcga", seed)
 
 
 def _cohort(folder: Path, classes: dict[str, str], rng: np.random.Generator) -> None:
@@ -36,13 +37,13 @@ def _cohort(folder: Path, classes: dict[str, str], rng: np.random.Generator) -> 
     label = [names[target[k]] for k in of]
     for name in ("feats_pt_wsi", "proto_save_wsi", "proto_save_text", "global_text"):
         (folder / name).mkdir(parents=True)
-    lean = rng.standard_normal((2, 4, WIDTH))
+    lean = rng.standard_normal((2, 4, WIDTH)) + np.array([-0.2, 0.2])[:, None, None]
     for n, (slide, k) in enumerate(zip(slides, of, strict=True)):
         middle = lean[target[k]]
-        if n % 10:
+        if n % 10 != 3:
             _save(folder / "feats_pt_wsi", slide, _around(middle[0], rng.integers(8, 30), rng))
             _save(folder / "proto_save_wsi", slide, _around(middle[1], PROTOTYPES, rng))
-        if k % 8:
+        if k % 8 != 5:
             _save(folder / "proto_save_text", slide, _around(middle[2], PROTOTYPES, rng))
             torch.save(_around(middle[3], 1, rng), folder / "global_text" / f"{slide}.pt")
     table = pd.DataFrame({"slide_id": slides, "label": label})
@@ -65,7 +66,7 @@ def _cohort(folder: Path, classes: dict[str, str], rng: np.random.Generator) -> 
     text = pd.DataFrame(
         {"patient_filename": [f"{one}.0-UUID" for one in patients], "text": reports}
     )
-    text[np.arange(PATIENTS) % 8 > 0].to_csv(folder / "reports.csv", index=False)
+    text[np.arange(PATIENTS) % 8 != 5].to_csv(folder / "reports.csv", index=False)
 
 
 def _around(middle: NDArray[Any], rows: int, rng: np.random.Generator) -> NDArray[np.float32]:

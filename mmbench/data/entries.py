@@ -30,7 +30,7 @@ from mmbench.data.sample_files import (
 )
 from mmbench.data.sound import log_mel, read_wav
 from mmbench.data.task import Kind, Modality
-from mmbench.data.vocabulary import encode, vocabulary, words
+from mmbench.data.texts import tokenised
 
 SOUND_HZ = 16_000  # that recordings are brought to
 
@@ -301,23 +301,14 @@ class ModalityFile:
     def _texts(
         self, texts: "pd.Series[str]", rows: NDArray[np.int_], joined: Joined, notes: list[str]
     ) -> "_Rows":
-        if self._tokens is not None:
-            counts = self._tokens.counts(texts.tolist())
-            limit = self.max_tokens or self._tokens.longest
-        else:
-            counts = [max(len(words(text)), 1) for text in texts]
-            limit = self.max_tokens
-        longest = max(counts, default=1)
-        steps = longest if limit is None else min(longest, limit)
-        if longest > steps:
-            cuts = sum(count > steps for count in counts)
-            notes = [*notes, f"{self.path.name}: {cuts} texts cut to {steps} tokens"]
-        if self._tokens is not None:
-            x, length = self._tokens.encode(texts.tolist(), steps=steps)
-            return _Rows(x, rows, length, self._tokens.size, notes)
-        ids = vocabulary(texts[joined.train[rows]])
-        x, length = encode(texts.tolist(), ids, steps=steps)
-        return _Rows(x, rows, length, 2 + len(ids), notes)
+        found = tokenised(
+            texts.tolist(),
+            joined.train[rows],
+            pieces=self._tokens,
+            max_tokens=self.max_tokens,
+            name=self.path.name,
+        )
+        return _Rows(found.x, rows, found.length, found.vocab_size, [*notes, *found.notes])
 
     def _vector(
         self, frame: Frame, rows: NDArray[np.int_], joined: Joined, notes: list[str]

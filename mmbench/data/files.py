@@ -1,6 +1,7 @@
 """Reads the files a user brings; what is wrong with one is said in a line that names it."""
 
 import hashlib
+import json
 import math
 import os
 import zipfile
@@ -107,6 +108,32 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
         require_stream(path)
         table: pd.DataFrame = pd.read_csv(path, **options)
     return table
+
+
+def read_texts(path: Path, *columns: str) -> pd.DataFrame:
+    """Read a CSV file whose cells stay text: `01` is not 1, and `NA` is a word.
+
+    Args:
+        path: The file, with a header.
+        columns: That it must have.
+
+    Raises:
+        ValueError: If it is no CSV, or lacks a column.
+    """
+    table = read_csv(path, dtype=str, keep_default_na=False)
+    if lost := [name for name in columns if name not in table.columns]:
+        raise ValueError(f"{path} has no column {lost[0]}; it has {[*table.columns][:20]}")
+    return table
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    with reading(path, "JSON file"):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_matrix(path: Path, *, width: int) -> Float32[np.ndarray, "row column"]:

@@ -96,8 +96,8 @@ class Frame:
             others={new: self.others[old] for new, old in enumerate(kept) if old in self.others},
             notes=(
                 *self.notes,
-                f"{self.path.name}: left out {', '.join(gone)}, since target, split or group is "
-                "no feature",
+                f"{self.path.name}: left out {', '.join(gone)}, which give the target away or deal "
+                "the samples, and so are no features",
             ),
         )
 

@@ -165,16 +165,34 @@ def read_picture(path: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, 
                     f"its pixels are of {image.mode}, not 8 bits a channel; write numbers into an "
                     "npz file"
                 )
-            turned = ImageOps.exif_transpose(image)
-        if turned.has_transparency_data:
-            turned = turned.convert("RGBA")
-            white = Image.new("RGBA", turned.size, "white")
-            turned = Image.alpha_composite(white, turned)
-        colour = turned.convert("RGB")
-        if size is not None and colour.size != size[::-1]:
-            colour = colour.resize(size[::-1], Image.Resampling.BICUBIC)
-        pixels: NDArray[np.uint8] = np.asarray(colour).transpose(2, 0, 1)
+            return pixels_of(ImageOps.exif_transpose(image), size)
+
+
+def pixels_of(
+    image: Image.Image, size: tuple[int, int] | None
+) -> UInt8[np.ndarray, "3 height width"]:
+    """Colours of an image, see `read_picture`."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    colour = image.convert("RGB")
+    if size is not None and colour.size != size[::-1]:
+        colour = colour.resize(size[::-1], Image.Resampling.BICUBIC)
+    pixels: NDArray[np.uint8] = np.asarray(colour).transpose(2, 0, 1)
     return pixels
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of pictures from what a user wrote.
+
+    Raises:
+        ValueError: If it is neither a side nor height and width.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"size must be a side or height and width, each >= 1, found {size}")
+    return pair[0], pair[1]
 
 
 def read_array(path: Path) -> NDArray[Any]:
