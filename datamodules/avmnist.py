@@ -74,7 +74,7 @@ class Avmnist(DataModule):
         papers=(
             "SMIL: 1,500 pairs of a picture of MNIST and a recording of FSDD, sound as MFCC maps; "
             "sound is what goes missing; its pairs are not published",
-            "I2M2: AV-MNIST in the form of MultiBench, every picture of MNIST with a spectrogram of "
+            "I2M2: AV-MNIST in the form of MultiBench, pictures of MNIST with spectrograms of "
             "another corpus, both made noisy; its pairs are not built here",
         ),
     )

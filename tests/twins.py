@@ -206,6 +206,7 @@ def _shipped(name: str) -> Write:
 TWINS: dict[str, Write] = {
     name: _shipped(name)
     for name in (
-        "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes", "mmc_amd", "mmimdb",
+        "adni", "avmnist", "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes", "mimic_iv",
+        "mmc_amd", "mmimdb", "tcga",
     )
 }  # fmt: skip

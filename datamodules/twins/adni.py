@@ -1,4 +1,4 @@
-"""Scans, genes and records in the layout of ADNI, with a small template and few people."""
+"""A twin of ADNI, with a small template and few people."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Pictures and recordings in the layout of AV-MNIST; each digit has its place, pitch and loudness."""
+"""A twin of AV-MNIST: each digit has its place and its pitch."""
 
 import wave
 from pathlib import Path

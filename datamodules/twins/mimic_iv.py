@@ -1,4 +1,4 @@
-"""Tables in the layout of MIMIC-IV and of its notes: few patients, dates, labs, codes, words."""
+"""A twin of MIMIC-IV and of its notes."""
 
 import gzip
 import io

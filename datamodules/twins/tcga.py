@@ -1,4 +1,4 @@
-"""Slides, genes and reports in the layout of the three TCGA cohorts, narrow and few."""
+"""A twin of the three TCGA cohorts, narrow and few."""
 
 from pathlib import Path
 from typing import Any
