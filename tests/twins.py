@@ -206,7 +206,7 @@ def _shipped(name: str) -> Write:
 TWINS: dict[str, Write] = {
     name: _shipped(name)
     for name in (
-        "adni", "avmnist", "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes", "mimic_iv",
-        "mmc_amd", "mmimdb", "tcga",
+        "adni", "avmnist", "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes",
+        "mimic_iv", "mmc_amd", "mmimdb", "tcga",
     )
 }  # fmt: skip
