@@ -1,14 +1,11 @@
 """AV-MNIST: pairs of one digit, each picture once, the same everywhere; idx and wav files."""
 
-import os
 import tarfile
 
 import numpy as np
 import pytest
-from test_real_data import ROOT, needs, probe
 
 from datamodules.avmnist import read_idx
-from datamodules.twins import avmnist as twin
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
@@ -95,34 +92,3 @@ def test_a_name_too_few_pictures_and_a_cut_off_file_are_refused_in_a_line(root):
     labels.write_bytes(b"\x1f\x8b" + content)
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte is no readable idx file"):
         avmnist(root).load("test")
-
-
-@needs("fsdd")
-def test_the_real_recordings_have_their_counts_and_a_signal(root, tmp_path, monkeypatch):
-    """With generated pictures, as many as MNIST's of the rarest digit are enough."""
-    monkeypatch.setattr(twin, "PICTURES", {"train": 300, "t10k": 40})
-    twin.write(tmp_path / "more")
-    home = tmp_path / "more/avmnist"
-    (home / "TWIN.txt").unlink()
-    for path in (home / "fsdd/recordings").glob("*"):
-        path.unlink()
-    (home / "fsdd/recordings").rmdir()
-    os.symlink(next((ROOT / "fsdd").glob("recordings*")), home / "fsdd/recordings.tar.xz")
-    data = avmnist(tmp_path / "more")
-    assert not examine(data).problems  # 3,000 recordings, 300 of the test, 30 of each digit
-    parts = {split: data.load(split) for split in SPLITS}
-    assert [len(parts[split]) for split in SPLITS] == [2_400, 300, 300]
-    assert data.notes() == ("17 recordings cut to 100 steps",)
-    for part in parts.values():
-        steps = np.arange(100) < part.lengths["sound"][:, None]
-        means = (part.inputs["sound"] * steps[:, :, None]).sum(1) / steps.sum(1)[:, None]
-        part.inputs["sound"] = means  # type: ignore[index]
-    assert probe(parts, "sound") > 0.75
-
-
-@pytest.mark.data
-@pytest.mark.skipif(not (ROOT / "avmnist").is_dir(), reason="MMBENCH_DATA has no avmnist")
-def test_the_real_set_is_whole():
-    data = avmnist(ROOT)
-    assert not examine(data).problems
-    assert len(data.load("train")) == 2_400

@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from test_real_data import ROOT, needs
 
 from datamodules import mimic_iv
 from mmbench.data.missingness.fixed import natural
@@ -159,16 +158,3 @@ def test_a_date_or_a_column_that_is_none_is_refused_in_a_line(root):
     patients.drop(columns="dod").to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"patients.csv.gz is no readable CSV file: .*dod"):
         mimic(root).load("train")
-
-
-@needs("mimic_iv_demo")
-def test_the_open_demo_has_these_stays_and_no_notes():
-    last = mimic(ROOT, folder="mimic_iv_demo")
-    assert not examine(last).problems
-    parts = {split: last.load(split) for split in SPLITS}
-    assert {split: len(part) for split, part in parts.items()} == {"train": 34, "val": 7, "test": 7}
-    assert sum(int(part.target.sum()) for part in parts.values()) == 17
-    every = mimic(ROOT, folder="mimic_iv_demo", visits="every", codes="tokens")
-    presence = np.concatenate([every.load(split).presence for split in SPLITS])
-    assert len(presence) == 213
-    assert presence.mean(axis=0) == pytest.approx([0.892, 0, 1], abs=1e-3)
