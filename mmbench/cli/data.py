@@ -6,18 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, arguments
+from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, SkipBad, arguments
 from mmbench.cli.show import counted, print_patterns, print_table, visible
 
 SHOWN_CLASSES = 30
-SkipBad = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Let so many bad samples of a modality pass: the argument skip_bad of a data set.",
-        show_default=False,
-    ),
-]
 
 
 def list_data() -> None:

@@ -15,6 +15,7 @@ from mmbench.cli.options import (
     Limit,
     PerGpu,
     Results,
+    SkipBad,
     Tune,
     Words,
     Workers,
@@ -51,6 +52,7 @@ def run(
     ] = None,
     tune: Tune = None,
     limit: Limit = None,
+    skip_bad: SkipBad = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the plan and what an engine would do, run nothing."),
@@ -78,7 +80,7 @@ def run(
     from mmbench.bench.executors.sharing import per_gpu as parse_per_gpu
 
     share = parse_per_gpu(per_gpu)
-    sweep = sweep_of(words, results, limit, data_root, tune)
+    sweep = sweep_of(words, results, limit, data_root, tune, skip_bad)
     args = parse_args(executor_args)
     if executor == "local" and args:
         raise ValueError("--executor-args are for another --executor than local")

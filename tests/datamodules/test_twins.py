@@ -157,6 +157,34 @@ def test_another_twin_is_another_content_and_names_are_unique(name, root, tmp_pa
     assert len(set(ids.tolist())) == len(ids)
 
 
+def test_bad_pictures_may_pass_in_a_run_as_in_a_check(mmbench, tmp_path):
+    DATASETS.get("enrico").write_twin(tmp_path)
+    words = ["enrico", "size=[18,10]", "--data-root", "."]
+    next((tmp_path / "enrico" / "screenshots").iterdir()).write_bytes(b"")
+    code, out, error = mmbench("data", "check", *words)
+    assert code == 1
+    assert "of 160: " in out
+    assert "skip_bad: 1 lets it pass" in out
+    assert "enrico is not whole: 1 problem" in error
+    code, out, _ = mmbench("data", "check", *words, "--skip-bad", 1)
+    assert code == 0
+    code, out, _ = mmbench("data", "describe", *words, "--skip-bad", 1)
+    assert code == 0
+    assert "1 bad samples left out by skip_bad: 1" in out
+    suite = {"name": "one", "data": [{"name": "enrico", "args": {"size": [18, 10]}}, "mfeat"],
+             "methods": ["majority"], "scenarios": ["complete"], "seeds": 1}  # fmt: skip
+    (tmp_path / "one.yaml").write_text(json.dumps(suite))
+    words = ["run", "one.yaml", "--data-root", ".", "--dry-run"]
+    code, _, error = mmbench(*words)
+    assert code == 2
+    assert "is no readable picture" in error
+    code, out, _ = mmbench(*words, "--skip-bad", 1)
+    assert code == 0
+    code, _, error = mmbench("run", "quickstart", "--dry-run", "--skip-bad", 1)
+    assert code == 2
+    assert "--skip-bad is for data sets with the argument skip_bad, not for openmoji" in error
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ASKED)
 def test_a_method_trains_on_a_twin(name, root, mmbench, tmp_path):
