@@ -21,6 +21,7 @@ SMALL = {"size": 16}
 ASKED = {
     "adni": {},
     "avmnist": {},
+    "cmu_mosi": {},
     "derm7pt": SMALL,
     "enrico": {"size": [18, 10]},
     "food101": SMALL,
