@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.files import locate, reading
 from mmbench.data.parsed import Arrays, Room, parsed
+from mmbench.data.pictures import contents
 from mmbench.data.samples import Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.sound import MELS, log_mel, read_wav
@@ -94,6 +95,12 @@ class Avmnist(DataModule):
             (root / "avmnist/fsdd").glob("recordings.tar*")
         ):
             self.files = (*self.files[:-1], ARCHIVE)  # type: ignore[misc]  # not of the class
+
+    def ingredients(self) -> dict[str, dict[str, str]]:
+        """See `DataModule`; a folder of recordings has a hash over all of them."""
+        found = super().ingredients()
+        found["files"] |= contents(sorted((self.root / RECORDINGS).glob("*.wav")), self.root)
+        return found
 
     def describe(self) -> Task:
         """Ten digits from a grey picture and a sequence."""

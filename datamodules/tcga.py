@@ -16,6 +16,7 @@ from mmbench.data.columns import features
 from mmbench.data.files import locate
 from mmbench.data.frames import Frame, columns_of, read_frame
 from mmbench.data.parsed import Arrays, Room, parsed
+from mmbench.data.pictures import contents
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import grouped, rows_of, stable_hash, stable_ids, stratified_groups
@@ -181,6 +182,14 @@ class Tcga(DataModule):
         )
         self.published = self.cohort.published  # type: ignore[misc]
 
+    def ingredients(self) -> dict[str, dict[str, str]]:
+        """See `DataModule`; a folder has a hash over the files of its slides."""
+        found = super().ingredients()
+        folders = [name for name in self.files if (self.root / name).is_dir()]
+        files = [file for name in folders for file in self._slide_files(name)]
+        found["files"] |= contents(files, self.root)
+        return found
+
     def describe(self) -> Task:
         """Two subtypes; shapes as the files have them."""
         return Task("single_label", self._content[0], self.cohort.classes)
@@ -266,8 +275,7 @@ class Tcga(DataModule):
         """Modalities, all samples, notes."""
         index = self._index
         notes: list[str] = []
-        ending = "h5" if self.slides == "h5" else "pt"
-        bags = [self._bags("slide", locate(self.root, self.folder), ending)]
+        bags = [self._bags("slide", self.folder)]
         genes, has_genes = self._genes(notes)
         text: Arrays
         if self.reports == "tokens":
@@ -276,11 +284,7 @@ class Tcga(DataModule):
                 "report", "tokens", text["x"].shape[1:], vocab_size=int(text["vocab_size"])
             )
         else:
-            bags.append(
-                self._bags(
-                    "report", locate(self.root, f"{self.home}/{REPORTS[self.reports]}"), "pt"
-                )
-            )
+            bags.append(self._bags("report", f"{self.home}/{REPORTS[self.reports]}"))
             text = bags[-1]
             report = Modality("report", "bag", text["x"].shape[1:])
             if self.reports == "vector":
@@ -318,13 +322,18 @@ class Tcga(DataModule):
         )
         return modalities, samples, tuple(notes)
 
-    def _bags(self, what: str, folder: Path, ending: str) -> Arrays:
+    def _slide_files(self, folder: str) -> list[Path]:
+        """The file of each slide in a folder, whether it is there or not."""
+        ending = "h5" if self.slides == "h5" and folder == self.folder else "pt"
+        return [self.root / folder / f"{slide}.{ending}" for slide in self._index["slide"]]
+
+    def _bags(self, what: str, folder: str) -> Arrays:
         """Features of each slide from a folder with a file a slide."""
-        slides = self._index["slide"].tolist()
-        files = [folder / f"{slide}.{ending}" for slide in slides]
+        locate(self.root, folder)
+        slides, files = self._index["slide"].tolist(), self._slide_files(folder)
         present = np.array([file.is_file() for file in files])
         if not present.any():
-            raise ValueError(f"{folder} has no file of any slide, such as {files[0].name}")
+            raise ValueError(f"{files[0].parent} has no file of any slide, such as {files[0].name}")
         spec = {"what": what, "slides": slides, "most": self.most}
 
         def read(room: Room) -> Arrays:
