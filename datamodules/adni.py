@@ -225,15 +225,15 @@ class Adni(DataModule):
         """The three vectors of each person."""
         names, _, part = self._people
         joined = Joined("adni/label.csv", names, part == SPLITS.index("train"), "drop")
-        found = []
+        tables = []
         for name in TABLES:
             path = locate(self.root, f"adni/{self.tables[name]}")
             leaks = [one for one in columns_of(path) if one.upper().startswith(LEAKS)]
             file = ModalityFile(
                 name, "vector", path, self.root, IDS, no_features=leaks, indicators=self.indicators
             )
-            found.append(file.read(joined))
-        return found
+            tables.append(file.read(joined))
+        return tables
 
     @cached_property
     def _images(self) -> Arrays:

@@ -98,9 +98,9 @@ class Avmnist(DataModule):
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`; a folder of recordings has a hash over all of them."""
-        found = super().ingredients()
-        found["files"] |= contents(sorted((self.root / RECORDINGS).glob("*.wav")), self.root)
-        return found
+        ingredients = super().ingredients()
+        ingredients["files"] |= contents(sorted((self.root / RECORDINGS).glob("*.wav")), self.root)
+        return ingredients
 
     def describe(self) -> Task:
         """Ten digits from a grey picture and a sequence."""
@@ -186,14 +186,14 @@ class Avmnist(DataModule):
             raise ValueError(f"{where} has no recording that ends in .wav")
 
         def read(room: Room) -> Arrays:
-            found = dict(_recordings(where, files))
-            names = sorted(found)
+            sequences = dict(_recordings(where, files))
+            names = sorted(sequences)
             x = room("x", (len(names), STEPS, MELS), np.float32)
             length = np.zeros(len(names), np.int64)
             for row, name in enumerate(names):
-                steps = found[name][:STEPS]
+                steps = sequences[name][:STEPS]
                 x[row, : len(steps)], length[row] = steps, len(steps)
-            cut = sum(len(one) > STEPS for one in found.values())
+            cut = sum(len(one) > STEPS for one in sequences.values())
             return {"name": np.array(names), "x": x, "length": length, "cut": np.array(cut)}
 
         return parsed(files, {"what": "recordings of digits"}, read, code=__name__)

@@ -161,9 +161,9 @@ class MimicIv(DataModule):
             (patients, "dod", "patients"),
             *((stays, column, "admissions") for column in ("admittime", "dischtime", "deathtime")),
         ):
-            there = table[column].notna()
+            filled = table[column].notna()
             times = pd.to_datetime(table[column], errors="coerce", format="ISO8601")
-            if (bad := there & times.isna()).any():
+            if (bad := filled & times.isna()).any():
                 row = int(np.flatnonzero(bad)[0])
                 raise ValueError(
                     f"{self.home}/hosp/{file}.csv row {row + 2}, column {column}: "
@@ -333,8 +333,8 @@ class MimicIv(DataModule):
             others={},
             lines=np.arange(len(train)),
         )
-        found = features(frame, train, indicators=True)
-        return found.x, found.present, list(found.notes)
+        vectors = features(frame, train, indicators=True)
+        return vectors.x, vectors.present, list(vectors.notes)
 
     def _words(
         self, train: NDArray[np.bool_]
@@ -374,6 +374,6 @@ class MimicIv(DataModule):
 
 
 def _marked(rows: NDArray[np.int_], samples: int) -> NDArray[np.bool_]:
-    found = np.zeros(samples, bool)
-    found[rows] = True
-    return found
+    marked = np.zeros(samples, bool)
+    marked[rows] = True
+    return marked

@@ -184,11 +184,11 @@ class Tcga(DataModule):
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`; a folder has a hash over the files of its slides."""
-        found = super().ingredients()
+        ingredients = super().ingredients()
         folders = [name for name in self.files if (self.root / name).is_dir()]
         files = [file for name in folders for file in self._slide_files(name)]
-        found["files"] |= contents(files, self.root)
-        return found
+        ingredients["files"] |= contents(files, self.root)
+        return ingredients
 
     def describe(self) -> Task:
         """Two subtypes; shapes as the files have them."""
@@ -373,11 +373,11 @@ class Tcga(DataModule):
                 f"slide, such as {self._index['slide'].iloc[0][:SAMPLE]}"
             )
         train = self._index["part"].to_numpy() == SPLITS.index("train")
-        found = features(frame.take(order[first][rows[present]]), train[present])
-        notes += found.notes
-        x = np.zeros((len(present), found.x.shape[1]), found.x.dtype)
-        x[present] = found.x
-        present[present] = found.present
+        expression = features(frame.take(order[first][rows[present]]), train[present])
+        notes += expression.notes
+        x = np.zeros((len(present), expression.x.shape[1]), expression.x.dtype)
+        x[present] = expression.x
+        present[present] = expression.present
         return x, present
 
     def _texts(self, notes: list[str]) -> Arrays:

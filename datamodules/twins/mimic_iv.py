@@ -64,8 +64,8 @@ def write(root: Path, *, seed: int = 0) -> None:
                     labs.append((subject, hadm, item, round(value, 2)))
         if not lacks[1]:
             version = int(rng.choice([9, 10]))
-            own = CODES[version][:15] if sick[k] else CODES[version][15:]
-            chosen = [*rng.choice(own, 3, replace=False), *rng.choice(CODES[version], 2)]
+            typical = CODES[version][:15] if sick[k] else CODES[version][15:]
+            chosen = [*rng.choice(typical, 3, replace=False), *rng.choice(CODES[version], 2)]
             diagnoses += [(subject, hadm, n + 1, c, version) for n, c in enumerate(chosen)]
             if rng.random() < 0.7:
                 procedures.append((subject, hadm, 1, str(rng.choice(["0042", "3961"])), version))

@@ -70,10 +70,10 @@ def _cohort(folder: Path, classes: dict[str, str], rng: np.random.Generator) -> 
 
 
 def _around(middle: NDArray[Any], rows: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = (middle + 2 * rng.standard_normal((rows, WIDTH))).astype(
+    instances: NDArray[np.float32] = (middle + 2 * rng.standard_normal((rows, WIDTH))).astype(
         np.float32
     )
-    return found
+    return instances
 
 
 def _save(folder: Path, slide: str, values: NDArray[np.float32]) -> None:

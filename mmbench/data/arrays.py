@@ -55,7 +55,7 @@ def read_arrays(path: Path, kind: Kind) -> Arrays:
 
 def _of_matlab(path: Path) -> dict[str, NDArray[Any]]:
     """`id`, `x` and `length` as an npz file has them: MATLAB makes columns of all that is flat."""
-    found: dict[str, NDArray[Any]] = {}
+    variables: dict[str, NDArray[Any]] = {}
     for name, value in matlab_variables(path).items():
         x = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
         if name in ("id", "length") and x.ndim == 2 and 1 in x.shape:
@@ -64,8 +64,8 @@ def _of_matlab(path: Path) -> dict[str, NDArray[Any]]:
             if any(np.size(cell) != 1 for cell in x):
                 raise ValueError(f"{path}: a cell of id holds no single text or number")
             x = np.array([str(np.asarray(cell).item()) for cell in x])
-        found[name] = x
-    return found
+        variables[name] = x
+    return variables
 
 
 def arrays_of(content: Mapping[str, NDArray[Any]], path: Path, kind: Kind) -> Arrays:

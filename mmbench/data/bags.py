@@ -24,23 +24,23 @@ def read_bag(path: Path) -> NDArray[Any]:
         ValueError: If it is none of these, is empty, or holds NaN or infinity.
     """
     if path.suffix == ".npy":
-        found = read_array(path)
+        instances = read_array(path)
     elif path.suffix == ".pt":
-        found = _read_tensor(path)
+        instances = _read_tensor(path)
     else:
-        found = _read_hdf5(path)
-    while found.ndim > 2 and len(found) == 1:
-        found = found[0]
-    found = found[None] if found.ndim == 1 else found
-    if found.ndim != 2 or found.dtype.kind not in "iuf" or not found.size:
+        instances = _read_hdf5(path)
+    while instances.ndim > 2 and len(instances) == 1:
+        instances = instances[0]
+    instances = instances[None] if instances.ndim == 1 else instances
+    if instances.ndim != 2 or instances.dtype.kind not in "iuf" or not instances.size:
         raise ValueError(
-            f"{path} holds {found.shape} of {found.dtype}, but (instance, feature) numbers are "
+            f"{path} holds {instances.shape} of {instances.dtype}, but (instance, feature) numbers are "
             "expected"
         )
-    if not np.isfinite(found).all():
-        row = int(np.argwhere(~np.isfinite(found))[0][0])
+    if not np.isfinite(instances).all():
+        row = int(np.argwhere(~np.isfinite(instances))[0][0])
         raise ValueError(f"{path}: instance {row} holds NaN or infinity")
-    return found
+    return instances
 
 
 def _read_tensor(path: Path) -> NDArray[Any]:
@@ -72,8 +72,8 @@ def _read_hdf5(path: Path) -> NDArray[Any]:
             features = file["features"]
             if not isinstance(features, h5py.Dataset) or features.external or features.is_virtual:
                 raise ValueError("features is no data set of its own")
-            found: NDArray[Any] = features[()]
-    return found
+            instances: NDArray[Any] = features[()]
+    return instances
 
 
 def drawn(instances: NDArray[Any], most: int, seed: int) -> NDArray[Any]:
