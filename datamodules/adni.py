@@ -145,26 +145,7 @@ class Adni(DataModule):
             ValueError: If a file is not there or is not laid out as described, or a person has no
                 modality at all.
         """
-        names, target, part = self._people
-        presence = np.stack(
-            [self._images["present"], *(entries.present for entries in self._tables)], axis=1
-        )
-        if not (some := presence.any(axis=1)).all():
-            lost = names[~some][0]
-            raise ValueError(
-                f"adni/label.csv: {lost} has neither a scan nor a row in a table "
-                f"({int((~some).sum())} such in all); leave the row out"
-            )
-        rows = rows_of(part, split)
-        inputs = {"image": self._images["x"]}
-        inputs |= {entries.modality.name: entries.x for entries in self._tables}
-        return Samples(
-            modalities=("image", *TABLES),
-            inputs={name: x[rows] for name, x in inputs.items()},
-            target=target[rows],
-            sample_id=stable_ids(names[rows].tolist()),
-            presence=presence[rows],
-        )
+        return self._samples.take(rows_of(self._people[2], split))
 
     def subject_of(self, split: Split) -> NDArray[np.str_]:
         """The people of a split."""
@@ -184,6 +165,28 @@ class Adni(DataModule):
             [f"{older} scans left out, since a newer one of the person is there"] if older else []
         )
         return (*said, *(note for entries in self._tables for note in entries.notes))
+
+    @cached_property
+    def _samples(self) -> Samples:
+        """Everybody of label.csv."""
+        names, target, _ = self._people
+        presence = np.stack(
+            [self._images["present"], *(entries.present for entries in self._tables)], axis=1
+        )
+        if not (some := presence.any(axis=1)).all():
+            lost = names[~some][0]
+            raise ValueError(
+                f"adni/label.csv: {lost} has neither a scan nor a row in a table "
+                f"({int((~some).sum())} such in all); leave the row out"
+            )
+        tables = {entries.modality.name: entries.x for entries in self._tables}
+        return Samples(
+            modalities=("image", *TABLES),
+            inputs={"image": self._images["x"], **tables},
+            target=target,
+            sample_id=stable_ids(names.tolist()),
+            presence=presence,
+        )
 
     @cached_property
     def _people(self) -> tuple["pd.Index[str]", NDArray[np.int64], NDArray[np.int64]]:

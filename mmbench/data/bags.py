@@ -34,8 +34,8 @@ def read_bag(path: Path) -> NDArray[Any]:
     instances = instances[None] if instances.ndim == 1 else instances
     if instances.ndim != 2 or instances.dtype.kind not in "iuf" or not instances.size:
         raise ValueError(
-            f"{path} holds {instances.shape} of {instances.dtype}, but (instance, feature) numbers are "
-            "expected"
+            f"{path} holds {instances.shape} of {instances.dtype}, but (instance, feature) numbers "
+            "are expected"
         )
     if not np.isfinite(instances).all():
         row = int(np.argwhere(~np.isfinite(instances))[0][0])
