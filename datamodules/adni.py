@@ -173,7 +173,8 @@ class Adni(DataModule):
         presence = np.stack(
             [self._images["present"], *(entries.present for entries in self._tables)], axis=1
         )
-        if not (some := presence.any(axis=1)).all():
+        some: NDArray[np.bool_] = presence.any(axis=1)
+        if not some.all():
             lost = names[~some][0]
             raise ValueError(
                 f"adni/label.csv: {lost} has neither a scan nor a row in a table "
@@ -218,7 +219,7 @@ class Adni(DataModule):
                 rows = names.isin(members)
                 if (part[rows] >= 0).any():
                     raise ValueError(f"{names[rows & (part >= 0)][0]} is in two of its lists")
-                part[rows] = SPLITS.index(words[word])  # type: ignore[arg-type]
+                part[rows] = SPLITS.index(words[word])
             if (part < 0).any():
                 raise ValueError(f"{names[part < 0][0]} of label.csv is in none of its lists")
         return part

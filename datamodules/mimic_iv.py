@@ -186,9 +186,8 @@ class MimicIv(DataModule):
                 f"{self.home}: nobody of {patients['subject_id'].nunique()} patients is in the "
                 "cohort (adults with more than one stay, not all of which ended with their death)"
             )
-        return stays.sort_values("hadm_id")[["hadm_id", "subject_id", "died"]].reset_index(
-            drop=True
-        )
+        cohort: pd.DataFrame = stays.sort_values("hadm_id")[["hadm_id", "subject_id", "died"]]
+        return cohort.reset_index(drop=True)
 
     def _table(self, name: str, columns: list[str]) -> pd.DataFrame:
         path = locate(self.root, f"{self.home}/hosp/{name}.csv")
@@ -238,7 +237,8 @@ class MimicIv(DataModule):
                     by = chunk.groupby(["hadm_id", "itemid"])["valuenum"]
                     parts.append(by.agg(["sum", "size"]))
         total = pd.concat(parts).groupby(level=[0, 1]).sum()
-        return (total["sum"] / total["size"]).rename("valuenum").reset_index()
+        means: pd.DataFrame = (total["sum"] / total["size"]).rename("valuenum").reset_index()
+        return means
 
     def _read_codes(self, name: str, kind: str, wanted: NDArray[np.int64]) -> pd.DataFrame:
         path = locate(self.root, f"{self.home}/hosp/{name}.csv")
@@ -254,7 +254,7 @@ class MimicIv(DataModule):
         path = locate(self.root, f"{self.home}/{NOTES}")
         with reading(path, "CSV file"):
             require_stream(path)
-            columns = {"hadm_id": "float64", "text": str}
+            columns = {"hadm_id": "float64", "text": "str"}
             with pd.read_csv(path, usecols=list(columns), dtype=columns, chunksize=ROWS) as chunks:
                 parts = [chunk[chunk["hadm_id"].isin(wanted)].dropna() for chunk in chunks]
         table = pd.concat(parts).sort_values("hadm_id", kind="stable")

@@ -69,27 +69,27 @@ def _write_features(root: Path, rng: np.random.Generator) -> None:
     rows = [rows[k] for k in order]
     with (folder / "transcripts.csv").open("w", newline="") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows(row[:4] for row in rows)
-    video = np.array([row[2] for row in rows])
-    split = np.select([video <= 6, video <= 8], ["train", "valid"], "test")
+    number = np.array([row[2] for row in rows])
+    split = np.select([number <= 6, number <= 8], ["train", "valid"], "test")
     labels = pd.DataFrame(rows, columns=["utterance", "text", "number", "label", "score", "video"])
     labels["split"] = split
     labels[["utterance", "video", "split", "score"]].sort_values("utterance").to_csv(
         folder / "mosi_labels.csv", index=False
     )
     label = labels["label"].to_numpy()
-    for part, mine in (("train", video % 3 != 0), ("test", video % 3 == 0)):
+    for part, mine in (("train", number % 3 != 0), ("test", number % 3 == 0)):
         where = rng.permutation(np.flatnonzero(mine))
         pd.DataFrame({"transcript_row": where}).to_csv(folder / f"rows_{part}.csv", index=False)
         for modality, width in WIDTHS.items():
             x = _signal(np.random.default_rng(7), label, width)[where]
             if modality == "video":
                 x[:, 68:] = 0.0  # 32 constant columns
-            text = "\n".join(
+            lines = "\n".join(
                 ",".join(f'"{v}"' for v in (*row, float(y)))
                 for row, y in zip(x, label[where], strict=True)
             )
             if modality == "text":
                 path = folder / f"{modality}_{part}0.csv.xz"
-                path.write_bytes(lzma.compress(text.encode()))
+                path.write_bytes(lzma.compress(lines.encode()))
             else:
-                (folder / f"{modality}_{part}0.csv").write_text(text)
+                (folder / f"{modality}_{part}0.csv").write_text(lines)

@@ -41,7 +41,7 @@ def _cohort(folder: Path, classes: dict[str, str], rng: np.random.Generator) -> 
     for n, (slide, k) in enumerate(zip(slides, of, strict=True)):
         middle = lean[target[k]]
         if n % 10 != 3:
-            _save(folder / "feats_pt_wsi", slide, _around(middle[0], rng.integers(8, 30), rng))
+            _save(folder / "feats_pt_wsi", slide, _around(middle[0], int(rng.integers(8, 30)), rng))
             _save(folder / "proto_save_wsi", slide, _around(middle[1], PROTOTYPES, rng))
         if k % 8 != 5:
             _save(folder / "proto_save_text", slide, _around(middle[2], PROTOTYPES, rng))

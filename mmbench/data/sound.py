@@ -61,8 +61,10 @@ def _unit(wave: NDArray[np.generic]) -> NDArray[np.float64]:
     x: NDArray[np.float64] = wave.astype(np.float64)
     if wave.dtype.kind == "f":
         return x
-    bits = 8 * wave.dtype.itemsize
-    return (x - 2 ** (bits - 1) * (wave.dtype.kind == "u")) / 2 ** (bits - 1)
+    half = 2.0 ** (8 * wave.dtype.itemsize - 1)
+    if wave.dtype.kind == "u":
+        x -= half
+    return x / half
 
 
 def log_mel(
@@ -92,9 +94,10 @@ def log_mel(
     size = 2 ** math.ceil(math.log2(window))
     weights = triangles(rate_hz, size, mels)
     padded = np.pad(wave, (0, max(0, window - len(wave))))
-    steps = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    power = np.abs(np.fft.rfft(steps * get_window("hann", window), n=size)) ** 2
-    return np.log(np.maximum(power @ weights, FLOOR)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    power = np.abs(np.fft.rfft(windows * get_window("hann", window), n=size)) ** 2
+    loudness: NDArray[np.float64] = np.log(np.maximum(power @ weights, FLOOR))
+    return loudness.astype(np.float32)
 
 
 def triangles(rate_hz: int, size: int, mels: int) -> Float[np.ndarray, "frequency mel"]:
