@@ -144,6 +144,12 @@ class MimicIv(DataModule):
         subjects: NDArray[np.str_] = self._cohort["subject_id"].to_numpy(str)[rows]
         return subjects
 
+    def names_of_ids(self) -> Mapping[int, str]:
+        """`hadm_id` and `subject_id` of each stay."""
+        cohort = self._cohort
+        stays, subjects = cohort["hadm_id"].tolist(), cohort["subject_id"].tolist()
+        return {stay: f"{stay} of {subject}" for stay, subject in zip(stays, subjects, strict=True)}
+
     def notes(self) -> tuple[str, ...]:
         """What was left out, cut or filled in."""
         return self._content[3]
