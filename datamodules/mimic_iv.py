@@ -1,5 +1,6 @@
 """MIMIC-IV: whether a patient dies within a year of a stay, from labs, notes and codes."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
