@@ -173,7 +173,7 @@ class Adni(DataModule):
         presence = np.stack(
             [self._images["present"], *(entries.present for entries in self._tables)], axis=1
         )
-        some: NDArray[np.bool_] = presence.any(axis=1)
+        some = np.asarray(presence.any(axis=1))
         if not some.all():
             lost = names[~some][0]
             raise ValueError(

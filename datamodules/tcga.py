@@ -301,7 +301,7 @@ class Tcga(DataModule):
             if (cut := int(one["cut"]))
         ]
         presence = np.stack([bags[0]["present"], has_genes, text["present"]], axis=1)
-        some: NDArray[np.bool_] = presence.any(axis=1)
+        some = np.asarray(presence.any(axis=1))
         if not some.all():
             lost = index["slide"][~some].iloc[0]
             raise ValueError(f"slide {lost} has neither patches nor RNA nor a report; leave it out")
