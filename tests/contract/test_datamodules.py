@@ -41,7 +41,7 @@ ARGUMENTS = {
         "n_test": 90,
     },
     "table": {"files": {"lab": "lab.csv", "ecg": "ecg.csv"}, "labels": "labels.csv"},
-    **{name: {"size": 12} for name in TWINS},
+    **{name: {"size": 12} for name in TWINS if name not in ("adni", "avmnist", "mimic_iv", "tcga")},
 }
 MCAR = {"mechanism": "mcar", "missing_rate": 0.4}
 SCENARIOS = {
