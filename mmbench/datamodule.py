@@ -312,8 +312,7 @@ class DataModule(LightningDataModule, ABC):
         """
         self.setup()
         other, samples = copy.copy(self), self.samples("val")
-        samples = samples.take(self._limited(samples, "val"))
-        other.limit = most
+        other.limit = most if self.limit is None else min(most, self.limit)
         samples = samples.take(other._limited(samples, "val"))
         held = _Split(
             "test", self.task, samples, samples.presence, self._scales, self.target_scale, {},
