@@ -99,8 +99,8 @@ class Gaussian(Synthetic):
             if scale is not None
         }
         other = copy.copy(self)
-        found = gaps(within, self.task.modalities, samples, stream)
-        other.world = _copied(self.world, _Gapped, gaps=found, spread=spread)
+        holes = gaps(within, self.task.modalities, samples, stream)
+        other.world = _copied(self.world, _Gapped, gaps=holes, spread=spread)
         return Synthetic.bayes_posterior(other, samples, presence, lost)
 
 
@@ -122,7 +122,7 @@ class _Gapped(World):
         """P(class, what is left of present entries), up to a positive factor for each sample."""
         assert clocks is None
         columns = [[x.name for x in self.modalities].index(name) for name in samples.modalities]
-        values, shown, noise = [], [], []
+        values, seen, noise = [], [], []
         for name, present in zip(samples.modalities, presence.T, strict=True):
             x = samples.inputs[name].astype(np.float64)
             gap = self.gaps.get(name, Gap())
@@ -133,8 +133,8 @@ class _Gapped(World):
             values.append(x)
             noise.append(np.square(deviation * self.spread[name]))
             left = np.ones(x.shape, bool) if gap.observed is None else gap.observed
-            shown.append(left & present[:, None])
-        x, seen = np.concatenate(values, axis=1), np.concatenate(shown, axis=1)
+            seen.append(left & present[:, None])
+        x, visible = np.concatenate(values, axis=1), np.concatenate(seen, axis=1)
         turn = block_diag(*(self.bends[m].turn for m in columns))
         mean = np.concatenate([self.means(m) for m in columns], axis=1) @ turn.T
         covariance = turn @ self.covariance(columns) @ turn.T + np.diag(np.concatenate(noise))
@@ -146,7 +146,7 @@ class _Gapped(World):
         each = max(1, CHUNK // (width * (width + words)))
         for start in range(0, len(samples), each):
             rows = slice(start, start + each)
-            log = _log_likelihood(x[rows], seen[rows], mean[alike], covariance)
+            log = _log_likelihood(x[rows], visible[rows], mean[alike], covariance)
             out[rows] = np.exp(log - log.max(axis=1, keepdims=True)) @ prior
         return out
 
@@ -167,5 +167,5 @@ def _log_likelihood(
 
 
 def _copied(world: World, cls: type[World], **changes: Any) -> Any:
-    own = {one.name: getattr(world, one.name) for one in fields(World)}
-    return cls(**own | changes)
+    values = {one.name: getattr(world, one.name) for one in fields(World)}
+    return cls(**values | changes)

@@ -47,13 +47,13 @@ def verify(
         ValueError: If the folder holds no table, or its suite is not known.
     """
     board = read_published(folder)
-    kept = folder
+    archived = folder
     file = folder / archive.FILE
     if file.is_file() and not (folder / "runs").is_dir():
-        kept = scratch / "kept"
-        archive.unpack(file, kept)
+        archived = scratch / "kept"
+        archive.unpack(file, archived)
     suite = next(
-        (str(each) for each in (folder, kept) if (each / FILE).is_file()),
+        (str(each) for each in (folder, archived) if (each / FILE).is_file()),
         folder.resolve().name if folder.resolve().name in suites() else None,
     )
     if suite is None:
@@ -75,7 +75,7 @@ def verify(
     for place in sorted(chosen.tolist()):
         spec = specs[place]
         run_again(spec, scratch / "runs", data_root)
-        made, before = find_run(spec, scratch / "runs"), find_run(spec, kept / "runs")
+        made, before = find_run(spec, scratch / "runs"), find_run(spec, archived / "runs")
         checks.append(check_again(made, board, before, spec.select["metric"]))
         show(checks[-1])
     return outdated, checks
@@ -86,8 +86,8 @@ def _published(board: pd.DataFrame, specs: list[RunSpec], seconds: float | None)
     rows = board[board["n_seeds"] > 0]
     if seconds is not None:
         rows = rows[rows["train_s"] <= seconds]
-    there = set(zip(rows["data"], rows["scenario"], rows["method"], strict=True))
-    return [s for s in specs if (s.data_label, s.scenario_name, s.method_label) in there]
+    listed = set(zip(rows["data"], rows["scenario"], rows["method"], strict=True))
+    return [s for s in specs if (s.data_label, s.scenario_name, s.method_label) in listed]
 
 
 def _sources_now(spec: RunSpec, data_root: Path) -> str:

@@ -63,9 +63,9 @@ def opened(page: Path) -> list[float]:
             ],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
-    found = re.search('data-times="([^"]*)"', done.stdout)
-    assert found, done.stderr[-500:]
-    times: list[float] = json.loads(found[1])
+    answer = re.search('data-times="([^"]*)"', done.stdout)
+    assert answer, done.stderr[-500:]
+    times: list[float] = json.loads(answer[1])
     return times
 
 

@@ -56,7 +56,7 @@ def exported(
     scored = board[board["mean"].notna()]
     if scored.empty:
         raise ValueError("no run of the suite has a score yet, so there is nothing to export")
-    found = {}
+    records = {}
     for (method, variant), part in scored.groupby(["method", "variant"], sort=False):
         developer, _, name = str(method).rpartition("/")
         name = name if variant == "paper" else f"{name}-{variant}"
@@ -86,8 +86,8 @@ def exported(
             "evaluation_results": [_result(row, sources) for row in rows],
         }
         name = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(record, sort_keys=True))
-        found[Path(_plain(suite), developer, model, f"{name}.json")] = record
-    return found
+        records[Path(_plain(suite), developer, model, f"{name}.json")] = record
+    return records
 
 
 def write_export(records: Mapping[Path, Mapping[str, JSON]], folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ def paragraphs(cls: type) -> dict[str, str]:
     Labels stand at the start of a line, begin with a capital and end with a colon. Of a label that
     occurs more than once all texts are joined.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for text in (module_doc(cls), class_doc(cls)):
         marks = list(LABEL.finditer(text))
         bounds = [mark.start() for mark in marks] + [len(text)]
@@ -37,8 +37,8 @@ def paragraphs(cls: type) -> dict[str, str]:
             name = mark[1]
             # what is said of the label itself (`Split given`, `Sanity, accuracy of ...`) stays
             said = text[mark.start() : end].removeprefix(f"{name}:").strip()
-            found[name] = f"{found[name]}\n\n{said}" if name in found else said
-    return found
+            texts[name] = f"{texts[name]}\n\n{said}" if name in texts else said
+    return texts
 
 
 def arguments(cls: type) -> dict[str, str]:
@@ -47,5 +47,5 @@ def arguments(cls: type) -> dict[str, str]:
     if len(parts) < 2:
         return {}
     body = re.split(r"^\S", parts[1], maxsplit=1, flags=re.MULTILINE)[0]
-    found = re.findall(r"^ {4}(\*{0,2}\w+): (.*(?:\n {5,}.*)*)", body, flags=re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    texts = re.findall(r"^ {4}(\*{0,2}\w+): (.*(?:\n {5,}.*)*)", body, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in texts}

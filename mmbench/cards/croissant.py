@@ -146,8 +146,8 @@ def _dataset(described: Mapping[str, Any], responsible: Mapping[str, Any]) -> st
         "version": __version__,
         **{f"rai:{term}": value for term, value in responsible.items()},
     }
-    kept = {key: value for key, value in whole.items() if value not in ("", [])}
-    return json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+    filled = {key: value for key, value in whole.items() if value not in ("", [])}
+    return json.dumps(filled, indent=1, ensure_ascii=False) + "\n"
 
 
 def _lost(samples: Samples) -> str:

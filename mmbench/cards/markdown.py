@@ -126,10 +126,10 @@ def of_a_suite(suite: Suite, runs: Sequence[Run]) -> str:
     rows = []
     for one in suite.scenarios:
         laid = load_scenario(one) if isinstance(one, str) else one
-        shown = {
+        hidden = {
             part: _words(laid.get(part, laid.get("train"))) for part in ("train", "val", "test")
         }
-        rows.append((str(laid["name"]), *shown.values(), str(laid.get("regime", "withheld"))))
+        rows.append((str(laid["name"]), *hidden.values(), str(laid.get("regime", "withheld"))))
     head = ("scenario", "train", "val", "test", "regime")
     parts += ["", "## What is missing", "", _table(head, rows)]
     trainer = suite.trainer.model_dump(exclude_none=True)
@@ -175,13 +175,15 @@ def _made_of(cls: type) -> str:
     """Where a class comes from: distribution and the hash of its file."""
     module = cls.__module__
     whose = ", ".join(f"{name} {version}" for name, version in distributions(module).items())
-    own = sources(cls).get(module, "")
-    return f"`{module}.{cls.__qualname__}`" + (f", {whose}" if whose else "") + f", sources {own}."
+    digest = sources(cls).get(module, "")
+    return (
+        f"`{module}.{cls.__qualname__}`" + (f", {whose}" if whose else "") + f", sources {digest}."
+    )
 
 
 def _rates(samples: Any) -> str:
-    found = realised(samples.presence, samples.presence, samples.modalities)
-    return f"{found.incomplete_rate:.3f}"
+    rates = realised(samples.presence, samples.presence, samples.modalities)
+    return f"{rates.incomplete_rate:.3f}"
 
 
 def _all_or(chosen: Sequence[str], every: Sequence[str]) -> str:

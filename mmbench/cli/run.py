@@ -213,8 +213,8 @@ def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> Non
 
 def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
     before = len(sweep.known) - len(todo)
-    kept = f" ({before} are finished)" if before else ""
-    typer.echo(f"{len(todo)} runs{where}{kept}, results in {sweep.folder}")
+    finished = f" ({before} are finished)" if before else ""
+    typer.echo(f"{len(todo)} runs{where}{finished}, results in {sweep.folder}")
 
 
 def _show_progress(

@@ -43,11 +43,11 @@ def verify(
             data_root=data_root, show=show,
         )  # fmt: skip
     for (data, scenario), methods in outdated.items():
-        shown = ", ".join(methods[:8]) + (" ..." if len(methods) > 8 else "")
+        names = ", ".join(methods[:8]) + (" ..." if len(methods) > 8 else "")
         typer.echo(
             visible(
                 f"  made by other sources: {data}, {scenario}: {counted(len(methods), 'row')} "
-                f"({shown})"
+                f"({names})"
             )
         )
     wrong = sum(one.state == "differs" for one in checks)
