@@ -384,6 +384,26 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
+    def on_validation(self, most: int) -> "DataModule":
+        """The same, with validation samples in the place of the test split, as nature left them.
+
+        So a condition shows of them what it shows of test samples: predictions to calibrate by.
+
+        Args:
+            most: At most this many samples, a random subset that depends on the ids alone.
+        """
+        self.setup()
+        other, samples = copy.copy(self), self.samples("val")
+        other.limit = most if self.limit is None else min(most, self.limit)
+        samples = samples.take(other._limited(samples, "val"))
+        held = _Split(
+            "test", self.task, samples, samples.presence, self._scales, self.target_scale, {},
+            teach=False,
+        )  # fmt: skip
+        other.loaded = self.loaded | {"test": samples}
+        other._splits, other._drawn = self._splits | {"test": held}, {}
+        return other
+
     def raw_target(self, split: Split) -> NDArray[Any]:
         """Targets of a split as its file has them, in order of sample; no mask is drawn."""
         samples = self.samples(split)
