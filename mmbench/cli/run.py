@@ -117,7 +117,8 @@ def plan(
     measure: Annotated[
         bool,
         typer.Option(
-            "--measure", help="Train each method for a few epochs, to say how long all takes."
+            "--measure",
+            help="Do one run of each method on each data set first, to say how long all takes.",
         ),
     ] = False,
     limit: Limit = None,
@@ -129,8 +130,9 @@ def plan(
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
     sweep = sweep_of(words, results, limit, data_root, tune)
-    if measure:
-        sweep.measure()
+    if measure and (todo := sweep.unmeasured()):
+        _here(sweep, todo, None, 1)
+        sweep.todo()  # searches take note
     _show_plan(sweep)
     _show_time(sweep)
     if detect is not None:
@@ -153,9 +155,12 @@ def _show_plan(sweep: "Sweep") -> int:
         f"{len(suite.seeds)} seeds), {finished} finished, {runs - finished} to do"
     )
     if suite.tune is not None:
+        lengths = [suite.tune.length(place) for place in range(suite.tune.trials)]
+        long = "" if set(lengths) == {1} else f" of {sum(lengths):g} lengths in all"
+        trials = sum(map(len, sweep.searches.left_of.values()))
         typer.echo(
-            f"before that, settings are searched: {suite.tune.trials} trials for each method on "
-            f"each fold, {sweep.searches.left_of.total()} trainings to do at most"
+            f"before that, settings are searched: {suite.tune.trials} trials{long} for each method "
+            f"on each fold, {trials} trainings to do, of which the best are trainings of the suite"
         )
     return int(runs - finished)
 
@@ -169,13 +174,14 @@ def _show_time(sweep: "Sweep") -> None:
     if expected.empty:
         return
     if known.empty:
-        typer.echo("how long that takes is not known; --measure finds out by short trainings")
+        typer.echo("how long that takes is not known; --measure finds out by a run of each method")
         return
     hours = float((known["runs"] * known["seconds"]).sum()) / 3600
     workers = default_workers()
     rest = f", and {unknown} trainings of unknown length" if unknown else ""
     typer.echo(
-        f"expected: {hours:.2f} hours of work, {hours / workers:.2f} on {workers} workers{rest}"
+        f"{expected['runs'].sum()} trainings in all; expected: {hours:.2f} hours of work, "
+        f"{hours / workers:.2f} on {workers} workers{rest}"
     )
 
 
