@@ -10,8 +10,8 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from math import nan
+from pathlib import Path
 from statistics import mean
 
 import pandas as pd
@@ -26,7 +26,16 @@ from mmbench.bench.executors.queue import Queue, read_again, repeated, write_aga
 from mmbench.bench.executors.workers import FOLDER, Peer, live
 from mmbench.bench.home import FILE, PART, board_folder, hold, resolved
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records, seconds_of
+from mmbench.bench.record import (
+    SHARED,
+    SMALL,
+    STAGES,
+    Run,
+    count,
+    find_run,
+    read_records,
+    seconds_of,
+)
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
@@ -91,8 +100,34 @@ class Sweep:
         self.contents = Contents(self.folder, self.data_root, _examine, _names)
         self.searches = Searches(self.suite, self.folder)
         self._read: tuple[Sequence[Run], pd.DataFrame] | None = None
+        self.taken_up = 0  # runs of an archive from which this sweep went on
         self._inapplicable: set[tuple[str, str]] = set()  # (data, method), as `check` finds
         self._plan()
+
+    def archived(self) -> int:
+        """How many runs the archive in the suite's folder holds, if no run lies there yet.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        file = self.folder / archive.FILE
+        if self.runs_folder.exists() or not file.is_file():
+            return 0
+        return int(archive.read_manifest(file)["runs"])
+
+    def _take_up(self) -> bool:
+        """Go on from that archive; `taken_up` says how many runs it held.
+
+        Raises:
+            ValueError: If it is damaged, or pyarrow is not installed.
+        """
+        taken = archive.take_up(self.folder)
+        if taken:
+            self.taken_up = taken
+            self.contents = Contents(self.folder, self.data_root, _examine, _names)
+            self.searches = Searches(self.suite, self.folder)
+            self._plan()
+        return taken > 0
 
     def _plan(self) -> None:
         self._asked = self.contents.plan(self.suite)  # with the settings of the suite
@@ -120,8 +155,7 @@ class Sweep:
         """
         from mmbench.bench.run.build import check_arguments, require_fold
 
-        self.contents.look(self.suite)
-        self._plan()
+        self.look()
         seen: set[tuple[str | int, ...]] = set()
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
@@ -131,6 +165,15 @@ class Sweep:
             elif (spec.data_label, spec.fold) not in seen:
                 require_fold(spec, self.data_root)
             seen |= {first, (spec.data_label, spec.fold)}
+
+    def look(self) -> None:
+        """Look at the data as they are now.
+
+        Raises:
+            ValueError: If a file is not there, or cannot be read.
+        """
+        self.contents.look(self.suite)
+        self._plan()
 
     def plan(self) -> pd.DataFrame:
         """Count trainings and finished ones for each data set, scenario and method; runs nothing.
@@ -294,6 +337,8 @@ class Sweep:
         """
         self.check()
         _require_writable(self.folder)
+        if self._take_up():
+            self.check()
         self.contents.write()
         hold(self.board_folder, self.suite)
         for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
@@ -350,6 +395,7 @@ class Sweep:
             minutes: After which no more are taken; None = never.
             per_gpu: As for `execute`.
         """
+        self._take_up()
         again = read_again(self.board_folder)
         began, before = time.monotonic(), None
         while before != [spec.key for spec in self.known]:

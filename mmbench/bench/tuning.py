@@ -193,7 +193,9 @@ class Searches:
         for default in self.defaults.values():
             if self._name(default) not in self.of:
                 drawn, constructor = space(default)
-                self.of[self._name(default)] = Search(dict(drawn), dict(constructor), exhausted=not drawn)
+                self.of[self._name(default)] = Search(
+                    dict(drawn), dict(constructor), exhausted=not drawn
+                )
 
     def _forget(self) -> None:
         for default in self.defaults.values():
@@ -367,9 +369,7 @@ class Searches:
             length = self._length(len(search.trials))
             known = [search.settings(each) for each in search.trials if each.length == length]
             for again in range(REDRAWS):
-                drawn = replace(
-                    _drawn(search, metric, int(default.key, 16), again), length=length
-                )
+                drawn = replace(_drawn(search, metric, int(default.key, 16), again), length=length)
                 if search.settings(drawn) not in known:
                     search.trials.append(drawn)
                     break

@@ -162,6 +162,8 @@ def _show_plan(sweep: "Sweep") -> int:
             f"before that, settings are searched: {suite.tune.trials} trials{long} for each method "
             f"on each fold, {trials} trainings to do, of which the best are trainings of the suite"
         )
+    if archived := sweep.archived():
+        typer.echo(f"an archive holds {archived} runs, from which `mmbench run` goes on")
     return int(runs - finished)
 
 
@@ -219,7 +221,8 @@ def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> Non
 
 def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
     before = len(sweep.known) - len(todo)
-    kept = f" ({before} are finished)" if before else ""
+    taken = f", {sweep.taken_up} of them taken up from the archive" if sweep.taken_up else ""
+    kept = f" ({before} are finished{taken})" if before else ""
     typer.echo(f"{len(todo)} runs{where}{kept}, results in {sweep.folder}")
 
 

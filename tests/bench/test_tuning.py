@@ -146,7 +146,9 @@ def test_trials_of_all_methods_are_given_the_same_epochs_and_the_best_length_goe
     assert of["zero_fill"] == of["mean_fusion"] == [30, 15, 90, 15, 30, 15, 90, 15, 30, 15]
     for spec in planned.searches.plan(planned.specs):
         search = planned.searches.of[
-            next(name for name in planned.searches.of if name.startswith(default_key(planned, spec)))
+            next(
+                name for name in planned.searches.of if name.startswith(default_key(planned, spec))
+            )
         ]
         best = search.best(10, "accuracy")
         assert spec.length == best.length
