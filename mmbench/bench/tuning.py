@@ -8,8 +8,8 @@ at a time, by what the others have scored. What is drawn depends on nothing but 
 default run's key and the scores so far: any worker draws the same, and a larger number of trials
 goes on from a smaller one.
 
-How long trials train is no setting that is drawn: `tune.lengths` says it of each place, the same for
-every method, so that all are given the same total of epochs.
+How long trials train is no setting that is drawn: `tune.lengths` says it of each place, the same
+for every method, so that all are given the same total of epochs.
 
 Source: Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization",
 NeurIPS 2011, for the estimator.

@@ -222,7 +222,7 @@ def test_a_part_of_a_suite_that_is_committed_as_an_archive_goes_on_elsewhere(tmp
     assert other.archived() == 0
     other.run(workers=1)
     assert {run.state for run in other.runs(read_up_to=None)} == {"done"}
-    made = [run for run in other.runs_folder.glob("[!.]*/*/*/[!.]*")]
+    made = list(other.runs_folder.glob("[!.]*/*/*/[!.]*"))
     archived = [run for run in made if "archived" in json.loads((run / "done").read_text())]
     assert len(archived) == 3
     more, runs = other.archive()
