@@ -756,8 +756,7 @@ class Sweep:
         shown = metric or self.suite.select.metric
         return write_report(
             self.suite.name, runs, board, self.board_folder, metric=shown, robust=robust,
-            watched=watched, said=[] if verdict is None else verdict.sentences,
-            tuning=self.tuning(),
+            watched=watched, verdict=verdict, tuning=self.tuning(),
         )  # fmt: skip
 
 
