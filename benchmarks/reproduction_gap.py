@@ -31,6 +31,7 @@ from mmbench.store import write_text
 
 SUITE = "reproduction_gap"
 OFFICIAL = "official"
+DASH = "\N{EN DASH}"  # nothing to say
 ASKED = 0.02  # of the suite's metric: what the page had better be able to find
 MOSI = ("moe_retriever_mosi", "moe_retriever_table2.csv")  # a suite, and what a paper says of it
 
@@ -66,27 +67,26 @@ def worth(sweep: Sweep) -> pd.DataFrame:
         less that of the change), `ci_low`, `ci_high`, `se_seeds`, `se_samples`, `p`, adjusted.
     """
     runs, records, metric = sweep.runs(), sweep.records(), sweep.suite.select.metric
-    if records.empty:
+    if not any(run.state == "done" for run in runs):
         raise ValueError(f"no run of {SUITE} has ended in {sweep.folder}: mmbench run {SUITE}")
     cache = ScoreCache(sweep.runs_folder)
-    rows = []
+    tables = []
     for method, entries in families(sweep.suite.methods).items():
         for entry in entries[1:]:
             table = compared(runs, records, [method, entry.label], metric, cache)
             argument = ", ".join(f"{k}: {v}" for k, v in changed(entry, entries[0]).items())
-            of = {"method": method, "change": entry.label.partition(".")[2], "argument": argument}
-            row: Any
-            for row in table[table["over"] == ALL].itertuples():
-                rows.append(
-                    of
-                    | {
-                        "data": row.data, "worth": -row.gain, "ci_low": -row.ci_high,
-                        "ci_high": -row.ci_low, "se_seeds": row.se_seeds,
-                        "se_samples": row.se_samples, "n_trainings": row.n_trainings, "p": row.p,
-                    }
-                )  # fmt: skip
+            tables.append(
+                table[table["over"] == ALL].assign(
+                    method=method,
+                    change=entry.label.partition(".")[2],
+                    argument=argument,
+                    worth=-table["gain"],
+                    ci_low=-table["ci_high"],
+                    ci_high=-table["ci_low"],
+                )
+            )
     cache.write()
-    found = pd.DataFrame(rows)
+    found = pd.concat([table for table in tables if len(table)], ignore_index=True)
     for _, part in found.groupby(found["data"] == EVERY):
         found.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
     return found
@@ -164,7 +164,7 @@ def _table(table: pd.DataFrame, sweep: Sweep, reported: pd.DataFrame, *, argumen
         if argument:
             cells += [str(change), f"`{mean['argument']}`"]
         cells += [_interval(mean), _p(mean["p"])]
-        cells += [_apart(of.loc[data]) if data in of.index else "–" for data in sets]
+        cells += [_apart(of.loc[data]) if data in of.index else DASH for data in sets]
         if argument:
             cells.append(_reported(str(method), str(change), reported))
         lines.append(f"| {' | '.join(cells)} |")
@@ -178,7 +178,7 @@ def _interval(row: Any) -> str:
 
 
 def _p(p: float) -> str:
-    return "–" if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+    return DASH if pd.isna(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def _apart(row: Any) -> str:
@@ -201,7 +201,7 @@ def _reported(method: str, change: str, reported: pd.DataFrame) -> str:
         if len(same):
             said.append(f"{same['mean'].iloc[0] - row.mean:+.2f} {row.metric} on {row.data}")
             source = row.source.partition("; in percent")[0]
-    return f"{'; '.join(said)} ({source})" if said else "–"
+    return f"{'; '.join(said)} ({source})" if said else DASH
 
 
 def _mosi(results: Path, reported: pd.DataFrame) -> str:
@@ -215,8 +215,8 @@ def _mosi(results: Path, reported: pd.DataFrame) -> str:
     tuned = int(pd.read_csv(board).get("tuned", pd.Series([0])).max())
     how = f"tuned, {tuned} trials each" if tuned else "NOT tuned"
     lines = [
-        f"Our numbers ({how}) by {command}, beside those that a paper prints. Features and encoders "
-        "are not the paper's: compare the order, not the values.",
+        f"Our numbers ({how}) by {command}, beside those that a paper prints. Features and "
+        "encoders are not the paper's: compare the order, not the values.",
         "",
         "| data | condition | method | metric | paper | ours | seeds | ours less paper's |",
         "|---|---|---|---|---|---|---|---|",
@@ -225,8 +225,8 @@ def _mosi(results: Path, reported: pd.DataFrame) -> str:
     for row in both.itertuples():
         low = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
         lines.append(
-            f"| {row.data} | {row.condition} | `{row.method}` | {row.metric} | {row.reported:.3f} | "
-            f"{row.ours:.3f}{low} | {row.seeds} | {row.gap:+.3f} |"
+            f"| {row.data} | {row.condition} | `{row.method}` | {row.metric} | "
+            f"{row.reported:.3f} | {row.ours:.3f}{low} | {row.seeds} | {row.gap:+.3f} |"
         )
     return "\n".join(lines)
 
