@@ -77,7 +77,7 @@ def write_archive(
     ended = [run for run in runs if run.state in ("done", "skipped", "failed")]
     if not ended:
         raise ValueError("no run of the suite has ended, so there is nothing to keep")
-    planned = {run.folder for run in runs}
+    planned = {run.folder for run in ended}  # while a search goes on, its first trial is not
     tried = [run for run in trials if run.state in STATES.values() and run.folder not in planned]
     _pyarrow()
     write_file(file, lambda part: _write(ended, tried, beside, part, code))

@@ -315,8 +315,9 @@ class RunSpec:
         Args:
             steps: Of the optimiser in an epoch.
         """
-        least: int = math.ceil(self.trainer_args.get("min_steps", 0) / steps)
-        return max(1, round(self.length * max(self.trainer_args["max_epochs"], least)))
+        least = math.ceil(self.trainer_args.get("min_steps", 0) / steps)
+        epochs = max(int(self.trainer_args["max_epochs"]), least)
+        return max(1, round(self.length * epochs))
 
     @property
     def title(self) -> str:

@@ -163,7 +163,7 @@ def test_published_runs_are_made_again_and_a_changed_one_is_found(finished, tmp_
 
 def test_the_shortest_runs_are_drawn_where_few_are_as_short_as_asked(finished, tmp_path):
     sweep, _ = finished
-    for seconds, sample in ((0, 1), (0, 3)):
+    for seconds, sample in ((0.0, 1), (0.0, 3)):
         at = tmp_path / f"{sample}"
         verified = verify(sweep.folder, at, sample=sample, seconds=seconds, data_root=NO_DATA)
         assert len(verified.checks) == sample
