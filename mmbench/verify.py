@@ -84,9 +84,7 @@ def verify(
             "and no built-in suite of its name"
         )
     results = folder.resolve().parent
-    absent = _absent(Sweep(suite, results=results, data_root=data_root).suite, data_root)
-    sweep = Sweep(suite, *_without(suite, absent), results=results, data_root=data_root)
-    sweep.look()
+    sweep, absent = _sweep(suite, results, data_root)
     settled = [spec for spec in sweep.specs if not sweep.searches.goes_on(spec)]
     specs = _published(board, settled)
     now = {
@@ -105,6 +103,23 @@ def verify(
     return verified
 
 
+def _sweep(suite: str, results: Path, data_root: Path) -> tuple[Sweep, dict[str, str]]:
+    """A suite on the data that are here, and what is said of those that are not.
+
+    Raises:
+        ValueError: If none is here.
+    """
+    sweep = Sweep(suite, results=results, data_root=data_root)
+    try:
+        sweep.look()
+    except ValueError:
+        absent = _absent(sweep.suite, data_root)
+        sweep = Sweep(suite, _without(sweep.suite, absent), results=results, data_root=data_root)
+        sweep.look()
+        return sweep, absent
+    return sweep, {}
+
+
 def _absent(suite: Suite, data_root: Path) -> dict[str, str]:
     """Data sets whose files are not here, and what is said of them."""
     absent = {}
@@ -116,23 +131,20 @@ def _absent(suite: Suite, data_root: Path) -> dict[str, str]:
     return absent
 
 
-def _without(suite: str, absent: dict[str, str]) -> list[str]:
-    """Words that leave data sets out of a suite.
+def _without(suite: Suite, absent: dict[str, str]) -> str:
+    """A word that leaves data sets out of a suite.
 
     Raises:
         ValueError: If none is left.
     """
-    if not absent:
-        return []
-    data = Sweep(suite).suite.data
     left = [
         {"name": entry.name, "args": entry.args, "label": label, "folds": entry.folds}
-        for entry, label in zip(data, labels(data), strict=True)
+        for entry, label in zip(suite.data, labels(suite.data), strict=True)
         if label not in absent
     ]
     if not left:
         raise ValueError("; ".join(dict.fromkeys(absent.values())))
-    return [f"data={json.dumps(left)}"]
+    return f"data={json.dumps(left)}"
 
 
 def _published(board: pd.DataFrame, specs: list[RunSpec]) -> list[RunSpec]:

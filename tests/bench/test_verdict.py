@@ -173,7 +173,7 @@ def test_typical_variances_come_back_from_a_table(tmp_path):
     assert spread(found.comparisons.assign(se_seeds=np.nan)) is None
 
 
-def test_the_order_at_the_lowest_and_the_highest_rate_is_compared_and_patterns_are_no_rate(
+def test_the_order_at_the_lowest_rate_is_compared_with_that_at_the_highest(
     tmp_path,
 ):
     shares = {"late_logistic": 0.6, "shaspec": 0.9, "momke": 0.75}
