@@ -25,7 +25,7 @@ from mmbench.bench.compare import against_reported, read_reported
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import Entry
 from mmbench.bench.statistics import holm
-from mmbench.bench.verdict import ALL, CHANCE, EVERY, compared, needed, power_sentence, spread
+from mmbench.bench.verdict import ALL, CHANCE, EVERY, compare, needed, power_sentence, spread
 from mmbench.paths import folder
 from mmbench.store import write_text
 
@@ -42,16 +42,16 @@ def families(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     Raises:
         ValueError: If a change comes before its method, or changes more than one argument.
     """
-    found: dict[str, list[Entry]] = {}
+    changes: dict[str, list[Entry]] = {}
     for entry in entries:
         method, _, change = entry.label.partition(".")
         if not change:
-            found[method] = [entry]
-        elif method not in found or len(changed(entry, found[method][0])) != 1:
+            changes[method] = [entry]
+        elif method not in changes or len(changed(entry, changes[method][0])) != 1:
             raise ValueError(f"{entry.label} is no change of one argument of a method before it")
         else:
-            found[method].append(entry)
-    return found
+            changes[method].append(entry)
+    return changes
 
 
 def changed(entry: Entry, method: Entry) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def worth(sweep: Sweep) -> pd.DataFrame:
     tables = []
     for method, entries in families(sweep.suite.methods).items():
         for entry in entries[1:]:
-            table = compared(runs, records, [method, entry.label], metric, cache)
+            table = compare(runs, records, [method, entry.label], metric, cache)
             argument = ", ".join(f"{k}: {v}" for k, v in changed(entry, entries[0]).items())
             tables.append(
                 table[table["over"] == ALL].assign(
@@ -86,10 +86,10 @@ def worth(sweep: Sweep) -> pd.DataFrame:
                 )
             )
     cache.write()
-    found = pd.concat([table for table in tables if len(table)], ignore_index=True)
-    for _, part in found.groupby(found["data"] == EVERY):
-        found.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
-    return found
+    rows = pd.concat([table for table in tables if len(table)], ignore_index=True)
+    for _, part in rows.groupby(rows["data"] == EVERY):
+        rows.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
+    return rows
 
 
 def page(sweep: Sweep, results: Path) -> str:

@@ -167,19 +167,19 @@ class CmuMosi(DataModule):
 
     def _from_pickle(self, split: Split) -> Samples:
         rows = self._sequences["split"] == SPLITS.index(split)
-        found = {name: x[rows] for name, x in self._sequences.items() if name != "notes"}
-        found["label"] = found["score"] >= 0
-        inputs = {name: found[name] for name in WIDTHS}
-        lengths = {name: found[f"{name}_length"] for name in WIDTHS}
+        arrays = {name: x[rows] for name, x in self._sequences.items() if name != "notes"}
+        arrays["label"] = arrays["score"] >= 0
+        inputs = {name: arrays[name] for name in WIDTHS}
+        lengths = {name: arrays[f"{name}_length"] for name in WIDTHS}
         if self.text == "tokens":
-            texts = found["words"].tolist()
+            texts = arrays["words"].tolist()
             inputs["text"], lengths["text"] = encode(texts, self._vocabulary, steps=self._steps)
         return Samples(
             modalities=tuple(WIDTHS),
             inputs=inputs,
-            target=self._target(found.__getitem__),
-            sample_id=stable_ids(found["id"].tolist()),
-            presence=found["presence"],
+            target=self._target(arrays.__getitem__),
+            sample_id=stable_ids(arrays["id"].tolist()),
+            presence=arrays["presence"],
             lengths=lengths,
         )
 
@@ -187,10 +187,10 @@ class CmuMosi(DataModule):
     def _sequences(self) -> Arrays:
         path = locate(self.root, self.pickle)
         module = "mmbench.data.affect"
-        found = parsed([path], {"what": "sequences"}, lambda _: sequences(path), code=module)
-        if self.text == "tokens" and not found["words"].any():
+        arrays = parsed([path], {"what": "sequences"}, lambda _: sequences(path), code=module)
+        if self.text == "tokens" and not arrays["words"].any():
             raise ValueError(f"{path} has no raw_text to make tokens of; leave text=tokens out")
-        return found
+        return arrays
 
     def notes(self) -> tuple[str, ...]:
         """What a pickle held that was replaced or left out."""

@@ -218,17 +218,17 @@ class Table(DataModule):
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`."""
-        found = super().ingredients()
+        result = super().ingredients()
         for name in self.paths:
             samples = self._file(name).samples
             for file in samples.files if samples else ():
                 where = file if file.is_file() else file.parent  # it may appear there later
                 short = where.relative_to(self.root) if where.is_relative_to(self.root) else where
                 if where.exists():
-                    found["files"][str(short)] = content_of(where)
+                    result["files"][str(short)] = content_of(where)
         if self.packaged:
-            found["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
-        return found
+            result["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
+        return result
 
     def describe(self) -> Task:
         """Shapes and classes as the files have them; a process reads each file once."""
@@ -326,11 +326,13 @@ class Table(DataModule):
         if self._of_numbers:
             return self.targets
         text = self._labels.text(self.targets[0])
-        found = set(text) if self.separator is None else {x for one in text for x in self._cut(one)}
-        numbers, bad = to_numbers(pd.Series(sorted(found), dtype=object))
+        classes = (
+            set(text) if self.separator is None else {x for one in text for x in self._cut(one)}
+        )
+        numbers, bad = to_numbers(pd.Series(sorted(classes), dtype=object))
         if bad.any() or np.isnan(numbers).any():
-            return sorted(found)
-        return [name for _, name in sorted(zip(numbers.tolist(), sorted(found), strict=True))]
+            return sorted(classes)
+        return [name for _, name in sorted(zip(numbers.tolist(), sorted(classes), strict=True))]
 
     def _cut(self, cell: str) -> list[str]:
         """Labels of one cell."""
@@ -344,10 +346,10 @@ class Table(DataModule):
             text = frame.text(self.targets[0])
             if self.separator is None:
                 return text.map(place).to_numpy(np.int64)
-            found = np.zeros((len(text), len(place)), np.float32)
+            targets = np.zeros((len(text), len(place)), np.float32)
             for row, cell in enumerate(text):
-                found[row, [place[one] for one in self._cut(cell)]] = 1.0
-            return found
+                targets[row, [place[one] for one in self._cut(cell)]] = 1.0
+            return targets
         columns = []
         for name in self.targets:
             text = frame.text(name)

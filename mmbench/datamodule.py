@@ -339,9 +339,11 @@ class DataModule(LightningDataModule, ABC):
         blind: Any = None if split == "train" else Batch.blind
         # a loader draws a number when it begins: one of its own, so that a training that goes on
         # from a checkpoint finds the global generator where it was
-        own = torch.Generator()
+        generator = torch.Generator()
         data = self.split(split)
-        return DataLoader(data, sampler=batches, batch_size=None, collate_fn=blind, generator=own)
+        return DataLoader(
+            data, sampler=batches, batch_size=None, collate_fn=blind, generator=generator
+        )
 
     def train_dataloader(self, order: torch.Generator | None = None) -> DataLoader[Batch]:
         """Training batches in an order that depends on `order_seed` alone.

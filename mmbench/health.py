@@ -17,14 +17,14 @@ class Health:
     """What was found of a data set; it is whole if nothing is missing and there is no problem.
 
     Args:
-        found: Its files that are there.
+        files: Its files that are there.
         missing: Those that are not, each with the line that says so.
         loaded: Splits that load.
         problems: Everything else that is wrong, a line each.
         unread: Files that are missing and that its arguments do not ask for.
     """
 
-    found: tuple[Path, ...]
+    files: tuple[Path, ...]
     missing: Mapping[Path, str]
     loaded: Mapping[Split, Samples]
     problems: tuple[str, ...]
@@ -37,11 +37,11 @@ def examine(data: DataModule) -> Health:
     Args:
         data: The data set.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     missing: dict[Path, str] = {}
     for file in data.files:
         try:
-            found.append(locate(data.root, file))
+            files.append(locate(data.root, file))
         except ValueError as error:
             missing[data.root / file] = _line(error)
     loaded, problems = _load(data)
@@ -50,7 +50,7 @@ def examine(data: DataModule) -> Health:
         unread, missing = tuple(missing), {}
     # what is missing is said once
     problems = [one for one in problems if not any(line in one for line in missing.values())]
-    return Health(tuple(found), missing, loaded, tuple(problems), unread)
+    return Health(tuple(files), missing, loaded, tuple(problems), unread)
 
 
 def _load(data: DataModule) -> tuple[dict[Split, Samples], list[str]]:
@@ -79,32 +79,34 @@ def _broken_promises(task: Task, samples: Samples) -> list[str]:
     if samples.modalities != task.names:
         present, said = ", ".join(samples.modalities), ", ".join(task.names)
         return [f"its modalities are {present}, but the task says {said}"]
-    found: list[str] = []
+    problems: list[str] = []
     for modality in task.modalities:
         shape = samples.inputs[modality.name].shape[1:]
         if shape != modality.shape:
-            found.append(f"{modality.name} has the shape {shape}, the task says {modality.shape}")
+            problems.append(
+                f"{modality.name} has the shape {shape}, the task says {modality.shape}"
+            )
         if modality.has_lengths and modality.name not in samples.lengths:
-            found.append(f"{modality.name} is of kind {modality.kind} but has no lengths")
+            problems.append(f"{modality.name} is of kind {modality.kind} but has no lengths")
     shape = samples.target.shape[1:]
     if task.kind == "single_label":
         low, high = samples.target.min(), samples.target.max()
         if shape or low < 0 or high >= task.num_outputs:
-            found.append(f"its classes are not whole numbers from 0 to {task.num_outputs - 1}")
+            problems.append(f"its classes are not whole numbers from 0 to {task.num_outputs - 1}")
     elif shape != (task.num_outputs,):
-        found.append(f"a target has the shape {shape}, the task says {(task.num_outputs,)}")
-    return found
+        problems.append(f"a target has the shape {shape}, the task says {(task.num_outputs,)}")
+    return problems
 
 
 def _shared_samples(loaded: Mapping[Split, Samples]) -> list[str]:
-    found, splits = [], list(loaded)
+    problems, splits = [], list(loaded)
     for i, one in enumerate(splits):
         for other in splits[i + 1 :]:
             both = np.intersect1d(loaded[one].sample_id, loaded[other].sample_id)
             if len(both):
                 noun = "sample" if len(both) == 1 else "samples"
-                found.append(f"{one} and {other} share {len(both)} {noun}, such as {both[0]}")
-    return found
+                problems.append(f"{one} and {other} share {len(both)} {noun}, such as {both[0]}")
+    return problems
 
 
 def _line(error: Exception) -> str:

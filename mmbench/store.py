@@ -139,15 +139,15 @@ def leftovers(target: Path, mark: str = "") -> list[Path]:
         target: What was attempted.
         mark: `OLD` for what they had moved aside instead, `GONE` for what they were removing.
     """
-    found = []
+    parts = []
     for part in target.parent.glob(f".{target.name}.{_here()}.*.*"):
         name = PRIVATE.fullmatch(part.name)
         if name is None or (name["mark"] or "") != mark or not part.is_dir():
             continue
         if name["maker"] == LEFT or not _is_alive(int(name["maker"])):
             with contextlib.suppress(FileNotFoundError):
-                found.append((part.stat().st_mtime_ns, part))
-    return [part for _, part in sorted(found, reverse=True)]
+                parts.append((part.stat().st_mtime_ns, part))
+    return [part for _, part in sorted(parts, reverse=True)]
 
 
 def restore(target: Path) -> None:
@@ -175,8 +175,8 @@ def moved_aside(target: Path) -> Path | None:
 def _moved_aside_in(folder: Path, changed: int) -> dict[str, Path]:
     """Name -> what was moved aside of it, the last; `changed` tells one state from another."""
     named = [(PRIVATE.fullmatch(part.name), part) for part in folder.glob(f".*{OLD}.*")]
-    found = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
-    return {name["target"]: part for name, part in sorted(found, key=lambda one: _age(one[1]))}
+    parts = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
+    return {name["target"]: part for name, part in sorted(parts, key=lambda one: _age(one[1]))}
 
 
 def _age(folder: Path) -> int:
@@ -262,10 +262,10 @@ def _remove(folder: Path, target: Path) -> None:
 def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a published folder from another of its name; None if there is none."""
     try:
-        found = folder.lstat()
+        stat = folder.lstat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _rename(old: Path, new: Path) -> bool:

@@ -130,8 +130,8 @@ class Sweep:
         return taken > 0
 
     def _plan(self) -> None:
-        self._asked = self.contents.plan(self.suite)  # with the settings of the suite
-        self.specs: list[RunSpec] = self.searches.plan(self._asked)
+        self._untuned = self.contents.plan(self.suite)  # with the settings of the suite
+        self.specs: list[RunSpec] = self.searches.plan(self._untuned)
 
     @property
     def known(self) -> list[RunSpec]:
@@ -144,7 +144,7 @@ class Sweep:
         """Where its tables are written: words that drop runs do not replace those of the suite."""
         if not self._changed:
             return self.folder
-        return board_folder(self.folder, self._asked, self.contents.plan, self.suite.tune)
+        return board_folder(self.folder, self._untuned, self.contents.plan, self.suite.tune)
 
     def check(self) -> None:
         """Find what would be wrong with a run, and look at the data as they are now.
@@ -212,12 +212,12 @@ class Sweep:
             if not self._ended(spec) and not self.searches.will_try(spec):
                 lengths.setdefault((spec.data_label, spec.method_label), []).append(spec.length)
         known = self._published_seconds() | self._measured_seconds()
-        found = [
+        lines = [
             {"data": d, "method": m, "runs": len(of), "seconds": known.get((d, m), nan) * mean(of)}
             for (d, m), of in lengths.items()
             if (d, m) not in self._inapplicable
         ]
-        return pd.DataFrame(found, columns=["data", "method", "runs", "seconds"])
+        return pd.DataFrame(lines, columns=["data", "method", "runs", "seconds"])
 
     def _measured_seconds(self) -> dict[tuple[str, str], float]:
         """(data, method) -> mean seconds of a finished run of the length that the suite says."""
@@ -275,14 +275,14 @@ class Sweep:
             ValueError: If there is none with two methods of two trainings.
         """
         metric = self.suite.select.metric
-        own = [self.board_folder / COMPARISONS, self.folder / COMPARISONS]
-        for files in (own, sorted(self.folder.parent.glob(f"*/{COMPARISONS}"))):
+        tables_of_suite = [self.board_folder / COMPARISONS, self.folder / COMPARISONS]
+        for files in (tables_of_suite, sorted(self.folder.parent.glob(f"*/{COMPARISONS}"))):
             tables = [pd.read_csv(file) for file in files if file.is_file()]
             rows = pd.concat(tables).drop_duplicates() if tables else pd.DataFrame()
-            found = spread(rows[rows["metric"] == metric]) if len(rows) else None
-            if found is not None:
+            result = spread(rows[rows["metric"] == metric]) if len(rows) else None
+            if result is not None:
                 names = ", ".join(dict.fromkeys(f.parent.name for f in files if f.is_file()))
-                return found, names
+                return result, names
         raise ValueError(
             f"no table in {self.folder.parent} says how much {metric} varies: there is no "
             f"{COMPARISONS} of two methods with two seeds; run a small suite first, such as "
@@ -362,8 +362,8 @@ class Sweep:
         """What can be run now: trials first, since others wait for them."""
         specs = [spec for spec in self.specs if not self.searches.goes_on(spec)]
         waiting = {spec.folder: spec for spec in [*self.searches.open, *specs]}
-        found = [find_run(spec, self.runs_folder, read_up_to=SMALL) for spec in waiting.values()]
-        return [run for run in found if overwrite or run.state not in FINISHED]
+        runs = [find_run(spec, self.runs_folder, read_up_to=SMALL) for spec in waiting.values()]
+        return [run for run in runs if overwrite or run.state not in FINISHED]
 
     def execute(
         self, todo: Sequence[Run], workers: int | None = None, per_gpu: int | None = 1
@@ -542,8 +542,8 @@ class Sweep:
             *cache_folder().glob("[!.]*"),
         ]
         folders = sorted(folder for folder in made if folder.is_dir())
-        found = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
-        return {folder: why for folder, why in found.items() if why}
+        reasons = {folder: damage(folder, MARK, read_up_to=None) for folder in folders}
+        return {folder: why for folder, why in reasons.items() if why}
 
     def deletable(self, *, failed: bool = False, stale: bool = False) -> list[Deletable]:
         """What `delete` may delete: runs in the suite's folder that nobody is at.
@@ -553,16 +553,16 @@ class Sweep:
             stale: Runs that neither this plan nor the suite that the folder holds asks for, and
                 those that other sources made than today's. Without either, all runs.
         """
-        found: dict[Path, Deletable] = {}
+        deletables: dict[Path, Deletable] = {}
         if failed:
-            found |= {each.folder: each for each in deletion.failed_runs(self.runs())}
+            deletables |= {each.folder: each for each in deletion.failed_runs(self.runs())}
         if stale:
             planned, held = [*self.specs, *self.searches.trials], self.folder / FILE
             if held.is_file():
                 planned = [*planned, *self.contents.plan(load_suite(str(held)))]
-            found |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
+            deletables |= {e.folder: e for e in deletion.stale_runs(self.runs_folder, planned)}
         if failed or stale:
-            return list(found.values())
+            return list(deletables.values())
         return deletion.all_runs(self.runs_folder)
 
     def delete(self, chosen: Sequence[Deletable]) -> None:
@@ -641,9 +641,9 @@ class Sweep:
         runs = self.runs() if runs is None else runs
         score_cache = self._score_cache()
         metric = metric or self.suite.select.metric
-        found = verdict(runs, self._records_of(runs), metric, score_cache)
+        result = verdict(runs, self._records_of(runs), metric, score_cache)
         score_cache.write()
-        return replace(found, sentences=[*found.sentences, *self._tuning_sentences()])
+        return replace(result, sentences=[*result.sentences, *self._tuning_sentences()])
 
     def archive(self, file: Path | None = None) -> tuple[Path, int]:
         """Write all runs that have ended, and what tables need of them, into one small file.
@@ -710,8 +710,8 @@ class Sweep:
         if board.empty:
             runs = self.runs()
             bad = [run for run in runs if run.state in ("broken", "failed")]
-            found = ", ".join(f"{n} {state}" for state, n in count(runs).items())
-            why = f" ({found}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
+            states = ", ".join(f"{n} {state}" for state, n in count(runs).items())
+            why = f" ({states}; {bad[0].spec.title}: {bad[0].why})" if bad else ""
             raise ValueError(
                 f"no finished run of this suite lies in {self.folder}{why}; start it with "
                 f"`mmbench run {self.where}` (or give the same KEY=VALUE words as then)"
@@ -753,9 +753,9 @@ class Sweep:
         from mmbench.bench.report import write_report
 
         self.board_folder.mkdir(parents=True, exist_ok=True)
-        shown = metric or self.suite.select.metric
+        chosen = metric or self.suite.select.metric
         return write_report(
-            self.suite.name, runs, board, self.board_folder, metric=shown, robust=robust,
+            self.suite.name, runs, board, self.board_folder, metric=chosen, robust=robust,
             watched=watched, verdict=verdict, tuning=self.tuning(),
         )  # fmt: skip
 

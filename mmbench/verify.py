@@ -69,13 +69,13 @@ def verify(
     board = read_published(folder)
     if why := why_older(board):
         return Verified(skipped=why)
-    kept = folder
+    archived = folder
     file = folder / archive.FILE
     if file.is_file() and not (folder / "runs").is_dir():
-        kept = scratch / "kept"
-        archive.unpack(file, kept)
+        archived = scratch / "kept"
+        archive.unpack(file, archived)
     suite = next(
-        (str(each) for each in (folder, kept) if (each / FILE).is_file()),
+        (str(each) for each in (folder, archived) if (each / FILE).is_file()),
         folder.resolve().name if folder.resolve().name in suites() else None,
     )
     if suite is None:
@@ -97,7 +97,7 @@ def verify(
         verified.skipped = "no run of its suite is in the table as the suite stands"
     for spec in _chosen(specs, board, sample, seed, seconds):
         run_again(spec, scratch / "runs", data_root)
-        made, before = find_run(spec, scratch / "runs"), find_run(spec, kept / "runs")
+        made, before = find_run(spec, scratch / "runs"), find_run(spec, archived / "runs")
         verified.checks.append(check_again(made, board, before, spec.select["metric"]))
         show(verified.checks[-1])
     return verified

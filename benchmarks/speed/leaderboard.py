@@ -153,13 +153,13 @@ def main() -> None:
         if len(sys.argv) > 1:
             predict(runs, folder, int(sys.argv[1]))
             for when in ("from all predictions", "from what was kept"):
-                kept = ScoreCache(folder)
+                cache = ScoreCache(folder)
 
-                def paired(kept: ScoreCache = kept) -> pd.DataFrame:
-                    return leaderboard(runs, compare="macro_f1", records=records, score_cache=kept)
+                def paired(cache: ScoreCache = cache) -> pd.DataFrame:
+                    return leaderboard(runs, compare="macro_f1", records=records, score_cache=cache)
 
                 paired_s, board = timed(paired)
-                kept.write()
+                cache.write()
                 known = int(board["p_vs_best"].notna().sum())
                 print(
                     f"{known:,} p-values {when}, {sys.argv[1]} samples: {paired_s - board_s:+.1f} "

@@ -162,15 +162,15 @@ def real_runs(count: int) -> list[tuple[Any, float]]:
     kinds = board.groupby(["data", "scenario", "method"], sort=False)["train_s"].first()
     rng = random.Random(0)
     seeds = -(-count // len(kinds))
-    found: list[tuple[Any, float]] = []
+    runs: list[tuple[Any, float]] = []
     for data in dict.fromkeys(kind[0] for kind in kinds.index):
         for seed in range(seeds):
             for kind, seconds in kinds.items():
                 if kind[0] == data:
                     spec = SimpleNamespace(data_label=data, fold=0, kind=kind, seed=seed)
                     # seeds differ by a tenth; loading and recording take half a second
-                    found.append((spec, 0.5 + seconds * rng.lognormvariate(0, 0.1)))
-    return found
+                    runs.append((spec, 0.5 + seconds * rng.lognormvariate(0, 0.1)))
+    return runs
 
 
 def simulate(nodes: int) -> tuple[int, float, float]:

@@ -41,7 +41,7 @@ SUITE: dict[str, Any] = {
 }
 
 
-def found(sweep: Sweep) -> list[Run]:
+def runs_of(sweep: Sweep) -> list[Run]:
     """All runs that are known, trials too."""
     return [find_run(spec, sweep.runs_folder) for spec in sweep.known]
 
@@ -66,12 +66,12 @@ def main(trials: int) -> None:
         before_s = time.process_time() - began
         expected = sweep.expected()
         seconds = float((expected["runs"] * expected["seconds"]).sum())
-        known = {each.spec.key for each in found(sweep) if each.state == "done"}
+        known = {each.spec.key for each in runs_of(sweep) if each.state == "done"}
         began, trained_s = time.process_time(), 0.0
         for todo in sweep.rounds():
             trained_s += carried_out(todo, sweep)
         spent_s = time.process_time() - began - trained_s
-        runs = found(sweep)
+        runs = runs_of(sweep)
         took = sum(seconds_of(each) for each in runs if each.spec.key not in known)
         print(
             f"search of {trials} trials: {spent_s:.2f} s of one core beside {trained_s:.1f} s of "

@@ -35,11 +35,11 @@ def all_runs(runs: Path) -> list[Deletable]:
     return [_deletable(folder, "") for folder in _folders(runs)]
 
 
-def failed_runs(found: Sequence[Run]) -> list[Deletable]:
+def failed_runs(runs: Sequence[Run]) -> list[Deletable]:
     """The failed and the damaged ones of some runs."""
     return [
         _deletable(run.folder, f"{run.state}: {run.why}")
-        for run in found
+        for run in runs
         if run.state in ("failed", "broken") and not is_claimed(run.folder)
     ]
 
@@ -52,13 +52,13 @@ def stale_runs(runs: Path, planned: Sequence[RunSpec]) -> list[Deletable]:
         planned: All runs that are not stale for want of a plan.
     """
     by_folder = {runs / spec.folder: spec for spec in planned}
-    found = []
+    result = []
     for folder in _folders(runs):
         spec = by_folder.get(folder)
         why = "not in the plan" if spec is None else _changed(find_run(spec, runs))
         if why:
-            found.append(_deletable(folder, why))
-    return found
+            result.append(_deletable(folder, why))
+    return result
 
 
 def delete(chosen: Sequence[Deletable]) -> None:

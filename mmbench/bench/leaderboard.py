@@ -143,18 +143,18 @@ def robustness(
     Returns:
         Columns as in `ROBUSTNESS`; no row without curves over rates and without patterns.
     """
-    found = read_records(runs) if records is None else records
-    measured = degraded(found)
+    records = read_records(runs) if records is None else records
+    measured = degraded(records)
     if compare is not None and not compare.endswith(IPW):
         more = pooled(
-            runs, found, compare, ScoreCache(None) if score_cache is None else score_cache
+            runs, records, compare, ScoreCache(None) if score_cache is None else score_cache
         )
         measured = pd.concat([measured, more]) if len(more) else measured
         place = measured["mechanism"].map(MEASURES.index)
         measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
-    if len(found):
+    if len(records):
         training = ["data", "scenario", "method", "variant", "fold", "seed"]
-        rising = found.drop_duplicates(training)[[*training, "rising"]]
+        rising = records.drop_duplicates(training)[[*training, "rising"]]
         measured = measured.merge(rising, how="left", on=training)
     cells = _cells(runs, measured)
     if cells.empty:
@@ -180,8 +180,8 @@ def _require_comparable(records: pd.DataFrame) -> None:
             continue
         data, scenario, fold, condition = key
         groups = [
-            ", ".join(f"{m} seed {s}" for m, s in zip(own["method"], own["seed"], strict=True))
-            for _, own in part.groupby("samples", sort=False)
+            ", ".join(f"{m} seed {s}" for m, s in zip(group["method"], group["seed"], strict=True))
+            for _, group in part.groupby("samples", sort=False)
         ]
         raise ValueError(
             f"runs of {data}, {scenario}, fold {fold} cannot be compared: under {condition} "
@@ -253,7 +253,7 @@ def _compared(
 
 def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
     """Each method's mean rank over the tables of a metric; none for a method with a hole."""
-    found = pd.Series(np.nan, index=cells.index)
+    ranks = pd.Series(np.nan, index=cells.index)
     for (metric, _), part in cells.groupby(["metric", "variant"], sort=False):
         wide = part.pivot_table(
             index=["data", "scenario", "condition"],
@@ -264,8 +264,8 @@ def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
         )
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
         rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
-        found[part.index] = part["method"].map(rank).to_numpy(float)
-    return found
+        ranks[part.index] = part["method"].map(rank).to_numpy(float)
+    return ranks
 
 
 def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
@@ -274,8 +274,8 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
     # what older records do not have, and what measures over conditions cannot have
-    asked = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
-    records = records.assign(**{name: np.nan for name in asked if name not in records})
+    columns = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
+    records = records.assign(**{name: np.nan for name in columns if name not in records})
     grouped = records.groupby(CELL, sort=False, dropna=False)
     cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
     # one undefined score makes the cell a hole; pandas would average the others
@@ -397,9 +397,9 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         never bold. A dagger marks cells whose runs differ in sources or machine. Where the ceiling
         is known, a last row has it with its standard error on this very test split.
     """
-    shown = board[board["metric"] == metric]
-    found = {}
-    for key, part in shown.groupby(["data", "scenario"], sort=False):
+    cells = board[board["metric"] == metric]
+    pivots = {}
+    for key, part in cells.groupby(["data", "scenario"], sort=False):
         text = part.assign(text=[_cell(row) for row in part.itertuples()])
         methods = list(dict.fromkeys(part["method"]))
         conditions = list(dict.fromkeys(part["condition"]))
@@ -411,8 +411,8 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
                 _number(best.bayes[c], best.bayes_se[c]) if c in best.index else DASH
                 for c in conditions
             ]
-        found[(str(key[0]), str(key[1]))] = wide
-    return found
+        pivots[(str(key[0]), str(key[1]))] = wide
+    return pivots
 
 
 def _cell(row: object) -> str:
@@ -508,9 +508,9 @@ def render(
     """
     if form == "csv":
         return safe_csv(board, digits=6)
-    shown = {", ".join(key): table for key, table in tables(board, metric).items()}
+    sections = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
-    shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
+    sections |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
     about = (
         f"Metric: {metric}, mean ± standard deviation over {repeats(board)}; **best** of a column."
     )
@@ -523,12 +523,12 @@ def render(
     if (of_metric["mixed"] != "").any():
         about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
-        return _html(title or "leaderboard", about, shown)
+        return _html(title or "leaderboard", about, sections)
     parts = [f"# {in_markdown(title)}", ""] if title else []
     for sentence in said:
         parts += [in_markdown(sentence), ""]
     parts += [about]
-    for heading, table in shown.items():
+    for heading, table in sections.items():
         named = table.rename(index=in_markdown, columns=in_markdown)
         parts += ["", f"## {in_markdown(heading)}", "", named.to_markdown()]
     return "\n".join(parts) + "\n"
@@ -561,7 +561,7 @@ th:first-child {{ text-align: left }}
 """
 
 
-def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
+def _html(title: str, about: str, sections: Mapping[str, pd.DataFrame]) -> str:
     """Tables as a page; names from outside are text and never markup."""
 
     def text(value: object) -> str:
@@ -570,7 +570,7 @@ def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
         return re.sub(r"\*\*([^*]*)\*\*", r"<b>\1</b>", plain)
 
     lines = [HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", f"<p>{text(about)}</p>"]
-    for heading, table in shown.items():
+    for heading, table in sections.items():
         head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in ["method", *table])
         lines += [
             f"<h2>{escape(heading)}</h2>",

@@ -318,9 +318,9 @@ def critical_difference(
     ax.set_xlabel("mean rank (1 = best)")
     top = -1.15
     end = 1 + critical
-    shown = min(end, n + 0.2)
-    ax.plot([1, shown], [top, top], color=INK, linewidth=1.2, clip_on=False)
-    for x in (1, shown) if shown == end else (1,):
+    right = min(end, n + 0.2)
+    ax.plot([1, right], [top, top], color=INK, linewidth=1.2, clip_on=False)
+    for x in (1, right) if right == end else (1,):
         ax.plot([x, x], [top - 0.15, top + 0.15], color=INK, linewidth=1.2, clip_on=False)
     ax.text(1, top - 0.35, f"critical difference {critical:.2f}", fontsize=9, va="bottom")
     return _svg(figure, alt)
@@ -329,7 +329,7 @@ def critical_difference(
 @matplotlib.rc_context(RC)
 def pairs(
     truth: Float[np.ndarray, "sample 2"],
-    found: Float[np.ndarray, "sample 2"],
+    estimate: Float[np.ndarray, "sample 2"],
     *,
     alt: str,
 ) -> str:
@@ -337,17 +337,19 @@ def pairs(
 
     Args:
         truth: Where they are in the plane.
-        found: Where those made for them are.
+        estimate: Where those made for them are.
         alt: What the plot says, in words.
     """
     figure, ax = _figure(height=300.0, right=14.0, left=14.0, bottom=14.0, top=30.0)
     ax.plot(
-        np.stack([truth[:, 0], found[:, 0]]), np.stack([truth[:, 1], found[:, 1]]),
+        np.stack([truth[:, 0], estimate[:, 0]]), np.stack([truth[:, 1], estimate[:, 1]]),
         color=RULE, linewidth=0.5, zorder=1,
     )  # fmt: skip
     plain: dict[str, Any] = {"linestyle": "none", "markersize": 4.5}
     ax.plot(*truth.T, marker="o", markerfacecolor="none", color=PALETTE[0], label="true", **plain)
-    ax.plot(*found.T, marker="s", markeredgewidth=0, color=PALETTE[1], label="recovered", **plain)
+    ax.plot(
+        *estimate.T, marker="s", markeredgewidth=0, color=PALETTE[1], label="recovered", **plain
+    )
     ax.axis("off")
     ax.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderpad=0,
@@ -359,7 +361,7 @@ def pairs(
 @matplotlib.rc_context(RC)
 def gallery(
     queries: Sequence[Picture],
-    found: Sequence[Sequence[Picture]],
+    neighbours: Sequence[Sequence[Picture]],
     *,
     labels: Sequence[str],
     alt: str,
@@ -368,16 +370,16 @@ def gallery(
 
     Args:
         queries: Pictures with values 0 to 255.
-        found: For each query those retrieved, first the closest.
+        neighbours: For each query those retrieved, first the closest.
         labels: A name for each query.
         alt: What the plot says, in words.
     """
-    columns = 1 + max((len(row) for row in found), default=0)
+    columns = 1 + max((len(row) for row in neighbours), default=0)
     gap, top = 6.0, 20.0
     size = min(88.0, (WIDTH - 12 - gap * columns) / columns)
     height = top + len(queries) * (size + gap + 14)
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-    for i, (query, row) in enumerate(zip(queries, found, strict=True)):
+    for i, (query, row) in enumerate(zip(queries, neighbours, strict=True)):
         y = height - top - (i + 1) * (size + gap + 14) + gap
         figure.text(4 / WIDTH, (y + size + 3) / height, _short(labels[i], 56), fontsize=8.5)
         for j, picture in enumerate([query, *row]):
@@ -545,12 +547,12 @@ def _luminance(rgba: Array) -> float:
 def _round_amounts(low: float, high: float) -> list[float]:
     """At most five round numbers for a logarithmic axis; two at least where there is room."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
+    ticks: list[float] = []
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
-        found = [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
-        if len(found) >= 3:
+        ticks = [d * 10.0**e for e in decades for d in digits if low <= d * 10.0**e <= high]
+        if len(ticks) >= 3:
             break
-    return found[:: -(-len(found) // 5) or 1]
+    return ticks[:: -(-len(ticks) // 5) or 1]
 
 
 def _amount(value: float) -> str:

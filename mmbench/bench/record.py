@@ -202,11 +202,11 @@ def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
 
 def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:
     """Name of what a condition asked: runs whose names differ have nothing to compare."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array, dtype in ((sample_id, np.int64), (target, np.float64), (presence, np.bool_)):
-        found.update(f"{array.shape}".encode())
-        found.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_records(runs: Iterable[Run]) -> pd.DataFrame:
@@ -249,7 +249,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             **cost,
         }
         for name, condition in result.conditions.items():
-            own = {
+            facts = {
                 "condition": name,
                 "mechanism": condition.mechanism,
                 "missing_rate_nominal": condition.missing_rate_nominal,
@@ -259,12 +259,12 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             }
             pattern = names if name == "complete" else name
             if condition.mechanism == "pattern" or name == "complete":
-                own["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
+                facts["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
             scores = condition.scores | _newer_scores(run, name, result, condition)
             rows.extend(
                 {
                     **common,
-                    **own,
+                    **facts,
                     "metric": metric,
                     "value": float("nan") if value is None else value,
                     "effective_n": condition.effective_n if metric.endswith(IPW) else condition.n,
@@ -289,8 +289,8 @@ def _newer_scores(
     missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
     if not missing:
         return {}
-    kept = read_predictions(run, name, only=("logits", "target"))
-    return {m: score(m, kept["logits"], kept["target"], kind) for m in missing}
+    predictions = read_predictions(run, name, only=("logits", "target"))
+    return {m: score(m, predictions["logits"], predictions["target"], kind) for m in missing}
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

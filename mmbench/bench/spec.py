@@ -350,15 +350,15 @@ def labels(entries: Sequence[Entry]) -> list[str]:
         ValueError: If two entries would still be called the same.
     """
     names = [e.name if "/" in e.name else e.name.rpartition(".")[2] for e in entries]
-    found = []
+    result = []
     for entry, name in zip(entries, names, strict=True):
         args = ",".join(f"{key}={value}" for key, value in sorted(entry.args.items()))
         plain = names.count(name) == 1 or not args
-        found.append(entry.label or (name if plain else f"{name}({args})"))
-    for label in found:
-        if found.count(label) > 1:
+        result.append(entry.label or (name if plain else f"{name}({args})"))
+    for label in result:
+        if result.count(label) > 1:
             raise ValueError(f"two entries of the suite are called {label!r}; give one a label:")
-    return found
+    return result
 
 
 def suites() -> dict[str, Path]:
@@ -413,9 +413,9 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "value_error":  # raised here, with the key's name in it
         said = str(problem["ctx"]["error"])
         return f"{path}.{said}" if path else said
-    found = repr(problem["input"])
-    found = found if len(found) < 60 else found[:57] + "..."
-    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {found}"
+    value = repr(problem["input"])
+    value = value if len(value) < 60 else value[:57] + "..."
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {value}"
 
 
 def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -470,13 +470,13 @@ def complete(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict
 
 def parameters(cls: type) -> list[inspect.Parameter]:
     """A constructor's own parameters, then those of its bases as far as **kwargs passes them."""
-    found: dict[str, inspect.Parameter] = {}
+    result: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [p for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        found = {p.name: p for p in named} | found
-        if len(named) == len(own):
+        signature = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [p for p in signature if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        result = {p.name: p for p in named} | result
+        if len(named) == len(signature):
             break
-    return list(found.values())
+    return list(result.values())

@@ -112,24 +112,24 @@ class Searches:
         self.defaults: dict[Place, RunSpec] = {}
         self.of: dict[str, Search] = {} if suite.tune is None else _read(self.path)
 
-    def plan(self, asked: Sequence[RunSpec]) -> list[RunSpec]:
+    def plan(self, specs: Sequence[RunSpec]) -> list[RunSpec]:
         """Runs of the suite with the best settings, or those of the suite while a search goes on.
 
         Args:
-            asked: Runs with the settings of the suite.
+            specs: Runs with the settings of the suite.
         """
         if self.suite.tune is None:
-            return list(asked)
-        name = self.suite.tune.scenario or asked[0].scenario_name
+            return list(specs)
+        name = self.suite.tune.scenario or specs[0].scenario_name
         self.defaults = {
             _place(spec): spec
-            for spec in asked
+            for spec in specs
             if spec.seed == self.suite.seeds[0] and spec.scenario_name == name
         }
         if not self.defaults:
-            known = ", ".join(dict.fromkeys(spec.scenario_name for spec in asked))
+            known = ", ".join(dict.fromkeys(spec.scenario_name for spec in specs))
             raise ValueError(f"tune.scenario: {name!r} is no scenario of the suite; it has {known}")
-        return list({spec.folder: spec for spec in map(self._tuned, asked)}.values())
+        return list({spec.folder: spec for spec in map(self._tuned, specs)}.values())
 
     @property
     def trials(self) -> list[RunSpec]:

@@ -184,8 +184,8 @@ def loading_again_gives_the_same(subject: Subject) -> None:
 )
 def another_process_loads_the_same(subject: Subject) -> None:
     """Samples do not depend on the process that loads them."""
-    here, there = fingerprints(subject.data), subject.elsewhere()
-    differ = [split for split in SPLITS if here[split] != there[split]]
+    ours, theirs = fingerprints(subject.data), subject.elsewhere()
+    differ = [split for split in SPLITS if ours[split] != theirs[split]]
     assert not differ, f"{', '.join(differ)} differs between two processes"
 
 
@@ -255,11 +255,11 @@ def what_is_withheld_is_gone(subject: Subject) -> None:
     dirty.loaded = {}
     for split in SPLITS:
         samples = clean.samples(split)
-        shown = samples.presence.copy()
+        visible = samples.presence.copy()
         few, presence = clean.split(split).samples.sample_id, clean.split(split).presence
         if split != "test":
-            shown[np.isin(samples.sample_id, few)] = presence
-        spoilt = _spoilt(samples, samples.presence & ~shown)
+            visible[np.isin(samples.sample_id, few)] = presence
+        spoilt = _spoilt(samples, samples.presence & ~visible)
         dirty.loaded[split] = _spoilt(spoilt, ~samples.presence, nan=True)
     _require_same(clean, dirty, SPLITS[:2], "what is withheld")
 
@@ -377,7 +377,7 @@ def every_output_occurs_in_training(subject: Subject) -> None:
         seen = np.bincount(target, minlength=task.num_outputs) > 0
     else:
         seen = np.logical_and(target.any(axis=0), ~target.all(axis=0))
-    absent = [name for name, there in zip(task.outputs, seen, strict=True) if not there]
+    absent = [name for name, occurs in zip(task.outputs, seen, strict=True) if not occurs]
     assert not absent, f"training never shows {', '.join(absent[:SHOWN])}"
 
 
@@ -408,8 +408,8 @@ def _contents(samples: Samples) -> Iterator[tuple[int, bytes]]:
     """Id of each sample, and a digest of all that it has."""
     for row, sample in enumerate(samples.sample_id.tolist()):
         whole = hashlib.sha256(samples.presence[row].tobytes())
-        for name, there in zip(samples.modalities, samples.presence[row], strict=True):
-            if there:
+        for name, present in zip(samples.modalities, samples.presence[row], strict=True):
+            if present:
                 whole.update(np.ascontiguousarray(samples.inputs[name][row]).tobytes())
         yield sample, whole.digest()
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmbench.checks.elsewhere import address, found, in_another_process
+from mmbench.checks.elsewhere import address, by_address, in_another_process
 from mmbench.checks.rule import Rules
 from mmbench.checks.tasks import OneBatch, all_patterns, make_batch, sample_tasks, with_gaps_inside
 from mmbench.data.batch import Batch, LeakError
@@ -589,8 +589,8 @@ def same_seed_same_method(cls: type[Method], task: Task) -> None:
 )
 def another_process_builds_the_same(cls: type[Method], task: Task) -> None:
     """Weights do not depend on the process that drew them."""
-    there = weights_in_another_process(cls)
-    for task, here, other in zip(sample_tasks(cls), weights_of(*address(cls)), there, strict=True):
+    others = weights_in_another_process(cls)
+    for task, here, other in zip(sample_tasks(cls), weights_of(*address(cls)), others, strict=True):
         differ = [name for name, digest in here.items() if other.get(name) != digest]
         assert not differ, f"{', '.join(differ)} differs between two processes ({task.kind})"
 
@@ -606,7 +606,7 @@ def weights_in_another_process(cls: type[Method]) -> list[dict[str, str]]:
 
 def weights_of(module: str, file: str, qualname: str) -> list[dict[str, str]]:
     """Digests of what a method is built from, by name, for each of its sample tasks."""
-    cls = found(module, file, qualname)
+    cls = by_address(module, file, qualname)
     return [
         {
             name: hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()[:16]
@@ -737,11 +737,11 @@ class _Waiting(TorchFunctionMode):
 def _caller() -> traceback.FrameSummary:
     """Who made the call that `_Waiting` sees; tests wrap this module in checks of shapes."""
     stack = traceback.extract_stack()
-    own = (__file__, "<")
+    internal = (__file__, "<")
     return next(
         frame
         for frame in reversed(stack)
-        if not frame.filename.startswith(own) and "jaxtyping" not in frame.filename
+        if not frame.filename.startswith(internal) and "jaxtyping" not in frame.filename
     )
 
 

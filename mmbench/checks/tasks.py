@@ -48,12 +48,12 @@ def sample_tasks(cls: type[Method]) -> list[Task]:
     single modality.
     """
     covered: set[object] = set()
-    found = []
+    tasks = []
     for task in _candidates(cls):
         if (new := set(_features(task)) - covered) and cls.reason_not(task) is None:
             covered |= new
-            found.append(task)
-    return found
+            tasks.append(task)
+    return tasks
 
 
 def _candidates(cls: type[Method]) -> Iterator[Task]:

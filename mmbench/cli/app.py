@@ -88,13 +88,13 @@ masks_app.command("verify")(verify_masks)
 masks_app.command("import")(import_masks)
 
 
-def _show_version(asked: bool) -> bool:
-    if asked:
+def _show_version(value: bool) -> bool:
+    if value:
         import mmbench
 
         typer.echo(f"mmbench {mmbench.__version__}")
         raise typer.Exit
-    return asked
+    return value
 
 
 @app.callback()

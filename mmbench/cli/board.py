@@ -49,7 +49,7 @@ def leaderboard(
     from mmbench.bench.leaderboard import render
 
     sweep = sweep_of(words, results, limit, data_root)
-    shown, title = metric or sweep.suite.select.metric, sweep.suite.name
+    chosen, title = metric or sweep.suite.select.metric, sweep.suite.name
     runs = sweep.runs()
     board, robust = sweep.boards(metric, runs=runs, paired=paired)
     sweep.require_rows(board, metric)
@@ -65,13 +65,13 @@ def leaderboard(
     elif form is Form.latex:
         from mmbench.bench.latex import latex
 
-        sys.stdout.write(latex(board, metric=shown))
+        sys.stdout.write(latex(board, metric=chosen))
     else:
         said = [] if verdict is None else verdict.sentences
         text = render(
             board,
             form.value,  # type: ignore[arg-type]
-            metric=shown,
+            metric=chosen,
             title=title,
             robust=robust,
             said=said,

@@ -54,7 +54,7 @@ def check_data(
     data = bound_data(name, _arguments(words, skip_bad), data_root, fold)
     _print_source(data)
     health = examine(data)
-    for path in health.found:
+    for path in health.files:
         typer.echo(f"found    {path}")
     for path in (*health.missing, *health.unread):
         typer.echo(f"missing  {path}")

@@ -89,10 +89,10 @@ def sweep_of(
 def may_write(sweep: "Sweep") -> bool:
     """Whether tables may be written; says so where the folder is somebody else's."""
     where = sweep.board_folder
-    there = next(path for path in (where, *where.parents) if path.is_dir())
-    if os.access(there, os.W_OK):
+    folder = next(path for path in (where, *where.parents) if path.is_dir())
+    if os.access(folder, os.W_OK):
         return True
-    typer.echo(f"nothing is written: {there} is read-only", err=True)
+    typer.echo(f"nothing is written: {folder} is read-only", err=True)
     return False
 
 

@@ -221,9 +221,9 @@ def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> Non
 
 def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
     before = len(sweep.known) - len(todo)
-    taken = f", {sweep.taken_up} of them taken up from the archive" if sweep.taken_up else ""
-    kept = f" ({before} are finished{taken})" if before else ""
-    typer.echo(f"{len(todo)} runs{where}{kept}, results in {sweep.folder}")
+    archived = f", {sweep.taken_up} of them taken up from the archive" if sweep.taken_up else ""
+    finished = f" ({before} are finished{archived})" if before else ""
+    typer.echo(f"{len(todo)} runs{where}{finished}, results in {sweep.folder}")
 
 
 def _show_progress(

@@ -62,11 +62,11 @@ def _show(folder: Path, verified: "Verified") -> int:
     for data, why in verified.absent.items():
         typer.echo(visible(f"  not made again: {data}: {why}"))
     for (data, scenario), methods in verified.outdated.items():
-        shown = ", ".join(methods[:8]) + (" ..." if len(methods) > 8 else "")
+        names = ", ".join(methods[:8]) + (" ..." if len(methods) > 8 else "")
         typer.echo(
             visible(
                 f"  made by other sources: {data}, {scenario}: {counted(len(methods), 'row')} "
-                f"({shown})"
+                f"({names})"
             )
         )
     wrong = sum(one.state == "differs" for one in verified.checks)

@@ -79,11 +79,11 @@ def cached(
 
 def _problem(folder: Path) -> str:
     """Why a folder cannot be used; empty if it can."""
-    found = identity(folder)
-    return "it is not there" if found is None else _damage(folder, found)
+    mark = identity(folder)
+    return "it is not there" if mark is None else _damage(folder, mark)
 
 
 @lru_cache(maxsize=1024)
-def _damage(folder: Path, found: tuple[int, int]) -> str:
-    """Read all of a published folder back; `found` tells it from a later one of its name."""
+def _damage(folder: Path, mark: tuple[int, int]) -> str:
+    """Read all of a published folder back; `mark` tells it from a later one of its name."""
     return damage(folder, MARK, read_up_to=None)

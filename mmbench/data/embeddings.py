@@ -200,10 +200,10 @@ def is_shared_between_runs(encoder: object) -> bool:
 
 def content(tensors: Iterable[Tensor]) -> str:
     """Name of what tensors hold, in whatever pieces it comes; shapes are for the caller to name."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for x in tensors:
-        found.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -227,20 +227,20 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
     device = next(encoder.parameters()).device
 
     def build(folder: Path, held: Claim) -> None:
-        kept: np.memmap[Any, Any] | None = None
+        array: np.memmap[Any, Any] | None = None
         start = 0
         for x, lengths in parts():
             z = encoder(x.to(device), None if lengths is None else lengths.to(device)).cpu().numpy()
-            if kept is None:
+            if array is None:
                 shape = (count, *z.shape[1:])
-                kept = np.lib.format.open_memmap(
+                array = np.lib.format.open_memmap(
                     folder / "embeddings.npy", mode="w+", dtype=z.dtype, shape=shape
                 )
-            kept[start : start + len(z)] = z
+            array[start : start + len(z)] = z
             start += len(z)
-        assert kept is not None, "there is nothing to encode"
+        assert array is not None, "there is nothing to encode"
         assert start == count, f"{start} samples were given, not {count}"
-        kept.flush()
+        array.flush()
 
     folder = cached(spec, build)
     # copy on write: torch wants an array that could be written to

@@ -164,15 +164,15 @@ class ModalityFile:
         if self.samples is not None:
             spec["samples"] = list(self.samples.ids)
             files += [file for file in self.samples.files if file.is_file()]
-        found = parsed(files, spec, partial(self._parse, joined), code=__name__)
-        shape, size = found["x"].shape[1:], int(found["vocab_size"])
+        arrays = parsed(files, spec, partial(self._parse, joined), code=__name__)
+        shape, size = arrays["x"].shape[1:], int(arrays["vocab_size"])
         whose = self._tokens.name if self._tokens else ""
         return Entries(
             Modality(self.name, self.kind, shape, size, whose),
-            found["x"],
-            found["present"],
-            found["length"],
-            tuple(found["notes"].tolist()),
+            arrays["x"],
+            arrays["present"],
+            arrays["length"],
+            tuple(arrays["notes"].tolist()),
         )
 
     @cached_property
@@ -181,15 +181,15 @@ class ModalityFile:
 
     def _parse(self, joined: Joined, room: Room) -> Arrays:
         if self.samples is not None and self.kind == "image":
-            found = self._pictures(self.samples, joined, room)
+            arrays = self._pictures(self.samples, joined, room)
         else:
-            found = self._rows(joined).scattered(len(joined.ids))
-        if not found["present"].any():
+            arrays = self._rows(joined).scattered(len(joined.ids))
+        if not arrays["present"].any():
             raise ValueError(
                 f"{self.path} has no row with a value, so that no sample has the modality "
                 f"{self.name}; fill it in, or take it out of files"
             )
-        return found
+        return arrays
 
     def _rows(self, joined: Joined) -> "_Rows":
         if self.samples is not None:
@@ -234,8 +234,8 @@ class ModalityFile:
                 files.append(file)
                 ids.append(name)
         content = stacked(arrays, files, self.kind) | {"id": np.array(ids, dtype=str)}
-        found = arrays_of(content, self.path, self.kind)
-        return replace(found, notes=(*samples.notes, *found.notes, *bad.notes))
+        result = arrays_of(content, self.path, self.kind)
+        return replace(result, notes=(*samples.notes, *result.notes, *bad.notes))
 
     def _frame(self, joined: Joined) -> "_Rows":
         """Of a CSV or parquet file."""
@@ -254,21 +254,21 @@ class ModalityFile:
                 "tokens, one column of text; for anything else take an npz file"
             )
         texts = frame.text(frame.names[0])
-        there = (texts != "").to_numpy(bool)
-        return self._texts(texts[there], rows[there], joined, notes)
+        filled = (texts != "").to_numpy(bool)
+        return self._texts(texts[filled], rows[filled], joined, notes)
 
     def _arrays(self, arrays: ModalityArrays, joined: Joined) -> "_Rows":
         """Of an npz file, or of arrays in files of their own."""
         require_unique(arrays.ids, self.path)
         rows, notes = joined.rows(arrays.ids, self.path)
-        kept = (rows >= 0) & arrays.present
-        x, length, rows = arrays.x[kept], arrays.length[kept], rows[kept]
+        known = (rows >= 0) & arrays.present
+        x, length, rows = arrays.x[known], arrays.length[known], rows[known]
         notes = [*arrays.notes, *notes]
         if self.kind == "vector" and (self.indicators or np.isnan(x).any()):
             names = tuple(str(k) for k in range(x.shape[1]))
             lines = np.arange(len(x))
             values = x.astype(np.float64)
-            frame = Frame(self.path, arrays.ids[kept], names, values, {}, lines)
+            frame = Frame(self.path, arrays.ids[known], names, values, {}, lines)
             return self._vector(frame, rows, joined, notes)
         if self.kind != "tokens":
             return _Rows(x, rows, length, 0, notes)
@@ -314,7 +314,7 @@ class ModalityFile:
         bad = Skipped(self.skip_bad, self.path.name)
         while True:
             try:
-                found = features(frame, joined.train[rows], indicators=self.indicators)
+                table = features(frame, joined.train[rows], indicators=self.indicators)
             except BadRowError as error:
                 with bad.may_fail(frame.where(error.row)):
                     raise
@@ -322,9 +322,9 @@ class ModalityFile:
                 frame, rows = frame.take(good), rows[good]
             else:
                 break
-        rows = rows[found.present]
+        rows = rows[table.present]
         length = np.ones(len(rows), np.int64)
-        return _Rows(found.x[found.present], rows, length, 0, [*notes, *found.notes, *bad.notes])
+        return _Rows(table.x[table.present], rows, length, 0, [*notes, *table.notes, *bad.notes])
 
 
 @dataclass(frozen=True)

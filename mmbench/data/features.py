@@ -45,16 +45,16 @@ def installed() -> dict[str, str]:
     Raises:
         ValueError: If one is not installed.
     """
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError as error:
             raise ValueError(
                 f"pretrained features need the package {package}, which is not installed; "
                 "pip install 'mmbench[pretrained]'"
             ) from error
-    return found
+    return versions
 
 
 def text_folder() -> Path:

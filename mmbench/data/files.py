@@ -36,9 +36,9 @@ def locate(root: Path, name: str) -> Path:
     if path.is_dir():
         return path
     for ending in COMPRESSIONS:
-        found = path.with_name(path.name + ending)
-        if found.is_file():
-            return found
+        file = path.with_name(path.name + ending)
+        if file.is_file():
+            return file
     if not root.is_dir():
         raise ValueError(
             f"no folder {root}; set --data-root or MMBENCH_DATA to the folder that has {name}"
@@ -210,9 +210,9 @@ def class_numbers(
         ValueError: If one is text, NaN, no whole number or out of range; the message names the
             row.
     """
-    found = np.asarray(labels)
-    _require_real(found, what)
-    values = found.astype(np.float64).reshape(-1)
+    array = np.asarray(labels)
+    _require_real(array, what)
+    values = array.astype(np.float64).reshape(-1)
     good = np.isfinite(values) & (values == np.round(values))
     good &= (values >= first) & (values < first + classes)
     if not good.all():
@@ -285,5 +285,5 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
             f"archive holds {entry.file_size:,} and this machine has {memory:,}"
         )
     with archive.open(entry) as file:
-        found: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-    return found
+        array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
+    return array

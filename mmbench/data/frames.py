@@ -83,16 +83,16 @@ class Frame:
 
     def without(self, names: Sequence[str]) -> "Frame":
         """Return it without the columns that are called so, if it has them."""
-        kept = [k for k, name in enumerate(self.names) if name not in names]
-        if len(kept) == len(self.names):
+        columns = [k for k, name in enumerate(self.names) if name not in names]
+        if len(columns) == len(self.names):
             return self
         numeric = [j for j, k in enumerate(self.numeric) if self.names[k] not in names]
         gone = [name for name in self.names if name in names]
         return replace(
             self,
-            names=tuple(self.names[k] for k in kept),
+            names=tuple(self.names[k] for k in columns),
             numbers=self.numbers[:, numeric],
-            others={new: self.others[old] for new, old in enumerate(kept) if old in self.others},
+            others={new: self.others[old] for new, old in enumerate(columns) if old in self.others},
             notes=(
                 *self.notes,
                 f"{self.path.name}: left out {', '.join(gone)}, since target, split or group is "
@@ -142,19 +142,19 @@ def read_frame(
         return read()
     spec = {"what": "table", "name": path.name, "id": id_column, "only": names, "numbers": numbers}
     try:
-        found = parsed([path], spec, lambda _: _as_arrays(read()), code=__name__)
+        arrays = parsed([path], spec, lambda _: _as_arrays(read()), code=__name__)
     except _NoTextError:
         return read()
-    ids, columns, positions, *others = json.loads(found["text"].tobytes())
+    ids, columns, positions, *others = json.loads(arrays["text"].tobytes())
     return Frame(
         path=path,
         ids=pd.Index(ids, dtype=object),
         names=tuple(columns),
-        numbers=found["numbers"],
+        numbers=arrays["numbers"],
         others={k: pd.Series(x, dtype=object) for k, x in zip(positions, others, strict=True)},
-        lines=found["lines"],
-        commas=bool(found["commas"]),
-        notes=tuple(found["notes"].tolist()),
+        lines=arrays["lines"],
+        commas=bool(arrays["commas"]),
+        notes=tuple(arrays["notes"].tolist()),
     )
 
 
@@ -288,8 +288,8 @@ def likely_cause(ids: "pd.Index[str]", wanted: "pd.Index[str]", files: tuple[str
 
 def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]":
     """A column as text; see `Frame.text`. Whole numbers that a file holds as floats are `1`."""
-    there = column.notna()
-    values = column[there]
+    filled = column.notna()
+    values = column[filled]
     if pd.api.types.is_float_dtype(values.dtype):
         if (values.abs() > WHOLE).any():
             raise ValueError(
@@ -302,12 +302,12 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
     elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in values):
         texts = [str(v) for v in values]
     else:
-        found = values.iloc[0]
+        value = values.iloc[0]
         raise ValueError(
-            f"{path} column {name} holds {type(found).__name__}, such as {found!r}; save it as text"
+            f"{path} column {name} holds {type(value).__name__}, such as {value!r}; save it as text"
         )
     result = np.full(len(column), "", dtype=object)
-    result[there.to_numpy(bool)] = texts
+    result[filled.to_numpy(bool)] = texts
     return pd.Series(result, dtype=object)
 
 
@@ -420,15 +420,15 @@ def _numbers_of_text(columns: _Columns, path: Path, *, commas: bool) -> _Columns
     Raises:
         ValueError: If some columns have decimal commas and others decimal points.
     """
-    found: _Columns = []
+    result: _Columns = []
     written: dict[str, str] = {}  # decimal mark -> a column that has it
     for name, column in columns:
-        found.append((name, column))
+        result.append((name, column))
         if not is_text(column):
             continue
         text = as_text(column, path, name)
         numbers, bad = to_numbers(text, comma=commas)
-        found[-1] = (name, text if bad.any() else pd.Series(numbers))
+        result[-1] = (name, text if bad.any() else pd.Series(numbers))
         if commas and not bad.any():
             written |= {mark: name for mark in ",." if text.str.contains(mark, regex=False).any()}
     if len(written) == 2:
@@ -436,7 +436,7 @@ def _numbers_of_text(columns: _Columns, path: Path, *, commas: bool) -> _Columns
             f"{path}: column {written[',']} has decimal commas and column {written['.']} has "
             "points; write all decimals in one way"
         )
-    return found
+    return result
 
 
 # --- CSV --------------------------------------------------------------------------------------
@@ -462,23 +462,23 @@ def _csv(
     unnamed = [k for k, name in enumerate(names) if name == "" and k not in (0, place)]
     if numbers and separator != ";":
         table = _parsed(path, options | {"na_values": EMPTY_NUMBERS, "dtype": {place: str}})
-        found = {k: table[k] for k in range(len(names))}
-        text = [k for k in found if k != place and not _is_number(found[k])]
-        if found[place].isna().any() or text:  # words that only look like an empty number
-            found |= _text_columns(path, [place, *text], options)
+        cells = {k: table[k] for k in range(len(names))}
+        text = [k for k in cells if k != place and not _is_number(cells[k])]
+        if cells[place].isna().any() or text:  # words that only look like an empty number
+            cells |= _text_columns(path, [place, *text], options)
     else:
         wanted = [k for k, name in enumerate(names) if only is None or name in only]
-        found = _text_columns(path, sorted({place, len(names) - 1, *unnamed, *wanted}), options)
-    _require_rectangle(path, separator, len(names), found[len(names) - 1])
+        cells = _text_columns(path, sorted({place, len(names) - 1, *unnamed, *wanted}), options)
+    _require_rectangle(path, separator, len(names), cells[len(names) - 1])
     for k in unnamed:
-        if not found[k].isin(["", np.nan]).all():
-            value = next(v for v in found[k] if v not in ("", np.nan))
+        if not cells[k].isin(["", np.nan]).all():
+            value = next(v for v in cells[k] if v not in ("", np.nan))
             raise ValueError(
                 f"{path}: column {k + 1} has no name and holds {value!r}; give it a name, or take "
                 "it out"
             )
-    kept = [k for k in found if k not in (place, *unnamed) and not (k == 0 and first is not None)]
-    columns = [(id_column, found[place]), *((names[k], found[k]) for k in sorted(kept))]
+    chosen = [k for k in cells if k not in (place, *unnamed) and not (k == 0 and first is not None)]
+    columns = [(id_column, cells[place]), *((names[k], cells[k]) for k in sorted(chosen))]
     return columns, notes, separator == ";"
 
 
@@ -565,8 +565,8 @@ def _parquet(path: Path, id_column: str) -> tuple[_Columns, list[str]]:
     if names and UNNAMED.fullmatch(names[0]):
         first = as_text(columns[0], path, "first")
     place, notes = _ids_first(names, id_column, path, first)
-    kept = [k for k in range(len(names)) if k != place and not (k == 0 and first is not None)]
-    return [(id_column, columns[place]), *((names[k], columns[k]) for k in kept)], notes
+    chosen = [k for k in range(len(names)) if k != place and not (k == 0 and first is not None)]
+    return [(id_column, columns[place]), *((names[k], columns[k]) for k in chosen)], notes
 
 
 def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -83,11 +83,11 @@ class Samples:
     def only(self, modalities: Sequence[str]) -> "Samples":
         """Return the samples with these modalities alone; rows left with none are dropped."""
         columns = [self.modalities.index(name) for name in modalities]
-        kept = self.take(np.any(self.presence[:, columns], axis=1))
+        rest = self.take(np.any(self.presence[:, columns], axis=1))
         return replace(
-            kept,
+            rest,
             modalities=tuple(modalities),
-            inputs={name: kept.inputs[name] for name in modalities},
-            presence=kept.presence[:, columns],
-            lengths={name: steps for name, steps in kept.lengths.items() if name in modalities},
+            inputs={name: rest.inputs[name] for name in modalities},
+            presence=rest.presence[:, columns],
+            lengths={name: steps for name, steps in rest.lengths.items() if name in modalities},
         )

@@ -36,7 +36,7 @@ class Scale:
         cls,
         modality: Modality,
         samples: Samples,
-        shown: Bool[np.ndarray, " sample"],
+        present: Bool[np.ndarray, " sample"],
         gap: Gap | None = None,
     ) -> "Scale | None":
         """Standardise by the entries that training shows; None for token ids.
@@ -44,7 +44,7 @@ class Scale:
         Args:
             modality: Of which.
             samples: The training split.
-            shown: Whose modality training shows.
+            present: Whose modality training shows.
             gap: What it hides inside the modality; None = nothing.
         """
         if modality.kind == "tokens":
@@ -54,7 +54,7 @@ class Scale:
         width = values.shape[1] if channels else values.shape[-1]
         lengths = samples.lengths[modality.name] if modality.has_lengths else None
         observed = None if gap is None else gap.observed
-        rows = np.flatnonzero(shown)
+        rows = np.flatnonzero(present)
         if observed is not None and modality.kind == "vector":  # each feature has its own samples
             columns = [
                 Moments.of(iter([values[rows[observed[rows, c]], c : c + 1]]), 1, values.dtype)

@@ -154,16 +154,16 @@ def expectation_maximisation(
         `mean`, `variance` (K, F), `log_weight` (K,), and `round` and `likelihood`, the number of
         the last round and the mean log-likelihood of the rows before it.
     """
-    kept = None if folder is None else folder / LAST_ROUND
-    state = _start(rows, components) if kept is None or not kept.exists() else _read(kept)
+    file = None if folder is None else folder / LAST_ROUND
+    state = _start(rows, components) if file is None or not file.exists() else _read(file)
     least = LEAST_GAIN * rows[0].shape[1]
     while not state["ended"]:
         before = state["likelihood"]
         state = _round(rows, state)
         last = state["round"] >= MOST_ROUNDS or state["likelihood"] - before < least
         state["ended"] = torch.as_tensor(last)
-        if kept is not None:
-            _write(kept, state)
+        if file is not None:
+            _write(file, state)
     return state
 
 

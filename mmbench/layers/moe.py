@@ -279,9 +279,9 @@ class Experts(nn.Module):
         expert, token = by_expert.nonzero(as_tuple=True)  # in order of expert
         counts = torch.bincount(expert, minlength=len(by_expert)).tolist()
         weight = by_expert[expert, token]
-        asked = torch.split(x.index_select(0, token), counts)
+        chunks = torch.split(x.index_select(0, token), counts)
         h = torch.cat(
-            [F.linear(part, *into) for part, *into in zip(asked, self.w1, self.b1, strict=True)]
+            [F.linear(part, *into) for part, *into in zip(chunks, self.w1, self.b1, strict=True)]
         )
         # in one piece: oneDNN keeps a compiled GELU for each size that it meets, without need
         h = self.drop(self.activation(h))

@@ -154,9 +154,9 @@ class CMPT(Method):
         """Encoders of single modalities, then what is added to them."""
         names = [f"towers.{name}" for name, _ in self.towers.named_parameters()]
         adapters = tuple(name for name in names if ADAPTER in name)
-        own = tuple(name for name in names if ADAPTER not in name)
+        plain = tuple(name for name in names if ADAPTER not in name)
         return (
-            Stage("unimodal", trains=("encode", *own, "heads"), shared_across=("alignment",)),
+            Stage("unimodal", trains=("encode", *plain, "heads"), shared_across=("alignment",)),
             Stage("proxies", trains=(*adapters, "proxies", "head")),
         )
 

@@ -118,7 +118,7 @@ def find_metric(name: str) -> Metric:
 
 def metrics_for(task_kind: TaskKind) -> tuple[str, ...]:
     """Names of the metrics that are defined for a kind of task."""
-    return tuple(found.name for found in _all().values() if task_kind in found.tasks)
+    return tuple(metric.name for metric in _all().values() if task_kind in metric.tasks)
 
 
 def higher_is_better(name: str) -> bool:
@@ -134,11 +134,11 @@ def describe() -> list[tuple[str, str]]:
     """Name and one line for each metric: what it is, for which tasks, which way is better."""
     return [
         (
-            found.name,
-            f"{(inspect.getdoc(found.function) or '').partition(chr(10))[0]} "
-            f"[{', '.join(found.tasks)}; {found.better} is better]".strip(),
+            metric.name,
+            f"{(inspect.getdoc(metric.function) or '').partition(chr(10))[0]} "
+            f"[{', '.join(metric.tasks)}; {metric.better} is better]".strip(),
         )
-        for found in _all().values()
+        for metric in _all().values()
     ]
 
 
@@ -168,17 +168,17 @@ def score(
         ValueError: If the metric does not exist, does not fit the task or takes no weights, or
             the arrays do not fit each other.
     """
-    found, logits, target = _checked(name, logits, target, task_kind)
-    if weight is None and not found.weighted:
+    metric, logits, target = _checked(name, logits, target, task_kind)
+    if weight is None and not metric.weighted:
         usable = len(logits) > 0 and _are_numbers(logits, task_kind)
-        return float(found.function(logits, target)) if usable else float("nan")
-    if not found.weighted:
+        return float(metric.function(logits, target)) if usable else float("nan")
+    if not metric.weighted:
         raise ValueError(
             f"metric {name!r} takes no weights; give its function a third argument "
             "`weight` (resample, sample), or choose another metric"
         )
     rows = np.ones((1, len(logits))) if weight is None else weight[None].astype(np.float64)
-    return float(_weighted_scores(found, logits, target, task_kind, rows)[0])
+    return float(_weighted_scores(metric, logits, target, task_kind, rows)[0])
 
 
 def score_resampled(
@@ -204,17 +204,17 @@ def score_resampled(
     Raises:
         ValueError: As `score`, and if a metric without `weight` is given fractional counts.
     """
-    found, logits, target = _checked(name, logits, target, task_kind)
-    if found.weighted:
-        return _weighted_scores(found, logits, target, task_kind, counts.astype(float, copy=False))
+    metric, logits, target = _checked(name, logits, target, task_kind)
+    if metric.weighted:
+        return _weighted_scores(metric, logits, target, task_kind, counts.astype(float, copy=False))
     if (counts != np.floor(counts)).any():
         raise ValueError(f"metric {name!r} takes no weights, so counts must be whole numbers")
     rows = [np.repeat(np.arange(len(logits)), row.astype(int)) for row in counts]
-    return np.array([score(name, logits[kept], target[kept], task_kind) for kept in rows], float)
+    return np.array([score(name, logits[place], target[place], task_kind) for place in rows], float)
 
 
 def _weighted_scores(
-    found: Metric,
+    metric: Metric,
     logits: Logits,
     target: Target,
     task_kind: TaskKind,
@@ -230,9 +230,9 @@ def _weighted_scores(
     scores = np.full(len(weight), np.nan)
     filled = total > 0
     if filled.all():
-        scores[:] = found.function(logits, target, weight)
+        scores[:] = metric.function(logits, target, weight)
     elif filled.any():
-        scores[filled] = found.function(logits, target, weight[filled])
+        scores[filled] = metric.function(logits, target, weight[filled])
     return scores
 
 
@@ -243,10 +243,10 @@ def _checked(
     task_kind: TaskKind,
 ) -> tuple[Metric, Logits, Target]:
     """Find the metric and see that the arrays are what its function may rely on."""
-    found = find_metric(name)
-    if task_kind not in found.tasks:
+    metric = find_metric(name)
+    if task_kind not in metric.tasks:
         raise ValueError(
-            f"metric {name!r} is defined for {', '.join(found.tasks)}, not for {task_kind}; "
+            f"metric {name!r} is defined for {', '.join(metric.tasks)}, not for {task_kind}; "
             f"choose from {', '.join(metrics_for(task_kind))}"
         )
     n, outputs = logits.shape
@@ -264,13 +264,13 @@ def _checked(
                 f"logits for {outputs} classes need targets in 0..{outputs - 1}, "
                 f"found {target.min()}..{target.max()}"
             )
-        return found, logits.astype(np.float64), target
+        return metric, logits.astype(np.float64), target
     target = target.astype(np.float64)
     if task_kind == "multi_label" and not ((target == 0) | (target == 1)).all():
         raise ValueError("a multi_label target holds 0 and 1 only; found other values")
     if not np.isfinite(target).all():
         raise ValueError("a target is NaN or infinite; drop such samples")
-    return found, logits.astype(np.float64), target
+    return metric, logits.astype(np.float64), target
 
 
 def _are_numbers(logits: Logits, task_kind: TaskKind) -> bool:

@@ -25,12 +25,12 @@ def conformal_size_90(logits: Logits, target: Target, weight: Weight) -> Scores:
     threshold is the only number that is taken.
     """
     p = probabilities(logits, target)
-    own = p[np.arange(len(target)), target]
-    order = np.argsort(-own, kind="stable")
+    p_true = p[np.arange(len(target)), target]
+    order = np.argsort(-p_true, kind="stable")
     covered = np.cumsum(weight[:, order], axis=1) / weight.sum(axis=1, keepdims=True)
     # rounding must not ask for one sample more than 90 %
     last = (covered < LEVEL - 1e-12).sum(axis=1).clip(max=len(target) - 1)
-    thresholds = own[order][last]
+    thresholds = p_true[order][last]
     return np.array(
         [
             np.average((p >= threshold).sum(axis=1), weights=row)

@@ -17,7 +17,7 @@ from mmbench.bench.verdict import (
     Verdict,
     _Group,
     _stability,
-    compared,
+    compare,
     spread,
     verdict,
 )
@@ -195,6 +195,6 @@ def test_the_order_at_the_lowest_rate_is_compared_with_that_at_the_highest(
 def test_methods_of_any_variant_are_compared_with_the_first_where_none_has_a_hole(tmp_path):
     runs = made(tmp_path, {"a": 0.8, "b": 0.6})
     runs = [run for run in runs if (run.spec.method, run.spec.data_label) != ("b", "two")]
-    found = compared(runs, read_records(runs), ["a", "b"], "accuracy", ScoreCache(None))
+    found = compare(runs, read_records(runs), ["a", "b"], "accuracy", ScoreCache(None))
     assert set(found["data"]) == {"one", EVERY}
     assert over_all(Verdict([], found), "one").loc["b", "gain"] == pytest.approx(-0.2, abs=0.03)

@@ -71,17 +71,17 @@ def engine(name: str) -> Engine:
         ValueError: If there is none of this name, two are, or it does not import.
     """
     points = list(entry_points(group=GROUP))
-    found = {point.name: point.value for point in points}
+    plugins = {point.name: point.value for point in points}
     for point in points:
-        if point.name in BUILT_IN or found[point.name] != point.value:
-            other = BUILT_IN.get(point.name, found[point.name])
+        if point.name in BUILT_IN or plugins[point.name] != point.value:
+            other = BUILT_IN.get(point.name, plugins[point.name])
             raise ValueError(
                 f"two engines are named {point.name!r}: {point.value} and {other}; uninstall one"
             )
-    known = ["local", *BUILT_IN, *sorted(found)]
+    known = ["local", *BUILT_IN, *sorted(plugins)]
     if name not in known:
         raise ValueError(f"no engine {name!r}{suggest(name, known)}; known: {', '.join(known)}")
-    module, _, attribute = (BUILT_IN | found)[name].partition(":")
+    module, _, attribute = (BUILT_IN | plugins)[name].partition(":")
     try:
         function: Engine = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a plugin may fail in any way

@@ -51,14 +51,14 @@ def evaluate(
     method.eval().to(device)
     tables = {c: torch.from_numpy(data.condition_presence(c)) for c in data.conditions}
     gaps = {c: data.condition_gaps(c) for c in data.conditions}
-    shown = torch.stack(list(tables.values())).any(dim=0)
+    visible = torch.stack(list(tables.values())).any(dim=0)
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
     start = 0
     for batch in data.batches("test"):
         held.require()
         began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
-        source = batch.hide(~shown[rows]).blind().to(device)
+        source = batch.hide(~visible[rows]).blind().to(device)
         source = source.with_embeddings(Embeddings(len(source), learning=False))
         for name, presence in tables.items():
             seen = source.hide(~presence[rows].to(device))

@@ -64,17 +64,17 @@ def flops_by_pattern(
     patterns = list(product((True, False), repeat=len(names)))[:-1]  # complete ones first
     if len(names) > 4:
         patterns = [row for row in patterns if sum(row) >= len(names) - 1]
-    found: dict[str, float | None] = {}
+    counts: dict[str, float | None] = {}
     for row in patterns:
-        name = "+".join(n for n, shown in zip(names, row, strict=True) if shown)
+        name = "+".join(n for n, present in zip(names, row, strict=True) if present)
         rows = np.flatnonzero((test.presence & row).any(axis=1))[: data.batch_size].tolist()
         if not rows:
-            found[name] = None
+            counts[name] = None
             continue
         batch = test[rows].blind()
         absent = ~torch.tensor(row).expand_as(batch.presence)
-        found[name] = _count(method, batch.hide(absent).to(device))
-    return found
+        counts[name] = _count(method, batch.hide(absent).to(device))
+    return counts
 
 
 @torch.no_grad()

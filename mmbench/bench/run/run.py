@@ -81,13 +81,13 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     logits = evaluate(method, data, training.device, ms_per_sample, held)
     eval_s = time.perf_counter() - began
     # of the evaluation alone: another one begins anew
-    if shown := metered("diagnostics", lambda: diagnostics(method, data, training.device)):
-        write_diagnostics(folder / "diagnostics.npz", shown)
+    if content := metered("diagnostics", lambda: diagnostics(method, data, training.device)):
+        write_diagnostics(folder / "diagnostics.npz", content)
     write_predictions(folder, data, logits, predict_unlabelled(method, data, training.device))
     conditions = score_conditions(spec, root, data, logits)
     if spec.keep_weights:
-        kept = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
-        save_file(kept, folder / "weights.safetensors")
+        weights = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
     result = Result(
         schema=SCHEMA,
         task=Asked(kind=task.kind, outputs=task.outputs, modalities=task.names),

@@ -116,7 +116,7 @@ def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
     test, task = data.split("test").samples, data.task
     n = len(test)
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=CEILING_RESAMPLES)
-    found = {}
+    ceilings = {}
     for name, missingness in data.conditions.items():
         posterior = data.bayes_posterior(test, data.condition_presence(name), missingness)
         if posterior is None:
@@ -128,8 +128,8 @@ def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
             )
             for metric in metrics_for(task.kind)
         }
-        found[name] = _Ceiling(best, _scores(task, best, test.target), errors)
-    return found
+        ceilings[name] = _Ceiling(best, _scores(task, best, test.target), errors)
+    return ceilings
 
 
 def _require_no_leak(

@@ -178,12 +178,12 @@ def _train_stage(
     def build(part: Path, of_stage: Claim) -> None:
         claimed.held.append(of_stage)
         record = fit()
-        kept = {
+        weights = {
             name: value.detach().cpu().clone()
             for name, value in method.learned_state().items()
             if stage.covers(name) or not stage.shared_across
         }
-        save_file(kept, part / "weights.safetensors")
+        save_file(weights, part / "weights.safetensors")
         write_stage(part / RECORD, record)
         shutil.move(logs / CURVE, part / CURVE)
         logs.rmdir()
@@ -221,10 +221,10 @@ def _trainer(
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 10**9,  # methods log once an epoch
     }
-    asked = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
-    if asked.get("devices", 1) not in (1, "1") or asked.keys() & {"num_nodes", "strategy"}:
+    arguments = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
+    if arguments.get("devices", 1) not in (1, "1") or arguments.keys() & {"num_nodes", "strategy"}:
         del settings["plugins"]  # several processes: Lightning finds out who starts them
-    return Trainer(**settings | asked)
+    return Trainer(**settings | arguments)
 
 
 def _alone() -> LightningEnvironment:

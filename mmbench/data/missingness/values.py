@@ -18,21 +18,21 @@ def modality_value(samples: Samples, modality: str) -> Float[np.ndarray, " sampl
         Any real number; NaN where the sample lacks the modality by nature.
     """
     values = samples.inputs[modality]
-    there = samples.presence[:, samples.modalities.index(modality)]
-    found = np.full(len(samples), np.nan)
+    present = samples.presence[:, samples.modalities.index(modality)]
+    value = np.full(len(samples), np.nan)
     steps = samples.lengths.get(modality)
-    x = values[there]
+    x = values[present]
     features = tuple(range(1, x.ndim))
     if steps is None:
-        found[there] = x.mean(axis=features, dtype=np.float64)
+        value[present] = x.mean(axis=features, dtype=np.float64)
     elif np.issubdtype(x.dtype, np.integer):
-        found[there] = steps[there]
+        value[present] = steps[present]
     else:
-        valid = np.arange(x.shape[1]) < steps[there][:, None]
+        valid = np.arange(x.shape[1]) < steps[present][:, None]
         valid = np.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x.shape)
         total = np.where(valid, x, 0).sum(axis=features, dtype=np.float64)
-        found[there] = total / np.maximum(valid.sum(axis=features), 1)
-    return found
+        value[present] = total / np.maximum(valid.sum(axis=features), 1)
+    return value
 
 
 def modality_values(samples: Samples) -> Float[np.ndarray, "sample modality"]:

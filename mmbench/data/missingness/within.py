@@ -127,14 +127,14 @@ def gaps(
     Raises:
         ValueError: If mechanisms contradict each other, or one touches no modality at all.
     """
-    found: dict[str, Gap] = {}
+    result: dict[str, Gap] = {}
     for one in within:
         for modality in fitting(one, modalities):
             gap = one.gap(modality, samples, stream)
             if gap is not None:
-                past = found.get(modality.name)
-                found[modality.name] = gap if past is None else past.joined(gap)
-    return found
+                past = result.get(modality.name)
+                result[modality.name] = gap if past is None else past.joined(gap)
+    return result
 
 
 def fitting(one: Within, modalities: Sequence[Modality]) -> list[Modality]:
@@ -143,13 +143,13 @@ def fitting(one: Within, modalities: Sequence[Modality]) -> list[Modality]:
     Raises:
         ValueError: If there is none.
     """
-    found = [modality for modality in modalities if modality.kind in one.kinds]
-    if not found:
+    chosen = [modality for modality in modalities if modality.kind in one.kinds]
+    if not chosen:
         raise ValueError(
             f"{one.mechanism} speaks of modalities of kind {' or '.join(one.kinds)}, and there is "
             f"none among {', '.join(modality.name for modality in modalities)}"
         )
-    return found
+    return chosen
 
 
 def keep_last(
