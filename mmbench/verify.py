@@ -61,7 +61,8 @@ def verify(
         show: Called with each run when it was made.
 
     Returns:
-        Nothing but the reason of a table of an older version, of which no run comes out again.
+        Nothing but the reason of a table of an older version, of which no run comes out again, or
+        where none of the data are here.
 
     Raises:
         ValueError: If the folder holds no table, or its suite is not known.
@@ -85,6 +86,8 @@ def verify(
         )
     results = folder.resolve().parent
     sweep, absent = _sweep(suite, results, data_root)
+    if sweep is None:
+        return Verified(skipped="; ".join(dict.fromkeys(absent.values())))
     settled = [spec for spec in sweep.specs if not sweep.searches.goes_on(spec)]
     specs = _published(board, settled)
     now = {
@@ -103,17 +106,15 @@ def verify(
     return verified
 
 
-def _sweep(suite: str, results: Path, data_root: Path) -> tuple[Sweep, dict[str, str]]:
-    """A suite on the data that are here, and what is said of those that are not.
-
-    Raises:
-        ValueError: If none is here.
-    """
+def _sweep(suite: str, results: Path, data_root: Path) -> tuple[Sweep | None, dict[str, str]]:
+    """A suite on the data that are here, if any, and what is said of those that are not."""
     sweep = Sweep(suite, results=results, data_root=data_root)
     try:
         sweep.look()
     except ValueError:
         absent = _absent(sweep.suite, data_root)
+        if len(absent) == len(sweep.suite.data):
+            return None, absent
         sweep = Sweep(suite, _without(sweep.suite, absent), results=results, data_root=data_root)
         sweep.look()
         return sweep, absent
@@ -132,18 +133,12 @@ def _absent(suite: Suite, data_root: Path) -> dict[str, str]:
 
 
 def _without(suite: Suite, absent: dict[str, str]) -> str:
-    """A word that leaves data sets out of a suite.
-
-    Raises:
-        ValueError: If none is left.
-    """
+    """A word that leaves data sets out of a suite."""
     left = [
         {"name": entry.name, "args": entry.args, "label": label, "folds": entry.folds}
         for entry, label in zip(suite.data, labels(suite.data), strict=True)
         if label not in absent
     ]
-    if not left:
-        raise ValueError("; ".join(dict.fromkeys(absent.values())))
     return f"data={json.dumps(left)}"
 
 

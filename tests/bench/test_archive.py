@@ -182,6 +182,10 @@ def test_data_that_are_not_here_are_left_out_by_name(finished, tmp_path):
     verified = verify(published, tmp_path / "a", sample=9, data_root=NO_DATA)
     assert list(verified.absent) == ["rosmap"]
     assert [check.state for check in verified.checks] == ["within"] * 4
+    (published / "suite.json").write_text(json.dumps(suite | {"data": [{"name": "rosmap"}]}))
+    verified = verify(published, tmp_path / "b", sample=9, data_root=NO_DATA)
+    assert verified.checks == []
+    assert "set --data-root or MMBENCH_DATA" in verified.skipped
 
 
 def test_a_table_that_does_not_name_its_sources_is_out_of_date():
