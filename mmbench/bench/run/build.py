@@ -63,8 +63,11 @@ MOST_TRAINED = 4 * 10**9  # weights of a method; AdamW takes 16 bytes for each
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
-def check_arguments(spec: RunSpec, root: Path) -> None:
+def check_arguments(spec: RunSpec, root: Path) -> str | None:
     """Find a user's mistakes in a planned run before anything is written.
+
+    Returns:
+        Why the method does not apply to the task; None if it does.
 
     Raises:
         ValueError: If the method or data set does not exist or import, an argument is wrong,
@@ -76,7 +79,8 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     task = data.task
     data.require_scenario()
     encoded = encoded_task(spec, data)
-    if method.reason_not(task, **args) is None:
+    reason = method.reason_not(task, **args)
+    if reason is None:
         args_text = json.dumps(spec.method_args, sort_keys=True)
         why = _why_not_built(spec.method, args_text, _with_pixels(encoded, data))
         if why:
@@ -91,6 +95,7 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+    return reason
 
 
 def _with_pixels(task: Task, data: DataModule) -> Task:
@@ -202,13 +207,14 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
     return cls, bind(cls, spec.method_args, given=("task",))
 
 
-def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
+def search_space(spec: RunSpec, root: Path) -> tuple[dict[str, Draw], dict[str, Any]]:
     """What may be drawn of a run's method and is not set by the suite, with the defaults.
 
-    Nothing of a method without training: those choose by validation among `candidates`.
+    Nothing of a method that does not apply, or without training: those choose by validation among
+    `candidates`.
     """
     cls, args = bound_method(spec)
-    if not cls.applies.trains:
+    if not cls.applies.trains or reason_to_skip(cls, args, build_data(spec, root)) is not None:
         return {}, {}
     defaults = {
         each.name: each.default for each in parameters(cls) if each.default is not each.empty

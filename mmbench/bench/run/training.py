@@ -212,7 +212,7 @@ def _trainer(
 ) -> Trainer:
     least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
-        "max_epochs": max(epochs or spec.trainer_args["max_epochs"], least),
+        "max_epochs": max(epochs, least) if epochs else spec.epochs(steps_an_epoch),
         "devices": spec.devices,
         # experts that no sample of a batch went to have no gradient
         "strategy": "ddp_find_unused_parameters_true" if spec.devices > 1 else "auto",
