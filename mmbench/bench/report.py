@@ -61,7 +61,6 @@ RELIABILITY = {
     "aurc": "error rate of the surest samples, mean over all shares of them (aurc). Yellow is "
     "better.",
 }
-CHANCE = 0.05  # of p, below which a lead is more than chance
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 
