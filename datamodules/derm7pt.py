@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmbench.data.files import locate, read_texts
 from mmbench.data.samples import SPLITS, Split
@@ -186,7 +187,7 @@ class Derm7pt(PictureSet):
             notes=(f"{lost} cases that no index file names left out",) if lost else (),
         )
 
-    def _parts(self, cases: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def _parts(self, cases: int) -> NDArray[np.int64]:
         """Split of each case, -1 = none."""
         part = np.full(cases, -1, dtype=np.int64)
         for number, (split, name) in enumerate(INDEXES.items()):

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmbench.data.files import locate, read_csv, read_json
 from mmbench.data.sample_files import PICTURES
@@ -119,7 +120,7 @@ class Food101(PictureTextSet):
             notes=tuple(notes),
         )
 
-    def _listed(self, names: list[str]) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def _listed(self, names: list[str]) -> NDArray[np.int64]:
         """Split of each picture as `split.json` says, -1 = it does not."""
         path = locate(self.root, LISTS)
         lists = read_json(path)

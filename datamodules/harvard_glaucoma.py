@@ -95,14 +95,14 @@ class HarvardGlaucoma(PictureSet):
         label = labels["glaucoma"]
         rows = np.flatnonzero(label >= 0)
         of = np.repeat(np.arange(len(SPLITS)), [len(part) for part in parts])
-        kept = [files[row] for row in rows]
+        files = [files[row] for row in rows]
         return Index(
-            names=[f"{file.parent.name}/{file.stem}" for file in kept],
+            names=[f"{file.parent.name}/{file.stem}" for file in files],
             outputs=("normal", "glaucoma"),
             target=np.array(label[rows]),
             part=of[rows],
-            pictures=dict.fromkeys(self.pictures, kept),
-            subjects=[file.stem for file in kept],
+            pictures=dict.fromkeys(self.pictures, files),
+            subjects=[file.stem for file in files],
             notes=tuple(labels["notes"].tolist()),
         )
 

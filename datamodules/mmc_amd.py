@@ -152,7 +152,7 @@ class MmcAmd(PictureSet):
         folder = self.root / HOME / "ImageData" / FOLDERS[name]
         if len(lines) != len(names := _lines(images)):
             raise ValueError(f"{labels} has {len(lines)} lines, but {images} has {len(names)}")
-        found = []
+        pictures = []
         for row, (image, line) in enumerate(zip(names, lines, strict=True), start=1):
             if len(line) > 1 and line[0].removesuffix(".jpg") != image:
                 raise ValueError(f"{labels} row {row} is about {line[0]}, but {images} has {image}")
@@ -161,8 +161,8 @@ class MmcAmd(PictureSet):
             if "/" in image or not image.startswith(LETTERS[name]):
                 raise ValueError(f"{images} row {row}: {image!r} is no picture of {LISTS[name]}")
             file = folder / f"{image}.jpg"
-            found.append(_Picture(image, image[2:].split("_")[0], int(line[-1]), file))
-        return found
+            pictures.append(_Picture(image, image[2:].split("_")[0], int(line[-1]), file))
+        return pictures
 
 
 def _pairs(pictures: dict[str, list[_Picture]]) -> list[dict[str, _Picture]]:

@@ -113,8 +113,8 @@ class Mmimdb(PictureTextSet):
         """Poster and plot, or features of them."""
         if not self.hdf5:
             return super().modalities()
-        found = self._features
-        return tuple(Modality(name, "vector", found[name].shape[1:]) for name in FEATURES)
+        shapes = {name: self._features[name].shape[1:] for name in FEATURES}
+        return tuple(Modality(name, "vector", shape) for name, shape in shapes.items())
 
     def columns(self) -> list[Column]:
         """See `PictureSet`."""
@@ -129,9 +129,9 @@ class Mmimdb(PictureTextSet):
     def read_index(self) -> Index:
         """See `PictureSet`."""
         if self.hdf5:
-            found = self._features
-            outputs = tuple(found["outputs"].tolist())
-            return Index(found["id"].tolist(), outputs, found["genres"], found["part"], {})
+            rows = self._features
+            outputs = tuple(rows["outputs"].tolist())
+            return Index(rows["id"].tolist(), outputs, rows["genres"], rows["part"], {})
         films = self._films()
         numbers = [number for part in films for number in part]
         folder = locate(self.root, FOLDER)
@@ -206,15 +206,15 @@ def _features(path: Path, room: Room) -> Arrays:
             raise ValueError(f"it has no {lost[0]}; it has {', '.join(file)}")
         require_size(path, sum(file[name].nbytes for name in names))
         n = same_length({name: len(file[name]) for name in names})
-        found: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for modality, name in FEATURES.items():
             values = room(modality, file[name].shape, np.float32)
             for begin in range(0, n, PART):
                 values[begin : begin + PART] = file[name][begin : begin + PART]
-            found[modality] = values
-        found["genres"] = np.asarray(file["genres"][:], dtype=np.float32)
-        found["outputs"] = np.array(json.loads(file["genres"].attrs["target_names"]), dtype=str)
-        found["id"] = np.array([one.decode() for one in file["imdb_ids"][:]], dtype=str)
+            arrays[modality] = values
+        arrays["genres"] = np.asarray(file["genres"][:], dtype=np.float32)
+        arrays["outputs"] = np.array(json.loads(file["genres"].attrs["target_names"]), dtype=str)
+        arrays["id"] = np.array([one.decode() for one in file["imdb_ids"][:]], dtype=str)
         part = np.full(n, -1, dtype=np.int64)
         for row in file.attrs["split"]:
             if row["source"].decode() == "genres":
@@ -222,4 +222,4 @@ def _features(path: Path, room: Room) -> Arrays:
                 part[int(row["start"]) : int(row["stop"])] = number
     if (part < 0).any():
         raise ValueError(f"{path} row {int(np.argmin(part)) + 1} is in no split")
-    return found | {"part": part}
+    return arrays | {"part": part}

@@ -133,10 +133,10 @@ class PictureSet(DataModule):
     def columns(self) -> list[Column]:
         """Values of all modalities, in their order."""
         return [
-            Column(modality, found.x, found.present, notes=found.notes)
+            Column(modality, pictures.x, pictures.present, notes=pictures.notes)
             for modality in self.modalities()
             if modality.kind == "image"
-            for found in [self.decoded(modality.name, self.index.pictures[modality.name])]
+            for pictures in [self.decoded(modality.name, self.index.pictures[modality.name])]
         ]
 
     def decoded(self, name: str, files: Sequence[Path | None]) -> Pictures:
@@ -189,9 +189,9 @@ class PictureSet(DataModule):
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`; a folder of pictures has a hash over all of them."""
-        found = super().ingredients()
-        found["files"] |= contents(self.sample_files(), self.root)
-        return found
+        made_of = super().ingredients()
+        made_of["files"] |= contents(self.sample_files(), self.root)
+        return made_of
 
     def sample_files(self) -> list[Path | None]:
         """Files of samples, which the data set names by their folders alone."""
@@ -259,9 +259,9 @@ class PictureTextSet(PictureSet):
             *super().modalities(),
             *(
                 Modality(
-                    name, "tokens", found["x"].shape[1:], int(found["vocab_size"]), tokenizer=whose
+                    name, "tokens", ids["x"].shape[1:], int(ids["vocab_size"]), tokenizer=whose
                 )
-                for name, found in self._tokens.items()
+                for name, ids in self._tokens.items()
             ),
         )
 
@@ -273,13 +273,13 @@ class PictureTextSet(PictureSet):
             *(
                 Column(
                     modality,
-                    found["x"],
+                    ids["x"],
                     np.array([bool(text.strip()) for text in self.index.texts[modality.name]]),
-                    found["length"],
-                    tuple(found["notes"].tolist()),
+                    ids["length"],
+                    tuple(ids["notes"].tolist()),
                 )
                 for modality in texts
-                for found in [self._tokens[modality.name]]
+                for ids in [self._tokens[modality.name]]
             ),
         ]
 
@@ -291,14 +291,14 @@ class PictureTextSet(PictureSet):
         train = self.index.part == SPLITS.index("train")
 
         def read(_: Any) -> Arrays:
-            found = tokenised(
+            tokens = tokenised(
                 texts, train, pieces=self._pieces, max_tokens=self.max_tokens, name=name
             )
             return {
-                "x": found.x,
-                "length": found.length,
-                "vocab_size": np.array(found.vocab_size),
-                "notes": np.array(found.notes, dtype=str),
+                "x": tokens.x,
+                "length": tokens.length,
+                "vocab_size": np.array(tokens.vocab_size),
+                "notes": np.array(tokens.notes, dtype=str),
             }
 
         spec = {
@@ -317,7 +317,7 @@ class PictureTextSet(PictureSet):
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `PictureSet`."""
-        found = super().ingredients()
+        made_of = super().ingredients()
         if self.packaged:
-            found["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
-        return found
+            made_of["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
+        return made_of

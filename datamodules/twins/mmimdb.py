@@ -34,7 +34,7 @@ def write(root: Path, *, seed: int = 0) -> None:
         film: dict[str, Any] = {"title": name, "plot": plots}
         if rng.random() < 0.5:
             film["plot outline"] = text(rng, genre, length=6)
-        film["genres"] = [one for one, there in zip(GENRES, row, strict=True) if there]
+        film["genres"] = [one for one, has in zip(GENRES, row, strict=True) if has]
         if rng.random() < 0.1:
             film["genres"].append("News")
         path = folder / "dataset" / f"{name}.json"

@@ -168,9 +168,9 @@ def write_twin(
         cls.write_twin(Path(made), seed=seed)
         folders = sorted(Path(made).iterdir())
         for folder in folders:
-            there = out / folder.name
-            if there.exists() and any(there.iterdir()):
-                raise ValueError(f"{there} holds files; take another folder with --out")
+            target = out / folder.name
+            if target.exists() and any(target.iterdir()):
+                raise ValueError(f"{target} holds files; take another folder with --out")
         for folder in folders:
             folder.rename(out / folder.name)
             typer.echo(f"wrote    {out / folder.name}")

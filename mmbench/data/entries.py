@@ -301,14 +301,14 @@ class ModalityFile:
     def _texts(
         self, texts: "pd.Series[str]", rows: NDArray[np.int_], joined: Joined, notes: list[str]
     ) -> "_Rows":
-        found = tokenised(
+        tokens = tokenised(
             texts.tolist(),
             joined.train[rows],
             pieces=self._tokens,
             max_tokens=self.max_tokens,
             name=self.path.name,
         )
-        return _Rows(found.x, rows, found.length, found.vocab_size, [*notes, *found.notes])
+        return _Rows(tokens.x, rows, tokens.length, tokens.vocab_size, [*notes, *tokens.notes])
 
     def _vector(
         self, frame: Frame, rows: NDArray[np.int_], joined: Joined, notes: list[str]

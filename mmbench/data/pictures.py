@@ -56,19 +56,19 @@ def decoded(
     Raises:
         ValueError: If more are bad; the message says which is the first, by number and name.
     """
-    here = [file is not None and file.is_file() for file in files]
+    files_here = [file if file is not None and file.is_file() else None for file in files]
     key = {
         "what": "pictures",
         "name": name,
         "files": digest({str(row): file and file.name for row, file in enumerate(files)}),
-        "here": digest({"here": here}),
+        "here": digest({"here": [file is not None for file in files_here]}),
         "size": list(size),
         "skip_bad": skip_bad,
         **spec,
     }
     work = partial(_decode, files, read, size, skip_bad, name)
-    found = parsed([file for file in files if file and file.is_file()], key, work, code=code)
-    return Pictures(found["x"], found["present"], tuple(found["notes"].tolist()))
+    arrays = parsed([file for file in files_here if file is not None], key, work, code=code)
+    return Pictures(arrays["x"], arrays["present"], tuple(arrays["notes"].tolist()))
 
 
 def _decode(

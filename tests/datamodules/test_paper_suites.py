@@ -79,7 +79,7 @@ def test_a_suite_runs_end_to_end_on_twins(name, mmbench, tmp_path):
     ]
     code, _, error = mmbench("run", name, *words, "--data-root", tmp_path, "--workers", 1)
     assert code == 0, error
-    [file] = (tmp_path / "results").glob(f"{name}*/leaderboard*.csv")
+    [file] = (tmp_path / "results").rglob("leaderboard.csv")
     board = pd.read_csv(file)
     assert set(board["data"]) == {one.label for one in suite.data}
     assert set(board["condition"]) == conditions
