@@ -14,6 +14,7 @@ from mmbench.data.entries import Joined, ModalityFile
 from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
 from mmbench.data.files import content_of, locate
 from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
+from mmbench.data.parsed import MANY_FILES, content_of_all
 from mmbench.data.pieces import files_of
 from mmbench.data.sample_files import FileKind, sides
 from mmbench.data.samples import SPLITS, Samples, Split
@@ -228,11 +229,18 @@ class Table(DataModule):
         result = super().ingredients()
         for name in self.paths:
             samples = self._file(name).samples
-            for file in samples.files if samples else ():
-                where = file if file.is_file() else file.parent  # it may appear there later
-                short = where.relative_to(self.root) if where.is_relative_to(self.root) else where
-                if where.exists():
-                    result["files"][str(short)] = content_of(where)
+            files = [
+                file if file.is_file() else file.parent  # it may appear there later
+                for file in (samples.files if samples else ())
+            ]
+            if len(files) >= MANY_FILES:
+                some = [file for file in files if file.exists()]
+                result["files"][f"{name}: {len(some)} files"] = content_of_all(some)
+                continue
+            for file in files:
+                short = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+                if file.exists():
+                    result["files"][str(short)] = content_of(file)
         if self.packaged:
             result["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
         return result

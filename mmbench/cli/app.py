@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from mmbench.cli.archive import archive, merge
 from mmbench.cli.board import compare, leaderboard
+from mmbench.cli.card import card
 from mmbench.cli.check import check
 from mmbench.cli.data import check_data, describe_data, init_data, list_data, write_twin
 from mmbench.cli.delete import delete
@@ -75,6 +76,7 @@ app.command()(merge)
 app.command()(verify)
 app.command()(delete)
 app.command("list")(list_things)
+app.command()(card)
 app.command()(check)
 app.command()(new)
 app.add_typer(data_app, name="data")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -191,7 +192,7 @@ class ModalityFile:
         if self.samples is not None and self.kind == "image":
             arrays = self._pictures(self.samples, joined, room)
         else:
-            arrays = self._rows(joined).scattered(len(joined.ids))
+            arrays = self._rows(joined, room).scattered(len(joined.ids))
         if not arrays["present"].any():
             raise ValueError(
                 f"{self.path} has no row with a value, so that no sample has the modality "
@@ -199,44 +200,65 @@ class ModalityFile:
             )
         return arrays
 
-    def _rows(self, joined: Joined) -> "_Rows":
+    def _rows(self, joined: Joined, room: Room) -> "_Rows":
         if self.samples is not None:
-            return self._arrays(self._stacked(self.samples), joined)
+            return self._arrays(self._stacked(self.samples, room), joined)
         if self.path.suffix in ENDINGS:
             return self._arrays(read_arrays(self.path, self._kind), joined)
         return self._frame(joined)
 
     def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
         rows, notes = joined.rows(samples.ids, self.path)
-        x: NDArray[np.uint8] | None = None
-        present = np.zeros(len(joined.ids), bool)
         bad = Skipped(self.skip_bad, self.path.name)
-        for row, file, place in zip(rows, samples.files, samples.places, strict=True):
-            if row < 0:
-                continue
-            with bad.may_fail(place):
-                picture = read_picture(file, self.size)
-                if x is None:
-                    x = room("x", (len(joined.ids), *picture.shape), np.uint8)
-                if picture.shape != x.shape[1:]:
-                    raise ValueError(
-                        f"{file} has {picture.shape[1]} x {picture.shape[2]} pixels, but those "
-                        f"before have {x.shape[2]} x {x.shape[3]}; say size: 224 (or another) to "
-                        "bring all to one size"
-                    )
-                x[row], present[row] = picture, True
+        some = np.flatnonzero(rows >= 0).tolist()
+        files = [samples.files[k] for k in some]
+        places = [samples.places[k] for k in some]
+        rows = rows[some]
+        shape = self._shape(files)
+
+        def picture(file: Path) -> NDArray[np.uint8]:
+            pixels = read_picture(file, self.size)
+            if pixels.shape != shape:
+                raise ValueError(
+                    f"{file} has {pixels.shape[1]} x {pixels.shape[2]} pixels, but those "
+                    f"before have {shape[1]} x {shape[2]}; say size: 224 (or another) to "
+                    "bring all to one size"
+                )
+            return pixels
+
+        present = np.zeros(len(joined.ids), bool)
+        present[rows] = True
+
+        def refuse(number: int, error: ValueError) -> None:
+            with bad.may_fail(places[number]):
+                raise error
+            present[rows[number]] = False
+
+        x = room.decode(
+            "x", (len(present), *shape), np.uint8, files, picture, rows=rows, refuse=refuse
+        )
         return {
-            "x": np.zeros((len(present), 3, 1, 1), np.uint8) if x is None else x,
+            "x": x,
             "present": present,
             "length": np.ones(len(present), np.int64),
             "vocab_size": np.array(0),
             "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
         }
 
-    def _stacked(self, samples: SampleFiles) -> ModalityArrays:
+    def _shape(self, files: Sequence[Path]) -> tuple[int, ...]:
+        """Of pictures: of the first that can be read, unless they are brought to a size."""
+        if self.size is not None:
+            return 3, *self.size
+        for file in files:
+            with suppress(ValueError):
+                return read_picture(file, None).shape
+        return 3, 1, 1
+
+    def _stacked(self, samples: SampleFiles, room: Room) -> ModalityArrays:
         arrays, files, ids = [], [], []
         bad = Skipped(self.skip_bad, self.path.name)
         for name, file in zip(samples.ids, samples.files, strict=True):
+            room.held.require()
             with bad.may_fail(str(file)):
                 sound = self.kind == "sound"
                 arrays.append(
