@@ -1,9 +1,10 @@
 """A data set with a scenario laid over it: what is withheld never reaches a loader."""
 
 import copy
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -14,7 +15,14 @@ from jaxtyping import Float, Int
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from mmbench.data.augment import Augmentation
 from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
@@ -49,6 +57,7 @@ class Source:
         checksum: SHA-256 of the file that ships, empty if the user brings the files.
         superseded_by: Name of the data set that replaces this one; a published one is never
             edited.
+        papers: What each paper did with it, a line each: split, counts, what was left out.
     """
 
     citation: str
@@ -56,6 +65,25 @@ class Source:
     licence: str = ""
     checksum: str = ""
     superseded_by: str = ""
+    papers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a publication says that a split holds; the files of a user are compared with it.
+
+    Args:
+        origin: Who says it, "Table S1 of CP-IMoE".
+        split: Of which split; None = of all together.
+        samples: Their number; None = it is not said.
+        classes: Samples of a class, or with a label, by its name in the task; those that are not
+            named are not compared.
+    """
+
+    origin: str
+    split: Split | None
+    samples: int | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 class DataModule(LightningDataModule, ABC):
@@ -85,6 +113,7 @@ class DataModule(LightningDataModule, ABC):
     source: ClassVar[Source]
     files: ClassVar[tuple[str, ...]] = ()  # what a user brings, relative to `root`
     folds: ClassVar[int] = 1
+    published: ClassVar[tuple[Counts, ...]] = ()  # of the whole set; `mmbench data check` compares
 
     def __init__(
         self,
@@ -165,6 +194,30 @@ class DataModule(LightningDataModule, ABC):
             "distributions": distributions(type(self).__module__),
         }
 
+    @classmethod
+    def write_twin(cls, root: Path, *, seed: int = 0) -> None:
+        """Write a small generated set in the layout of this one, with `TWIN.txt` beside its files.
+
+        It is written by the function `write` of a module of the data set's name in a package
+        `twins` beside it; that module is no part of what makes a number.
+
+        Args:
+            root: Folder that the set's own folder is made in.
+            seed: Decides every byte.
+
+        Raises:
+            ValueError: If the set has no twin.
+        """
+        package, _, name = cls.__module__.rpartition(".")
+        home = f"{package}.twins".removeprefix(".")
+        try:
+            twin = importlib.import_module(f"{home}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name not in (home, f"{home}.{name}"):  # else the twin misses something
+                raise
+            raise ValueError(f"{name} has no twin") from None
+        twin.write(root, seed=seed)
+
     def content(self) -> str:
         """Hash of `ingredients`."""
         return digest(self.ingredients())
@@ -172,6 +225,13 @@ class DataModule(LightningDataModule, ABC):
     def names_of_ids(self) -> Mapping[int, str]:
         """The data set's own names of its sample ids; empty where the ids are names enough."""
         return {}
+
+    def subject_of(self, split: Split) -> NDArray[np.str_] | None:
+        """Names of the people of a split, in any order; None if samples belong to nobody.
+
+        `mmbench data check` refuses a set in which somebody is in two splits.
+        """
+        return None
 
     def unlabelled_samples(self) -> Samples | None:
         """Samples that are predicted and never scored, with any target; None if there are none."""
@@ -324,6 +384,26 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
+    def on_validation(self, most: int) -> "DataModule":
+        """The same, with validation samples in the place of the test split, as nature left them.
+
+        So a condition shows of them what it shows of test samples: predictions to calibrate by.
+
+        Args:
+            most: At most this many samples, a random subset that depends on the ids alone.
+        """
+        self.setup()
+        other, samples = copy.copy(self), self.samples("val")
+        other.limit = most if self.limit is None else min(most, self.limit)
+        samples = samples.take(other._limited(samples, "val"))
+        held = _Split(
+            "test", self.task, samples, samples.presence, self._scales, self.target_scale, {},
+            teach=False,
+        )  # fmt: skip
+        other.loaded = self.loaded | {"test": samples}
+        other._splits, other._drawn = self._splits | {"test": held}, {}
+        return other
+
     def raw_target(self, split: Split) -> NDArray[Any]:
         """Targets of a split as its file has them, in order of sample; no mask is drawn."""
         samples = self.samples(split)
@@ -361,9 +441,12 @@ class DataModule(LightningDataModule, ABC):
         sampler: Any,
         device: torch.device | None = None,
         epoch: Callable[[], int] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> Loader:
         # one index list a batch: a batch is gathered at once, never sample by sample
-        batches = BatchSampler(sampler, self.batch_size, drop_last=False)
+        batches: Any = BatchSampler(sampler, self.batch_size, drop_last=False)
+        if share != (0, 1):
+            batches = _Shared(batches, *share)
         data = self._near(split, device)
         copied = device is not None and device.type == "cuda" and data is self.split(split)
         source: Dataset[Batch] = data
@@ -394,6 +477,7 @@ class DataModule(LightningDataModule, ABC):
         *,
         device: torch.device | None = None,
         epoch: Callable[[], int] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> DataLoader[Batch]:
         """Training batches in an order that depends on `order_seed` alone.
 
@@ -401,10 +485,11 @@ class DataModule(LightningDataModule, ABC):
             order: A generator that began with that seed, to go on with; None = a new one.
             device: Where they are trained on: a split that fits is kept and gathered there.
             epoch: Tells which epoch it is, for augmentation; None = always the first.
+            share: Which of how many processes, that train together, takes its part of each batch.
         """
         order = order or torch.Generator().manual_seed(self.order_seed)
         sampler = RandomSampler(self.split("train"), generator=order)
-        return self._loader("train", sampler, device, epoch)
+        return self._loader("train", sampler, device, epoch, share)
 
     def val_dataloader(self, device: torch.device | None = None) -> DataLoader[Batch]:
         """Validation batches in order of sample, without their targets (`Batch.blind`)."""
@@ -441,7 +526,10 @@ class Fitting(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`; the order goes on where a checkpoint says."""
-        return self._train(self._order)
+        if self.trainer is None or self.trainer.world_size == 1:
+            return self._train(self._order)
+        share = (self.trainer.global_rank, self.trainer.world_size)
+        return self._train(self._order, share=share)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`."""
@@ -475,6 +563,23 @@ class Fitting(LightningDataModule):
                 "training batches, and validation batches without their targets"
             )
         raise AttributeError(name)
+
+
+class _Shared(Sampler[list[int]]):
+    """What one of several processes takes of every batch: all samples once, in equal parts.
+
+    Where a batch has fewer samples than there are processes, some take its first one, too.
+    """
+
+    def __init__(self, batches: BatchSampler, rank: int, count: int) -> None:
+        self._batches, self._rank, self._count = batches, rank, count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._batches:
+            yield rows[self._rank :: self._count] or rows[:1]
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 class _Split(Dataset[Batch]):

@@ -95,7 +95,8 @@ class Embeddings:
         device = next(out.parameters(), trunk.values).device
         parts: list[Tensor] = []
         for part in torch.split(trunk.values, CHUNK):
-            parts.append(out(part.to(device)))
+            with exact(device):
+                parts.append(out(part.to(device)))
             if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
                 return None
         return torch.cat(parts)
@@ -176,7 +177,7 @@ class BatchEmbeddings:
             return known if weights is None else known.to(weights.device)
         x, lengths = self._inputs[modality], self._lengths.get(modality)
         device = x.device if weights is None else weights.device
-        with torch.no_grad():
+        with torch.no_grad(), exact(device):
             z = encoder(x.to(device), None if lengths is None else lengths.to(device))
         output.put(self.rows, z)
         return z
@@ -205,6 +206,11 @@ class AugmentedEmbeddings(BatchEmbeddings):
         if modality not in self._modalities:
             return super().embed(modality, encoder)
         return None if self._views is None else self._views.embed(modality, encoder)
+
+
+def exact(device: torch.device) -> torch.autocast:
+    """What is kept serves trainings of every precision and evaluation: no autocast in the body."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -255,7 +261,10 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         array: np.memmap[Any, Any] | None = None
         start = 0
         for x, lengths in parts():
-            z = encoder(x.to(device), None if lengths is None else lengths.to(device)).cpu().numpy()
+            held.require()
+            with exact(device):
+                z = encoder(x.to(device), None if lengths is None else lengths.to(device))
+            z = z.cpu().numpy()
             if array is None:
                 shape = (count, *z.shape[1:])
                 array = np.lib.format.open_memmap(

@@ -19,7 +19,7 @@ from mmbench.data.helpers import helpers
 from mmbench.data.progress import progress
 from mmbench.data.unpacking import TooLargeError
 from mmbench.sources import sources
-from mmbench.store import Claim, write_json
+from mmbench.store import ALONE, Claim, write_json
 
 SMALL_BYTES = 2**20  # files below it are quicker read than looked up
 MANY_FILES = 1000  # from which on all are not read again to learn that nothing has changed
@@ -39,10 +39,12 @@ class Room:
 
     Args:
         folder: Of the files that they are mapped from; None = memory that no other process sees.
+        held: Claim on that entry of the cache. A reader of many files calls `held.require` before
+            each; `decode` does so before each piece.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, held: Claim = ALONE) -> None:
+        self.folder, self.held = folder, held
         self.names: set[str] = set()
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -125,6 +127,7 @@ class Room:
             progress(f"decoding {name}", len(items)) as show,
         ):
             for start in starts:
+                self.held.require()
                 steps, bad = piece(start) if self.folder is None else recorded(start)
                 for number, why in bad:
                     refuse(number, ValueError(why))
@@ -212,9 +215,9 @@ def parsed(
     many = len(files) >= MANY_FILES
     arrays: dict[str, NDArray[Any]] = {}
 
-    def build(folder: Path, _: Claim) -> None:
+    def build(folder: Path, held: Claim) -> None:
         folder.chmod(0o700)  # the file may be readable by fewer people than a cache folder is
-        room = Room(folder)
+        room = Room(folder, held)
         try:
             arrays.update(read(room))
             for file, known in zip(files, stamps, strict=True):
@@ -225,6 +228,7 @@ def parsed(
                 part.unlink()
             raise
         for name in arrays.keys() - room.names:
+            held.require()
             np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
 
     key = {

@@ -104,6 +104,7 @@ def nearest(
     if not 1 <= k <= BLOCK:
         raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
     blocks = max(1, math.ceil(len(keys) / BLOCK))
+    query = query.to(keys)  # under autocast one of them may be half as wide
     step = max(1, SCORES // (blocks * BLOCK))
     held = query.new_full((min(step, len(query)), blocks * BLOCK), -math.inf)
     rows, scores = [], []

@@ -1,6 +1,7 @@
 """Every method that is cut off, twice, ends with the bits of one that never was."""
 
 import inspect
+import os
 import zlib
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from sweeps import NO_DATA, specs
 
 from mmbench.bench.record import find_run, read_predictions
 from mmbench.bench.run import training
+from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.run import run
 from mmbench.registry import METHODS
 
@@ -133,3 +135,14 @@ def test_a_short_training_writes_no_checkpoint(cut, tmp_path):
     rest = cut(Cut())
     assert run(spec, tmp_path, NO_DATA).state == "done"
     assert rest.batches == 9
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_checkpoint_that_was_cut_short_is_none(share, tmp_path):
+    file = tmp_path / "some.ckpt"
+    checkpoints = Checkpoints(file, 1.0, tmp_path / "metrics.csv")
+    assert checkpoints.newest is None
+    torch.save({"weights": torch.zeros(999)}, file)
+    assert checkpoints.newest == file
+    os.truncate(file, int(share * file.stat().st_size))
+    assert checkpoints.newest is None
