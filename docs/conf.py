@@ -129,6 +129,7 @@ page(
         "mmbench.trained",
         "mmbench.method",
         "mmbench.datamodule",
+        "mmbench.picture_set",
         "mmbench.data.task",
         "mmbench.data.batch",
         "mmbench.data.samples",

@@ -262,13 +262,8 @@ def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
     """Each method's mean rank over the tables of a metric; none for a method with a hole."""
     ranks = pd.Series(np.nan, index=cells.index)
     for (metric, _), part in cells.groupby(["metric", "variant"], sort=False):
-        wide = part.pivot_table(
-            index=["data", "scenario", "condition"],
-            columns="method",
-            values="mean",
-            dropna=False,
-            sort=False,
-        )
+        # not `pivot_table`, which makes rows for conditions that other data sets have
+        wide = part.pivot(index=["data", "scenario", "condition"], columns="method", values="mean")
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
         rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
         ranks[part.index] = part["method"].map(rank).to_numpy(float)

@@ -173,6 +173,16 @@ def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
     return Run(spec, folder, "broken", "it does not say how it ended")
 
 
+def seconds_of(run: Run) -> float:
+    """Seconds that a finished run took, fixed costs included.
+
+    At least those of fitting and evaluation: a run that was cut off once, or comes from an archive,
+    knows no others.
+    """
+    mark = json.loads((run.folder / "done").read_text(encoding="utf-8"))
+    return max(float(mark.get("wall_s", 0.0)), read_result(run.folder).cost.seconds)
+
+
 def read_predictions(
     run: Run, condition: str, *, only: Sequence[str] | None = None
 ) -> dict[str, NDArray[Any]]:

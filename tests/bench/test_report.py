@@ -24,6 +24,7 @@ from mmbench.bench.record import Run
 from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.result import write_result
 from mmbench.bench.spec import RunSpec, load_suite
+from mmbench.bench.verdict import ALL, COLUMNS, EVERY, Verdict
 from mmbench.diagnostics import (
     Matrix,
     Recovery,
@@ -861,3 +862,30 @@ def test_doubts_about_a_data_set_are_said_once_and_escaped(page):
     said = "<li><b>first</b>: the class &lt;i&gt;rare&lt;/i&gt; is never trained on</li>"
     assert page.count(said) == 1
     assert "<li><b>second</b>" not in page
+
+
+def test_the_page_shows_what_its_sentences_rest_on_with_both_errors_apart(runs, tmp_path):
+    row = dict.fromkeys(COLUMNS, 0.0) | {
+        "method": HOSTILE, "reference": "steady", "metric": "mse", "n_trainings": 2, "p": 0.0004,
+        "gain": 0.05, "ci_low": 0.03, "ci_high": 0.07, "se_seeds": 0.011, "se_samples": 0.022,
+    }  # fmt: skip
+    places = [
+        ("first", ALL), (EVERY, ALL), (EVERY, "rate 0.5"), (EVERY, "rate 0"), (EVERY, "patterns"),
+    ]  # fmt: skip
+    table = pd.DataFrame([row | {"data": data, "over": over} for data, over in places])
+    said = Verdict(["Nobody <b>wins</b>."], table)
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", verdict=said)
+    source = path.read_text(encoding="utf-8")
+    text = " ".join(Page(source).text.split())
+    assert "Nobody <b>wins</b>." in text
+    assert HOSTILE not in source
+    assert "+0.050 [+0.030, +0.070] < 0.001 +0.050 s 0.011 t 0.022" in text
+    assert "method rate 0 rate 0.5 patterns" in text
+    assert text.count("+0.050 [+0.030, +0.070] *") == 3
+
+
+def test_ranks_stand_for_each_missing_rate_and_patterns_are_no_rate(page):
+    text = " ".join(Page(page).text.split())
+    assert "mean rank over data sets at each missing rate" in text
+    assert "method rate 0 rate 0.3 rate 0.5" in text
+    assert "Order at the lowest and at the highest missing rate: Kendall's tau 1.00" in text

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_info
 from mmbench import store, trained
 from mmbench.bench.record import find_run, read_calibration, read_predictions, samples_digest
 from mmbench.bench.result import read_result
-from mmbench.bench.run import provenance
+from mmbench.bench.run import meters, provenance
 from mmbench.bench.run.build import build_data, check_arguments
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
@@ -432,6 +432,33 @@ def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
     assert provenance._commit() == version("mmbench")
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "#!/bin/sh\nexit 128",
+        "#!/bin/sh\nprintf '\\377\\376 odd'",
+        "#!/bin/sh\necho no commit",
+        "#!/bin/sh\nexec /bin/sleep 60",
+        "#!/bin/sh\nkill -9 $$",
+        "#!/nonexistent/sh",
+        "\0 no program",
+    ],
+)
+def test_a_git_that_fails_or_hangs_or_talks_nonsense_costs_no_run(script, monkeypatch, tmp_path):
+    (tmp_path / "git").write_text(script)
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(provenance, "GIT_S", 0.5)
+    assert provenance._commit() == version("mmbench")
+
+
+def test_the_commit_is_not_that_of_a_repository_that_a_hook_names(monkeypatch, tmp_path):
+    commit = provenance._commit()
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance._commit() == commit
+
+
 def test_the_processor_is_named_by_its_model(tmp_path):
     file = tmp_path / "cpuinfo"
     file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
@@ -554,3 +581,14 @@ def test_the_peak_of_a_run_is_not_that_of_the_run_before():
     held = np.ones(2**25)
     assert peak_mib(torch.device("cpu")) > 256
     del held
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process forgets its peak")
+def test_where_a_peak_cannot_be_forgotten_the_log_of_the_run_says_whose_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(meters, "CLEAR_REFS", tmp_path / "forbidden" / "clear_refs")
+    [spec] = specs(methods=["majority"])
+    assert run(spec, tmp_path / "runs", NO_DATA).state == "done"
+    [log] = (tmp_path / "runs").rglob("log.txt")
+    assert "the peak memory is that of this process since it started" in log.read_text()

@@ -27,6 +27,7 @@ from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
 from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.selection import require_defined
+from mmbench.bench.run.together import together
 from mmbench.bench.run.training import seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness.measure import realised
@@ -58,8 +59,17 @@ def run(
     Returns:
         How it ended.
     """
-    steps = partial(_train_and_evaluate, spec, root)
+    steps = partial(_on_its_devices, spec, root)
     return publish_run(spec, runs, steps, overwrite=overwrite, wait=wait, shared=shared)
+
+
+def _on_its_devices(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:
+    """Fill the private folder of a run, here or in as many processes as it has devices."""
+    steps = partial(_train_and_evaluate, spec, root)
+    if spec.devices > 1 and bound_method(spec)[0].applies.trains:
+        threads = spec.trainer_args.get("threads", 1)
+        return together(steps, spec.devices, folder, held, threads=threads)
+    return steps(folder, held)
 
 
 def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:
