@@ -21,7 +21,7 @@ from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.engine import Order, Placement, engine
-from mmbench.bench.executors.local import Event, default_workers
+from mmbench.bench.executors.local import Event, default_workers, devices_of, require_devices
 from mmbench.bench.executors.queue import Queue, read_again, repeated, write_again
 from mmbench.bench.executors.workers import FOLDER, Peer, live
 from mmbench.bench.home import FILE, PART, board_folder, hold, resolved
@@ -375,8 +375,9 @@ class Sweep:
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
             per_gpu: Runs that share a GPU; None = as many as find room in its memory.
         """
+        self.require_devices()
         queue = Queue([run.spec for run in todo], self.runs_folder, again=repeated(todo))
-        count = min(workers or default_workers(per_gpu), max(1, len(todo)))
+        count = min(workers or self.default_workers(per_gpu), max(1, len(todo)))
         return self._execute(queue, count, per_gpu)
 
     def work(
@@ -395,6 +396,7 @@ class Sweep:
             minutes: After which no more are taken; None = never.
             per_gpu: As for `execute`.
         """
+        self.require_devices()
         self._take_up()
         again = read_again(self.board_folder)
         began, before = time.monotonic(), None
@@ -404,8 +406,20 @@ class Sweep:
                 return
             before = [spec.key for spec in self.known]
             queue = Queue(self.known, self.runs_folder, again=again, minutes=left)
-            yield from self._execute(queue, workers or default_workers(per_gpu), per_gpu)
+            yield from self._execute(queue, workers or self.default_workers(per_gpu), per_gpu)
             self._begin_search()
+
+    def require_devices(self) -> None:
+        """Refuse runs that ask for more devices than this machine has.
+
+        Raises:
+            ValueError: If one does.
+        """
+        require_devices(self.specs)
+
+    def default_workers(self, per_gpu: int | None = 1) -> int:
+        """Runs at a time on this machine, where nobody says how many."""
+        return default_workers(per_gpu, devices_of(self.specs))
 
     def _execute(
         self, queue: Queue, workers: int, per_gpu: int | None
@@ -434,6 +448,7 @@ class Sweep:
             data_root=data_root,
             logs=self.runs_folder.resolve() / FOLDER,
             runs=runs,
+            devices=devices_of(self.specs),
         )
         return engine(executor)(order, args)
 
@@ -461,9 +476,11 @@ class Sweep:
         """
         from mmbench.bench.executors.watch import watch
 
-        if present := placement.alive():
+        present = placement.alive()
+        placed = placement.placed() if present is None else ""
+        if present or placed:
             again = read_again(self.board_folder)  # what those who are at it go by
-            where = f"{present} workers are at it or wait"
+            where = placed or f"{present} workers are at it or wait"
         else:
             again = repeated(todo)
             write_again(self.board_folder, again)
@@ -490,6 +507,7 @@ class Sweep:
         """
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, found {workers}")
+        self.require_devices()
         for todo in self.rounds(overwrite=overwrite):
             for _ in self.execute(todo, workers):
                 pass

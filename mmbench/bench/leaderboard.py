@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_predictions, read_records, safe_csv
+from mmbench.bench.record import (
+    IPW,
+    Run,
+    is_bootstrapped,
+    read_predictions,
+    read_records,
+    safe_csv,
+)
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
@@ -38,7 +45,7 @@ COLUMNS = (
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes",
     "bayes_se", "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
-    "rising", "sources",
+    "rising", "sources", "inside_rate_realised",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
@@ -49,7 +56,7 @@ CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
-    "bayes_se", "infer_ms_std", "energy_j", "rising",
+    "bayes_se", "infer_ms_std", "energy_j", "rising", "inside_rate_realised",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
@@ -106,8 +113,8 @@ def leaderboard(
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
     over_samples = ["p_vs_best", "sample_ci_low", "sample_ci_high"]
     cells[over_samples] = np.nan
-    if compare is not None and compare.endswith(IPW):
-        compare = None  # the bootstrap would have to draw the weights anew as well
+    if compare is not None and not is_bootstrapped(compare):
+        compare = None
     whole = cells[full & (cells["metric"] == compare)]
     done: dict[tuple[str, str], list[Run]] = {}
     for run in runs if len(whole) else ():
@@ -145,7 +152,7 @@ def robustness(
     """
     records = read_records(runs) if records is None else records
     measured = degraded(records)
-    if compare is not None and not compare.endswith(IPW):
+    if compare is not None and is_bootstrapped(compare):
         more = pooled(
             runs, records, compare, ScoreCache(None) if score_cache is None else score_cache
         )

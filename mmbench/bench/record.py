@@ -8,6 +8,8 @@ runs/<data>/<scenario>/<method>/<key>/
     predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
                    target, presence, sample_id, names of the outputs and, if the data have them, of
                    the ids; unlabelled.csv: what is predicted for samples without a label
+    calibration.npz  the same of validation samples: logits (condition, sample, output), condition,
+                   target; for classes
     diagnostics.npz  what the method wants to show, if anything
     metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
@@ -31,7 +33,7 @@ from mmbench.bench.result import ConditionResult, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
-from mmbench.metrics.metric import metrics_for, score
+from mmbench.metrics.metric import Calibration, find_metric, metrics_for, score
 from mmbench.store import (
     attempt,
     checksums,
@@ -52,6 +54,7 @@ SHARED = ".shared"  # beside the runs: stages that several methods have in commo
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
+CALIBRATION = "calibration.npz"
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -193,6 +196,24 @@ def read_predictions(
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
 
 
+def read_calibration(run: Run, condition: str) -> Calibration | None:
+    """Predictions of validation samples under a test condition; None if the run kept none."""
+    file = run.folder / CALIBRATION
+    if not file.is_file():
+        return None
+    arrays = read_npz(file, ("condition", "logits", "target"))
+    place = arrays["condition"].tolist().index(condition)
+    return Calibration(arrays["logits"][place], arrays["target"])
+
+
+def is_bootstrapped(metric: str) -> bool:
+    """Whether chance over test samples is that of drawing them anew, with nothing else to draw.
+
+    It is not where weights, or a calibration, would have to be drawn as well.
+    """
+    return not metric.endswith(IPW) and not find_metric(metric).calibrated
+
+
 def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
     """A table as CSV in which a spreadsheet computes nothing that is meant as text."""
     plain = table.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
@@ -255,6 +276,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 "missing_rate_nominal": condition.missing_rate_nominal,
                 "missing_rate_realised": condition.realised.missing_rate,
                 "incomplete_rate_realised": condition.realised.incomplete_rate,
+                "inside_rate_realised": condition.inside_rate,
                 "samples": condition.samples,
             }
             pattern = names if name == "complete" else name
@@ -287,10 +309,17 @@ def _newer_scores(
 ) -> dict[str, float]:
     kind = result.task.kind
     missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
+    calibration = None
+    later = [m for m in metrics_for(kind, calibrated=True) if m not in condition.scores]
+    if later and (calibration := read_calibration(run, name)) is not None:
+        missing += later
     if not missing:
         return {}
     predictions = read_predictions(run, name, only=("logits", "target"))
-    return {m: score(m, predictions["logits"], predictions["target"], kind) for m in missing}
+    return {
+        m: score(m, predictions["logits"], predictions["target"], kind, calibration=calibration)
+        for m in missing
+    }
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

@@ -49,9 +49,18 @@ TABLE = (
     "seeds", "missing_rate_realised", "incomplete_rate_realised", "effective_n", "params_total",
     "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
-    "note", "mixed",
+    "note", "mixed", "inside_rate_realised",
 )  # fmt: skip
 WORDS = ("data", "scenario", "condition", "name", "metric", "seeds", "note", "mixed")
+COVERAGE = "split_conformal_coverage_90"
+RELIABILITY = {
+    "ece": "calibration error of the most likely class (ece). Yellow is better.",
+    COVERAGE: "share of samples whose class is in a set that promises 90 %, by a threshold from "
+    "validation samples of which the same is hidden. Blue is less than others reach.",
+    "split_conformal_size_90": "mean number of classes in such a set. Yellow is better.",
+    "aurc": "error rate of the surest samples, mean over all shares of them (aurc). Yellow is "
+    "better.",
+}
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 
@@ -81,6 +90,25 @@ class Card:
     plots: list[Plot] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who leads, and whether that is more than chance; what the first screen says.
+
+    Args:
+        leader: The method, or those that share the best mean rank.
+        rank: Their mean rank over all tables and conditions.
+        second: Who comes next, with its mean rank; empty if nobody does.
+        beyond: `yes`, `partly`, `no`, or `not tested`.
+        why: In one sentence.
+    """
+
+    leader: str
+    rank: float
+    second: str
+    beyond: str
+    why: str
 
 
 @dataclass
@@ -240,7 +268,7 @@ def _page(
         methods=list(styles),
         repeats=len({(r.spec.fold, r.spec.seed) for r in runs}),
         conditions=len(set(board["condition"])),
-        leaders=_leaders(scores),
+        answer=_answer(scores),
         swatches=[(n, plots.swatch(styles[n])) for n in used] if cards or costs else [],
         cards=cards,
         cards_left_out=len(pairs) - len(cards),
@@ -249,6 +277,7 @@ def _page(
         operations=_operations(runs),
         losses=[] if robust is None else _losses(_named(robust), cards),
         classes=_classes(runs, cards),
+        reliability=_reliability(board, cards),
         watched=watched,
         said=[] if verdict is None else verdict.sentences,
         compared=[] if verdict is None else _compared(verdict.comparisons),
@@ -694,6 +723,33 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
     return drawn
 
 
+def _reliability(board: pd.DataFrame, cards: Sequence[Card]) -> list[Plot]:
+    """How far probabilities may be relied on, by pattern; by condition where none was tested."""
+    from mmbench.bench import plots
+
+    drawn = []
+    for card in cards[:FIRST]:
+        here = board[(board["data"] == card.data) & (board["scenario"] == card.scenario)]
+        for metric, caption in RELIABILITY.items():
+            part = here[here["metric"] == metric]
+            columns = pattern_names(part) or list(dict.fromkeys(part["condition"]))
+            if not 0 < len(columns) <= LARGEST or part["mean"].isna().all():
+                continue
+            mean = _wide(part, columns, "mean")
+            values = mean.to_numpy()
+            alt = (
+                f"{metric} on {card.data}, {card.scenario}, of {len(mean)} methods under "
+                f"{len(columns)} conditions: from {np.nanmin(values):.3f} to "
+                f"{np.nanmax(values):.3f}"
+            )
+            svg = plots.heat(
+                values, [*mean.index], columns, alt=alt, reverse=metric != COVERAGE,
+                across="present modalities" if pattern_names(part) else "condition",
+            )  # fmt: skip
+            drawn.append((svg, f"{card.data}, {card.scenario}: {caption}"))
+    return drawn
+
+
 def _across(board: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tuple[list[Plot], str]:
     """Critical-difference diagrams, one a scenario and variant; else why there is none."""
     from mmbench.bench import plots
@@ -793,13 +849,40 @@ def _stability(part: pd.DataFrame, higher: bool) -> str:
     )
 
 
-def _leaders(rows: pd.DataFrame) -> list[tuple[str, float]]:
-    """Up to three methods by mean rank over all conditions; only methods without holes."""
-    if rows.empty:
-        return []
-    papers = rows[rows["variant"] == "paper"]  # variants are never compared
-    best = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
-    return [(str(n), float(r)) for n, r in best.sort_values(kind="stable").head(3).items()]
+def _answer(rows: pd.DataFrame) -> Answer | None:
+    """Who leads by mean rank over all conditions, of the methods without holes; None if nobody.
+
+    It is beyond chance where the leader is best and every other one is told apart from it
+    (`p_vs_best`).
+    """
+    papers = rows[rows["variant"] == "paper"] if len(rows) else rows  # never compared with others
+    ranks = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
+    if ranks.empty:
+        return None
+    ranks = ranks.sort_values(kind="stable")
+    leaders = [str(name) for name in ranks.index[ranks == ranks.iloc[0]]]
+    second = "".join(f"{name} ({rank:.2f})" for name, rank in [*ranks.items()][len(leaders) :][:1])
+    best = beaten = sure = tested = 0
+    tables = [part for _, part in papers.groupby(["data", "scenario", "condition"], sort=False)]
+    for part in tables:
+        leads = part["name"].isin(leaders)
+        p = part.loc[ranked(part), "p_vs_best"]
+        others = p[~leads[p.index]]
+        tested += bool(p.notna().any())
+        won = bool((part.loc[leads, "rank"] == 1).any())
+        best += won
+        sure += won and bool((others < CHANCE).all() and len(others))
+        beaten += bool((part.loc[leads, "p_vs_best"] < CHANCE).any())
+    beyond = "not tested" if not tested else "no" if not sure else "partly"
+    if tested and sure == len(tables):
+        beyond = "yes"
+    why = f"Best in {best} of {len(tables)} conditions"
+    if tested:
+        why += (
+            f", in {sure} of them ahead of every other method beyond chance; beaten beyond chance "
+            f"in {beaten} (p below {CHANCE} after Holm, over test samples)"
+        )
+    return Answer(" and ".join(leaders), float(ranks.iloc[0]), second, beyond, f"{why}.")
 
 
 # --- inside the methods -----------------------------------------------------------------------

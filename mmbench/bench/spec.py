@@ -112,6 +112,9 @@ class TrainerSpec(BaseModel):
             the key: it decides whether there is a result, not which.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
+        devices: Processes of one machine, 1 to 64, that train a run together, a device each; every
+            batch of `batch_size` samples is shared out among them. None = one.
+        strategy: How they work together: `ddp` (gradients are averaged) or `auto`, which is that.
 
     Any other key goes to `lightning.pytorch.Trainer` as it is.
     """
@@ -128,6 +131,8 @@ class TrainerSpec(BaseModel):
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    devices: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
+    strategy: Literal["auto", "ddp"] | None = None
 
 
 class Select(_Strict):
@@ -292,6 +297,11 @@ class RunSpec:
         }
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def devices(self) -> int:
+        """How many devices of one machine train it together."""
+        return int(self.trainer_args.get("devices", 1))
 
     @property
     def scenario_name(self) -> str:

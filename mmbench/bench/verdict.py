@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_predictions
+from mmbench.bench.record import Run, is_bootstrapped, read_predictions
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import (
@@ -88,7 +88,7 @@ def verdict(
         Nothing where there is no simple row, or nothing else, without a hole.
     """
     nothing = Verdict([], pd.DataFrame(columns=list(COLUMNS)))
-    if records.empty or metric.endswith(IPW):
+    if records.empty or not is_bootstrapped(metric):
         return nothing
     rows_of_metric = records[(records["metric"] == metric) & (records["variant"] == "paper")]
     kinds = {run.spec.method_label: run.spec.method for run in runs}

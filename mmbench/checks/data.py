@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmbench.checks.rule import Rules
 from mmbench.data.batch import Batch
+from mmbench.data.mapped import chunks
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import observed_by
@@ -70,8 +71,9 @@ def fingerprint(samples: Samples) -> str:
     for values in (samples.sample_id, samples.target, samples.presence):
         whole.update(np.ascontiguousarray(values).tobytes())
     for column, name in enumerate(samples.modalities):
-        rows = samples.presence[:, column]
-        whole.update(np.ascontiguousarray(samples.inputs[name][rows]).tobytes())
+        rows, x = samples.presence[:, column], samples.inputs[name]
+        for part in chunks(x):
+            whole.update(np.ascontiguousarray(x[part][rows[part]]).tobytes())
         if name in samples.lengths:
             whole.update(np.ascontiguousarray(samples.lengths[name][rows]).tobytes())
     return whole.hexdigest()[:16]

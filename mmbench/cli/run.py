@@ -15,6 +15,7 @@ from mmbench.cli.options import (
     Limit,
     PerGpu,
     Results,
+    SkipBad,
     Tune,
     Words,
     Workers,
@@ -51,6 +52,7 @@ def run(
     ] = None,
     tune: Tune = None,
     limit: Limit = None,
+    skip_bad: SkipBad = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the plan and what an engine would do, run nothing."),
@@ -78,10 +80,12 @@ def run(
     from mmbench.bench.executors.sharing import per_gpu as parse_per_gpu
 
     share = parse_per_gpu(per_gpu)
-    sweep = sweep_of(words, results, limit, data_root, tune)
+    sweep = sweep_of(words, results, limit, data_root, tune, skip_bad)
     args = parse_args(executor_args)
     if executor == "local" and args:
         raise ValueError("--executor-args are for another --executor than local")
+    if executor == "local":
+        sweep.require_devices()
     if dry_run:
         left = _show_plan(sweep)
         if executor != "local":
@@ -130,6 +134,7 @@ def plan(
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
     sweep = sweep_of(words, results, limit, data_root, tune)
+    sweep.require_devices()
     if measure and (todo := sweep.unmeasured()):
         _here(sweep, todo, None, 1)
         sweep.todo()  # searches take note
@@ -168,8 +173,6 @@ def _show_plan(sweep: "Sweep") -> int:
 
 
 def _show_time(sweep: "Sweep") -> None:
-    from mmbench.bench.executors.local import default_workers
-
     expected = sweep.expected()
     known = expected.dropna(subset="seconds")
     unknown = int(expected["runs"].sum() - known["runs"].sum())
@@ -179,7 +182,7 @@ def _show_time(sweep: "Sweep") -> None:
         typer.echo("how long that takes is not known; --measure finds out by a run of each method")
         return
     hours = float((known["runs"] * known["seconds"]).sum()) / 3600
-    workers = default_workers()
+    workers = sweep.default_workers()
     rest = f", and {unknown} trainings of unknown length" if unknown else ""
     typer.echo(
         f"{expected['runs'].sum()} trainings in all; expected: {hours:.2f} hours of work, "
@@ -204,9 +207,7 @@ def _show_power(sweep: "Sweep", gain: float) -> None:
 
 def _here(sweep: "Sweep", todo: list["Run"], workers: int | None, per_gpu: int | None) -> None:
     """Run what is left on this machine."""
-    from mmbench.bench.executors.local import default_workers
-
-    workers = min(workers or default_workers(per_gpu), len(todo))
+    workers = min(workers or sweep.default_workers(per_gpu), len(todo))
     _say_what_begins(sweep, todo, f" on {workers} workers")
     stopped = "The same command continues."
     _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)

@@ -172,7 +172,7 @@ class CMPT(Method):
         for m, tower in enumerate(self.towers):
             read = tower(x[:, m], self.proxies[m])
             k.append(read[:, 0])
-            y[:, m, [n for n in range(count) if n != m]] = read[:, 1:]
+            y[:, m, [n for n in range(count) if n != m]] = read[:, 1:].to(y)
         return torch.stack(k, dim=1), y
 
     def predict(self, k: ClassTokens, y: Proxies, seen: Presence) -> Float[Tensor, "batch output"]:

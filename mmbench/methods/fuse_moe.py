@@ -403,5 +403,5 @@ def scores(
     if gate == "softmax":
         return e @ weight.transpose(1, 2)
     # not by products: near-by experts would lose all digits
-    distance = torch.cdist(e, weight, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(e.to(weight), weight, compute_mode="donot_use_mm_for_euclid_dist")
     return -distance if gate == "laplace" else -distance.square()

@@ -232,6 +232,7 @@ class Similarity(nn.Module):
             with torch.no_grad():
                 known = present.any(1, keepdim=True)
                 for average, now in ((self.mean, mean), (self.variance, variance)):
+                    now = now.to(average)
                     average.copy_(torch.where(known, average.lerp(now, MOMENTUM), average))
         x = (x - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
         return torch.where(present[:, :, None], x, 0.0)
@@ -245,7 +246,7 @@ class Similarity(nn.Module):
         total = torch.where(pair, squared_distance(x, x), 0.0).sum((1, 2))
         now = total / count.clamp_min(1)
         now = torch.where(count > 0, now, self.bandwidth)
-        self.bandwidth.lerp_(now, MOMENTUM)
+        self.bandwidth.lerp_(now.to(self.bandwidth), MOMENTUM)
         return now
 
     def forward(

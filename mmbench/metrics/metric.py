@@ -8,14 +8,15 @@ A new metric is one function in a file of this folder:
 It then occurs in every record, table and selection rule. With a third argument `weight`
 (resample, sample) it returns one score for each row of weights, which makes the bootstrap and
 weighted scores matrix work; without it the bootstrap repeats rows and calls it again and again.
+With a fourth, `calibration`, it is given predictions of validation samples as well.
 """
 
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -35,6 +36,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """Predictions of validation samples, of which the same was hidden as of those that are scored.
+
+    Args:
+        logits: As those that are scored.
+        target: As theirs.
+    """
+
+    logits: Logits
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """One function that scores predictions.
 
@@ -42,8 +56,9 @@ class Metric:
         name: As in tables and suites.
         tasks: Task kinds that it is defined for.
         better: Which direction is better.
-        function: Takes (logits, target) or (logits, target, weight).
+        function: Takes (logits, target), (logits, target, weight) or, besides, a calibration.
         weighted: Whether it takes `weight`.
+        calibrated: Whether it takes `calibration`, and so `weight`, too.
     """
 
     name: str
@@ -51,6 +66,7 @@ class Metric:
     better: Better
     function: Callable[..., Any]
     weighted: bool
+    calibrated: bool
 
 
 _METRICS: dict[str, Metric] = {}
@@ -82,8 +98,9 @@ def metric(
                 f"{past.function.__qualname__} and {function.__module__}."
                 f"{function.__qualname__}; rename one of them"
             )
-        weighted = "weight" in inspect.signature(function).parameters
-        _METRICS[name] = Metric(name, tasks, better, function, weighted)
+        takes = inspect.signature(function).parameters
+        calibrated = "calibration" in takes
+        _METRICS[name] = Metric(name, tasks, better, function, "weight" in takes, calibrated)
         return function
 
     return register
@@ -116,9 +133,18 @@ def find_metric(name: str) -> Metric:
     return known[name]
 
 
-def metrics_for(task_kind: TaskKind) -> tuple[str, ...]:
-    """Names of the metrics that are defined for a kind of task."""
-    return tuple(metric.name for metric in _all().values() if task_kind in metric.tasks)
+def metrics_for(task_kind: TaskKind, *, calibrated: bool = False) -> tuple[str, ...]:
+    """Names of the metrics that are defined for a kind of task.
+
+    Args:
+        task_kind: Which.
+        calibrated: Those that need a calibration, in place of those that do not.
+    """
+    return tuple(
+        metric.name
+        for metric in _all().values()
+        if task_kind in metric.tasks and metric.calibrated == calibrated
+    )
 
 
 def higher_is_better(name: str) -> bool:
@@ -148,6 +174,7 @@ def score(
     target: Num[np.ndarray, "..."],
     task_kind: TaskKind,
     weight: Float[np.ndarray, " weight"] | None = None,
+    calibration: Calibration | None = None,
 ) -> float:
     """Score predictions.
 
@@ -159,10 +186,12 @@ def score(
         task_kind: Kind of the task.
         weight: Importance of each sample, >= 0, for example one over the probability that it was
             seen; None = all the same. Only ratios matter.
+        calibration: For a metric that takes one; others do not look at it.
 
     Returns:
-        The score; NaN if the metric is undefined here, if there is no sample (of weight > 0), or
-        if a prediction is not a number: a model that diverged has no score, whatever its argmax.
+        The score; NaN if the metric is undefined here, if there is no sample (of weight > 0), if
+        the calibration that it takes is None, or if a prediction is not a number: a model that
+        diverged has no score, whatever its argmax.
 
     Raises:
         ValueError: If the metric does not exist, does not fit the task or takes no weights, or
@@ -178,6 +207,14 @@ def score(
             "`weight` (resample, sample), or choose another metric"
         )
     rows = np.ones((1, len(logits))) if weight is None else weight[None].astype(np.float64)
+    if metric.calibrated:
+        if calibration is None:
+            return float("nan")
+        _, *checked = _checked(name, calibration.logits, calibration.target, task_kind)
+        if not _are_numbers(checked[0], task_kind):
+            return float("nan")
+        function = partial(metric.function, calibration=Calibration(*checked))
+        metric = replace(metric, function=function)
     return float(_weighted_scores(metric, logits, target, task_kind, rows)[0])
 
 
@@ -199,12 +236,15 @@ def score_resampled(
             transpose is contiguous (samples along the slow axis of memory).
 
     Returns:
-        What `score` would give for the rows repeated `counts` times; NaN as there.
+        What `score` would give for the rows repeated `counts` times; NaN as there, and so for
+        a metric that takes a calibration.
 
     Raises:
         ValueError: As `score`, and if a metric without `weight` is given fractional counts.
     """
     metric, logits, target = _checked(name, logits, target, task_kind)
+    if metric.calibrated:
+        return np.full(len(counts), np.nan)
     if metric.weighted:
         return _weighted_scores(metric, logits, target, task_kind, counts.astype(float, copy=False))
     if (counts != np.floor(counts)).any():
