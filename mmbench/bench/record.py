@@ -183,6 +183,13 @@ def read_predictions(
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
 
 
+def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:
+    """What scores are computed from: `logits`, `target` and, of survival, `train`."""
+    survival = read_result(run.folder).task.kind == "survival"
+    train = ("train",) if survival else ()
+    return read_predictions(run, condition, only=("logits", "target", *train))
+
+
 def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
     """A table as CSV in which a spreadsheet computes nothing that is meant as text."""
     plain = table.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
@@ -279,8 +286,9 @@ def _newer_scores(
     missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
     if not missing:
         return {}
-    kept = read_predictions(run, name, only=("logits", "target"))
-    return {m: score(m, kept["logits"], kept["target"], kind) for m in missing}
+    kept = read_scored(run, name)
+    logits, target, train = kept["logits"], kept["target"], kept.get("train")
+    return {m: score(m, logits, target, kind, train=train) for m in missing}
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

@@ -21,7 +21,8 @@ class Samples:
         modalities: Names, in the order of the columns of `presence`.
         inputs: Modality -> array (sample, ...) in the axes of its kind; images may be uint8
             (0..255) and token ids any integer type. Absent entries may hold anything.
-        target: (sample,) int for single_label, (sample, output) float otherwise.
+        target: (sample,) int for single_label, (sample, 2) time and event for survival, (sample,
+            output) float otherwise.
         sample_id: Unique int64, the same in every run: masks and predictions are joined on it.
         presence: True = the sample has the modality; at least one in every row.
         lengths: Modality -> (sample,) steps, for sequences, tokens and bags.

@@ -8,6 +8,7 @@ A new metric is one function in a file of this folder:
 It then occurs in every record, table and selection rule. With a third argument `weight`
 (resample, sample) it returns one score for each row of weights, which makes the bootstrap and
 weighted scores matrix work; without it the bootstrap repeats rows and calls it again and again.
+With an argument `train` it is also given the targets of the training split.
 """
 
 import importlib
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 import mmbench.metrics
+from mmbench.data.survival import reason_no_outcome
 from mmbench.data.task import TaskKind
 from mmbench.metrics.weighted import Array
 from mmbench.registry import suggest
@@ -44,6 +46,7 @@ class Metric:
         better: Which direction is better.
         function: Takes (logits, target) or (logits, target, weight).
         weighted: Whether it takes `weight`.
+        needs_train: Whether it takes `train`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Metric:
     better: Better
     function: Callable[..., Any]
     weighted: bool
+    needs_train: bool
 
 
 _METRICS: dict[str, Metric] = {}
@@ -63,7 +67,8 @@ def metric(
 
     The function meets float64 logits (sample, output) without NaN, and a target that fits them:
     int (sample,) for single_label, 0.0 or 1.0 (sample, output) for multi_label, float
-    (sample, output) for regression. It returns NaN where the metric is undefined.
+    (sample, output) for regression, time and event (sample, 2) for survival. It returns NaN where
+    the metric is undefined.
 
     Args:
         name: New name, as it will stand in tables.
@@ -82,8 +87,10 @@ def metric(
                 f"{past.function.__qualname__} and {function.__module__}."
                 f"{function.__qualname__}; rename one of them"
             )
-        weighted = "weight" in inspect.signature(function).parameters
-        _METRICS[name] = Metric(name, tasks, better, function, weighted)
+        parameters = inspect.signature(function).parameters
+        _METRICS[name] = Metric(
+            name, tasks, better, function, "weight" in parameters, "train" in parameters
+        )
         return function
 
     return register
@@ -148,30 +155,35 @@ def score(
     target: Num[np.ndarray, "..."],
     task_kind: TaskKind,
     weight: Float[np.ndarray, " weight"] | None = None,
+    *,
+    train: Num[np.ndarray, "..."] | None = None,
 ) -> float:
     """Score predictions.
 
     Args:
         name: Name of a metric.
         logits: Outputs of `Method.forward`: logits of classes or labels, or regressed values.
-            -inf is a class of probability 0.
-        target: Int (sample,) for single_label, otherwise (sample, output).
+            -inf is a class of probability 0. Of survival, log cumulative hazards (sample, time).
+        target: Int (sample,) for single_label, (sample, 2) for survival, otherwise
+            (sample, output).
         task_kind: Kind of the task.
         weight: Importance of each sample, >= 0, for example one over the probability that it was
             seen; None = all the same. Only ratios matter.
+        train: Targets of the training split, for metrics of survival.
 
     Returns:
         The score; NaN if the metric is undefined here, if there is no sample (of weight > 0), or
         if a prediction is not a number: a model that diverged has no score, whatever its argmax.
 
     Raises:
-        ValueError: If the metric does not exist, does not fit the task or takes no weights, or
-            the arrays do not fit each other.
+        ValueError: If the metric does not exist, does not fit the task, takes no weights or needs
+            `train`, or the arrays do not fit each other.
     """
     found, logits, target = _checked(name, logits, target, task_kind)
     if weight is None and not found.weighted:
         usable = len(logits) > 0 and _are_numbers(logits, task_kind)
-        return float(found.function(logits, target)) if usable else float("nan")
+        known = {"train": _train(name, train)} if found.needs_train else {}
+        return float(found.function(logits, target, **known)) if usable else float("nan")
     if not found.weighted:
         raise ValueError(
             f"metric {name!r} takes no weights; give its function a third argument "
@@ -187,6 +199,8 @@ def score_resampled(
     target: Num[np.ndarray, "..."],
     task_kind: TaskKind,
     counts: Float[np.ndarray, "resample weight"],
+    *,
+    train: Num[np.ndarray, "..."] | None = None,
 ) -> Float[np.ndarray, " resample"]:
     """Score every resample of the same predictions at once.
 
@@ -197,6 +211,7 @@ def score_resampled(
         task_kind: Kind of the task.
         counts: How often each sample occurs in each resample, >= 0. Fastest where the
             transpose is contiguous (samples along the slow axis of memory).
+        train: As in `score`; not resampled.
 
     Returns:
         What `score` would give for the rows repeated `counts` times; NaN as there.
@@ -210,7 +225,14 @@ def score_resampled(
     if (counts != np.floor(counts)).any():
         raise ValueError(f"metric {name!r} takes no weights, so counts must be whole numbers")
     rows = [np.repeat(np.arange(len(logits)), row.astype(int)) for row in counts]
-    return np.array([score(name, logits[kept], target[kept], task_kind) for kept in rows], float)
+    scores = [score(name, logits[kept], target[kept], task_kind, train=train) for kept in rows]
+    return np.array(scores, float)
+
+
+def _train(name: str, train: Num[np.ndarray, "..."] | None) -> Target:
+    if train is None:
+        raise ValueError(f"metric {name!r} needs the targets of the training split; give train=")
+    return train.astype(np.float64)
 
 
 def _weighted_scores(
@@ -250,7 +272,7 @@ def _checked(
             f"choose from {', '.join(metrics_for(task_kind))}"
         )
     n, outputs = logits.shape
-    expected = (n,) if task_kind == "single_label" else (n, outputs)
+    expected = {"single_label": (n,), "survival": (n, 2)}.get(task_kind, (n, outputs))
     if target.shape != expected:
         raise ValueError(
             f"logits {logits.shape} of a {task_kind} task need a target of shape {expected}, "
@@ -270,6 +292,8 @@ def _checked(
         raise ValueError("a multi_label target holds 0 and 1 only; found other values")
     if not np.isfinite(target).all():
         raise ValueError("a target is NaN or infinite; drop such samples")
+    if task_kind == "survival" and (bad := reason_no_outcome(target)):
+        raise ValueError(bad)
     return found, logits.astype(np.float64), target
 
 

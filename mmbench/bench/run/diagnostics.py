@@ -40,7 +40,7 @@ def with_truth(shown: Diagnostic, data: DataModule) -> Diagnostic:
     test, train = data.split("test"), data.split("train").samples
     rows = test.rows_of(torch.from_numpy(shown.query)).numpy()
     label = None
-    if data.task.kind != "regression":
+    if data.task.kind in ("single_label", "multi_label"):
         order = np.argsort(train.sample_id)
         known = shown.neighbour >= 0
         asked = np.where(known, shown.neighbour, train.sample_id[0])

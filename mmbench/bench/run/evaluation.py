@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mmbench.bench.record import safe_csv
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.embeddings import Embeddings
+from mmbench.data.survival import SurvivalScale
 from mmbench.datamodule import DataModule
 from mmbench.store import ALONE, Claim, write_arrays, write_text
 
@@ -42,7 +43,7 @@ def evaluate(
 
     Returns:
         Condition -> outputs in order of the test split: float32, or the values of a regression in
-        units (`DataModule.in_units`).
+        units, or log cumulative hazards (`DataModule.in_units`).
 
     Raises:
         DivergedError: If an output is not finite.
@@ -74,7 +75,20 @@ def evaluate(
     for name, output in logits.items():
         if not np.isfinite(output).all():
             raise DivergedError(f"outputs under the condition {name} are not finite")
+    _fit_baseline(method, data, device)
     return {name: data.in_units(output) for name, output in logits.items()}
+
+
+def _fit_baseline(method: LightningModule, data: DataModule, device: torch.device | str) -> None:
+    """Give a Cox model the baseline hazard that goes with its log risks of training samples."""
+    scale = data.target_scale
+    if not isinstance(scale, SurvivalScale) or scale.baseline is None:
+        return
+    train = [method(batch.blind().to(device))[:, 0] for batch in data.batches("train")]
+    log_risk = torch.cat(train).float().cpu().numpy()
+    if not np.isfinite(log_risk).all():
+        raise DivergedError("log risks of training samples are not finite")
+    data.target_scale = scale.with_baseline(data.raw_target("train"), log_risk)
 
 
 @torch.no_grad()
@@ -90,7 +104,8 @@ def predict_unlabelled(
 
     Returns:
         A row a sample: `id`, for classes and labels what is `predicted`, and an output each: a
-        probability, or a value in units. None if all samples have a label.
+        probability, or a value in units; for survival the probability to survive each time at
+        which predictions are scored. None if all samples have a label.
     """
     method.eval().to(device)
     ids, parts = [], []
@@ -109,6 +124,11 @@ def predict_unlabelled(
         return pd.DataFrame(table).join(
             pd.DataFrame(data.in_units(output.numpy()), columns=outputs)
         )
+    if task.kind == "survival":
+        survival = np.exp(-np.exp(data.in_units(output.numpy())))
+        return pd.DataFrame(table).join(
+            pd.DataFrame(survival, columns=[f"survival {t}" for t in _scored_outputs(data)])
+        )
     if task.kind == "single_label":
         chance = output.softmax(1).numpy()
         table["predicted"] = [outputs[k] for k in chance.argmax(1)]
@@ -116,6 +136,14 @@ def predict_unlabelled(
         chance = output.sigmoid().numpy()
         table["predicted"] = ["|".join(np.array(outputs)[row > 0.5]) for row in chance]
     return pd.DataFrame(table).join(pd.DataFrame(chance, columns=outputs), rsuffix=" (probability)")
+
+
+def _scored_outputs(data: DataModule) -> tuple[str, ...]:
+    """Names of the columns of stored predictions: of survival the times."""
+    scale = data.target_scale
+    if isinstance(scale, SurvivalScale):
+        return tuple(f"{time:.9g}" for time in scale.times)
+    return data.task.outputs
 
 
 def write_predictions(
@@ -127,7 +155,8 @@ def write_predictions(
     """Write a file a condition: outputs beside target, presence and id of each test sample.
 
     Beside the ids lie the names that the data set has for them, if it has, and those of the
-    outputs. Samples without a label get a CSV file.
+    outputs; of survival the targets of training, which its scores need. Samples without a label
+    get a CSV file.
     """
     (folder / "predictions").mkdir()
     if unlabelled is not None:
@@ -135,6 +164,8 @@ def write_predictions(
         write_text(folder / "predictions" / "unlabelled.csv", text)
     test, names = data.split("test").samples, data.names_of_ids()
     known = {"id": np.array([names[one] for one in test.sample_id.tolist()])} if names else {}
+    if data.task.kind == "survival":
+        known["train"] = data.raw_target("train")
     for name, output in logits.items():
         write_arrays(
             folder / "predictions" / f"{name}.npz",
@@ -143,7 +174,7 @@ def write_predictions(
                 "target": test.target,
                 "presence": data.condition_presence(name),
                 "sample_id": test.sample_id,
-                "outputs": np.array(data.task.outputs),
+                "outputs": np.array(_scored_outputs(data)),
                 **known,
             },
         )

@@ -37,6 +37,7 @@ def score_conditions(
         LeakError: If a prediction beats the best possible one by more than chance allows.
     """
     test, task = data.split("test").samples, data.task
+    train = data.raw_target("train")
     weights = natural_weights(data)
     ceilings = _ceilings(spec, root)
     conditions = {}
@@ -47,6 +48,7 @@ def score_conditions(
         if best is not None:
             _require_no_leak(name, output, best.log_posterior, test.target)
         weighted = {} if weights is None else _weighted_scores(task, output, test.target, weights)
+        plain = _scores(task, output, test.target, train)
         conditions[name] = ConditionResult(
             mechanism=missingness.mechanism,
             missing_rate_nominal=missingness.nominal_rate,
@@ -55,15 +57,18 @@ def score_conditions(
             n=len(test),
             samples=samples_digest(test.sample_id, test.target, presence),
             effective_n=None if weights is None else effective_sample_size(weights),
-            scores={**_scores(task, output, test.target), **weighted},
+            scores={**plain, **weighted},
             bayes={} if best is None else {**best.scores},
             bayes_se={} if best is None else {**best.errors},
         )
     return conditions
 
 
-def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
-    return {name: score(name, output, target, task.kind) for name in metrics_for(task.kind)}
+def _scores(
+    task: Task, output: NDArray[Any], target: NDArray[Any], train: NDArray[Any]
+) -> dict[str, float]:
+    names = metrics_for(task.kind)
+    return {name: score(name, output, target, task.kind, train=train) for name in names}
 
 
 def natural_weights(data: DataModule) -> Float[np.ndarray, " sample"] | None:
@@ -114,7 +119,7 @@ def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
     """Condition -> ceiling; conditions whose best prediction is unknown are left out."""
     data = build_data(RunSpec.from_json(json.loads(spec_json)), root)
     test, task = data.split("test").samples, data.task
-    n = len(test)
+    n, train = len(test), data.raw_target("train")
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=CEILING_RESAMPLES)
     found = {}
     for name, missingness in data.conditions.items():
@@ -128,7 +133,7 @@ def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
             )
             for metric in metrics_for(task.kind)
         }
-        found[name] = _Ceiling(best, _scores(task, best, test.target), errors)
+        found[name] = _Ceiling(best, _scores(task, best, test.target, train), errors)
     return found
 
 
