@@ -47,6 +47,7 @@ class Metric:
         function: Takes (logits, target) or (logits, target, weight).
         weighted: Whether it takes `weight`.
         needs_train: Whether it takes `train`.
+        resampled: The same with `weight`, for resamples alone; None = `function`.
     """
 
     name: str
@@ -55,13 +56,18 @@ class Metric:
     function: Callable[..., Any]
     weighted: bool
     needs_train: bool
+    resampled: Callable[..., Any] | None
 
 
 _METRICS: dict[str, Metric] = {}
 
 
 def metric(
-    name: str, *, tasks: tuple[TaskKind, ...], better: Better
+    name: str,
+    *,
+    tasks: tuple[TaskKind, ...],
+    better: Better,
+    resampled: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function as a metric.
 
@@ -74,6 +80,8 @@ def metric(
         name: New name, as it will stand in tables.
         tasks: Task kinds that it is defined for.
         better: Which direction is better.
+        resampled: Takes (logits, target, weight) and gives what the function would for rows so often
+            repeated; for one without `weight` that is slow to call a thousand times.
 
     Raises:
         ValueError: If another function has the name.
@@ -89,7 +97,7 @@ def metric(
             )
         parameters = inspect.signature(function).parameters
         _METRICS[name] = Metric(
-            name, tasks, better, function, "weight" in parameters, "train" in parameters
+            name, tasks, better, function, "weight" in parameters, "train" in parameters, resampled
         )
         return function
 
@@ -220,7 +228,7 @@ def score_resampled(
         ValueError: As `score`, and if a metric without `weight` is given fractional counts.
     """
     found, logits, target = _checked(name, logits, target, task_kind)
-    if found.weighted:
+    if found.weighted or found.resampled:
         return _weighted_scores(found, logits, target, task_kind, counts.astype(float, copy=False))
     if (counts != np.floor(counts)).any():
         raise ValueError(f"metric {name!r} takes no weights, so counts must be whole numbers")
@@ -250,11 +258,12 @@ def _weighted_scores(
     if not _are_numbers(logits, task_kind):
         return np.full(len(weight), np.nan)
     scores = np.full(len(weight), np.nan)
+    function = found.resampled or found.function
     filled = total > 0
     if filled.all():
-        scores[:] = found.function(logits, target, weight)
+        scores[:] = function(logits, target, weight)
     elif filled.any():
-        scores[filled] = found.function(logits, target, weight[filled])
+        scores[filled] = function(logits, target, weight[filled])
     return scores
 
 

@@ -65,7 +65,10 @@ def score_conditions(
 
 
 def _scores(
-    task: Task, output: NDArray[Any], target: NDArray[Any], train: NDArray[Any]
+    task: Task,
+    output: NDArray[Any],
+    target: NDArray[Any],
+    train: NDArray[Any] | None = None,
 ) -> dict[str, float]:
     names = metrics_for(task.kind)
     return {name: score(name, output, target, task.kind, train=train) for name in names}
@@ -119,7 +122,7 @@ def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
     """Condition -> ceiling; conditions whose best prediction is unknown are left out."""
     data = build_data(RunSpec.from_json(json.loads(spec_json)), root)
     test, task = data.split("test").samples, data.task
-    n, train = len(test), data.raw_target("train")
+    n = len(test)
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=CEILING_RESAMPLES)
     found = {}
     for name, missingness in data.conditions.items():
@@ -133,7 +136,7 @@ def _ceilings_of(spec_json: str, root: Path) -> dict[str, _Ceiling]:
             )
             for metric in metrics_for(task.kind)
         }
-        found[name] = _Ceiling(best, _scores(task, best, test.target, train), errors)
+        found[name] = _Ceiling(best, _scores(task, best, test.target), errors)
     return found
 
 
