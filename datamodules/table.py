@@ -406,9 +406,10 @@ class Table(DataModule):
             columns.append(values)
         target = np.stack(columns, axis=1)
         if self.task_kind == "survival":
-            for row in np.flatnonzero((target[:, 0] <= 0) | ~np.isin(target[:, 1], (0, 1)))[:1]:
-                problem = reason_no_outcome(target[[row]])
-                raise ValueError(f"{frame.where(row)}, {' and '.join(self.targets)}: {problem}")
+            bad_rows = np.flatnonzero((target[:, 0] <= 0) | ~np.isin(target[:, 1], (0, 1)))
+            if len(bad_rows):
+                row, names = int(bad_rows[0]), " and ".join(self.targets)
+                raise ValueError(f"{frame.where(row)}, {names}: {reason_no_outcome(target[[row]])}")
         return target
 
     @property

@@ -80,8 +80,8 @@ def metric(
         name: New name, as it will stand in tables.
         tasks: Task kinds that it is defined for.
         better: Which direction is better.
-        resampled: Takes (logits, target, weight) and gives what the function would for rows so often
-            repeated; for one without `weight` that is slow to call a thousand times.
+        resampled: Takes (logits, target, weight) and gives what the function would for repeated
+            rows; for one without `weight` that is slow to call a thousand times.
 
     Raises:
         ValueError: If another function has the name.

@@ -54,7 +54,7 @@ def c_index(logits: Logits, target: Outcome) -> float:
 
 
 @metric("integrated_brier", tasks=("survival",), better="lower")
-def integrated_brier(logits: Logits, target: Outcome, train: Outcome) -> float:
+def integrated_brier(logits: Logits, target: Outcome, train: Float[np.ndarray, "row 2"]) -> float:
     """Squared error of the survival probability, mean over the times of the predictions.
 
     Samples are weighted for censoring by its distribution in training. Times outside the follow-up
