@@ -97,8 +97,8 @@ class BreastTCGA(DataModule):
                 f"{path} {name} row {row + 1}: subtype {subtype[row]!r} is none of "
                 f"{', '.join(SUBTYPES)}"
             )
-        for modality, found in rows_of_each.items():
-            if [str(x) for x in found] != names:
+        for modality, ids in rows_of_each.items():
+            if [str(x) for x in ids] != names:
                 raise ValueError(
                     f"{path} {name}: the rows of {modality} are not the tumours of mirna, in order"
                 )

@@ -45,6 +45,9 @@ class CmuMosi(DataModule):
     - `mosi_labels.csv`, header `utterance,video,split,score`: score -3..3, split train / valid /
       test. Read only if it is needed: for `target` seven or score, `partition` standard.
 
+    Where to get it: the features from the first repository below, scores and the standard split
+    from the second; pickles from the pages of MMSA and MultiBench.
+
     Missing by nature: nothing.
 
     Targets. `binary`: the label of the feature files, positive = score >= 0: 1,023 negative,
@@ -87,6 +90,11 @@ class CmuMosi(DataModule):
         url="https://github.com/declare-lab/multimodal-deep-learning (bc-LSTM/data); scores and "
         "standard split: https://github.com/wxxv/MoMKE",
         licence="MIT (the repository with the features)",
+        papers=(
+            "MoE-Retriever: 2,199 clips, 70 / 15 / 15 %; each modality hidden with probability .3; "
+            "sequences through a GRU of width 256; accuracy",
+            "MoMKE: the standard split 1,284 / 229 / 686, sequences of features of its own",
+        ),
     )
     files: ClassVar[tuple[str, ...]] = (
         *(f"cmu_mosi/{name}_{part}0.csv" for name in WIDTHS for part in ("train", "test")),
@@ -167,19 +175,19 @@ class CmuMosi(DataModule):
 
     def _from_pickle(self, split: Split) -> Samples:
         rows = self._sequences["split"] == SPLITS.index(split)
-        found = {name: x[rows] for name, x in self._sequences.items() if name != "notes"}
-        found["label"] = found["score"] >= 0
-        inputs = {name: found[name] for name in WIDTHS}
-        lengths = {name: found[f"{name}_length"] for name in WIDTHS}
+        arrays = {name: x[rows] for name, x in self._sequences.items() if name != "notes"}
+        arrays["label"] = arrays["score"] >= 0
+        inputs = {name: arrays[name] for name in WIDTHS}
+        lengths = {name: arrays[f"{name}_length"] for name in WIDTHS}
         if self.text == "tokens":
-            texts = found["words"].tolist()
+            texts = arrays["words"].tolist()
             inputs["text"], lengths["text"] = encode(texts, self._vocabulary, steps=self._steps)
         return Samples(
             modalities=tuple(WIDTHS),
             inputs=inputs,
-            target=self._target(found.__getitem__),
-            sample_id=stable_ids(found["id"].tolist()),
-            presence=found["presence"],
+            target=self._target(arrays.__getitem__),
+            sample_id=stable_ids(arrays["id"].tolist()),
+            presence=arrays["presence"],
             lengths=lengths,
         )
 
@@ -187,10 +195,10 @@ class CmuMosi(DataModule):
     def _sequences(self) -> Arrays:
         path = locate(self.root, self.pickle)
         module = "mmbench.data.affect"
-        found = parsed([path], {"what": "sequences"}, lambda _: sequences(path), code=module)
-        if self.text == "tokens" and not found["words"].any():
+        arrays = parsed([path], {"what": "sequences"}, lambda _: sequences(path), code=module)
+        if self.text == "tokens" and not arrays["words"].any():
             raise ValueError(f"{path} has no raw_text to make tokens of; leave text=tokens out")
-        return found
+        return arrays
 
     def notes(self) -> tuple[str, ...]:
         """What a pickle held that was replaced or left out."""

@@ -264,8 +264,8 @@ class World:
             num_modalities, width, redundant, unique, synergistic, noise, nuisance_correlation,
             imbalance, kinds,
         )  # fmt: skip
-        own = [*unique, *[0] * (num_modalities - len(unique))]
-        plain = redundant + sum(own)
+        unique_bits = [*unique, *[0] * (num_modalities - len(unique))]
+        plain = redundant + sum(unique_bits)
         # columns: redundant, unique by modality, then synergistic bit by bit, modality by modality
         words = _bits(plain + synergistic * num_modalities)
         private = words[:, plain:].reshape(len(words), synergistic, num_modalities)
@@ -279,8 +279,8 @@ class World:
 
         seen, codes, nuisances, bends = [], [], [], []
         for m in range(num_modalities):
-            first = redundant + sum(own[:m])
-            columns = [*range(redundant), *range(first, first + own[m])]
+            first = redundant + sum(unique_bits[:m])
+            columns = [*range(redundant), *range(first, first + unique_bits[m])]
             columns += [plain + s * num_modalities + m for s in range(synergistic)]
             seen.append(np.array(columns, np.int64))
             rng = _generator(seed, "world", m)
@@ -325,8 +325,8 @@ class World:
         rho = self.nuisance_correlation
         inputs, lengths = {}, {}
         for m, modality in enumerate(self.modalities):
-            own = _generator(self.seed, split, "own nuisance", m).standard_normal(n)
-            nuisance = np.sqrt(rho) * common + np.sqrt(1 - rho) * own
+            private = _generator(self.seed, split, "own nuisance", m).standard_normal(n)
+            nuisance = np.sqrt(rho) * common + np.sqrt(1 - rho) * private
             width = len(self.nuisances[m])
             noise = _generator(self.seed, split, "noise", m).standard_normal((n, width))
             u = self.means(m)[word] + nuisance[:, None] * self.nuisances[m] + self.noise * noise
@@ -413,7 +413,7 @@ class World:
         """Sum over words of N(u; word) (kernel @ basis)[word], class by class.
 
         Args:
-            u: (row, latent) of the modalities `there`, one after the other.
+            u: (row, latent) of the modalities `present`, one after the other.
             present: Which.
             kernel: (row, term).
             basis: (term, word); with one term alone the kernel is no more than a factor.
@@ -484,7 +484,7 @@ class Clocks:
         )
 
     def mask(
-        self, shown: Mapping[int, Array], hidden: Mapping[int, Array], noise: float
+        self, visible: Mapping[int, Array], hidden: Mapping[int, Array], noise: float
     ) -> tuple[Array, Array]:
         """P(mask | what is shown, word) as kernel (row, term) @ basis (term, word).
 
@@ -497,21 +497,21 @@ class Clocks:
         by Gauss-Legendre in log r.
 
         Args:
-            shown: Column -> (row,) first latent coordinates.
+            visible: Column -> (row,) first latent coordinates.
             hidden: Column -> (word,) means of the hidden ones.
             noise: Their standard deviation.
         """
-        rows = len(next(iter(shown.values())))
-        if len(shown) > 1:
+        rows = len(next(iter(visible.values())))
+        if len(visible) > 1:
             return np.ones((rows, 1)), self._survival(np.ones(1), hidden, noise)
-        ((column, u),) = shown.items()
+        ((column, u),) = visible.items()
         a = np.exp(self.offset[column] - self.slope[column] * u)
         panels = max(1, int(np.ceil(2 * np.log(40 / a.min()))))  # beyond, exp(-r a) < exp(-40)
         node, weight = np.polynomial.legendre.leggauss(8)
         r = np.exp((0.5 * np.arange(panels)[:, None] + 0.25 * (node + 1)).reshape(-1))
         ra = a[:, None] * r
-        kept = ra * np.exp(-ra) * np.tile(0.25 * weight, panels)  # dr = r d(log r)
-        kernel = np.concatenate([-np.expm1(-a)[:, None], kept], axis=1)
+        terms = ra * np.exp(-ra) * np.tile(0.25 * weight, panels)  # dr = r d(log r)
+        kernel = np.concatenate([-np.expm1(-a)[:, None], terms], axis=1)
         return kernel, self._survival(np.concatenate([np.ones(1), r]), hidden, noise)
 
     def _survival(self, r: Array, hidden: Mapping[int, Array], noise: float) -> Array:

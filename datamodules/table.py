@@ -1,4 +1,4 @@
-"""Your own files: CSV, parquet or npz, one a modality, joined by id; no Python needed."""
+"""Your own files: CSV, parquet, h5ad, npz, MATLAB, one a modality, joined by id; no Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,9 @@ from mmbench.data.entries import Joined, ModalityFile
 from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
 from mmbench.data.files import content_of, locate
 from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
+from mmbench.data.parsed import MANY_FILES, content_of_all
 from mmbench.data.pieces import files_of
+from mmbench.data.sample_files import FileKind, sides
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import (
@@ -25,12 +27,12 @@ from mmbench.data.splits import (
     stratified_groups,
 )
 from mmbench.data.survival import SurvivalScale, reason_no_outcome, reason_not_comparable
-from mmbench.data.task import FEWEST_INTERVALS, Kind, Task, TaskKind
+from mmbench.data.task import FEWEST_INTERVALS, Task, TaskKind
+from mmbench.data.texts import PACKAGED
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
-VECTOR: Kind = "vector"
-PACKAGED = "packaged"  # the tokenizer that installs with its model
+VECTOR: FileKind = "vector"
 BOOLEANS = {"true": "1", "false": "0"}
 TIME_AND_EVENT = ("time", "event")  # target columns of survival, unless the user names others
 INTERVALS = 8
@@ -43,7 +45,8 @@ class Table(DataModule):
     if there are any, columns of the split and of groups. Each modality has a file of its own with
     the same ids, in any order. CSV is separated by comma, semicolon (then decimals may be commas)
     or tab, `.csv`, `.tsv` or `.txt`, plain or compressed, in UTF-8; parquet needs
-    `pip install pyarrow`; npz holds arrays.
+    `pip install pyarrow`; npz and MATLAB files hold arrays; h5ad (`pip install anndata`) holds
+    vectors: X, with the names of observations as ids.
 
     What a cell means. Ids, labels, words of the split, groups and texts are text, without spaces
     at the ends: `01` and `1` are two classes, `1.1` and `1.10` too, and `NA`, `None`, `nan` and
@@ -66,7 +69,8 @@ class Table(DataModule):
     a published model's own vocabulary, which its weights need, and an npz file is taken to hold
     such ids.
 
-    Arrays (npz). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
+    Arrays (npz, or `.mat` up to version 7.2, where ids may be a cell array and what is flat is a
+    column). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
     bags, `length` (n,) if samples differ in length; what lies beyond it is ignored. Token ids
     begin at 1; 0 is padding. Pictures are (n, channel, height, width), uint8 or float; (n,
     height, width, channel) is turned if the last axis is 1, 3 or 4 and the first is not, and
@@ -77,6 +81,10 @@ class Table(DataModule):
     id (`p1.jpg`). They are read in colour, turned as the camera was held, transparent parts white,
     and brought to `size`; more than 8 bits a channel are refused. A folder of `.npy` arrays named
     by id, of any other kind, is read like an npz file of them.
+
+    Recordings (kind `sound`): a column of paths to wav files, or a folder of them named by id. They
+    become sequences of 40 log-mel bands, a step every 10 ms, of one channel at 16 kHz; see
+    `mmbench.data.sound`.
 
     Missing by nature: a sample whose id does not occur in a modality's file, whose row there is
     empty throughout, or whose entry is NaN throughout or of length 0, lacks that modality. Empty
@@ -107,7 +115,7 @@ class Table(DataModule):
             order, for survival. None = label; of survival time and event.
         split: A column of the labels file, or three shares that sum to 1.
         group: A column of the labels file; samples of a group are never dealt to two splits.
-        kinds: Modality -> kind; vector unless said otherwise.
+        kinds: Modality -> kind, or `sound` for recordings; vector unless said otherwise.
         task: Classes to choose from, 0 / 1 for each column, numbers, or times to an event.
         intervals: Of survival, whose hazards are learned, >= 3; 0 = none, the log risk of Cox; None
             = 8.
@@ -149,7 +157,7 @@ class Table(DataModule):
         target: str | Sequence[str] | None = None,
         split: str | Sequence[float] = (0.7, 0.15, 0.15),
         group: str | None = None,
-        kinds: Mapping[str | bool, Kind] | None = None,
+        kinds: Mapping[str | bool, FileKind] | None = None,
         task: TaskKind = "single_label",
         intervals: int | None = None,
         separator: str | None = None,
@@ -177,7 +185,7 @@ class Table(DataModule):
         self.targets = [target] if isinstance(target, str) else list(target)
         self.split_by = split if isinstance(split, str) else tuple(split)
         self.group_by = group
-        self.kinds: dict[str, Kind] = dict.fromkeys(self.paths, VECTOR)
+        self.kinds: dict[str, FileKind] = dict.fromkeys(self.paths, VECTOR)
         self.kinds |= _names(kinds or {}, "kinds")
         self.task_kind = task
         self.intervals = INTERVALS if intervals is None else intervals
@@ -185,7 +193,7 @@ class Table(DataModule):
         self.unlabelled = unlabelled
         self.indicators = indicators
         self.max_tokens = max_tokens
-        self.size = _sides(size)
+        self.size = None if size is None else sides(size)
         self.skip_bad = skip_bad
         self.packaged = tokenizer == PACKAGED
         self.tokenizer = None if tokenizer is None else self._folder(tokenizer)
@@ -245,17 +253,24 @@ class Table(DataModule):
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`."""
-        found = super().ingredients()
+        result = super().ingredients()
         for name in self.paths:
             samples = self._file(name).samples
-            for file in samples.files if samples else ():
-                where = file if file.is_file() else file.parent  # it may appear there later
-                short = where.relative_to(self.root) if where.is_relative_to(self.root) else where
-                if where.exists():
-                    found["files"][str(short)] = content_of(where)
+            files = [
+                file if file.is_file() else file.parent  # it may appear there later
+                for file in (samples.files if samples else ())
+            ]
+            if len(files) >= MANY_FILES:
+                some = [file for file in files if file.exists()]
+                result["files"][f"{name}: {len(some)} files"] = content_of_all(some)
+                continue
+            for file in files:
+                short = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+                if file.exists():
+                    result["files"][str(short)] = content_of(file)
         if self.packaged:
-            found["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
-        return found
+            result["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
+        return result
 
     def describe(self) -> Task:
         """Shapes and classes as the files have them; a process reads each file once."""
@@ -356,11 +371,13 @@ class Table(DataModule):
         if self._of_numbers:
             return self.targets
         text = self._labels.text(self.targets[0])
-        found = set(text) if self.separator is None else {x for one in text for x in self._cut(one)}
-        numbers, bad = to_numbers(pd.Series(sorted(found), dtype=object))
+        classes = (
+            set(text) if self.separator is None else {x for one in text for x in self._cut(one)}
+        )
+        numbers, bad = to_numbers(pd.Series(sorted(classes), dtype=object))
         if bad.any() or np.isnan(numbers).any():
-            return sorted(found)
-        return [name for _, name in sorted(zip(numbers.tolist(), sorted(found), strict=True))]
+            return sorted(classes)
+        return [name for _, name in sorted(zip(numbers.tolist(), sorted(classes), strict=True))]
 
     def _cut(self, cell: str) -> list[str]:
         """Labels of one cell."""
@@ -374,10 +391,10 @@ class Table(DataModule):
             text = frame.text(self.targets[0])
             if self.separator is None:
                 return text.map(place).to_numpy(np.int64)
-            found = np.zeros((len(text), len(place)), np.float32)
+            targets = np.zeros((len(text), len(place)), np.float32)
             for row, cell in enumerate(text):
-                found[row, [place[one] for one in self._cut(cell)]] = 1.0
-            return found
+                targets[row, [place[one] for one in self._cut(cell)]] = 1.0
+            return targets
         columns = []
         for name in self.targets:
             text = frame.text(name)
@@ -570,15 +587,6 @@ class Table(DataModule):
             size=self.size,
             skip_bad=self.skip_bad,
         )
-
-
-def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise ValueError(f"size must be a side or height and width, each >= 1, found {size}")
-    return sides[0], sides[1]
 
 
 def _names(given: Mapping[Any, Any], what: str) -> dict[str, Any]:

@@ -151,9 +151,9 @@ def _require_plain(value: JSON, where: str, kind: str, path: str = "", depth: in
 
 def _require_visible(text: str, here: str) -> None:
     """Refuse letters that turn a line round, and those that a terminal obeys."""
-    if found := UNSEEN.search(text):
+    if sign := UNSEEN.search(text):
         raise ValueError(
-            f"{here} holds {text[:60]!a}, in which {found[0]!a} is no letter that is seen; take it "
+            f"{here} holds {text[:60]!a}, in which {sign[0]!a} is no letter that is seen; take it "
             "out"
         )
 

@@ -113,18 +113,18 @@ Diagnostic: TypeAlias = RouterUsage | Retrieval | Recovery | Matrix
 TYPES = {cls.__name__: cls for cls in (RouterUsage, Retrieval, Recovery, Matrix)}
 
 
-def _require(shown: Any, **shapes: tuple[int, ...]) -> None:
+def _require(diagnostic: Any, **shapes: tuple[int, ...]) -> None:
     for name, shape in shapes.items():
-        found = getattr(shown, name).shape
-        if found != shape:
-            kind = type(shown).__name__
-            raise ValueError(f"{name} of a {kind} has the shape {found}, but has to be {shape}")
+        actual = getattr(diagnostic, name).shape
+        if actual != shape:
+            kind = type(diagnostic).__name__
+            raise ValueError(f"{name} of a {kind} has the shape {actual}, but has to be {shape}")
 
 
-def write_diagnostics(path: Path, shown: Mapping[str, Diagnostic]) -> None:
+def write_diagnostics(path: Path, diagnostics: Mapping[str, Diagnostic]) -> None:
     """Write what a method shows into one file."""
     arrays: dict[str, Any] = {}
-    for name, one in shown.items():
+    for name, one in diagnostics.items():
         for field in fields(one):
             value = getattr(one, field.name)
             if value is not None:
@@ -143,6 +143,6 @@ def read_diagnostics(path: Path) -> dict[str, Diagnostic]:
         name, kind, field = ["", "", *key.rsplit("/", 2)][-3:]
         parts.setdefault((name, kind), {})[field] = value
     try:
-        return {name: TYPES[kind](**found) for (name, kind), found in parts.items()}
+        return {name: TYPES[kind](**arrays) for (name, kind), arrays in parts.items()}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no diagnostics that this version can read") from error

@@ -64,11 +64,11 @@ class Estimator(Method, ABC):
     def __init__(self, task: Task, *, impute: Impute = "mean") -> None:
         super().__init__(task)
         self.impute = impute
-        found = [untrained(modality) for modality in task.modalities]
-        self.read = nn.ModuleList(module for module, _ in found)
+        readers = [untrained(modality) for modality in task.modalities]
+        self.read = nn.ModuleList(module for module, _ in readers)
         self.requires_grad_(False)  # nothing learns by gradient
-        self.widths = [width for _, width in found]
-        width = sum(self.widths) + len(found)
+        self.widths = [width for _, width in readers]
+        width = sum(self.widths) + len(readers)
         shape = () if task.kind == "single_label" else (task.num_outputs,)
         kind = torch.long if task.kind == "single_label" else torch.float
         self.register_buffer("features", torch.zeros(0, width))
@@ -118,8 +118,8 @@ class Estimator(Method, ABC):
     def _ask(self, settings: Iterable[int], batch: Batch) -> Float[Tensor, "batch setting output"]:
         table = self.table(batch)
         filled = self._filled(table)
-        found = [self._fitted(k)(filled) for k in settings]
-        return torch.from_numpy(np.stack(found, axis=1)).to(table)
+        answers = [self._fitted(k)(filled) for k in settings]
+        return torch.from_numpy(np.stack(answers, axis=1)).to(table)
 
     def _fitted(self, k: int) -> "_Fit":
         if k not in self._fits:
@@ -140,8 +140,8 @@ class Estimator(Method, ABC):
                 self._imputer.fit(np.where(self._never, np.float32(0), train))
         features, presence = self._gaps(table)
         # no imputer knows features that training never shows, and not every estimator takes them
-        shown = np.where(self._never, np.float32(0), features)
-        return np.hstack([self._imputer.transform(shown), presence])
+        visible = np.where(self._never, np.float32(0), features)
+        return np.hstack([self._imputer.transform(visible), presence])
 
     def _gaps(self, table: Float[Tensor, "sample feature"]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Features, NaN where absent, and presence."""
@@ -156,9 +156,9 @@ class Estimator(Method, ABC):
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         for name in ("features", "target"):  # a fresh table is empty: make room
-            kept, buffer = state_dict.get(prefix + name), self._buffers[name]
-            if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
-                self._buffers[name] = torch.empty_like(kept, device=buffer.device)
+            saved, buffer = state_dict.get(prefix + name), self._buffers[name]
+            if saved is not None and buffer is not None and saved.shape[1:] == buffer.shape[1:]:
+                self._buffers[name] = torch.empty_like(saved, device=buffer.device)
         self._forget()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -191,20 +191,20 @@ class _Fit:
 
     def __call__(self, table: NDArray[Any]) -> NDArray[np.float32]:
         """Predict (sample, output): log-probabilities, log-odds or values."""
-        found = np.tile(self.prior, (len(table), 1))
+        scores = np.tile(self.prior, (len(table), 1))
         for column, part in enumerate(self.parts):
             if part is None:
                 continue
             if self.kind == "regression":
-                found[:, column] = part.predict(table)
+                scores[:, column] = part.predict(table)
                 continue
             p = part.predict_proba(table).clip(FLOOR)
             if self.kind == "multi_label":
-                found[:, column] = np.log(p[:, 1] / p[:, 0])
+                scores[:, column] = np.log(p[:, 1] / p[:, 0])
             else:
-                found[:] = np.log(FLOOR)
-                found[:, part.classes_] = np.log(p)
-        return found
+                scores[:] = np.log(FLOOR)
+                scores[:, part.classes_] = np.log(p)
+        return scores
 
 
 def imputer(name: Impute, seed: int) -> Any:

@@ -290,7 +290,7 @@ class Method(LightningModule, ABC):
         terms = self.loss(batch)
         for name, term in terms.items():
             past = self._term_sums.get(name)
-            value = term.detach()
+            value = term.detach().float()  # a sum of many is none in bfloat16
             self._term_sums[name] = value if past is None else past + value
         self._steps += 1
         return torch.stack(list(terms.values())).sum()
@@ -298,7 +298,7 @@ class Method(LightningModule, ABC):
     def on_train_epoch_end(self) -> None:
         """Log the mean of each loss term over the epoch as `train/<term>`."""
         for name, total in self._term_sums.items():
-            self.log(f"train/{name}", total / self._steps)
+            self.log(f"train/{name}", total / self._steps, sync_dist=True)
         self._term_sums = {}
         self._steps = 0
 

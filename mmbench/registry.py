@@ -55,18 +55,18 @@ class Registry:
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+        points: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
             package = point.dist.name if point.dist else point.module.partition(".")[0]
             name = f"{package}/{point.name}"
-            past = found.get(name)
+            past = points.get(name)
             if past is not None and past.value != point.value:
                 raise ValueError(
                     f"two {self.kind}s are named {name!r}: {point.value} and {past.value}; "
                     "rename an entry point of the package, or uninstall one of its copies"
                 )
-            found[name] = point
-        return found
+            points[name] = point
+        return points
 
     def names(self) -> tuple[str, ...]:
         """All names, built-in ones first.
@@ -134,22 +134,22 @@ class Registry:
         base_module, _, base_name = self.base.partition(":")
         base: type[Any] = getattr(importlib.import_module(base_module), base_name)
         if attribute:
-            found = getattr(imported, attribute, None)
+            cls = getattr(imported, attribute, None)
         else:
-            own = [
+            classes = [
                 value
                 for value in vars(imported).values()
                 if inspect.isclass(value)
                 and value.__module__ == imported.__name__
                 and issubclass(value, base)
             ]
-            assert len(own) == 1, f"{module} must define one {base_name}, found {own}"
-            found = own[0]
+            assert len(classes) == 1, f"{module} must define one {base_name}, found {classes}"
+            cls = classes[0]
         where = getattr(imported, "__file__", module)
-        if not inspect.isclass(found):
+        if not inspect.isclass(cls):
             raise ValueError(f"{self.kind} {name!r}: there is no class {attribute} in {where}")
-        if not issubclass(found, base):
-            other = [b.__module__ for b in found.__mro__ if b.__name__.startswith("Lightning")]
+        if not issubclass(cls, base):
+            other = [b.__module__ for b in cls.__mro__ if b.__name__.startswith("Lightning")]
             hint = (
                 "; it derives from pytorch_lightning, which is another library to Python: "
                 f"derive from {base_module}.{base_name} instead"
@@ -157,15 +157,15 @@ class Registry:
                 else f"; derive it from {base_module}.{base_name}"
             )
             raise ValueError(
-                f"{self.kind} {name!r}: {found.__name__} in {where} is no {base_name}{hint}"
+                f"{self.kind} {name!r}: {cls.__name__} in {where} is no {base_name}{hint}"
             )
-        if inspect.isabstract(found):
-            left = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        if inspect.isabstract(cls):
+            left = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
             raise ValueError(
-                f"{self.kind} {name!r}: {found.__name__} in {where} cannot be built: it leaves "
+                f"{self.kind} {name!r}: {cls.__name__} in {where} cannot be built: it leaves "
                 f"{left} to classes that derive from it"
             )
-        return found
+        return cls
 
     def origin(self, name: str) -> str:
         """`file:line` of a class; imports it."""

@@ -27,7 +27,7 @@ def sources(*things: type | str) -> dict[str, str]:
         Module -> the first 16 digits of the file's SHA-256, in order of name. A class without a
         file, typed into an interpreter, has none.
     """
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     waiting: list[tuple[str, Path | None]] = []
     for thing in things:
         name = thing if isinstance(thing, str) else thing.__module__
@@ -35,17 +35,17 @@ def sources(*things: type | str) -> dict[str, str]:
     packages = (*HOMES, *(name.partition(".")[0] for name, _ in waiting))
     while waiting:
         name, file = waiting.pop()
-        if name in found or file is None:
+        if name in hashes or file is None:
             continue
-        found[name], imports = _read(file, name)
+        hashes[name], imports = _read(file, name)
         waiting += [
             (other, _file(other))
             for other in imports
             if other.partition(".")[0] in packages
             and not other.startswith(BOOKKEEPING)
-            and other not in found
+            and other not in hashes
         ]
-    return dict(sorted(found.items()))
+    return dict(sorted(hashes.items()))
 
 
 @lru_cache(maxsize=64)

@@ -146,9 +146,9 @@ def import_table(
         table = redeem_file_legacy(file, sample_id, incomplete_rate, missing)
     else:
         table = missing_aware_prompts_legacy(file, sample_id)
-    kept = np.isin(table.sample_id, np.concatenate([data.samples(one).sample_id for one in chosen]))
+    rows = np.isin(table.sample_id, np.concatenate([data.samples(one).sample_id for one in chosen]))
     drawn = {**table.drawn, **about} | ({} if split is None else {"split": split})
-    table = PresenceTable(table.modalities, table.sample_id[kept], table.presence[kept], drawn)
+    table = PresenceTable(table.modalities, table.sample_id[rows], table.presence[rows], drawn)
     for one in chosen:
         rows_of(table, data, one, f"{file} does not fit {about['data']} {one}")
     names = data.task.names

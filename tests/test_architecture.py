@@ -58,6 +58,41 @@ def test_a_method_has_one_name_everywhere():
         assert (home / f"test_{file.stem}.py").is_file(), f"{file.stem} has no tests of its own"
 
 
+PARTICIPLES = {"found", "own", "kept", "shown", "asked", "lent", "told", "there"}
+
+
+def names_in(tree):
+    """Names that a module gives: of variables, parameters, attributes, functions and classes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
+                yield node.lineno, name
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case ast.ExceptHandler(name=str(name)) | ast.alias(asname=str(name)):
+                yield node.lineno, name
+
+
+@pytest.mark.parametrize("folder", ["mmbench", "datamodules", "benchmarks"])
+def test_names_are_nouns_and_no_participles_that_hide_what_they_hold(folder):
+    bad = [
+        f"{file.relative_to(ROOT)}:{line} {name}"
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for line, name in names_in(ast.parse(file.read_text()))
+        if name.strip("_") in PARTICIPLES
+    ]
+    assert not bad, "name the noun of what it holds: " + ", ".join(bad)
+
+
+def test_a_participle_is_seen_wherever_a_name_can_stand():
+    code = (
+        "for found in (own := []): self._kept = lambda shown: [there for there in own]\n"
+        "try: import a as lent\nexcept OSError as told: pass\ndef asked(): pass"
+    )
+    seen = {name.strip("_") for _, name in names_in(ast.parse(code))}
+    assert seen >= PARTICIPLES
+
+
 def test_no_package_re_exports():
     for file in [*ROOT.glob("mmbench/**/__init__.py"), *ROOT.glob("datamodules/**/__init__.py")]:
         lines = [line for line in file.read_text().splitlines() if line.strip()]

@@ -87,7 +87,7 @@ def test_usage_is_the_mean_weight_of_the_tokens_of_each_pattern():
     weight = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0))
     weight[1, 2:] = 0  # tokens that ask nobody
     meter(weight.flatten(0, 1), presence)
-    usage = meter.shown(("a", "b"), ("x", "y", "z"))["router"]
+    usage = meter.diagnostics(("a", "b"), ("x", "y", "z"))["router"]
     assert usage.pattern.tolist() == ["a", "a+b"]
     assert usage.expert.tolist() == ["x", "y", "z"]
     assert usage.count.tolist() == [8, 2]
@@ -100,8 +100,8 @@ def test_usage_is_counted_in_evaluation_alone_and_each_evaluation_afresh():
     meter = UsageMeter(2, 2)
     presence = torch.tensor([[True, False], [True, True]])
     meter.train()(torch.eye(2), presence)
-    assert meter.shown(("a", "b"), ("x", "y")) == {}
+    assert meter.diagnostics(("a", "b"), ("x", "y")) == {}
     meter.eval()(torch.eye(2), presence)
-    assert meter.shown(("a", "b"), ("x", "y"))["router"].count.tolist() == [1, 1]
-    assert meter.train().eval().shown(("a", "b"), ("x", "y")) == {}
+    assert meter.diagnostics(("a", "b"), ("x", "y"))["router"].count.tolist() == [1, 1]
+    assert meter.train().eval().diagnostics(("a", "b"), ("x", "y")) == {}
     assert meter.state_dict() == {}

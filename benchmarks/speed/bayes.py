@@ -43,7 +43,7 @@ def main() -> None:
 
     few = samples.take(np.arange(min(LOOPED, n)))
     complete = np.ones((len(few), 4), bool)
-    found = data.bayes_posterior(few, complete, Mcar(0.0))
+    posterior = data.bayes_posterior(few, complete, Mcar(0.0))
     whole = samples.presence
     start = time.perf_counter()
     data.bayes_posterior(samples, whole, Mcar(0.0))
@@ -56,8 +56,8 @@ def main() -> None:
         mean = np.concatenate([world.codes[m] @ word[world.seen[m]] for m in range(4)])
         joint[:, label] += prior * multivariate_normal(mean, covariance).pdf(u)
     looped = (time.perf_counter() - start) / len(few)
-    assert found is not None
-    difference = np.abs(found - joint / joint.sum(axis=1, keepdims=True)).max()
+    assert posterior is not None
+    difference = np.abs(posterior - joint / joint.sum(axis=1, keepdims=True)).max()
     print(f"loop over words: {1e6 * looped:.0f} us a sample, {looped / ours:.0f} times as long")
     print(f"largest difference of a probability: {difference:.1e}")
 

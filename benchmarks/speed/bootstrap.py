@@ -35,12 +35,12 @@ def main() -> None:
             if metric not in (sys.argv[1:] or metrics_for(kind)):
                 continue
             start = process_time()
-            found = bootstrap(metric, runs, target, kind, resamples=RESAMPLES)
+            scores = bootstrap(metric, runs, target, kind, resamples=RESAMPLES)
             core_s = process_time() - start
             start = process_time()
             loop = [score(metric, runs[0][0][rows], target[rows], kind) for rows in drawn]
             loop_s = (process_time() - start) / LOOPED * RESAMPLES * METHODS
-            np.testing.assert_allclose(found[0, :LOOPED], loop)
+            np.testing.assert_allclose(scores[0, :LOOPED], loop)
             extra_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024
             print(
                 f"{kind:12s} {metric:17s} {core_s:5.1f} s   a loop {loop_s:7.1f} s   "

@@ -52,11 +52,11 @@ def main() -> None:
         for stage in method.stages:
             method.begin(stage)
             learns = sum(p.numel() for p in method.parameters() if p.requires_grad)
-            told = f"{count(method, batch.to('meta')) / 1e9:7.3f} G"
+            cost = f"{count(method, batch.to('meta')) / 1e9:7.3f} G"
             if stage.name not in ("fit", "specific"):
                 served = remember(method, batch.to("meta"))
-                told += f", encoders from memory {count(method, served) / 1e9:.3f} G"
-            print(f"  {stage.name:12} {learns / 1e6:7.3f} M {told}; {PAPER.get(stage.name, '-')}")
+                cost += f", encoders from memory {count(method, served) / 1e9:.3f} G"
+            print(f"  {stage.name:12} {learns / 1e6:7.3f} M {cost}; {PAPER.get(stage.name, '-')}")
 
     method = build()
     method.begin(method.stages[-1])

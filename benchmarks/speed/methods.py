@@ -133,20 +133,20 @@ def again(calls: Sequence[Call]) -> None:
 
 def memory_mib(method: Method, batch: Batch) -> float:
     """Parameters, their gradients, and what a step keeps for its backward pass."""
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         terms = list(method.loss(batch).values())
     del terms
     for p in method.parameters():  # many are kept for backward anyway, and count once
-        kept[p.untyped_storage().data_ptr()] = p.untyped_storage().nbytes()
+        sizes[p.untyped_storage().data_ptr()] = p.untyped_storage().nbytes()
     gradients = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
-    return (sum(kept.values()) + gradients) / 2**20
+    return (sum(sizes.values()) + gradients) / 2**20
 
 
 def timed(*runs: Callable[[], object]) -> list[float]:

@@ -109,11 +109,11 @@ def loop(method: MoERetriever, batch: Batch) -> Tensor:
     z = []
     for i in range(len(batch)):
         one = take(batch, i)
-        there = [m for m in range(MODALITIES) if one.presence[0, m]]
+        present = [m for m in range(MODALITIES) if one.presence[0, m]]
         encoders = method.encode.in_order
-        own = {m: encoders[m](one.inputs[TASK.names[m]], None) for m in there}
+        encoded = {m: encoders[m](one.inputs[TASK.names[m]], None) for m in present}
         for target in range(MODALITIES):
-            if target in there:
+            if target in present:
                 continue
             code = presence_code(one.presence)
             drawn = method.draw(one, torch.tensor([0]), torch.tensor([target]), code)
@@ -121,29 +121,34 @@ def loop(method: MoERetriever, batch: Batch) -> Tensor:
             support = [
                 encoders[target](inputs[j : j + 1], None) for j in drawn.rows[drawn.chosen].tolist()
             ]
-            own[target] = retrieve(method, support, [own[m] for m in there], target)
-        z.append(torch.stack([own[m] for m in range(MODALITIES)], dim=1))
+            encoded[target] = retrieve(method, support, [encoded[m] for m in present], target)
+        z.append(torch.stack([encoded[m] for m in range(MODALITIES)], dim=1))
     return method.fuse(torch.cat(z))[0]
 
 
-def retrieve(method: MoERetriever, support: list[Tensor], own: list[Tensor], target: int) -> Tensor:
+def retrieve(
+    method: MoERetriever, support: list[Tensor], tokens_of: list[Tensor], target: int
+) -> Tensor:
     """Attention, experts one by one, and the mean of both halves."""
     mix = method.mix
     assert mix is not None
-    tokens = torch.cat([*support, *own], dim=1)  # (1, S P, D)
+    tokens = torch.cat([*support, *tokens_of], dim=1)  # (1, S P, D)
     x = tokens + mix.drop(mix.attend(mix.norm_attend(tokens)))
     x = mix.norm(x)[0]
     routing = mix.gate(x, mix.pools[target].expand(len(x), -1))
     y = torch.zeros_like(x)
-    pools = [(target * mix.own_count, mix.own[target]), (MODALITIES * mix.own_count, mix.shared)]
+    pools = [
+        (target * mix.own_count, mix.specific[target]),
+        (MODALITIES * mix.own_count, mix.shared),
+    ]
     for first, experts in pools:
         for e in range(len(experts.w1)):
             gate = routing.gates[:, first + e]
-            asked = gate.nonzero().squeeze(1)
-            if len(asked):
-                h = torch.nn.functional.gelu(x[asked] @ experts.w1[e].T + experts.b1[e])
-                y = y.index_add(0, asked, gate[asked, None] * (h @ experts.w2[e] + experts.b2[e]))
-    y = y.unflatten(0, (len(support) + len(own), -1))
+            rows = gate.nonzero().squeeze(1)
+            if len(rows):
+                h = torch.nn.functional.gelu(x[rows] @ experts.w1[e].T + experts.b1[e])
+                y = y.index_add(0, rows, gate[rows, None] * (h @ experts.w2[e] + experts.b2[e]))
+    y = y.unflatten(0, (len(support) + len(tokens_of), -1))
     return 0.5 * (y[: len(support)].mean(0) + y[len(support) :].mean(0))[None]
 
 

@@ -42,33 +42,33 @@ def main() -> None:
     parser.add_argument("--inside", choices=FORMS)
     args = parser.parse_args()
     if args.inside:
-        found = fit_mixture() if args.inside == "mixture" else steps(args.inside, args)
-        print(json.dumps(found))
+        results = fit_mixture() if args.inside == "mixture" else steps(args.inside, args)
+        print(json.dumps(results))
         return
-    found = {}
+    results = {}
     for form in args.only or FORMS:
         command = [sys.executable, __file__, "--inside", form, "--batch", str(args.batch)]
         command += ["--threads", str(args.threads), "--steps", str(args.steps)]
         env = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-        shown = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-        found[form] = json.loads(shown.stdout.splitlines()[-1])
+        process = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+        results[form] = json.loads(process.stdout.splitlines()[-1])
         print(
             form,
-            *(f"{name} {value:.4g}" for name, value in found[form].items()),
+            *(f"{name} {value:.4g}" for name, value in results[form].items()),
             sep="   ",
             flush=True,
         )
-    slow = found.get("reference")
+    slow = results.get("reference")
     for form in ("genes", "encoder"):
-        if slow and form in found:
-            own = found[form]
+        if slow and form in results:
+            fast = results[form]
             print(
-                f"{form}: {slow['cpu_s'] / own['cpu_s']:.1f} times as fast as the reference, "
-                f"{own['peak_mib'] / slow['peak_mib']:.2f} of its memory"
+                f"{form}: {slow['cpu_s'] / fast['cpu_s']:.1f} times as fast as the reference, "
+                f"{fast['peak_mib'] / slow['peak_mib']:.2f} of its memory"
             )
-    if slow and "genes" in found:
+    if slow and "genes" in results:
         for name in ("task", "auxiliary", "reconstruction", "symmetric", "prototype"):
-            difference = abs(slow[name] - found["genes"][name])
+            difference = abs(slow[name] - results["genes"][name])
             assert difference <= 1e-4 * max(1.0, abs(slow[name])), f"{name} differs: {difference}"
 
 
@@ -147,8 +147,8 @@ def steps(form: str, args: argparse.Namespace) -> dict[str, float]:
         step()
         times.append((process_time() - worked, perf_counter() - start))
     cpu_s, step_s = min(times)
-    shown = {name: float(term) for name, term in losses.items()}
-    return {"cpu_s": cpu_s, "step_s": step_s, "ready_mib": ready, "peak_mib": peak_mib(), **shown}
+    terms = {name: float(term) for name, term in losses.items()}
+    return {"cpu_s": cpu_s, "step_s": step_s, "ready_mib": ready, "peak_mib": peak_mib(), **terms}
 
 
 def fit_mixture() -> dict[str, float]:
@@ -170,10 +170,10 @@ def fit_mixture() -> dict[str, float]:
             start, worked = perf_counter(), process_time()
             DiagonalMixture(16, FEATURES).fit(rows, home=Path(home))
             seconds.append((perf_counter() - start, process_time() - worked))
-        (kept,) = Path(home).glob("*/last_round.npz")
+        (file,) = Path(home).glob("*/last_round.npz")
         import numpy as np
 
-        rounds = float(np.load(kept)["round"])
+        rounds = float(np.load(file)["round"])
     (fit_s, cpu_s), (again_s, _) = seconds
     return {
         "fit_s": fit_s,

@@ -263,8 +263,8 @@ def _train_on_movies() -> None:
         torch.stack(list(method.loss(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
         if step == STEPS:
             break
-    kept = method.learned_state()  # what each better epoch copies
-    assert sum(x.numel() for x in kept.values()) < 10**7, "a better epoch copies the bank"
+    state = method.learned_state()  # what each better epoch copies
+    assert sum(x.numel() for x in state.values()) < 10**7, "a better epoch copies the bank"
 
 
 class Watched:

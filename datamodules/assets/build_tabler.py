@@ -38,12 +38,12 @@ _NEAR = 5.0  # grey levels
 
 def label_words(categories: Collection[str]) -> set[str]:
     """Words that name a category outright, in singular and plural."""
-    found = {"ecommerce", "commerce"}
+    result = {"ecommerce", "commerce"}
     for word in {word for category in categories for word in words(category) if len(word) > 1}:
         singular = f"{word[:-3]}y" if word.endswith("ies") else word.removesuffix("s")
         plural = f"{singular[:-1]}ies" if singular.endswith("cy") else f"{singular}s"
-        found |= {word, singular, plural}
-    return found
+        result |= {word, singular, plural}
+    return result
 
 
 def families(icons: dict[str, Any], labels: Collection[str]) -> dict[str, str]:
@@ -96,11 +96,11 @@ def build(source: Path, out: Path) -> str:
     rows, spoken = [], 0
     for name in names:
         published = [words(str(tag)) for tag in icons[name]["tags"] if tag is not None]
-        own = label_words([icons[name]["category"]])
-        spoken += any(word in own for tag in published for word in tag)
+        label = label_words([icons[name]["category"]])
+        spoken += any(word in label for tag in published for word in tag)
         # dropped in all classes, or the gap itself would tell the class
-        kept = [[word for word in tag if word not in labels] for tag in published]
-        rows.append([tag for tag in kept if tag])
+        texts = [[word for word in tag if word not in labels] for tag in published]
+        rows.append([tag for tag in texts if tag])
     print(f"{spoken / len(names):.3f} of the icons have a tag that names their category")
     tags = [[word for tag in row for word in tag] for row in rows]
 

@@ -105,13 +105,13 @@ def learn_pieces(texts: Iterable[str], merges: int) -> list[tuple[str, str]]:
 
 def pieces(text: str, learned: Sequence[tuple[str, str]]) -> list[str]:
     """Cut a text into pieces; each word begins with a blank, so joining them gives it back."""
-    found: list[str] = []
+    parts: list[str] = []
     for word in text.split():
         cut = tuple(" " + word)
         for pair in learned:
             cut = _merge(cut, pair)
-        found += cut
-    return found
+        parts += cut
+    return parts
 
 
 def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:

@@ -27,11 +27,11 @@ def read(name: str, checksum: str) -> Mapping[str, NDArray[Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} is not there; install mmbench again") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != checksum:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != checksum:
         raise ValueError(
             f"{path} is damaged: its SHA-256 should begin with {checksum[:12]}, but begins with "
-            f"{found[:12]}; install mmbench again"
+            f"{actual[:12]}; install mmbench again"
         )
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return dict(archive)

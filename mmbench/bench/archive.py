@@ -77,7 +77,7 @@ def write_archive(
     ended = [run for run in runs if run.state in ("done", "skipped", "failed")]
     if not ended:
         raise ValueError("no run of the suite has ended, so there is nothing to keep")
-    planned = {run.folder for run in runs}
+    planned = {run.folder for run in ended}  # while a search goes on, its first trial is not
     tried = [run for run in trials if run.state in STATES.values() and run.folder not in planned]
     _pyarrow()
     write_file(file, lambda part: _write(ended, tried, beside, part, code))
@@ -108,9 +108,9 @@ def _write(
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
         for start in range(0, len(runs), TOGETHER):
             chunk = enumerate(runs[start : start + TOGETHER], start)
-            found = [row for place, run in chunk for row in _predictions(place, run, samples)]
-            if found:
-                writer.write_table(_table(found, schema))
+            lines = [row for place, run in chunk for row in _predictions(place, run, samples)]
+            if lines:
+                writer.write_table(_table(lines, schema))
     members["predictions.parquet"] = buffer.getvalue()
     held = [{"samples": key, "npz": blob} for key, blob in samples.items()]
     kinds = pa.schema([("samples", pa.string()), ("npz", pa.binary())])
@@ -175,11 +175,11 @@ def _predictions(place: int, run: Run, samples: dict[str, bytes]) -> Iterator[di
 
 def _hold(arrays: dict[str, NDArray[Any]], samples: dict[str, bytes]) -> str:
     """Keep what runs have in common once; returns its name."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    key = found.hexdigest()[:16]
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    key = digest.hexdigest()[:16]
     if key not in samples:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -356,11 +356,11 @@ def merge(into: Path, other: Path) -> int:
     if other.is_file():
         unpack(other, into)
         return len(set(_ended(runs)) - before)
-    found = _ended(other / "runs")
-    if not found:
+    ends = _ended(other / "runs")
+    if not ends:
         raise ValueError(f"no run has ended in {other / 'runs'}")
     added: list[tuple[Path, Path]] = []
-    for where, end in found.items():
+    for where, end in ends.items():
         source, target = other / "runs" / where, runs / where
         if why := damage(source, end, read_up_to=None):
             raise ValueError(f"{source} is damaged: {why}")
@@ -379,6 +379,33 @@ def merge(into: Path, other: Path) -> int:
         if (other / name).is_file():
             _join_file(into / name, json.loads((other / name).read_text(encoding="utf-8")))
     return len(added)
+
+
+def take_up(folder: Path) -> int:
+    """Lay out the runs of the archive that a folder of results holds, if no run lies there yet.
+
+    That is how a part of a suite that is published goes on elsewhere. All runs are laid out, or
+    none; joining some to others is `merge`.
+
+    Args:
+        folder: Of one suite's results.
+
+    Returns:
+        How many runs; 0 if there was nothing to do.
+
+    Raises:
+        ValueError: As `read_manifest`.
+    """
+    file, runs = folder / FILE, folder / "runs"
+    if runs.exists() or not file.is_file():
+        return 0
+    with attempt(runs) as part:
+        unpack(file, part, scratch=True)
+        for name in BESIDE:
+            if (part / name).is_file():
+                _join_file(folder / name, json.loads((part / name).read_text(encoding="utf-8")))
+        taken = len(_ended(part / "runs"))
+        return taken if publish(part / "runs", runs) else 0
 
 
 def _ended(runs: Path) -> dict[Path, str]:
@@ -442,18 +469,18 @@ def comparable(mine: Sequence[RunSpec], archived: Sequence[Run]) -> list[Run]:
     """
     names = {spec.method_label for spec in mine}
     tables = {(spec.data_label, spec.scenario_name): spec for spec in mine}
-    kept = [
+    matches = [
         run
         for run in archived
         if (run.spec.data_label, run.spec.scenario_name) in tables
         and run.spec.method_label not in names
     ]
-    if not kept:
+    if not matches:
         raise ValueError(
             "the archive has no other method on the data and scenarios of these runs; it has "
             + ", ".join(sorted({f"{r.spec.data_label}/{r.spec.scenario_name}" for r in archived}))
         )
-    for run in kept:
+    for run in matches:
         spec = tables[run.spec.data_label, run.spec.scenario_name]
         for name in ("data", "content", "scenario", "data_args", "encoders", "select", "limit"):
             _require_equal(name, getattr(spec, name), getattr(run.spec, name), run.spec)
@@ -463,13 +490,15 @@ def comparable(mine: Sequence[RunSpec], archived: Sequence[Run]) -> list[Run]:
         )
         _require_equal("trainer", ours, theirs, run.spec)
     for name, of in (("seeds", "seed"), ("folds", "fold")):
-        here, there = ({getattr(s, of) for s in specs} for specs in (mine, [r.spec for r in kept]))
-        if here != there:
+        ours_of, theirs_of = (
+            {getattr(s, of) for s in specs} for specs in (mine, [r.spec for r in matches])
+        )
+        if ours_of != theirs_of:
             raise ValueError(
-                f"the archive has the {name} {sorted(there)}, these runs {sorted(here)}; "
-                f"give {name}={sorted(there)}"
+                f"the archive has the {name} {sorted(theirs_of)}, these runs {sorted(ours_of)}; "
+                f"give {name}={sorted(theirs_of)}"
             )
-    return kept
+    return matches
 
 
 def _require_equal(name: str, mine: JSON, archived: JSON, spec: RunSpec) -> None:

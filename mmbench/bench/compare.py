@@ -74,14 +74,14 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         _require_columns(board, NEEDED, f"board {name}", "leaderboard")
         _require_unique(board, f"board {name}")
     old, new = _by_cell(before), _by_cell(after)
-    found = []
+    rows = []
     for key in {**old, **new}:
         a, b = old.get(key), new.get(key)
         if a is not None and b is not None and _same(a, b):
             continue
-        found.append({**dict(zip(CELL, key, strict=True)), **_change(a, b)})
+        rows.append({**dict(zip(CELL, key, strict=True)), **_change(a, b)})
     columns = [*CELL, *_change(None, None)]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _by_cell(board: pd.DataFrame) -> dict[tuple[Any, ...], dict[Any, Any]]:
@@ -132,32 +132,32 @@ def _seeds(row: Any) -> str:
     return "" if row is None else f"{row['n_seeds']:g}/{row['n_seeds_planned']:g}"
 
 
-def render_changes(found: pd.DataFrame) -> str:
+def render_changes(table: pd.DataFrame) -> str:
     """What `changes` found, as Markdown."""
-    if found.empty:
+    if table.empty:
         return "no cell changed\n"
-    changed = found[found["what"] == "changed"]
+    changed = table[table["what"] == "changed"]
     inside = changed["inside"].value_counts()
-    only = found["what"].value_counts()
+    only = table["what"].value_counts()
     head = (
         f"{len(changed)} cells changed: {inside.get('no', 0)} outside the interval of A, "
         f"{inside.get('yes', 0)} inside, {inside.get('unknown', 0)} unknown. "
         f"{only.get('only in A', 0)} only in A, {only.get('only in B', 0)} only in B."
     )
-    shown = found[CELL].assign(
-        what=found["what"],
-        A=[_number(x) for x in found["before"]],
-        B=[_number(x) for x in found["after"]],
-        change=[_signed(x) for x in found["change"]],
-        interval_of_A=_intervals(found),
-        inside=found["inside"].where(found["what"] == "changed", ""),
+    cells = table[CELL].assign(
+        what=table["what"],
+        A=[_number(x) for x in table["before"]],
+        B=[_number(x) for x in table["after"]],
+        change=[_signed(x) for x in table["change"]],
+        interval_of_A=_intervals(table),
+        inside=table["inside"].where(table["what"] == "changed", ""),
         seeds=[
             a if a == b else f"{a} -> {b}" if a and b else a or b
-            for a, b in zip(found["seeds_before"], found["seeds_after"], strict=True)
+            for a, b in zip(table["seeds_before"], table["seeds_after"], strict=True)
         ],
-        note=found["note"],
+        note=table["note"],
     )
-    return f"{head}\n\n{_markdown(shown)}\n"
+    return f"{head}\n\n{_markdown(cells)}\n"
 
 
 # --- a leaderboard and a paper ----------------------------------------------------------------
@@ -219,7 +219,7 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
         for data, part in table.groupby(table["data"].map(_plain))
     }
     units = _units(table)
-    found, used = [], set()
+    rows, used = [], set()
     for (_, row), unit in zip(table.iterrows(), units, strict=True):
         size = 100.0 if unit.startswith("percent") else 1.0
         line = {
@@ -232,17 +232,17 @@ def against_reported(board: pd.DataFrame, reported: Path | pd.DataFrame) -> pd.D
         }
         matching, why = _matching(ours, row, everything)
         if why:
-            found.append({**line, "status": "only reported", "covered": "unknown", "why": why})
+            rows.append({**line, "status": "only reported", "covered": "unknown", "why": why})
         for index, cell in zip(matching.index, matching.to_dict("records"), strict=True):
             used.add(index)
-            found.append({**line, **_ours(cell, line["reported"]), "status": "matched"})
-    found += [
+            rows.append({**line, **_ours(cell, line["reported"]), "status": "matched"})
+    rows += [
         {**_ours(cell, float("nan")), "status": "only ours", "why": "not reported"}
         for cell in ours.drop(index=list(used)).to_dict("records")
     ]
     measured = ("reported", "reported_std", "ours", "ci_low", "ci_high", "gap")
     unknown = {name: float("nan") if name in measured else "" for name in AGAINST}
-    return pd.DataFrame([{**unknown, **row} for row in found], columns=list(AGAINST))
+    return pd.DataFrame([{**unknown, **row} for row in rows], columns=list(AGAINST))
 
 
 def _ours(cell: Any, reported: float) -> dict[str, Any]:
@@ -264,7 +264,10 @@ def _matching(
     if left.empty:
         return left, f"no data set {row['data']} on the board"
     # None: the label names no modality, so it has them all
-    same = [(everything[data] if own is None else own) == modalities for own in left["_modalities"]]
+    same = [
+        (everything[data] if names is None else names) == modalities
+        for names in left["_modalities"]
+    ]
     left = left[same]
     if left.empty:
         return left, f"no data set {row['data']}({row['modalities']}) on the board"
@@ -275,8 +278,8 @@ def _matching(
     ):
         left = left[left[key] == wanted]
         if left.empty:
-            shown = row["row"] if key == "_method" else wanted
-            return left, f"no {key.strip('_')} {shown} for {row['data']} on the board"
+            label = row["row"] if key == "_method" else wanted
+            return left, f"no {key.strip('_')} {label} for {row['data']} on the board"
     return left, ""
 
 
@@ -334,20 +337,20 @@ def _ends_at_one(metric: str) -> bool:
         return False
 
 
-def render_reported(found: pd.DataFrame) -> str:
+def render_reported(comparison: pd.DataFrame) -> str:
     """What `against_reported` found, as Markdown: each match, then what has no match."""
-    both = found[found["status"] == "matched"]
-    theirs = found[found["status"] == "only reported"]
-    own = found[found["status"] == "only ours"]
+    both = comparison[comparison["status"] == "matched"]
+    theirs = comparison[comparison["status"] == "only reported"]
+    ours = comparison[comparison["status"] == "only ours"]
     covered = both["covered"].value_counts()
     parts = [
         f"{len(both)} matches: {covered.get('yes', 0)} reported means inside our interval, "
         f"{covered.get('no', 0)} outside, {covered.get('unknown', 0)} unknown. "
-        f"{len(theirs)} reported numbers and {len(own)} of our cells have no match."
+        f"{len(theirs)} reported numbers and {len(ours)} of our cells have no match."
     ]
     if len(both):
         names = ["data", "modalities", "scenario", "condition", "method", "metric"]
-        shown = both[names].assign(
+        cells = both[names].assign(
             reported=[
                 _number(mean) + ("" if np.isnan(std) else f" ± {_number(std)}")
                 for mean, std in zip(both["reported"], both["reported_std"], strict=True)
@@ -360,10 +363,10 @@ def render_reported(found: pd.DataFrame) -> str:
             table=both["table"],
             read_as=both["unit"],
         )
-        parts.append(_markdown(shown))
+        parts.append(_markdown(cells))
     for title, part, keys in (
         ("Only reported", theirs, ["why"]),
-        ("Only ours", own, ["data", "scenario", "condition"]),
+        ("Only ours", ours, ["data", "scenario", "condition"]),
     ):
         if len(part):
             groups = part.groupby(keys, sort=False)

@@ -43,10 +43,10 @@ def board_folder(
         return folder
     suite = load_suite(str(folder / FILE))
     held = {spec.folder for spec in plan(suite)}
-    asked = {spec.folder for spec in specs}
-    if held <= asked and suite.tune == tune:
+    folders = {spec.folder for spec in specs}
+    if held <= folders and suite.tune == tune:
         return folder
-    of: dict[str, JSON] = {"runs": sorted(map(str, asked))}
+    of: dict[str, JSON] = {"runs": sorted(map(str, folders))}
     if tune is not None:
         of["tune"] = tune.model_dump()
     return folder / f"{PART}{digest(of)[:8]}"

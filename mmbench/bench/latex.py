@@ -54,15 +54,15 @@ def latex(board: pd.DataFrame, *, metric: str, level: float = 0.05) -> str:
     """
     if not 0 <= level <= 1:
         raise ValueError(f"level {level} is no probability; give one in [0, 1], such as 0.05")
-    shown = board[board["metric"] == metric]
-    if shown.empty:
+    cells = board[board["metric"] == metric]
+    if cells.empty:
         known = sorted(set(board["metric"]))
         raise ValueError(
             f"no metric {metric!r} on the board{suggest(metric, known)}; known: {', '.join(known)}"
         )
     labels: set[str] = set()
     parts = [r"% needs \usepackage{booktabs}"]
-    for (data, scenario), part in shown.groupby(["data", "scenario"], sort=False):
+    for (data, scenario), part in cells.groupby(["data", "scenario"], sort=False):
         label = _label(f"{data} {scenario} {metric}", labels)
         parts.append(_table(part, f"{data}, {scenario}", metric, level, label))
     return "\n\n".join(parts) + "\n"

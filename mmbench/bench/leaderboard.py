@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_records, read_scored, safe_csv
+from mmbench.bench.record import IPW, Run, is_bootstrapped, read_records, read_scored, safe_csv
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
@@ -38,7 +38,7 @@ COLUMNS = (
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes",
     "bayes_se", "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
-    "rising", "sources",
+    "rising", "sources", "inside_rate_realised",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
@@ -49,7 +49,7 @@ CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
-    "bayes_se", "infer_ms_std", "energy_j", "rising",
+    "bayes_se", "infer_ms_std", "energy_j", "rising", "inside_rate_realised",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
@@ -106,8 +106,8 @@ def leaderboard(
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
     over_samples = ["p_vs_best", "sample_ci_low", "sample_ci_high"]
     cells[over_samples] = np.nan
-    if compare is not None and compare.endswith(IPW):
-        compare = None  # the bootstrap would have to draw the weights anew as well
+    if compare is not None and not is_bootstrapped(compare):
+        compare = None
     whole = cells[full & (cells["metric"] == compare)]
     done: dict[tuple[str, str], list[Run]] = {}
     for run in runs if len(whole) else ():
@@ -143,18 +143,18 @@ def robustness(
     Returns:
         Columns as in `ROBUSTNESS`; no row without curves over rates and without patterns.
     """
-    found = read_records(runs) if records is None else records
-    measured = degraded(found)
-    if compare is not None and not compare.endswith(IPW):
+    records = read_records(runs) if records is None else records
+    measured = degraded(records)
+    if compare is not None and is_bootstrapped(compare):
         more = pooled(
-            runs, found, compare, ScoreCache(None) if score_cache is None else score_cache
+            runs, records, compare, ScoreCache(None) if score_cache is None else score_cache
         )
         measured = pd.concat([measured, more]) if len(more) else measured
         place = measured["mechanism"].map(MEASURES.index)
         measured = measured.iloc[np.argsort(place.to_numpy(), kind="stable")]
-    if len(found):
+    if len(records):
         training = ["data", "scenario", "method", "variant", "fold", "seed"]
-        rising = found.drop_duplicates(training)[[*training, "rising"]]
+        rising = records.drop_duplicates(training)[[*training, "rising"]]
         measured = measured.merge(rising, how="left", on=training)
     cells = _cells(runs, measured)
     if cells.empty:
@@ -180,8 +180,8 @@ def _require_comparable(records: pd.DataFrame) -> None:
             continue
         data, scenario, fold, condition = key
         groups = [
-            ", ".join(f"{m} seed {s}" for m, s in zip(own["method"], own["seed"], strict=True))
-            for _, own in part.groupby("samples", sort=False)
+            ", ".join(f"{m} seed {s}" for m, s in zip(group["method"], group["seed"], strict=True))
+            for _, group in part.groupby("samples", sort=False)
         ]
         raise ValueError(
             f"runs of {data}, {scenario}, fold {fold} cannot be compared: under {condition} "
@@ -253,19 +253,14 @@ def _compared(
 
 def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
     """Each method's mean rank over the tables of a metric; none for a method with a hole."""
-    found = pd.Series(np.nan, index=cells.index)
+    ranks = pd.Series(np.nan, index=cells.index)
     for (metric, _), part in cells.groupby(["metric", "variant"], sort=False):
-        wide = part.pivot_table(
-            index=["data", "scenario", "condition"],
-            columns="method",
-            values="mean",
-            dropna=False,
-            sort=False,
-        )
+        # not `pivot_table`, which makes rows for conditions that other data sets have
+        wide = part.pivot(index=["data", "scenario", "condition"], columns="method", values="mean")
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
         rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
-        found[part.index] = part["method"].map(rank).to_numpy(float)
-    return found
+        ranks[part.index] = part["method"].map(rank).to_numpy(float)
+    return ranks
 
 
 def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
@@ -274,8 +269,8 @@ def _cells(runs: Sequence[Run], records: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     order = {name: i for i, name in enumerate(dict.fromkeys(r.spec.method_label for r in runs))}
     # what older records do not have, and what measures over conditions cannot have
-    asked = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
-    records = records.assign(**{name: np.nan for name in asked if name not in records})
+    columns = [*CONSTANT, *AVERAGED, "protocol", "code", "sources", "machine"]
+    records = records.assign(**{name: np.nan for name in columns if name not in records})
     grouped = records.groupby(CELL, sort=False, dropna=False)
     cells = grouped["value"].agg(mean="mean", std_seeds="std", n_seeds="count").reset_index()
     # one undefined score makes the cell a hole; pandas would average the others
@@ -397,9 +392,9 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
         never bold. A dagger marks cells whose runs differ in sources or machine. Where the ceiling
         is known, a last row has it with its standard error on this very test split.
     """
-    shown = board[board["metric"] == metric]
-    found = {}
-    for key, part in shown.groupby(["data", "scenario"], sort=False):
+    cells = board[board["metric"] == metric]
+    pivots = {}
+    for key, part in cells.groupby(["data", "scenario"], sort=False):
         text = part.assign(text=[_cell(row) for row in part.itertuples()])
         methods = list(dict.fromkeys(part["method"]))
         conditions = list(dict.fromkeys(part["condition"]))
@@ -411,8 +406,8 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
                 _number(best.bayes[c], best.bayes_se[c]) if c in best.index else DASH
                 for c in conditions
             ]
-        found[(str(key[0]), str(key[1]))] = wide
-    return found
+        pivots[(str(key[0]), str(key[1]))] = wide
+    return pivots
 
 
 def _cell(row: object) -> str:
@@ -508,9 +503,9 @@ def render(
     """
     if form == "csv":
         return safe_csv(board, digits=6)
-    shown = {", ".join(key): table for key, table in tables(board, metric).items()}
+    sections = {", ".join(key): table for key, table in tables(board, metric).items()}
     lost = {} if robust is None else robustness_tables(robust, metric)
-    shown |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
+    sections |= {f"{', '.join(key)}: over conditions": table for key, table in lost.items()}
     about = (
         f"Metric: {metric}, mean ± standard deviation over {repeats(board)}; **best** of a column."
     )
@@ -523,12 +518,12 @@ def render(
     if (of_metric["mixed"] != "").any():
         about += f" {MIXED}: its runs were made by different sources or on different machines."
     if form == "html":
-        return _html(title or "leaderboard", about, shown)
+        return _html(title or "leaderboard", about, sections)
     parts = [f"# {in_markdown(title)}", ""] if title else []
     for sentence in said:
         parts += [in_markdown(sentence), ""]
     parts += [about]
-    for heading, table in shown.items():
+    for heading, table in sections.items():
         named = table.rename(index=in_markdown, columns=in_markdown)
         parts += ["", f"## {in_markdown(heading)}", "", named.to_markdown()]
     return "\n".join(parts) + "\n"
@@ -561,7 +556,7 @@ th:first-child {{ text-align: left }}
 """
 
 
-def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
+def _html(title: str, about: str, sections: Mapping[str, pd.DataFrame]) -> str:
     """Tables as a page; names from outside are text and never markup."""
 
     def text(value: object) -> str:
@@ -570,7 +565,7 @@ def _html(title: str, about: str, shown: Mapping[str, pd.DataFrame]) -> str:
         return re.sub(r"\*\*([^*]*)\*\*", r"<b>\1</b>", plain)
 
     lines = [HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>", f"<p>{text(about)}</p>"]
-    for heading, table in shown.items():
+    for heading, table in sections.items():
         head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in ["method", *table])
         lines += [
             f"<h2>{escape(heading)}</h2>",

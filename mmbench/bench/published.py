@@ -11,6 +11,7 @@ from scipy import stats
 
 from mmbench.bench.record import Run, read_predictions
 from mmbench.bench.result import read_result
+from mmbench.bench.spec import PROTOCOL
 
 LEVEL = 0.99  # of the interval that a run made again has to lie in: many are looked at
 ROUNDING = 1e-5  # of a table's numbers, which have six digits
@@ -45,38 +46,51 @@ def stale(board: pd.DataFrame, now: Mapping[tuple[str, str, str], str]) -> dict[
     Returns:
         (data, scenario) -> methods; every method of a table that does not name its sources.
     """
-    found: dict[Table, list[str]] = {}
+    tables: dict[Table, list[str]] = {}
     known = board["sources"] if "sources" in board else pd.Series("", index=board.index)
     rows = board.assign(sources=known.fillna(""))
     rows = rows[rows["n_seeds"] > 0].drop_duplicates(["data", "scenario", "method", "sources"])
     row: Any
     for row in rows.itertuples():
-        methods = found.setdefault((row.data, row.scenario), [])
+        methods = tables.setdefault((row.data, row.scenario), [])
         if (
             row.sources != now.get((row.data, row.scenario, row.method))
             and row.method not in methods
         ):
             methods.append(row.method)
-    return {table: methods for table, methods in found.items() if methods}
+    return {table: methods for table, methods in tables.items() if methods}
 
 
-def check_again(made: Run, board: pd.DataFrame, kept: Run | None, metric: str) -> Check:
+def why_older(board: pd.DataFrame) -> str:
+    """Why no run of a table comes out again by this version; empty if it may."""
+    if "sources" not in board or board["sources"].isna().all():
+        return f"made by version {_version(board)}, whose runs did not name their sources"
+    if (board["protocol"] < PROTOCOL).all():
+        return f"made by version {_version(board)}, under an older protocol"
+    return ""
+
+
+def _version(board: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(str(code).partition("-")[0] for code in board["code"].dropna()))
+
+
+def check_again(made: Run, board: pd.DataFrame, reference: Run | None, metric: str) -> Check:
     """Compare a run that was made again with what is published of it.
 
     Args:
         made: The run, finished now.
         board: The published leaderboard.
-        kept: The run as it was published, with its predictions, where those are there.
+        reference: The run as it was published, with its predictions, where those are there.
         metric: What is compared where predictions need not be equal.
     """
     title = made.spec.title
     if made.state != "done":
         return Check(title, "differs", f"{made.state}: {made.why}")
     now = read_result(made.folder)
-    if kept is not None and kept.state == "done":
-        before = read_result(kept.folder)
+    if reference is not None and reference.state == "done":
+        before = read_result(reference.folder)
         if before.machine == now.machine:
-            return _check_equal(title, made, kept, sorted(now.conditions))
+            return _check_equal(title, made, reference, sorted(now.conditions))
     rows = board[
         (board["data"] == made.spec.data_label)
         & (board["scenario"] == made.spec.scenario_name)
@@ -106,9 +120,9 @@ def check_again(made: Run, board: pd.DataFrame, kept: Run | None, metric: str) -
     return Check(title, "within", f"{metric} under {len(now.conditions)} conditions")
 
 
-def _check_equal(title: str, made: Run, kept: Run, conditions: Sequence[str]) -> Check:
+def _check_equal(title: str, made: Run, reference: Run, conditions: Sequence[str]) -> Check:
     for condition in conditions:
-        ours, theirs = (read_predictions(r, condition, only=("logits",)) for r in (made, kept))
+        ours, theirs = (read_predictions(r, condition, only=("logits",)) for r in (made, reference))
         a, b = ours["logits"], theirs["logits"]
         if a.shape == b.shape and np.array_equal(a, b):
             continue

@@ -8,6 +8,8 @@ runs/<data>/<scenario>/<method>/<key>/
     predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
                    target, presence, sample_id, names of the outputs and, if the data have them, of
                    the ids; unlabelled.csv: what is predicted for samples without a label
+    calibration.npz  the same of validation samples: logits (condition, sample, output), condition,
+                   target; for classes
     diagnostics.npz  what the method wants to show, if anything
     metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
@@ -31,7 +33,7 @@ from mmbench.bench.result import ConditionResult, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
-from mmbench.metrics.metric import metrics_for, score
+from mmbench.metrics.metric import Calibration, find_metric, metrics_for, score
 from mmbench.store import (
     attempt,
     checksums,
@@ -52,6 +54,7 @@ SHARED = ".shared"  # beside the runs: stages that several methods have in commo
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
+CALIBRATION = "calibration.npz"
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -170,6 +173,16 @@ def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
     return Run(spec, folder, "broken", "it does not say how it ended")
 
 
+def seconds_of(run: Run) -> float:
+    """Seconds that a finished run took, fixed costs included.
+
+    At least those of fitting and evaluation: a run that was cut off once, or comes from an archive,
+    knows no others.
+    """
+    mark = json.loads((run.folder / "done").read_text(encoding="utf-8"))
+    return max(float(mark.get("wall_s", 0.0)), read_result(run.folder).cost.seconds)
+
+
 def read_predictions(
     run: Run, condition: str, *, only: Sequence[str] | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -190,6 +203,24 @@ def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:
     return read_predictions(run, condition, only=("logits", "target", *train))
 
 
+def read_calibration(run: Run, condition: str) -> Calibration | None:
+    """Predictions of validation samples under a test condition; None if the run kept none."""
+    file = run.folder / CALIBRATION
+    if not file.is_file():
+        return None
+    arrays = read_npz(file, ("condition", "logits", "target"))
+    place = arrays["condition"].tolist().index(condition)
+    return Calibration(arrays["logits"][place], arrays["target"])
+
+
+def is_bootstrapped(metric: str) -> bool:
+    """Whether chance over test samples is that of drawing them anew, with nothing else to draw.
+
+    It is not where weights, or a calibration, would have to be drawn as well.
+    """
+    return not metric.endswith(IPW) and not find_metric(metric).calibrated
+
+
 def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
     """A table as CSV in which a spreadsheet computes nothing that is meant as text."""
     plain = table.map(lambda cell: FORMULA.sub("'", cell) if isinstance(cell, str) else cell)
@@ -199,11 +230,11 @@ def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
 
 def samples_digest(sample_id: NDArray[Any], target: NDArray[Any], presence: NDArray[Any]) -> str:
     """Name of what a condition asked: runs whose names differ have nothing to compare."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array, dtype in ((sample_id, np.int64), (target, np.float64), (presence, np.bool_)):
-        found.update(f"{array.shape}".encode())
-        found.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_records(runs: Iterable[Run]) -> pd.DataFrame:
@@ -246,22 +277,23 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             **cost,
         }
         for name, condition in result.conditions.items():
-            own = {
+            facts = {
                 "condition": name,
                 "mechanism": condition.mechanism,
                 "missing_rate_nominal": condition.missing_rate_nominal,
                 "missing_rate_realised": condition.realised.missing_rate,
                 "incomplete_rate_realised": condition.realised.incomplete_rate,
+                "inside_rate_realised": condition.inside_rate,
                 "samples": condition.samples,
             }
             pattern = names if name == "complete" else name
             if condition.mechanism == "pattern" or name == "complete":
-                own["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
+                facts["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
             scores = condition.scores | _newer_scores(run, name, result, condition)
             rows.extend(
                 {
                     **common,
-                    **own,
+                    **facts,
                     "metric": metric,
                     "value": float("nan") if value is None else value,
                     "effective_n": condition.effective_n if metric.endswith(IPW) else condition.n,
@@ -284,11 +316,17 @@ def _newer_scores(
 ) -> dict[str, float]:
     kind = result.task.kind
     missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
+    calibration = None
+    later = [m for m in metrics_for(kind, calibrated=True) if m not in condition.scores]
+    if later and (calibration := read_calibration(run, name)) is not None:
+        missing += later
     if not missing:
         return {}
-    kept = read_scored(run, name)
-    logits, target, train = kept["logits"], kept["target"], kept.get("train")
-    return {m: score(m, logits, target, kind, train=train) for m in missing}
+    predictions = read_scored(run, name)
+    logits, target, train = predictions["logits"], predictions["target"], predictions.get("train")
+    return {
+        m: score(m, logits, target, kind, calibration=calibration, train=train) for m in missing
+    }
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

@@ -25,7 +25,8 @@ from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import COMPLETE, pattern_names, rate_families
-from mmbench.bench.statistics import friedman, rank_stability
+from mmbench.bench.statistics import friedman, mean_ranks, rank_stability
+from mmbench.bench.verdict import ALL, CHANCE, EVERY, RATE, Verdict
 from mmbench.config import JSON
 from mmbench.diagnostics import Matrix, Recovery, Retrieval, RouterUsage, read_diagnostics
 from mmbench.metrics.classification import f1_by_class
@@ -44,12 +45,22 @@ POINTS = 60_000  # of all training curves together, for each column
 HOLES = 200  # rows of the table of holes
 TABLE = (
     "data", "scenario", "condition", "name", "metric", "mean", "std_seeds", "ci_low", "ci_high",
-    "rank", "rank_borda", "p_vs_best", "regret_to_bayes", "seeds", "missing_rate_realised",
-    "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
+    "sample_ci_low", "sample_ci_high", "rank", "rank_borda", "p_vs_best", "regret_to_bayes",
+    "seeds", "missing_rate_realised", "incomplete_rate_realised", "effective_n", "params_total",
+    "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
-    "note", "mixed",
+    "note", "mixed", "inside_rate_realised",
 )  # fmt: skip
 WORDS = ("data", "scenario", "condition", "name", "metric", "seeds", "note", "mixed")
+COVERAGE = "split_conformal_coverage_90"
+RELIABILITY = {
+    "ece": "calibration error of the most likely class (ece). Yellow is better.",
+    COVERAGE: "share of samples whose class is in a set that promises 90 %, by a threshold from "
+    "validation samples of which the same is hidden. Blue is less than others reach.",
+    "split_conformal_size_90": "mean number of classes in such a set. Yellow is better.",
+    "aurc": "error rate of the surest samples, mean over all shares of them (aurc). Yellow is "
+    "better.",
+}
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 
@@ -81,6 +92,25 @@ class Card:
     rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Who leads, and whether that is more than chance; what the first screen says.
+
+    Args:
+        leader: The method, or those that share the best mean rank.
+        rank: Their mean rank over all tables and conditions.
+        second: Who comes next, with its mean rank; empty if nobody does.
+        beyond: `yes`, `partly`, `no`, or `not tested`.
+        why: In one sentence.
+    """
+
+    leader: str
+    rank: float
+    second: str
+    beyond: str
+    why: str
+
+
 @dataclass
 class Inside:
     """What one run of a method reports about itself: plots and tables of `diagnostics.npz`."""
@@ -99,7 +129,7 @@ def write_report(
     metric: str,
     robust: pd.DataFrame | None = None,
     watched: bool = False,
-    said: Sequence[str] = (),
+    verdict: Verdict | None = None,
     tuning: pd.DataFrame | None = None,
 ) -> Path:
     """Write `report.html` by rename.
@@ -113,7 +143,7 @@ def write_report(
         robust: From `mmbench.bench.leaderboard.robustness(runs)`, for a section of its own.
         watched: Whether the page looks for a newer one every few seconds, while nobody works
             with it.
-        said: Sentences that the page opens with, from `mmbench.bench.verdict`.
+        verdict: What the page opens with, and the comparisons behind it.
         tuning: From `Sweep.tuning`, for a section of its own.
 
     Returns:
@@ -124,7 +154,7 @@ def write_report(
     """
     _require_libraries()
     searched = [] if tuning is None else _tuned(tuning)
-    page = _page(suite_name, runs, board, metric, robust, watched, said, searched)
+    page = _page(suite_name, runs, board, metric, robust, watched, verdict, searched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     # a file name that is no Unicode becomes readable, not an error
@@ -161,21 +191,21 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
 
     board = _named(board)
     styles = {name: i for i, name in enumerate(dict.fromkeys(board["name"]))}
-    shown = _shown(board, metric)
-    pairs = list(shown.groupby(["data", "scenario"], sort=False)) if len(shown) else []
+    scores = _rows_of_metric(board, metric)
+    pairs = list(scores.groupby(["data", "scenario"], sort=False)) if len(scores) else []
     drawn: dict[str, str] = {}
 
-    def add(name: str, found: Sequence[Plot]) -> None:
+    def add(name: str, plots_of: Sequence[Plot]) -> None:
         plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
-        for i, (svg, _) in enumerate(found):
-            drawn[f"{plain}_{i + 1}" if len(found) > 1 else plain] = svg
+        for i, (svg, _) in enumerate(plots_of):
+            drawn[f"{plain}_{i + 1}" if len(plots_of) > 1 else plain] = svg
 
     for (data, scenario), part in pairs:
         # curves come before the table of patterns
         add(f"conditions_{data}_{scenario}", _card(str(data), str(scenario), part, styles).plots)
-    for title, found in _costs(pairs, styles):
-        add(f"cost_{title}", found)
-    add("ranks", _across(shown, styles, metric)[0])
+    for title, plots_of in _costs(pairs, styles):
+        add(f"cost_{title}", plots_of)
+    add("ranks", _across(scores, styles, metric)[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, svg in drawn.items():
         write_text(folder / f"{name}.svg", plots.standalone(svg), errors="replace")
@@ -195,7 +225,7 @@ def _page(
     metric: str,
     robust: pd.DataFrame | None,
     watched: bool,
-    said: Sequence[str],
+    verdict: Verdict | None,
     tuning: Sequence[Sequence[str]],
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -207,11 +237,11 @@ def _page(
     board = _named(board)
     styles = {name: i for i, name in enumerate(dict.fromkeys(_run_name(run) for run in runs))}
     states = count(runs)
-    shown = _shown(board, metric)
-    pairs = list(shown.groupby(["data", "scenario"], sort=False)) if len(shown) else []
+    scores = _rows_of_metric(board, metric)
+    pairs = list(scores.groupby(["data", "scenario"], sort=False)) if len(scores) else []
     cards = [_card(str(d), str(s), part, styles) for (d, s), part in pairs[:TABLES]]
     costs = _costs(pairs[:TABLES], styles)
-    ranks, no_ranks = _across(shown, styles, metric)
+    ranks, no_ranks = _across(scores, styles, metric)
     experts, more_experts = _experts(runs)
     environments, details = _details(runs)
     rows, rows_left_out = _rows(board, metric)
@@ -226,7 +256,7 @@ def _page(
     )
     environment.filters["json"] = lambda value: Markup(safe_json(value))
     environment.filters["svg"] = Markup
-    used = dict.fromkeys(shown["name"]) if len(shown) else {}
+    used = dict.fromkeys(scores["name"]) if len(scores) else {}
     return environment.get_template("report.html.j2").render(
         suite=suite_name,
         metric=metric,
@@ -238,7 +268,7 @@ def _page(
         methods=list(styles),
         repeats=len({(r.spec.fold, r.spec.seed) for r in runs}),
         conditions=len(set(board["condition"])),
-        leaders=_leaders(shown),
+        answer=_answer(scores),
         swatches=[(n, plots.swatch(styles[n])) for n in used] if cards or costs else [],
         cards=cards,
         cards_left_out=len(pairs) - len(cards),
@@ -247,10 +277,13 @@ def _page(
         operations=_operations(runs),
         losses=[] if robust is None else _losses(_named(robust), cards),
         classes=_classes(runs, cards),
+        reliability=_reliability(board, cards),
         watched=watched,
-        said=said,
+        said=[] if verdict is None else verdict.sentences,
+        compared=[] if verdict is None else _compared(verdict.comparisons),
         tuning=tuning,
         ranks=ranks,
+        by_rate=_ranks_by_rate(scores, metric),
         no_ranks=no_ranks,
         experts=experts,
         experts_left_out=more_experts,
@@ -294,7 +327,7 @@ def _better(metric: str) -> bool:
     return higher_is_better(metric.removesuffix(IPW))
 
 
-def _shown(board: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _rows_of_metric(board: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows of the metric; of another one for a data set that it is not defined for."""
     parts = []
     for _, part in board.groupby(["data", "scenario"], sort=False):
@@ -433,15 +466,15 @@ def _fill_table(
 ) -> None:
     """Methods down, conditions across; columns without a single rank in `shaded` stay plain."""
     card.columns = list(dict.fromkeys(part["condition"]))
-    ends = {str(c): _shades(own["mean"], higher) for c, own in part.groupby("condition")}
+    ends = {str(c): _shades(subset["mean"], higher) for c, subset in part.groupby("condition")}
     plain = set()
     if shaded is not None:
         ranked = shaded.notna().groupby(part["condition"]).any()
         plain = set(ranked.index[~ranked])
     row: Any
-    for name, own in part.groupby("name", sort=False):
+    for name, subset in part.groupby("name", sort=False):
         cells: list[Cell] = []
-        for row in own.set_index("condition").reindex(card.columns).itertuples():
+        for row in subset.set_index("condition").reindex(card.columns).itertuples():
             worst, best = ends[row.Index]
             shade = None
             if pd.notna(row.mean) and row.n_seeds == row.n_seeds_planned:
@@ -479,6 +512,74 @@ def _cell(row: Any) -> tuple[str, str]:
     return score, spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
 
 
+# --- verdict -----------------------------------------------------------------------------------
+
+
+def _compared(comparisons: pd.DataFrame) -> list[Table]:
+    """Each method against the best simple row: by data set, and by what is missing."""
+    if comparisons.empty:
+        return []
+    reference = comparisons["reference"].iloc[0]
+    overall = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] == ALL)]
+    order = overall.sort_values("gain", ascending=False)["method"]
+    wholes = comparisons[comparisons["over"] == ALL]
+    sets = [*(d for d in dict.fromkeys(wholes["data"]) if d != EVERY)]
+    mean = wholes[wholes["data"] == EVERY].set_index("method")
+    single = wholes.set_index(["data", "method"])
+    rows = [
+        [
+            name, _gain(mean.loc[name]), _p(mean.loc[name]),
+            *(_apart(single.loc[data, name]) for data in sets),
+        ]
+        for name in order
+    ]  # fmt: skip
+    by_data = (
+        f"Gain over {reference}, mean over all test conditions. In the mean over data sets with "
+        "its 95 % interval over seeds and test samples together, and p after Holm; on each data "
+        "set, the standard error over seeds (s) and the one over test samples (t) apart.",
+        ["method", "all data sets", "p", *sets],
+        rows,
+    )
+    grouped = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] != ALL)]
+    groups = sorted(dict.fromkeys(grouped["over"]), key=_rate_of)
+    if len(groups) < 2:
+        return [by_data]
+    cells = grouped.set_index(["over", "method"])
+    by_group = (
+        "The same by what is missing in the test split, mean over data sets, with 95 % intervals. "
+        "An asterisk: beyond chance, p below 0.05 after Holm.",
+        ["method", *groups],
+        [[name, *(_starred(cells.loc[group, name]) for group in groups)] for name in order],
+    )
+    return [by_data, by_group]
+
+
+def _rate_of(group: str) -> tuple[float, str]:
+    """Rates in their order, other groups of conditions behind them."""
+    rate = group.removeprefix(RATE)
+    return (float(rate) if rate != group else math.inf, group)
+
+
+def _gain(row: Any) -> str:
+    if pd.isna(row["ci_low"]):
+        return f"{row['gain']:+.3f}"
+    return f"{row['gain']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+
+
+def _p(row: Any) -> str:
+    return DASH if pd.isna(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+
+
+def _starred(row: Any) -> str:
+    return _gain(row) + (" *" if row["p"] < CHANCE else "")
+
+
+def _apart(row: Any) -> str:
+    """A gain with its two errors."""
+    seeds = "" if pd.isna(row["se_seeds"]) else f" s {row['se_seeds']:.3f}"
+    return f"{row['gain']:+.3f}{seeds} t {row['se_samples']:.3f}"
+
+
 # --- costs, ranks, leaders --------------------------------------------------------------------
 
 
@@ -488,7 +589,7 @@ def _costs(
     """Plots of score over training time and over parameters, for each data set and scenario."""
     from mmbench.bench import plots
 
-    found = []
+    groups = []
     for (data, scenario), part in pairs:
         metric = str(part["metric"].iloc[0])
         higher = _better(metric)
@@ -516,19 +617,19 @@ def _costs(
             )
             drawn.append((svg, f"{data}, {scenario}: score over {label.partition(',')[0]}"))
         if drawn:
-            found.append((f"{data}, {scenario}", drawn))
-    return found
+            groups.append((f"{data}, {scenario}", drawn))
+    return groups
 
 
 def _operations(runs: Sequence[Run]) -> list[Plot]:
     """Operations to predict one sample by pattern, where runs counted them; one plot a data set."""
     from mmbench.bench import plots
 
-    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    tables: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for run in runs:
         if run.state != "done":
             continue
-        of = found.setdefault((run.spec.data_label, run.spec.scenario_name), {})
+        of = tables.setdefault((run.spec.data_label, run.spec.scenario_name), {})
         if _run_name(run) in of:
             continue
         flops = read_result(run.folder).cost.flops_per_pattern or {}
@@ -536,7 +637,7 @@ def _operations(runs: Sequence[Run]) -> list[Plot]:
         if any(counted.values()):
             of[_run_name(run)] = counted
     drawn: list[Plot] = []
-    for (data, scenario), rows in found.items():
+    for (data, scenario), rows in tables.items():
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         if not 1 < len(names) <= LARGEST or len(drawn) == FIRST:
             continue
@@ -557,13 +658,13 @@ def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
     """What missing modalities cost, for the data sets and metrics of the cards."""
     from mmbench.bench import plots
 
-    found = []
+    losses = []
     for card in cards:
         here = (robust["data"] == card.data) & (robust["scenario"] == card.scenario)
         part = robust[here & (robust["metric"] == card.metric)]
         if part.empty:
             continue
-        own = Card(card.data, card.scenario, card.metric)
+        loss = Card(card.data, card.scenario, card.metric)
         costs = part[part["measure"] == "cost_of_absence"].assign(condition=lambda x: x["over"])
         if costs["mean"].notna().any():
             absent = [str(name) for name in dict.fromkeys(costs["over"])]
@@ -578,14 +679,14 @@ def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
             )
             svg = plots.heat(values, rows, absent, alt=alt, across="absent modality")
             caption = f"{card.metric} lost where a modality is absent, mean over all others that "
-            own.plots.append((svg, f"{caption}may be there. Yellow is a larger loss."))
+            loss.plots.append((svg, f"{caption}may be there. Yellow is a larger loss."))
         across = [
             f"{str(measure).replace('_', ' ')}, {over}"
             for measure, over in zip(part["measure"], part["over"], strict=True)
         ]
-        _fill_table(own, part.assign(condition=across), _better(card.metric), shaded=part["rank"])
-        found.append(own)
-    return found
+        _fill_table(loss, part.assign(condition=across), _better(card.metric), shaded=part["rank"])
+        losses.append(loss)
+    return losses
 
 
 def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
@@ -606,8 +707,8 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
             task = read_result(run.folder).task
             if task.kind in ("single_label", "multi_label") and path.is_file():
                 labels = task.outputs
-                kept = read_predictions(run, card.columns[0], only=("logits", "target"))
-                rows[name] = f1_by_class(kept["logits"], kept["target"])
+                predictions = read_predictions(run, card.columns[0], only=("logits", "target"))
+                rows[name] = f1_by_class(predictions["logits"], predictions["target"])
         classes = len(labels)
         if not 1 < classes <= LARGEST:
             continue
@@ -622,12 +723,39 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
     return drawn
 
 
-def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tuple[list[Plot], str]:
+def _reliability(board: pd.DataFrame, cards: Sequence[Card]) -> list[Plot]:
+    """How far probabilities may be relied on, by pattern; by condition where none was tested."""
+    from mmbench.bench import plots
+
+    drawn = []
+    for card in cards[:FIRST]:
+        here = board[(board["data"] == card.data) & (board["scenario"] == card.scenario)]
+        for metric, caption in RELIABILITY.items():
+            part = here[here["metric"] == metric]
+            columns = pattern_names(part) or list(dict.fromkeys(part["condition"]))
+            if not 0 < len(columns) <= LARGEST or part["mean"].isna().all():
+                continue
+            mean = _wide(part, columns, "mean")
+            values = mean.to_numpy()
+            alt = (
+                f"{metric} on {card.data}, {card.scenario}, of {len(mean)} methods under "
+                f"{len(columns)} conditions: from {np.nanmin(values):.3f} to "
+                f"{np.nanmax(values):.3f}"
+            )
+            svg = plots.heat(
+                values, [*mean.index], columns, alt=alt, reverse=metric != COVERAGE,
+                across="present modalities" if pattern_names(part) else "condition",
+            )  # fmt: skip
+            drawn.append((svg, f"{card.data}, {card.scenario}: {caption}"))
+    return drawn
+
+
+def _across(board: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tuple[list[Plot], str]:
     """Critical-difference diagrams, one a scenario and variant; else why there is none."""
     from mmbench.bench import plots
 
     higher, drawn = _better(metric), []
-    same = shown[shown["metric"] == metric]
+    same = board[board["metric"] == metric]
     for (scenario, variant), part in same.groupby(["scenario", "variant"], sort=False):
         means = (
             part.assign(value=part["mean"].where(ranked(part)))
@@ -636,34 +764,32 @@ def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tupl
             .unstack("name")
         )
         means = means[[n for n in styles if n in means]]
-        found = friedman(means.to_numpy(float), "higher" if higher else "lower")
-        if math.isnan(found.critical_difference):
+        test = friedman(means.to_numpy(float), "higher" if higher else "lower")
+        if math.isnan(test.critical_difference):
             continue
         ranks = {
             str(n): (float(r), styles[str(n)])
-            for n, r in zip(means, found.mean_ranks, strict=True)
+            for n, r in zip(means, test.mean_ranks, strict=True)
             if not math.isnan(r)
         }
         ordered = sorted(ranks, key=lambda n: ranks[n][0])
         alt = (
             f"Mean ranks over {len(means)} data sets under {scenario}: "
             + ", ".join(f"{n} {ranks[n][0]:.2f}" for n in ordered)
-            + f"; ranks closer than {found.critical_difference:.2f} do not differ"
+            + f"; ranks closer than {test.critical_difference:.2f} do not differ"
         )
-        verdict = "differ" if found.p < 0.05 else "cannot be told apart"
+        verdict = "differ" if test.p < 0.05 else "cannot be told apart"
         left_out = [str(n) for n in means if n not in ranks]
         caption = (
             f"{scenario}{'' if variant == 'paper' else f' ({variant})'}: mean rank over "
             f"{len(means)} data sets of {metric}, averaged over test conditions. Friedman "
-            f"p = {found.p:.3g}: the methods {verdict}. Methods joined by a bar do not differ "
+            f"p = {test.p:.3g}: the methods {verdict}. Methods joined by a bar do not differ "
             "(Nemenyi, 5 %)."
             + _stability(part, higher)
             + (" Rough below about 10 data sets." if len(means) < 10 else "")
             + (f" Left out for their holes: {', '.join(left_out)}." if left_out else "")
         )
-        drawn.append(
-            (plots.critical_difference(ranks, found.critical_difference, alt=alt), caption)
-        )
+        drawn.append((plots.critical_difference(ranks, test.critical_difference, alt=alt), caption))
     why = (
         "No ranks over data sets: they need at least 3 methods without a hole on at least 2 data "
         f"sets that share a scenario and {metric}."
@@ -671,29 +797,92 @@ def _across(shown: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tupl
     return drawn, "" if drawn else why
 
 
-def _stability(part: pd.DataFrame, higher: bool) -> str:
-    """How alike the order of the methods is under the first and the last test condition."""
-    found = []
-    for _, table in part.assign(value=part["mean"].where(ranked(part))).groupby("data", sort=False):
-        wide = table.pivot_table("value", "condition", "name", sort=False, dropna=False)
-        tau = rank_stability(wide.to_numpy(float), "higher" if higher else "lower")[0, -1]
-        if len(wide) > 1 and not math.isnan(tau):
-            found.append(tau)
-    if not found:
-        return ""
-    return (
-        " Order under the first and the last test condition: Kendall's tau "
-        f"{np.mean(found):.2f} (mean over data sets; 1 = the same)."
+def _by_rate(part: pd.DataFrame) -> pd.DataFrame:
+    """Ranked scores under conditions that are a missing rate, in order of it."""
+    rated = part[(part["mechanism"] != "pattern") & part["missing_rate_nominal"].notna()]
+    return rated.assign(value=rated["mean"].where(ranked(rated))).sort_values(
+        "missing_rate_nominal", kind="stable"
     )
 
 
-def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
-    """Up to three methods by mean rank over all conditions; only methods without holes."""
-    if shown.empty:
-        return []
-    own = shown[shown["variant"] == "paper"]  # variants are never compared
-    best = own.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
-    return [(str(n), float(r)) for n, r in best.sort_values(kind="stable").head(3).items()]
+def _ranks_by_rate(board: pd.DataFrame, metric: str) -> list[Table]:
+    """Mean rank over data sets at each missing rate; a table for each scenario and variant."""
+    tables: list[Table] = []
+    same = board[board["metric"] == metric]
+    for (scenario, variant), part in same.groupby(["scenario", "variant"], sort=False):
+        by_rate = {}
+        for rate, table in _by_rate(part).groupby("missing_rate_nominal"):
+            wide = table.pivot_table("value", "data", "name", sort=False, dropna=False)
+            by_rate[f"rate {rate:g}"] = pd.Series(
+                mean_ranks(wide.to_numpy(float), "higher" if _better(metric) else "lower"),
+                index=wide.columns,
+            )
+        ranks = pd.DataFrame(by_rate)
+        if len(by_rate) < 2 or len(ranks) < 3:
+            continue
+        ranks = ranks.assign(all=ranks.mean(axis=1, skipna=False)).sort_values("all")
+        rows = [
+            [str(name), *(DASH if pd.isna(r) else f"{r:.1f}" for r in row)]
+            for name, *row in ranks.drop(columns="all").itertuples(name=None)
+        ]
+        suffix = "" if variant == "paper" else f" ({variant})"
+        caption = f"{scenario}{suffix}: mean rank over data sets at each missing rate, 1 = best."
+        tables.append((caption, ["method", *by_rate], rows))
+    return tables
+
+
+def _stability(part: pd.DataFrame, higher: bool) -> str:
+    """How alike the order of the methods is at the lowest and the highest missing rate."""
+    taus = []
+    for _, table in _by_rate(part).groupby("data", sort=False):
+        wide = table.pivot_table("value", "condition", "name", sort=False, dropna=False)
+        if len(wide) < 2:
+            continue
+        tau = rank_stability(wide.to_numpy(float), "higher" if higher else "lower")[0, -1]
+        if not math.isnan(tau):
+            taus.append(tau)
+    if not taus:
+        return ""
+    return (
+        " Order at the lowest and at the highest missing rate: Kendall's tau "
+        f"{np.mean(taus):.2f} (mean over data sets; 1 = the same)."
+    )
+
+
+def _answer(rows: pd.DataFrame) -> Answer | None:
+    """Who leads by mean rank over all conditions, of the methods without holes; None if nobody.
+
+    It is beyond chance where the leader is best and every other one is told apart from it
+    (`p_vs_best`).
+    """
+    papers = rows[rows["variant"] == "paper"] if len(rows) else rows  # never compared with others
+    ranks = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
+    if ranks.empty:
+        return None
+    ranks = ranks.sort_values(kind="stable")
+    leaders = [str(name) for name in ranks.index[ranks == ranks.iloc[0]]]
+    second = "".join(f"{name} ({rank:.2f})" for name, rank in [*ranks.items()][len(leaders) :][:1])
+    best = beaten = sure = tested = 0
+    tables = [part for _, part in papers.groupby(["data", "scenario", "condition"], sort=False)]
+    for part in tables:
+        leads = part["name"].isin(leaders)
+        p = part.loc[ranked(part), "p_vs_best"]
+        others = p[~leads[p.index]]
+        tested += bool(p.notna().any())
+        won = bool((part.loc[leads, "rank"] == 1).any())
+        best += won
+        sure += won and bool((others < CHANCE).all() and len(others))
+        beaten += bool((part.loc[leads, "p_vs_best"] < CHANCE).any())
+    beyond = "not tested" if not tested else "no" if not sure else "partly"
+    if tested and sure == len(tables):
+        beyond = "yes"
+    why = f"Best in {best} of {len(tables)} conditions"
+    if tested:
+        why += (
+            f", in {sure} of them ahead of every other method beyond chance; beaten beyond chance "
+            f"in {beaten} (p below {CHANCE} after Holm, over test samples)"
+        )
+    return Answer(" and ".join(leaders), float(ranks.iloc[0]), second, beyond, f"{why}.")
 
 
 # --- inside the methods -----------------------------------------------------------------------
@@ -701,7 +890,7 @@ def _leaders(shown: pd.DataFrame) -> list[tuple[str, float]]:
 
 def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
     """Diagnostics of the first run of each method on each data set, drawn by their type."""
-    seen, found = set(), []
+    seen, insides = set(), []
     room = _Room(MATRICES)
     for run in runs:
         place = (run.spec.data_label, run.spec.scenario_name, _run_name(run))
@@ -710,25 +899,25 @@ def _experts(runs: Sequence[Run]) -> tuple[list[Inside], int]:
             continue
         seen.add(place)
         of = f"{place[2]} on {place[0]}, {place[1]}"
-        own = Inside(f"{of}, seed {run.spec.seed}")
+        inside = Inside(f"{of}, seed {run.spec.seed}")
         try:
             diagnostics = read_diagnostics(path)
         except ValueError as error:  # of another version, or damaged: the page goes on
-            own.tables.append((str(error), [], []))
+            inside.tables.append((str(error), [], []))
             diagnostics = {}
-        for name, shown in diagnostics.items():
-            match shown:
+        for name, diagnostic in diagnostics.items():
+            match diagnostic:
                 case RouterUsage():
-                    _usage(own, name, shown, of, room)
+                    _usage(inside, name, diagnostic, of, room)
                 case Retrieval():
-                    _retrieval(own, shown, of, room)
+                    _retrieval(inside, diagnostic, of, room)
                 case Recovery():
-                    _recovery(own, shown, of, room)
+                    _recovery(inside, diagnostic, of, room)
                 case Matrix():
-                    _matrix(own, name, shown, of, room)
-        if own.plots or own.tables:
-            found.append(own)
-    return found, room.refused
+                    _matrix(inside, name, diagnostic, of, room)
+        if inside.plots or inside.tables:
+            insides.append(inside)
+    return insides, room.refused
 
 
 class _Room:
@@ -747,7 +936,7 @@ class _Room:
         return True
 
 
-def _usage(own: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> None:
+def _usage(inside: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> None:
     """How the experts share the work, by pattern; the patterns that occur most often."""
     from mmbench.bench import plots
 
@@ -767,41 +956,41 @@ def _usage(own: Inside, name: str, usage: RouterUsage, of: str, room: _Room) -> 
         busiest = np.sort(np.argsort(-share.mean(0), kind="stable")[:LARGEST])
         share, experts = share[:, busiest], [experts[e] for e in busiest]
         caption += f" The {LARGEST} busiest experts."
-    own.plots.append((plots.heat(share, rows, experts, alt=alt, across="expert"), caption))
+    inside.plots.append((plots.heat(share, rows, experts, alt=alt, across="expert"), caption))
 
 
-def _retrieval(own: Inside, found: Retrieval, of: str, room: _Room) -> None:
+def _retrieval(inside: Inside, retrieval: Retrieval, of: str, room: _Room) -> None:
     """Which training samples were retrieved for the first queries, in numbers and pictures."""
     from mmbench.bench import plots
 
-    scored = bool(np.isfinite(found.score).any())
+    scored = bool(np.isfinite(retrieval.score).any())
     head = ["query", "retrieved training samples"]
-    head += ["best score"] * scored + ["same label"] * (found.label is not None)
+    head += ["best score"] * scored + ["same label"] * (retrieval.label is not None)
     rows = []
-    for i in range(min(EXAMPLES, len(found.query))):
-        there = found.neighbour[i][found.neighbour[i] >= 0]
-        rows.append([str(found.query[i]), ", ".join(str(j) for j in there[:NEIGHBOURS])])
+    for i in range(min(EXAMPLES, len(retrieval.query))):
+        neighbours = retrieval.neighbour[i][retrieval.neighbour[i] >= 0]
+        rows.append([str(retrieval.query[i]), ", ".join(str(j) for j in neighbours[:NEIGHBOURS])])
         if scored:
-            rows[-1].append(_numbers(found.score[i, 0]))
-        if found.label is not None:
-            known = found.label[i][np.isfinite(found.label[i])]
+            rows[-1].append(_numbers(retrieval.score[i, 0]))
+        if retrieval.label is not None:
+            known = retrieval.label[i][np.isfinite(retrieval.label[i])]
             rows[-1].append(_numbers(known.mean()) if len(known) else "-")
-    caption = f"{len(found.query)} queries; sample ids."
-    if found.by is not None:
-        caption += f" Looked up by {', '.join(dict.fromkeys(map(str, found.by)))}."
-    if found.label is not None and np.isfinite(found.label).any():
-        caption += f" Their labels agree in a share of {float(np.nanmean(found.label)):.2f}."
-    own.tables.append((caption, head, rows))
-    if found.query_image is None or found.neighbour_image is None or not room.has_one():
+    caption = f"{len(retrieval.query)} queries; sample ids."
+    if retrieval.by is not None:
+        caption += f" Looked up by {', '.join(dict.fromkeys(map(str, retrieval.by)))}."
+    if retrieval.label is not None and np.isfinite(retrieval.label).any():
+        caption += f" Their labels agree in a share of {float(np.nanmean(retrieval.label)):.2f}."
+    inside.tables.append((caption, head, rows))
+    if retrieval.query_image is None or retrieval.neighbour_image is None or not room.has_one():
         return
-    shown = min(PICTURES, len(found.query_image), len(found.neighbour_image))
+    count = min(PICTURES, len(retrieval.query_image), len(retrieval.neighbour_image))
     svg = plots.gallery(
-        [_picture(p) for p in found.query_image[:shown]],
-        [[_picture(p) for p in row[:NEIGHBOURS]] for row in found.neighbour_image[:shown]],
-        labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:shown]],
-        alt=f"pictures of {shown} queries of {of} and what was retrieved for each",
+        [_picture(p) for p in retrieval.query_image[:count]],
+        [[_picture(p) for p in row[:NEIGHBOURS]] for row in retrieval.neighbour_image[:count]],
+        labels=[row[0] + " \N{RIGHTWARDS ARROW} " + row[1] for row in rows[:count]],
+        alt=f"pictures of {count} queries of {of} and what was retrieved for each",
     )
-    own.plots.append((svg, "Queries and the training samples retrieved for them."))
+    inside.plots.append((svg, "Queries and the training samples retrieved for them."))
 
 
 def _picture(values: Any) -> Any:
@@ -813,24 +1002,26 @@ def _picture(values: Any) -> Any:
     return np.ascontiguousarray(values[::step, ::step])
 
 
-def _recovery(own: Inside, found: Recovery, of: str, room: _Room) -> None:
+def _recovery(inside: Inside, recovery: Recovery, of: str, room: _Room) -> None:
     """Where recovered embeddings lie among the true ones, laid out in the plane."""
     from mmbench.bench import plots
 
-    some = np.linspace(0, len(found.true) - 1, min(len(found.true), POINTS_IN_PLANE)).astype(int)
-    both = np.stack([found.true[some], found.recovered[some]]).astype(float)
+    some = np.linspace(0, len(recovery.true) - 1, min(len(recovery.true), POINTS_IN_PLANE)).astype(
+        int
+    )
+    both = np.stack([recovery.true[some], recovery.recovered[some]]).astype(float)
     if len(some) < 3 or not np.isfinite(both).all() or not room.has_one():
         return
     plane, how = _in_plane(both.reshape(2 * len(some), -1))
     parts = []
-    for name in dict.fromkeys(map(str, found.modality)):
-        rows = found.modality == name
-        error = np.sqrt(np.square(found.true[rows] - found.recovered[rows]).mean())
-        parts.append(f"{name} {error:.3g} of {found.true[rows].std():.3g}")
+    for name in dict.fromkeys(map(str, recovery.modality)):
+        rows = recovery.modality == name
+        error = np.sqrt(np.square(recovery.true[rows] - recovery.recovered[rows]).mean())
+        parts.append(f"{name} {error:.3g} of {recovery.true[rows].std():.3g}")
     errors = "; ".join(parts)
     alt = f"recovered embeddings of {of} beside the true ones, {len(some)} entries: {errors}"
     svg = plots.pairs(plane[: len(some)], plane[len(some) :], alt=alt)
-    own.plots.append(
+    inside.plots.append(
         (svg, f"Recovered embeddings of hidden modalities joined to the true ones ({how}). "
               f"Root mean square error, of the spread of the true ones: {errors}.")
     )  # fmt: skip
@@ -850,16 +1041,16 @@ def _in_plane(points: Any) -> tuple[Any, str]:
     return plane.fit_transform(centred).astype(float), "t-SNE"
 
 
-def _matrix(own: Inside, name: str, found: Matrix, of: str, room: _Room) -> None:
+def _matrix(inside: Inside, name: str, matrix: Matrix, of: str, room: _Room) -> None:
     """Numbers with the names of their rows and columns; one row becomes bars."""
     from mmbench.bench import plots
 
-    values = found.values.astype(float)
+    values = matrix.values.astype(float)
     if max(values.shape) > LARGEST or (len(values) == 1 and not np.isfinite(values).all()):
         return
     if not room.has_one():
         return
-    rows, columns = [str(r) for r in found.row], [str(c) for c in found.column]
+    rows, columns = [str(r) for r in matrix.row], [str(c) for c in matrix.column]
     known = values[np.isfinite(values)]
     ends = f"from {known.min():.3g} to {known.max():.3g}" if known.size else "undefined"
     alt = f"{name} of {of}: {ends}"
@@ -867,7 +1058,7 @@ def _matrix(own: Inside, name: str, found: Matrix, of: str, room: _Room) -> None
         svg = plots.bars(values[0], columns, alt=alt, across=name)
     else:
         svg = plots.heat(values, rows, columns, alt=alt)
-    own.plots.append((svg, f"{name.replace('_', ' ').capitalize()}."))
+    inside.plots.append((svg, f"{name.replace('_', ' ').capitalize()}."))
 
 
 def _numbers(values: Any) -> str:
@@ -892,29 +1083,29 @@ def _tuned(table: pd.DataFrame) -> list[list[str]]:
 
 def _holes(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Runs that are not there, grouped by reason; failures first."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    holes: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         if run.state == "done":
             continue
         spec = run.spec
         key = (run.state, spec.data_label, spec.scenario_name, _run_name(run), run.why)
         fold = f"fold {spec.fold} " if spec.fold else ""
-        found.setdefault(key, []).append(f"{fold}{spec.seed}")
+        holes.setdefault(key, []).append(f"{fold}{spec.seed}")
     names = ("state", "data", "scenario", "method", "why")
-    rows = [dict(zip(names, key, strict=True)) | {"seeds": s} for key, s in found.items()]
+    rows = [dict(zip(names, key, strict=True)) | {"seeds": s} for key, s in holes.items()]
     return sorted(rows, key=lambda row: -STATES.index(row["state"]))
 
 
 def _doubts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """What is doubtful about each data set, as its records say; one run of a fold tells it."""
     seen: set[tuple[str, str, int]] = set()
-    found: dict[tuple[str, str], None] = {}
+    doubts: dict[tuple[str, str], None] = {}
     for run in runs:
         key = (run.spec.data_label, run.spec.scenario_name, run.spec.fold)
         if run.state == "done" and key not in seen:
             seen.add(key)
-            found |= {(run.spec.data_label, note): None for note in read_result(run.folder).notes}
-    return list(found)
+            doubts |= {(run.spec.data_label, note): None for note in read_result(run.folder).notes}
+    return list(doubts)
 
 
 def _undefined(board: pd.DataFrame) -> list[dict[str, Any]]:
@@ -966,9 +1157,9 @@ def _details(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]
     environments: dict[str, int] = {}
     rows = []
     for run in runs:
-        found = _read_json(run.folder / "env.json") if run.state == "done" else None
-        if found is not None:
-            text = json.dumps(found)
+        environment = _read_json(run.folder / "env.json") if run.state == "done" else None
+        if environment is not None:
+            text = json.dumps(environment)
             environments[text] = environments.get(text, 0) + 1
         spec = {name: pooled(_finite(value)) for name, value in run.spec.to_json().items()}
         rows.append(
@@ -978,14 +1169,14 @@ def _details(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, Any]]
                 run.why,
                 run.spec.key,
                 list(spec.values()),
-                None if found is None else pooled(_finite(found)),
+                None if environment is None else pooled(_finite(environment)),
                 _curve(run.folder / "metrics.csv", points) if run.state == "done" else None,
             ]
         )
     keys = list(runs[0].spec.to_json()) if runs else []
     ordered = sorted(environments.items(), key=lambda item: -item[1])
-    kept = [{"runs": n, "settings": _flat(json.loads(text))} for text, n in ordered[:20]]
-    return kept, {
+    settings = [{"runs": n, "settings": _flat(json.loads(text))} for text, n in ordered[:20]]
+    return settings, {
         "states": STATES,
         "keys": keys,
         "pool": [json.loads(text) for text in pool],
@@ -999,10 +1190,10 @@ def _flat(settings: Mapping[str, JSON]) -> list[tuple[str, str]]:
 
 def _read_json(path: Path) -> dict[str, JSON] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _finite(value: JSON) -> JSON:
@@ -1023,7 +1214,7 @@ def _curve(path: Path, points: int) -> dict[str, list[list[float]]] | None:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error):
         return None
-    found: dict[str, list[list[float]]] = {}
+    curves: dict[str, list[list[float]]] = {}
     for name in rows[0] if rows else ():
         if name in ("epoch", "step", None):
             continue
@@ -1032,8 +1223,8 @@ def _curve(path: Path, points: int) -> dict[str, list[list[float]]] | None:
         if len(known) > points:
             known = [known[i] for i in np.linspace(0, len(known) - 1, points).astype(int)]
         if known:
-            found[name] = [[e for e, _ in known], [_round(v, 4) for _, v in known]]
-    return found or None
+            curves[name] = [[e for e, _ in known], [_round(v, 4) for _, v in known]]
+    return curves or None
 
 
 def _to_float(text: str | None) -> float:
@@ -1062,15 +1253,15 @@ def _rows(board: pd.DataFrame, metric: str) -> tuple[dict[str, Any], int]:
     )
     board = _best_first(board)
     metrics = sorted(dict.fromkeys(board["metric"]), key=lambda m: m != metric)
-    kept: list[pd.DataFrame] = []
+    parts: list[pd.DataFrame] = []
     total = 0
     for name in metrics:
         part = board[board["metric"] == name]
-        if kept and total + len(part) > ROWS:
+        if parts and total + len(part) > ROWS:
             continue
-        kept.append(part.head(ROWS))
-        total += len(kept[-1])
-    table = pd.concat(kept) if kept else board
+        parts.append(part.head(ROWS))
+        total += len(parts[-1])
+    table = pd.concat(parts) if parts else board
     columns: dict[str, JSON] = {}
     for name in TABLE:
         if name not in table:

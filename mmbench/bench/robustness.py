@@ -44,7 +44,7 @@ def rate_families(table: pd.DataFrame) -> dict[str, list[str]]:
         table: Rows of one (data, scenario), with `condition`, `mechanism` and
             `missing_rate_nominal`.
     """
-    found: dict[str, dict[str, float]] = {}
+    stems: dict[str, dict[str, float]] = {}
     complete = {}
     row: Any
     for row in table.drop_duplicates("condition").itertuples():
@@ -54,9 +54,9 @@ def rate_families(table: pd.DataFrame) -> dict[str, list[str]]:
         elif pd.notna(rate) and row.mechanism != "pattern":
             # "mnar_label_0.3_strength_2": the first number is the rate
             stem = re.sub(r"_\d[\d.]*(e-\d+)?(?=_|$)", "", str(row.condition), count=1)
-            found.setdefault(stem, {})[str(row.condition)] = float(rate)
+            stems.setdefault(stem, {})[str(row.condition)] = float(rate)
     families = {}
-    for stem, rates in found.items():
+    for stem, rates in stems.items():
         rates = complete | rates
         if len(rates) > 1 and len(set(rates.values())) == len(rates):
             families[stem] = sorted(rates, key=lambda name: rates[name])
@@ -70,8 +70,8 @@ def pattern_names(table: pd.DataFrame) -> list[str]:
         table: As in `rate_families`.
     """
     is_pattern = (table["mechanism"] == "pattern") | (table["condition"] == COMPLETE)
-    found = list(dict.fromkeys(table.loc[is_pattern, "condition"]))
-    return found if len(found) > 1 else []
+    names = list(dict.fromkeys(table.loc[is_pattern, "condition"]))
+    return names if len(names) > 1 else []
 
 
 def degraded(records: pd.DataFrame) -> pd.DataFrame:
@@ -132,15 +132,15 @@ def _measures(
             yield "drop_from_complete", names[-1], sign * (curve[:, 0] - curve[:, -1])
     if not (names := pattern_names(table)):
         return
-    shown = scores[:, [place[name] for name in names]]
+    values = scores[:, [place[name] for name in names]]
     over = f"{len(names)} patterns"
-    yield "worst_pattern", over, sign * (sign[:, None] * shown).min(axis=1)  # NaN wins a minimum
-    yield "mean_over_patterns", over, shown.mean(axis=1)
+    yield "worst_pattern", over, sign * (sign[:, None] * values).min(axis=1)  # NaN wins a minimum
+    yield "mean_over_patterns", over, values.mean(axis=1)
     modalities = _modalities(table)
     if len(modalities) < 2 or len(names) < 2 ** len(modalities) - 1:
         return
     costs = np.stack(
-        [sign * _weighed(shown, weights) for weights in _absence(names, modalities)], axis=1
+        [sign * _weighed(values, weights) for weights in _absence(names, modalities)], axis=1
     )
     for m, modality in enumerate(modalities):
         yield "cost_of_absence", modality, costs[:, m]
@@ -181,9 +181,9 @@ def pooled(
         Rows as `degraded` returns them, for `pooled_over_patterns`.
     """
     tables: dict[Any, list[str]] = {}
-    shown = records[records["metric"] == metric] if len(records) else records
-    if len(shown):
-        for key, table in shown.groupby(["data", "scenario"], sort=False):
+    cells = records[records["metric"] == metric] if len(records) else records
+    if len(cells):
+        for key, table in cells.groupby(["data", "scenario"], sort=False):
             if names := pattern_names(table):
                 tables[key] = names
     rows = []
@@ -194,11 +194,11 @@ def pooled(
             continue
 
         def make(run: Run = run, names: list[str] = names) -> list[float]:
-            found = {n: read_scored(run, n) for n in names}
-            logits = {name: arrays["logits"] for name, arrays in found.items()}
-            target = {name: arrays["target"] for name, arrays in found.items()}
+            predictions = {n: read_scored(run, n) for n in names}
+            logits = {name: arrays["logits"] for name, arrays in predictions.items()}
+            target = {name: arrays["target"] for name, arrays in predictions.items()}
             kind = read_result(run.folder).task.kind
-            train = found[names[0]].get("train")
+            train = predictions[names[0]].get("train")
             return [pooled_over_patterns(metric, logits, target, kind, train=train)]
 
         rows.append(

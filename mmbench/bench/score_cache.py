@@ -23,7 +23,7 @@ class ScoreCache:
 
     def __init__(self, folder: Path | None) -> None:
         self._path = None if folder is None else folder / FILE
-        self._found: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}
         self._new = False
         self._marks: dict[tuple[tuple[Path, str], ...], str] = {}  # many names, the same runs
         if self._path is not None and self._path.is_file():
@@ -31,7 +31,7 @@ class ScoreCache:
                 record = json.loads(self._path.read_text(encoding="utf-8"))
             except (ValueError, RecursionError):
                 record = None  # cut off or edited: compute again
-            self._found = record if isinstance(record, dict) else {}
+            self._entries = record if isinstance(record, dict) else {}
 
     def __call__(
         self, name: Sequence[str], runs: Sequence[Run], make: Callable[[], list[float]]
@@ -46,9 +46,9 @@ class ScoreCache:
         if self._path is None:
             return make()
         key, mark = json.dumps(list(name)), self._mark(runs)
-        entry = self._found.get(key)
+        entry = self._entries.get(key)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == mark):
-            entry = self._found[key] = [mark, make()]
+            entry = self._entries[key] = [mark, make()]
             self._new = True
         return [math.nan if number is None else number for number in entry[1]]
 
@@ -61,5 +61,5 @@ class ScoreCache:
     def write(self) -> None:
         """Write the file by rename if there is anything new."""
         if self._new and self._path is not None:
-            write_json(self._path, self._found)
+            write_json(self._path, self._entries)
             self._new = False

@@ -63,7 +63,7 @@ def bootstrap(
     Raises:
         ValueError: As `mmbench.metrics.metric.score`.
     """
-    found = np.full((len(runs), resamples), np.nan)
+    values = np.full((len(runs), resamples), np.nan)
     start = 0
     for counts in _resamples(len(target), resamples, seed):
         stop = start + len(counts)
@@ -73,9 +73,9 @@ def bootstrap(
                     score_resampled(metric, z, target, task_kind, counts, train=train)
                     for z in logits
                 ]
-                found[method, start:stop] = np.mean(scores, axis=0)
+                values[method, start:stop] = np.mean(scores, axis=0)
         start = stop
-    return found
+    return values
 
 
 def _resamples(n: int, resamples: int, seed: int) -> Iterator[Float[Array, "resample sample"]]:
@@ -314,11 +314,11 @@ def mean_ranks(scores: Float[Array, "data method"], better: Better) -> Float[Arr
     A method with a hole gets NaN and is left out before ranking, so that nobody gains a rank
     where another one failed.
     """
-    found = np.full(scores.shape[1], np.nan)
+    means = np.full(scores.shape[1], np.nan)
     whole = _whole(scores)
     if len(scores) and whole.any():
-        found[whole] = ranks(scores[:, whole], better).mean(axis=0)
-    return found
+        means[whole] = ranks(scores[:, whole], better).mean(axis=0)
+    return means
 
 
 @dataclass(frozen=True, slots=True)

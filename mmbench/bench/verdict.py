@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_scored
+from mmbench.bench.record import Run, is_bootstrapped, read_scored
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import (
@@ -25,6 +25,7 @@ from mmbench.bench.statistics import (
     holm,
     mean_ranks,
     pooled_difference,
+    rank_stability,
 )
 from mmbench.metrics.metric import higher_is_better
 
@@ -38,6 +39,7 @@ PLAIN = (
 )  # fmt: skip
 ALL = "all conditions"
 PATTERNS = "patterns"
+RATE = "rate "  # begins the name of a group of conditions
 EVERY = "all data sets"
 CHANCE = 0.05
 ASKED = 0.02  # of a score between 0 and 1: what a table had better be able to find
@@ -86,12 +88,12 @@ def verdict(
         Nothing where there is no simple row, or nothing else, without a hole.
     """
     nothing = Verdict([], pd.DataFrame(columns=list(COLUMNS)))
-    if records.empty or metric.endswith(IPW):
+    if records.empty or not is_bootstrapped(metric):
         return nothing
-    own = records[(records["metric"] == metric) & (records["variant"] == "paper")]
+    rows_of_metric = records[(records["metric"] == metric) & (records["variant"] == "paper")]
     kinds = {run.spec.method_label: run.spec.method for run in runs}
-    tables = _tables(own)
-    rising = own.groupby("method")["rising"].mean() > 0.5
+    tables = _tables(rows_of_metric)
+    rising = rows_of_metric.groupby("method")["rising"].mean() > 0.5
     whole = [
         name
         for name in kinds
@@ -107,26 +109,54 @@ def verdict(
     reference = simple[int(np.argmin(mean_ranks(means, "higher")))]
     names = [reference, *compared]
     groups = {
-        data: _groups(data, table[names] * sign, own, runs, metric, score_cache)
+        data: _groups(data, table[names] * sign, rows_of_metric, runs, metric, score_cache)
         for data, table in tables.items()
     }
-    rows = list(_compared(groups, names, metric))
-    found = pd.DataFrame(rows, columns=list(COLUMNS))
-    for _, part in found.groupby([found["data"] == EVERY, found["over"] == ALL]):
-        found.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
-    said = _sentences(found, groups, names, metric)
+    comparisons = pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
+    for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
+        comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
+    said = _sentences(comparisons, groups, names, metric)
     if left_out:
         said.append(
             f"Left out, for a hole or since validation still rose when training ended: "
             f"{', '.join(left_out)}."
         )
-    return Verdict(said, found)
+    return Verdict(said, comparisons)
 
 
-def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def compare(
+    runs: Sequence[Run],
+    records: pd.DataFrame,
+    names: Sequence[str],
+    metric: str,
+    score_cache: ScoreCache,
+) -> pd.DataFrame:
+    """Methods, in whatever variant, against the first of them, where none of them has a hole.
+
+    Args:
+        runs: Every planned run.
+        records: What was read of them.
+        names: The reference, then at least one other.
+        metric: What they are compared by.
+        score_cache: Where variances lie that were computed before.
+
+    Returns:
+        As `Verdict.comparisons`, but `p` is not adjusted; no rows where there are no data.
+    """
+    rows = records[(records["metric"] == metric) & records["method"].isin(names)]
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    groups = {
+        data: _groups(data, table[list(names)] * sign, rows, runs, metric, score_cache)
+        for data, table in _tables(rows).items()
+        if set(names) <= set(table.columns)
+    }
+    return pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
+
+
+def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Data set -> scores, a row each condition and training; methods with a hole are left out."""
     tables = {}
-    for data, part in own.groupby("data", sort=False):
+    for data, part in records.groupby("data", sort=False):
         wide = part.pivot(
             index=["scenario", "condition", "fold", "seed"], columns="method", values="value"
         )
@@ -134,9 +164,9 @@ def _tables(own: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _over(own: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
+def _over(records: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
     """(scenario, condition) -> the group that it belongs to besides `ALL`."""
-    first = own[own["data"] == data].drop_duplicates(["scenario", "condition"])
+    first = records[records["data"] == data].drop_duplicates(["scenario", "condition"])
     groups: dict[tuple[str, str], str] = {}
     row: Any
     for row in first.itertuples():
@@ -145,7 +175,7 @@ def _over(own: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
         elif pd.isna(row.missing_rate_nominal):
             group = str(row.condition)
         else:
-            group = f"rate {row.missing_rate_nominal:g}"
+            group = f"{RATE}{row.missing_rate_nominal:g}"
         groups[row.scenario, row.condition] = group
     return groups
 
@@ -153,12 +183,12 @@ def _over(own: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
 def _groups(
     data: str,
     table: pd.DataFrame,
-    own: pd.DataFrame,
+    records: pd.DataFrame,
     runs: Sequence[Run],
     metric: str,
     score_cache: ScoreCache,
 ) -> dict[str, _Group]:
-    over = _over(own, data)
+    over = _over(records, data)
     names = [ALL, *sorted(set(over.values()))]
     conditions = {
         name: [pair for pair, group in over.items() if name in (ALL, group)] for name in names
@@ -168,11 +198,11 @@ def _groups(
 
     def make() -> list[float]:
         resampled = _resampled(here, list(over), methods, metric)
-        found = []
+        variances = []
         for name in names:
             mean = np.mean([resampled[pair] for pair in conditions[name]], axis=0)
-            found.append(np.cov(mean))
-        return [float(value) for value in np.ravel(found)]
+            variances.append(np.cov(mean))
+        return [float(value) for value in np.ravel(variances)]
 
     cached = score_cache(["covariance", metric, data, *methods], here, make)
     shape = (len(names), len(methods), len(methods))
@@ -195,7 +225,7 @@ def _resampled(
     """Scores of each condition on the same resamples of the test split, means over trainings."""
     kind = read_result(here[0].folder).task.kind
     folds = sorted({run.spec.fold for run in here})
-    found = {}
+    means = {}
     for scenario, condition in pairs:
         by_fold = []
         for fold in folds:
@@ -212,8 +242,8 @@ def _resampled(
             by_fold.append(
                 bootstrap(metric, logits, target, kind, train=train, resamples=RESAMPLES, seed=fold)
             )
-        found[scenario, condition] = np.mean(by_fold, axis=0)
-    return found
+        means[scenario, condition] = np.mean(by_fold, axis=0)
+    return means
 
 
 def _paired(group: _Group, one: int, other: int) -> tuple[Float[Array, " training"], float]:
@@ -227,20 +257,20 @@ def _compared(
     groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str], metric: str
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of `COLUMNS`: each method against the first, p not adjusted yet."""
-    overs = list(dict.fromkeys(over for own in groups.values() for over in own))
+    overs = list(dict.fromkeys(over for group in groups.values() for over in group))
     for over in overs:
         for place in range(1, len(names)):
             parts = {}
-            for data, own in groups.items():
-                if over not in own:
+            for data, group in groups.items():
+                if over not in group:
                     continue
-                paired, over_samples = _paired(own[over], place, 0)
-                parts[data] = found = difference(paired, over_samples)
+                paired, over_samples = _paired(group[over], place, 0)
+                parts[data] = result = difference(paired, over_samples)
                 n = len(paired)
                 seeds = float(np.std(paired, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
                 yield (
-                    data, over, names[place], names[0], metric, found.gain, *found.interval(),
-                    seeds, np.sqrt(over_samples), n, found.p,
+                    data, over, names[place], names[0], metric, result.gain, *result.interval(),
+                    seeds, np.sqrt(over_samples), n, result.p,
                 )  # fmt: skip
             mean = pooled_difference(list(parts.values()))
             yield (
@@ -255,12 +285,12 @@ def spread(comparisons: pd.DataFrame) -> Spread | None:
     Args:
         comparisons: From `verdict`, or read back from its file.
     """
-    own = comparisons[(comparisons["over"] == ALL) & (comparisons["data"] != EVERY)]
-    own = own.dropna(subset=["se_seeds", "se_samples"])
-    if own.empty:
+    means = comparisons[(comparisons["over"] == ALL) & (comparisons["data"] != EVERY)]
+    means = means.dropna(subset=["se_seeds", "se_samples"])
+    if means.empty:
         return None
-    seeds = (own["se_seeds"] ** 2 * own["n_trainings"]).groupby(own["data"]).median().mean()
-    samples = (own["se_samples"] ** 2).groupby(own["data"]).median().mean()
+    seeds = (means["se_seeds"] ** 2 * means["n_trainings"]).groupby(means["data"]).median().mean()
+    samples = (means["se_samples"] ** 2).groupby(means["data"]).median().mean()
     return Spread(float(seeds), float(samples))
 
 
@@ -268,13 +298,13 @@ def spread(comparisons: pd.DataFrame) -> Spread | None:
 
 
 def _sentences(
-    found: pd.DataFrame,
+    comparisons: pd.DataFrame,
     groups: Mapping[str, Mapping[str, _Group]],
     names: Sequence[str],
     metric: str,
 ) -> list[str]:
     reference, n, sets = names[0], len(names) - 1, len(groups)
-    mean = found[(found["data"] == EVERY) & (found["over"] == ALL)]
+    mean = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] == ALL)]
     mean = mean.sort_values("gain", ascending=False)
     if mean["p"].isna().any():
         return [
@@ -292,9 +322,9 @@ def _sentences(
         f"{'is' if len(worse) == 1 else 'are'} worse beyond chance and {len(undecided)} undecided "
         f"({metric}, p below {CHANCE} after Holm, over seeds and test samples together)."
     ]
-    single = found[(found["data"] != EVERY) & (found["over"] == ALL)]
+    single = comparisons[(comparisons["data"] != EVERY) & (comparisons["over"] == ALL)]
     said.append(_where(single, "data", f"On single data sets (of {sets})", reference))
-    rates = found[(found["data"] == EVERY) & (found["over"] != ALL)]
+    rates = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] != ALL)]
     if len(set(rates["over"])) > 1:
         said.append(_where(rates, "over", "At single missing rates and on patterns", reference))
     top = mean.iloc[0]
@@ -304,8 +334,9 @@ def _sentences(
     )
     if len(alike := _alike(groups, names)) > 1:
         said.append(f"Not to be told apart from the best in the mean: {', '.join(alike)}.")
-    typical = spread(found)
-    trainings = min(len(own[ALL].scores) for own in groups.values())
+    said += _stability(groups)
+    typical = spread(comparisons)
+    trainings = min(len(group[ALL].scores) for group in groups.values())
     if typical is not None:
         said.append(power_sentence(typical, metric, trainings, sets, ASKED))
         if len(undecided):
@@ -347,7 +378,7 @@ def needed(typical: Spread, gain: float, trainings: int, data_sets: int) -> str:
 
 def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> list[str]:
     """The best in the mean, and all that do not differ from it beyond chance."""
-    means = np.mean([own[ALL].scores.mean(axis=0) for own in groups.values()], axis=0)
+    means = np.mean([group[ALL].scores.mean(axis=0) for group in groups.values()], axis=0)
     best = int(np.argmax(means))
     others = [place for place in range(len(names)) if place != best]
     p = [
@@ -357,6 +388,33 @@ def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> 
     alike = [names[place] for place, one in zip(others, holm(np.array(p)), strict=True)
              if one >= CHANCE]  # fmt: skip
     return [names[best], *alike]
+
+
+def _stability(groups: Mapping[str, Mapping[str, _Group]]) -> list[str]:
+    """How alike the order of the methods is at the lowest and at the highest missing rate."""
+    taus, same, ends = [], 0, set()
+    for group in groups.values():
+        rates = sorted((name for name in group if name.startswith(RATE)), key=_rate)
+        if len(rates) < 2:
+            continue
+        low, high = (group[name].scores.mean(axis=0) for name in (rates[0], rates[-1]))
+        ends.add((rates[0], rates[-1]))
+        tau = rank_stability(np.stack([low, high]), "higher")[0, 1]
+        if not np.isnan(tau):
+            taus.append(tau)
+            same += int(np.argmax(low) == np.argmax(high))
+    if not taus:
+        return []
+    where = " and at ".join(ends.pop()) if len(ends) == 1 else "the lowest and at the highest rate"
+    return [
+        f"The order of the methods at {where} agrees by a Kendall's tau of {np.mean(taus):.2f} "
+        f"(1 = the same; mean over {_counted(len(taus), 'data set')}), and the same method is best "
+        f"on {same} of {len(taus)}."
+    ]
+
+
+def _rate(group: str) -> float:
+    return float(group.removeprefix(RATE))
 
 
 def _where(rows: pd.DataFrame, column: str, heading: str, reference: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmbench.checks.rule import Rules
 from mmbench.data.batch import Batch
+from mmbench.data.mapped import chunks
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import observed_by
@@ -71,8 +72,9 @@ def fingerprint(samples: Samples) -> str:
     for values in (samples.sample_id, samples.target, samples.presence):
         whole.update(np.ascontiguousarray(values).tobytes())
     for column, name in enumerate(samples.modalities):
-        rows = samples.presence[:, column]
-        whole.update(np.ascontiguousarray(samples.inputs[name][rows]).tobytes())
+        rows, x = samples.presence[:, column], samples.inputs[name]
+        for part in chunks(x):
+            whole.update(np.ascontiguousarray(x[part][rows[part]]).tobytes())
         if name in samples.lengths:
             whole.update(np.ascontiguousarray(samples.lengths[name][rows]).tobytes())
     return whole.hexdigest()[:16]
@@ -188,8 +190,8 @@ def loading_again_gives_the_same(subject: Subject) -> None:
 )
 def another_process_loads_the_same(subject: Subject) -> None:
     """Samples do not depend on the process that loads them."""
-    here, there = fingerprints(subject.data), subject.elsewhere()
-    differ = [split for split in SPLITS if here[split] != there[split]]
+    ours, theirs = fingerprints(subject.data), subject.elsewhere()
+    differ = [split for split in SPLITS if ours[split] != theirs[split]]
     assert not differ, f"{', '.join(differ)} differs between two processes"
 
 
@@ -259,11 +261,11 @@ def what_is_withheld_is_gone(subject: Subject) -> None:
     dirty.loaded = {}
     for split in SPLITS:
         samples = clean.samples(split)
-        shown = samples.presence.copy()
+        visible = samples.presence.copy()
         few, presence = clean.split(split).samples.sample_id, clean.split(split).presence
         if split != "test":
-            shown[np.isin(samples.sample_id, few)] = presence
-        spoilt = _spoilt(samples, samples.presence & ~shown)
+            visible[np.isin(samples.sample_id, few)] = presence
+        spoilt = _spoilt(samples, samples.presence & ~visible)
         dirty.loaded[split] = _spoilt(spoilt, ~samples.presence, nan=True)
     _require_same(clean, dirty, SPLITS[:2], "what is withheld")
 
@@ -381,7 +383,7 @@ def every_output_occurs_in_training(subject: Subject) -> None:
         seen = np.bincount(target, minlength=task.num_outputs) > 0
     else:
         seen = np.logical_and(target.any(axis=0), ~target.all(axis=0))
-    absent = [name for name, there in zip(task.outputs, seen, strict=True) if not there]
+    absent = [name for name, occurs in zip(task.outputs, seen, strict=True) if not occurs]
     assert not absent, f"training never shows {', '.join(absent[:SHOWN])}"
 
 
@@ -412,8 +414,8 @@ def _contents(samples: Samples) -> Iterator[tuple[int, bytes]]:
     """Id of each sample, and a digest of all that it has."""
     for row, sample in enumerate(samples.sample_id.tolist()):
         whole = hashlib.sha256(samples.presence[row].tobytes())
-        for name, there in zip(samples.modalities, samples.presence[row], strict=True):
-            if there:
+        for name, present in zip(samples.modalities, samples.presence[row], strict=True):
+            if present:
                 whole.update(np.ascontiguousarray(samples.inputs[name][row]).tobytes())
         yield sample, whole.digest()
 

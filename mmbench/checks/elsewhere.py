@@ -46,14 +46,14 @@ def in_another_process(function: str, *arguments: JSON) -> Any:
 
 
 def address(cls: type) -> list[str]:
-    """Module, file and qualified name of a class, by which `found` finds it again."""
+    """Module, file and qualified name of a class, by which `by_address` finds it again."""
     file = str(getattr(sys.modules[cls.__module__], "__file__", None) or "")
     # a script is another process's main module no more
     module = Path(file).stem if cls.__module__ == "__main__" else cls.__module__
     return [module, file, cls.__qualname__]
 
 
-def found(module: str, file: str, qualname: str) -> Any:
+def by_address(module: str, file: str, qualname: str) -> Any:
     """A class by its address; from its file where its module is not on the path."""
     try:
         holder: Any = importlib.import_module(module)
@@ -72,5 +72,5 @@ def found(module: str, file: str, qualname: str) -> Any:
 
 def call(where: list[str], *arguments: JSON) -> JSON:
     """Call a function by its address, in a second process."""
-    answer: JSON = found(*where)(*arguments)
+    answer: JSON = by_address(*where)(*arguments)
     return answer

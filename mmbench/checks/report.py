@@ -47,9 +47,9 @@ class Report:
                 lines += _paragraph("found", finding.happened)
                 lines += _paragraph("mend", finding.mend)
         warned = sum(finding.outcome == "warning" for finding in self.findings)
-        kept = len(self.findings) - self.broken - warned
+        passed = len(self.findings) - self.broken - warned
         end = f", {warned} to look at" if warned else ""
-        lines += ["", f"{self.name}: {kept} of {len(self.findings)} rules kept, "]
+        lines += ["", f"{self.name}: {passed} of {len(self.findings)} rules kept, "]
         lines[-1] += f"{self.broken} broken{end}"
         return "\n".join(lines)
 

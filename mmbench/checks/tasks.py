@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -50,12 +50,12 @@ def sample_tasks(cls: type[Method]) -> list[Task]:
     single modality.
     """
     covered: set[object] = set()
-    found = []
+    tasks = []
     for task in _candidates(cls):
         if (new := set(_features(task)) - covered) and cls.reason_not(task) is None:
             covered |= new
-            found.append(task)
-    return found
+            tasks.append(task)
+    return tasks
 
 
 def _candidates(cls: type[Method]) -> Iterator[Task]:
@@ -218,11 +218,11 @@ class OneBatch(DataModule):
         """Refuse: there are no files."""
         raise AssertionError("made-up data were loaded")
 
-    def train_dataloader(self, order: torch.Generator | None = None) -> DataLoader[Batch]:
+    def train_dataloader(self, *_: Any, **__: Any) -> DataLoader[Batch]:
         """The batch, `times` times."""
         return DataLoader(_Repeat(self.batch, self.times), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self, *_: Any) -> DataLoader[Batch]:
         """The batch without its target."""
         return DataLoader(_Repeat(self.batch.blind(), 1), batch_size=None)
 

@@ -54,8 +54,8 @@ def is_meant(error: ValueError) -> bool:
 def place(error: BaseException) -> str:
     """`file:line` of the last code on the way to an error that is no library's."""
     frames = _frames(error)
-    own = [f for f in frames if f.tb_frame.f_code.co_filename.startswith(OURS)]
-    last = own[-1] if own else frames[-1]
+    ours = [f for f in frames if f.tb_frame.f_code.co_filename.startswith(OURS)]
+    last = ours[-1] if ours else frames[-1]
     return f"{last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
 
 
@@ -69,11 +69,11 @@ def fail(message: str, *, code: int) -> NoReturn:
 
 
 def _frames(error: BaseException) -> list[TracebackType]:
-    found, at = [], error.__traceback__
+    frames, at = [], error.__traceback__
     while at is not None:
-        found.append(at)
+        frames.append(at)
         at = at.tb_next
-    return found
+    return frames
 
 
 def _is_library(file: str, names: dict[str, object]) -> bool:
@@ -94,6 +94,6 @@ def _dependencies() -> frozenset[str]:
         said = requires("mmbench") or []
     except PackageNotFoundError:  # run from a checkout that is not installed
         said = []
-    names = {found[0] for one in said if (found := match(r"[\w.-]+", one))}
+    names = {head[0] for one in said if (head := match(r"[\w.-]+", one))}
     modules = {"yaml", "sklearn", "click", "pyarrow", "jinja2", *names}
     return frozenset(name.lower().replace("-", "_") for name in modules)

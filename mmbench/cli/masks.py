@@ -22,7 +22,7 @@ class SplitName(StrEnum):
 class Format(StrEnum):
     """Files that can be read: a user's own, and those of authors' released code."""
 
-    own = "own"
+    table = "own"
     missing_aware_prompts = "missing_aware_prompts"
     redeem = "redeem"
 
@@ -121,8 +121,8 @@ def verify_masks(
                 f"--split {split.value} of which data set? write "
                 f"`mmbench masks verify {file} NAME --split {split.value}`"
             )
-        shown = realised(table.presence, table.presence, table.modalities)
-        print_patterns({"samples": shown.patterns})
+        counts = realised(table.presence, table.presence, table.modalities)
+        print_patterns({"samples": counts.patterns})
         return
     wanted = split_of(table, None if split is None else split.value, file)
     data = bound_data(name, arguments(words), data_root, fold)
@@ -190,7 +190,7 @@ def import_masks(
     )
     save_new(table, out)
     chosen = SPLITS if split is None else (split.value,)
-    order = "by their ids" if form is Format.own else "in the order of the data set"
+    order = "by their ids" if form is Format.table else "in the order of the data set"
     for one in chosen:
         samples = data.samples(one)
         typer.echo(f"{name} / {one}: {len(samples)} samples, {order}")
@@ -203,17 +203,17 @@ def _print_rates(presence: Any, samples: Any, nominal: float | None) -> None:
     from mmbench.data.missingness.measure import dependence, realised
 
     names = samples.modalities
-    found = realised(presence, samples.presence, names)
-    asked = "" if nominal is None else f", asked for was {nominal:g}"
+    rates = realised(presence, samples.presence, names)
+    goal = "" if nominal is None else f", asked for was {nominal:g}"
     typer.echo(
-        f"missing  {found.missing_rate:.4f} of the entries: {found.natural_missing_rate:.4f} by "
-        f"nature; {found.simulated_missing_rate:.4f} of the rest hidden{asked}"
+        f"missing  {rates.missing_rate:.4f} of the entries: {rates.natural_missing_rate:.4f} by "
+        f"nature; {rates.simulated_missing_rate:.4f} of the rest hidden{goal}"
     )
-    typer.echo(f"         {found.incomplete_rate:.4f} of the samples are incomplete")
-    told = dependence(presence, samples)
-    values = ", ".join(f"{name} {nats:.4f}" for name, nats in told.value.items())
-    typer.echo(f"the mask tells (nats): of the target {told.label:.4f}; of {values}")
-    print_patterns({"samples": found.patterns})
+    typer.echo(f"         {rates.incomplete_rate:.4f} of the samples are incomplete")
+    hints = dependence(presence, samples)
+    values = ", ".join(f"{name} {nats:.4f}" for name, nats in hints.value.items())
+    typer.echo(f"the mask tells (nats): of the target {hints.label:.4f}; of {values}")
+    print_patterns({"samples": rates.patterns})
 
 
 def _print_use(table: Any, path: Path, splits: Iterable[str]) -> None:

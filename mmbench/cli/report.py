@@ -45,18 +45,18 @@ def report(
     from mmbench.bench.report import write_plots
 
     sweep = sweep_of(words, results, limit, data_root)
-    shown = metric or sweep.suite.select.metric
+    chosen = metric or sweep.suite.select.metric
     if watch:
-        _watch(sweep, shown, paired=paired)
+        _watch(sweep, chosen, paired=paired)
         return
     runs = sweep.runs()
-    board, robust = sweep.boards(shown, runs=runs, paired=paired)
-    sweep.require_rows(board, shown)
+    board, robust = sweep.boards(chosen, runs=runs, paired=paired)
+    sweep.require_rows(board, chosen)
     if may_write(sweep):
-        verdict = sweep.verdict(shown, runs=runs) if paired else None
-        page = sweep.write_page(runs, board, robust, shown, verdict=verdict)
+        verdict = sweep.verdict(chosen, runs=runs) if paired else None
+        page = sweep.write_page(runs, board, robust, chosen, verdict=verdict)
         typer.echo(f"wrote {page}")
-    for path in write_plots(board, plots, metric=shown) if plots is not None else ():
+    for path in write_plots(board, plots, metric=chosen) if plots is not None else ():
         typer.echo(f"wrote {path}")
 
 
@@ -78,12 +78,12 @@ def _watch(sweep: "Sweep", metric: str, *, paired: bool) -> None:
             # a run that begins anew while it is read is read at the next look
             with contextlib.suppress(FileNotFoundError):
                 runs = sweep.runs()
-                found = fingerprint(runs)
-                if found != last:
+                mark = fingerprint(runs)
+                if mark != last:
                     path = write(runs, watched=True)
                     ended = sum(item.state in ("done", "skipped") for item in runs)
                     typer.echo(f"wrote {path}: {ended} of {len(runs)} runs; Ctrl-C stops watching")
-                    last = found
+                    last = mark
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         with contextlib.suppress(FileNotFoundError):

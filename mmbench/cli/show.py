@@ -32,8 +32,8 @@ def print_patterns(counts: Mapping[str, Mapping[str, int]]) -> None:
         for pattern, n in column.items():
             total[pattern] = total.get(pattern, 0) + n
     ordered = sorted(total, key=lambda pattern: -total[pattern])
-    shown, rest = ordered[:SHOWN_PATTERNS], ordered[SHOWN_PATTERNS:]
-    rows = [(p, *(str(column.get(p, 0)) for column in counts.values())) for p in shown]
+    first, rest = ordered[:SHOWN_PATTERNS], ordered[SHOWN_PATTERNS:]
+    rows = [(p, *(str(column.get(p, 0)) for column in counts.values())) for p in first]
     if rest:
         sums = (str(sum(column.get(p, 0) for p in rest)) for column in counts.values())
         rows.append((f"{counted(len(rest), 'other')}", *sums))

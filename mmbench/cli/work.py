@@ -57,10 +57,10 @@ def work(
             why = f": {outcome.why}" if outcome.why else ""
             more = "; it is tried once more" if event.again else ""
             typer.echo(visible(f"{event.spec.title}: {outcome.state}{why}{more}"))
-    except (_Told, KeyboardInterrupt) as told:
+    except (_Told, KeyboardInterrupt) as stop:
         events.close()
         typer.echo("stopped: what was under way goes on from its checkpoints")
-        raise typer.Exit(128 + (told.args[0] if told.args else signal.SIGINT)) from None
+        raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
     raise typer.Exit(1 if failed else 0)
 
 

@@ -57,22 +57,22 @@ def sequences(path: Path) -> Arrays:
     if len({values.shape[1] for values in x.values()}) == 1:  # aligned
         together: NDArray[np.bool_] = np.any(list(said.values()), axis=0)
         said = dict.fromkeys(x, together)
-    found: dict[str, NDArray[Any]] = {"presence": presence}
+    arrays: dict[str, NDArray[Any]] = {"presence": presence}
     for column, name in enumerate(x):
-        found[name], length = _moved(x[name], said[name])
-        found[f"{name}_length"] = np.where(presence[:, column], length, 1)
-    found["score"] = np.concatenate([part["score"] for part in parts])
-    found["split"] = np.repeat(np.arange(len(SPLITS)), [len(part["score"]) for part in parts])
-    found["id"] = np.array([one for part in parts for one in part["id"]])
-    found["words"] = np.array([one for part in parts for one in part["words"]])
-    ids, counts = np.unique(found["id"], return_counts=True)
+        arrays[name], length = _moved(x[name], said[name])
+        arrays[f"{name}_length"] = np.where(presence[:, column], length, 1)
+    arrays["score"] = np.concatenate([part["score"] for part in parts])
+    arrays["split"] = np.repeat(np.arange(len(SPLITS)), [len(part["score"]) for part in parts])
+    arrays["id"] = np.array([one for part in parts for one in part["id"]])
+    arrays["words"] = np.array([one for part in parts for one in part["words"]])
+    ids, counts = np.unique(arrays["id"], return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"{path}: id {ids[counts > 1][0]} occurs {counts.max()} times")
     some = presence.any(axis=1)
     if not some.all():
         notes.append(f"{path.name}: {int((~some).sum())} samples without any modality left out")
-        found = {name: values[some] for name, values in found.items()}
-    return found | {"notes": np.array(notes, dtype=str)}
+        arrays = {name: values[some] for name, values in arrays.items()}
+    return arrays | {"notes": np.array(notes, dtype=str)}
 
 
 def _part(content: Any, split: Split, path: Path) -> dict[str, Any]:
@@ -88,14 +88,14 @@ def _part(content: Any, split: Split, path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has no {lost[0]} in {PARTS[split]!r}; it has {', '.join(map(str, part))[:200]}"
         )
-    found: dict[str, Any] = {name: np.asarray(part[inside]) for name, inside in MODALITIES.items()}
-    found["score"] = np.asarray(part[target], dtype=np.float32).reshape(-1)
-    found["id"] = [_name(one) for one in part["id"]]
-    found["words"] = [str(one) for one in part.get("raw_text", [""] * len(found["id"]))]
-    sizes = {name: len(value) for name, value in found.items()}
+    arrays: dict[str, Any] = {name: np.asarray(part[inside]) for name, inside in MODALITIES.items()}
+    arrays["score"] = np.asarray(part[target], dtype=np.float32).reshape(-1)
+    arrays["id"] = [_name(one) for one in part["id"]]
+    arrays["words"] = [str(one) for one in part.get("raw_text", [""] * len(arrays["id"]))]
+    sizes = {name: len(value) for name, value in arrays.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"{path}: {PARTS[split]} has unequally many samples: {sizes}")
-    return found
+    return arrays
 
 
 def _joined(parts: Sequence[NDArray[Any]], name: str, path: Path) -> NDArray[np.float32]:

@@ -184,9 +184,10 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to a device; Lightning calls this by itself."""
+        waits = torch.device(device).type != "cuda"
 
         def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=non_blocking)
+            return x.to(device, non_blocking=non_blocking or (not waits and x.is_pinned()))
 
         return replace(
             self,

@@ -160,16 +160,16 @@ def _column(frame: Frame, k: int, train: NDArray[np.bool_], notes: list[str]) ->
     column, name = frame.others[k], frame.names[k]
     if is_text(column):
         return _text(frame, name, as_text(column, frame.path, name), train, notes)
-    there = column.notna().to_numpy(bool)
-    values = column[there].tolist()
+    filled = column.notna().to_numpy(bool)
+    values = column[filled].tolist()
     if all(isinstance(v, list | tuple | np.ndarray) for v in values):
-        return _lists(frame, name, [np.asarray(v) for v in values], there)
+        return _lists(frame, name, [np.asarray(v) for v in values], filled)
     if all(isinstance(v, bool | np.bool_) for v in values) or _decimals(values):
-        found = np.full((len(column), 1), np.nan)
-        found[there, 0] = [float(v) for v in values]
-        return _Block(found)
+        values_of = np.full((len(column), 1), np.nan)
+        values_of[filled, 0] = [float(v) for v in values]
+        return _Block(values_of)
     place = next((k for k, v in enumerate(values) if not isinstance(v, int | float)), 0)
-    row, what = int(np.flatnonzero(there)[place]), type(values[place]).__name__
+    row, what = int(np.flatnonzero(filled)[place]), type(values[place]).__name__
     raise BadRowError(
         f"{frame.where(row)}, column {name} holds {what}, here {values[place]!s}, and no number; "
         + (_DATES if pd.api.types.is_datetime64_any_dtype(column.dtype) or what in _DATE_TYPES
@@ -191,7 +191,7 @@ def _text(
 ) -> _Block:
     """Booleans or categories; everything else is refused."""
     path = frame.path
-    there = (text != "").to_numpy(bool)
+    filled = (text != "").to_numpy(bool)
     lower = text.str.lower()
     boolean = lower.isin(list(BOOLEANS))
     if boolean.any() and (boolean | text.isin(EMPTY_NUMBERS)).all():
@@ -215,35 +215,37 @@ def _text(
             "are read where the separator is a semicolon)",
         ),
     ):
-        if (like := text.str.fullmatch(pattern) & there).any():
+        if (like := text.str.fullmatch(pattern) & filled).any():
             row = int(np.flatnonzero(like)[0])
             raise BadRowError(f"{frame.where(row)}, column {name}: {text[row]!r} {what}", row)
-    seen = text[train & there]
+    seen = text[train & filled]
     categories = sorted(seen.unique())
     if len(categories) > max(2, len(seen) // 2):
         raise ValueError(
             f"{path}: column {name} holds {len(categories)} different texts in {len(seen)} rows of "
-            f"training, such as {text[there].iloc[0][:40]!r}, which are no categories; take the "
+            f"training, such as {text[filled].iloc[0][:40]!r}, which are no categories; take the "
             "column out, or make it a file of its own of kind tokens"
         )
     codes = pd.Index(categories, dtype=object).get_indexer(pd.Index(text, dtype=object))
     known = codes >= 0
-    found = np.zeros((len(text), max(len(categories), 1)))
-    found[known, codes[known]] = 1.0
-    if (other := there & ~known).any():
+    one_hot = np.zeros((len(text), max(len(categories), 1)))
+    one_hot[known, codes[known]] = 1.0
+    if (other := filled & ~known).any():
         row = int(np.flatnonzero(other)[0])
         notes.append(
             f"{path.name}: column {name} has {int(other.sum())} rows of categories that training "
             f"never shows, such as {text[row]!r}; they are zero in all features of {name}"
         )
-    found[~there] = np.nan
-    counts = np.bincount(codes[known & train], minlength=found.shape[1])
-    return _Block(found, mode=np.eye(len(counts))[counts.argmax()] * (counts.max() > 0))
+    one_hot[~filled] = np.nan
+    counts = np.bincount(codes[known & train], minlength=one_hot.shape[1])
+    return _Block(one_hot, mode=np.eye(len(counts))[counts.argmax()] * (counts.max() > 0))
 
 
-def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[np.bool_]) -> _Block:
+def _lists(
+    frame: Frame, name: str, values: list[NDArray[Any]], filled: NDArray[np.bool_]
+) -> _Block:
     """Lists of equally many numbers, an entry a feature."""
-    rows = np.flatnonzero(there)
+    rows = np.flatnonzero(filled)
     shape = values[0].shape
     for row, value in zip(rows, values, strict=True):
         if value.ndim != 1 or value.shape != shape or value.dtype.kind not in "biuf":
@@ -254,6 +256,6 @@ def _lists(frame: Frame, name: str, values: list[NDArray[Any]], there: NDArray[n
                 "sequence",
                 int(row),
             )
-    found = np.full((len(there), *shape), np.nan)
-    found[rows] = np.stack(values)
-    return _Block(found)
+    block = np.full((len(filled), *shape), np.nan)
+    block[rows] = np.stack(values)
+    return _Block(block)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.files import reading, stamp
 from mmbench.data.parsed import Arrays, is_small, parsed
-from mmbench.data.unpacking import OPEN, require_parquet, require_stream
+from mmbench.data.unpacking import OPEN, VALUE, require_parquet, require_size, require_stream
 from mmbench.registry import suggest
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -33,6 +33,7 @@ PEEK = 20  # rows that tell a separator at each line's end from names of rows
 KEPT_FILES = 8  # parsed files that a process remembers
 WHOLE = 2**53  # above it, float64 skips whole numbers
 
+ANNDATA = ".h5ad"
 ARCHIVES = (".zip", ".tar", ".tgz", ".zst", ".7z", ".rar", ".lz4")
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text, or a line split wrongly, may be long
 
@@ -83,20 +84,20 @@ class Frame:
 
     def without(self, names: Sequence[str]) -> "Frame":
         """Return it without the columns that are called so, if it has them."""
-        kept = [k for k, name in enumerate(self.names) if name not in names]
-        if len(kept) == len(self.names):
+        columns = [k for k, name in enumerate(self.names) if name not in names]
+        if len(columns) == len(self.names):
             return self
         numeric = [j for j, k in enumerate(self.numeric) if self.names[k] not in names]
         gone = [name for name in self.names if name in names]
         return replace(
             self,
-            names=tuple(self.names[k] for k in kept),
+            names=tuple(self.names[k] for k in columns),
             numbers=self.numbers[:, numeric],
-            others={new: self.others[old] for new, old in enumerate(kept) if old in self.others},
+            others={new: self.others[old] for new, old in enumerate(columns) if old in self.others},
             notes=(
                 *self.notes,
-                f"{self.path.name}: left out {', '.join(gone)}, since target, split or group is "
-                "no feature",
+                f"{self.path.name}: left out {', '.join(gone)}, which give the target away or deal "
+                "the samples, and so are no features",
             ),
         )
 
@@ -123,7 +124,8 @@ def read_frame(
     is no other column of that name, else it is left out.
 
     Args:
-        path: `.csv`, `.tsv` or `.txt`, plain or compressed, UTF-8; or `.parquet`.
+        path: `.csv`, `.tsv` or `.txt`, plain or compressed, UTF-8; or `.parquet`; or `.h5ad`, whose
+            ids are the names of observations, whatever the id column is called.
         id_column: Its name; `Unnamed: 0` for a first column without one.
         only: These columns alone, each as text; None = all.
         text: Whether a column that holds nothing but numbers is text as well.
@@ -142,19 +144,19 @@ def read_frame(
         return read()
     spec = {"what": "table", "name": path.name, "id": id_column, "only": names, "numbers": numbers}
     try:
-        found = parsed([path], spec, lambda _: _as_arrays(read()), code=__name__)
+        arrays = parsed([path], spec, lambda _: _as_arrays(read()), code=__name__)
     except _NoTextError:
         return read()
-    ids, columns, positions, *others = json.loads(found["text"].tobytes())
+    ids, columns, positions, *others = json.loads(arrays["text"].tobytes())
     return Frame(
         path=path,
         ids=pd.Index(ids, dtype=object),
         names=tuple(columns),
-        numbers=found["numbers"],
+        numbers=arrays["numbers"],
         others={k: pd.Series(x, dtype=object) for k, x in zip(positions, others, strict=True)},
-        lines=found["lines"],
-        commas=bool(found["commas"]),
-        notes=tuple(found["notes"].tolist()),
+        lines=arrays["lines"],
+        commas=bool(arrays["commas"]),
+        notes=tuple(arrays["notes"].tolist()),
     )
 
 
@@ -195,17 +197,19 @@ def _read(
         )
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
+    elif path.suffix == ANNDATA:
+        columns, notes = _annotated(path, id_column), []
     elif {".csv", ".tsv", ".txt"} & _endings(path):
         columns, notes, commas = _csv(path, id_column, only, numbers=numbers)
     else:
-        raise ValueError(f"{path} is none of .csv, .tsv, .parquet and .npz")
+        raise ValueError(f"{path} is none of .csv, .tsv, .parquet, .h5ad, .npz and .mat")
     ids = pd.Index(as_text(columns.pop(0)[1], path, id_column), dtype=object)
     if only is not None:
         columns = [columns[_position(name, [n for n, _ in columns], path)] for name in only]
     elif numbers:
         columns = _numbers_of_text(columns, path, commas=commas)
     is_number = [numbers and _is_number(x) for _, x in columns]
-    first_line = 1 if _is_parquet(path) else 2
+    first_line = 1 if _is_parquet(path) or path.suffix == ANNDATA else 2
     if (ids == "").any():
         raise ValueError(
             f"{path} row {int(np.flatnonzero(ids == '')[0]) + first_line}: {id_column} is empty"
@@ -240,6 +244,13 @@ def columns_of(path: Path) -> list[str]:
                 raise ValueError("the package for it is missing; pip install pyarrow") from error
             names: list[str] = parquet.read_schema(path).names
             return ["" if UNNAMED.fullmatch(name) else name for name in names]
+    if path.suffix == ANNDATA:
+        with reading(path, "h5ad file"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _anndata().read_h5ad(path, backed="r")
+            names = content.var_names.astype(str).tolist()
+            content.file.close()
+        return names
     with reading(path, "CSV file"):
         require_stream(path)
     return _head(path, "")[1]
@@ -288,8 +299,8 @@ def likely_cause(ids: "pd.Index[str]", wanted: "pd.Index[str]", files: tuple[str
 
 def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]":
     """A column as text; see `Frame.text`. Whole numbers that a file holds as floats are `1`."""
-    there = column.notna()
-    values = column[there]
+    filled = column.notna()
+    values = column[filled]
     if pd.api.types.is_float_dtype(values.dtype):
         if (values.abs() > WHOLE).any():
             raise ValueError(
@@ -302,12 +313,12 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
     elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in values):
         texts = [str(v) for v in values]
     else:
-        found = values.iloc[0]
+        value = values.iloc[0]
         raise ValueError(
-            f"{path} column {name} holds {type(found).__name__}, such as {found!r}; save it as text"
+            f"{path} column {name} holds {type(value).__name__}, such as {value!r}; save it as text"
         )
     result = np.full(len(column), "", dtype=object)
-    result[there.to_numpy(bool)] = texts
+    result[filled.to_numpy(bool)] = texts
     return pd.Series(result, dtype=object)
 
 
@@ -420,15 +431,15 @@ def _numbers_of_text(columns: _Columns, path: Path, *, commas: bool) -> _Columns
     Raises:
         ValueError: If some columns have decimal commas and others decimal points.
     """
-    found: _Columns = []
+    result: _Columns = []
     written: dict[str, str] = {}  # decimal mark -> a column that has it
     for name, column in columns:
-        found.append((name, column))
+        result.append((name, column))
         if not is_text(column):
             continue
         text = as_text(column, path, name)
         numbers, bad = to_numbers(text, comma=commas)
-        found[-1] = (name, text if bad.any() else pd.Series(numbers))
+        result[-1] = (name, text if bad.any() else pd.Series(numbers))
         if commas and not bad.any():
             written |= {mark: name for mark in ",." if text.str.contains(mark, regex=False).any()}
     if len(written) == 2:
@@ -436,7 +447,7 @@ def _numbers_of_text(columns: _Columns, path: Path, *, commas: bool) -> _Columns
             f"{path}: column {written[',']} has decimal commas and column {written['.']} has "
             "points; write all decimals in one way"
         )
-    return found
+    return result
 
 
 # --- CSV --------------------------------------------------------------------------------------
@@ -462,23 +473,23 @@ def _csv(
     unnamed = [k for k, name in enumerate(names) if name == "" and k not in (0, place)]
     if numbers and separator != ";":
         table = _parsed(path, options | {"na_values": EMPTY_NUMBERS, "dtype": {place: str}})
-        found = {k: table[k] for k in range(len(names))}
-        text = [k for k in found if k != place and not _is_number(found[k])]
-        if found[place].isna().any() or text:  # words that only look like an empty number
-            found |= _text_columns(path, [place, *text], options)
+        cells = {k: table[k] for k in range(len(names))}
+        text = [k for k in cells if k != place and not _is_number(cells[k])]
+        if cells[place].isna().any() or text:  # words that only look like an empty number
+            cells |= _text_columns(path, [place, *text], options)
     else:
         wanted = [k for k, name in enumerate(names) if only is None or name in only]
-        found = _text_columns(path, sorted({place, len(names) - 1, *unnamed, *wanted}), options)
-    _require_rectangle(path, separator, len(names), found[len(names) - 1])
+        cells = _text_columns(path, sorted({place, len(names) - 1, *unnamed, *wanted}), options)
+    _require_rectangle(path, separator, len(names), cells[len(names) - 1])
     for k in unnamed:
-        if not found[k].isin(["", np.nan]).all():
-            value = next(v for v in found[k] if v not in ("", np.nan))
+        if not cells[k].isin(["", np.nan]).all():
+            value = next(v for v in cells[k] if v not in ("", np.nan))
             raise ValueError(
                 f"{path}: column {k + 1} has no name and holds {value!r}; give it a name, or take "
                 "it out"
             )
-    kept = [k for k in found if k not in (place, *unnamed) and not (k == 0 and first is not None)]
-    columns = [(id_column, found[place]), *((names[k], found[k]) for k in sorted(kept))]
+    chosen = [k for k in cells if k not in (place, *unnamed) and not (k == 0 and first is not None)]
+    columns = [(id_column, cells[place]), *((names[k], cells[k]) for k in sorted(chosen))]
     return columns, notes, separator == ";"
 
 
@@ -565,8 +576,8 @@ def _parquet(path: Path, id_column: str) -> tuple[_Columns, list[str]]:
     if names and UNNAMED.fullmatch(names[0]):
         first = as_text(columns[0], path, "first")
     place, notes = _ids_first(names, id_column, path, first)
-    kept = [k for k in range(len(names)) if k != place and not (k == 0 and first is not None)]
-    return [(id_column, columns[place]), *((names[k], columns[k]) for k in kept)], notes
+    chosen = [k for k in range(len(names)) if k != place and not (k == 0 and first is not None)]
+    return [(id_column, columns[place]), *((names[k], columns[k]) for k in chosen)], notes
 
 
 def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -574,3 +585,28 @@ def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.astype(column.cat.categories.dtype)
     return column
+
+
+# --- h5ad -------------------------------------------------------------------------------------
+
+
+def _anndata() -> Any:
+    try:
+        import anndata
+    except ImportError as error:
+        raise ValueError("the package for it is missing; pip install anndata") from error
+    return anndata
+
+
+def _annotated(path: Path, id_column: str) -> _Columns:
+    """Names of observations, then a column of X for each variable."""
+    with reading(path, "h5ad file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that repeat; those of observations are refused
+        content = _anndata().read_h5ad(path)
+        if content.X is None:
+            raise ValueError("it has no X")
+        require_size(path, content.n_obs * content.n_vars * VALUE)
+        x = content.X.toarray() if hasattr(content.X, "toarray") else np.asarray(content.X)
+    ids = pd.Series(content.obs_names.to_numpy(str), dtype=object)
+    names = content.var_names.astype(str)
+    return [(id_column, ids), *((name, pd.Series(x[:, k])) for k, name in enumerate(names))]

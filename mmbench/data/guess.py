@@ -12,7 +12,15 @@ import yaml
 
 from mmbench.data.files import COMPRESSIONS, read_npz
 from mmbench.data.frames import columns_of, likely_cause, read_frame, to_numbers
-from mmbench.data.sample_files import ARRAY, PICTURES, in_folder, read_array, read_picture
+from mmbench.data.sample_files import (
+    ARRAY,
+    PICTURES,
+    FileKind,
+    in_folder,
+    read_array,
+    read_picture,
+)
+from mmbench.data.sound import SOUNDS
 from mmbench.data.splits import SPLIT_WORDS
 from mmbench.data.task import Kind
 
@@ -66,7 +74,7 @@ def guess(folder: Path) -> Guess:
     """
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
-    found = Guess(folder)
+    answer = Guess(folder)
     every = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     tables: dict[Path, list[str]] = {}
     others: list[Path] = []
@@ -75,58 +83,58 @@ def guess(folder: Path) -> Guess:
             try:
                 tables[path] = columns_of(path)
             except ValueError as error:
-                found.unknown.append(f"{error}; it is left out")
+                answer.unknown.append(f"{error}; it is left out")
         elif path.suffix == ".npz" or (path.is_dir() and _kind_of_folder(path)):
             others.append(path)
     if not tables:
         raise ValueError(
             f"{folder} has no table ({', '.join(TABLES)}) that could name samples and their labels"
         )
-    ids = _ids(found, tables)
-    labels = _labels(found, tables)
+    ids = _ids(answer, tables)
+    labels = _labels(answer, tables)
     if ids is None or labels is None:
-        return found
+        return answer
     named = read_frame(labels, ids, only=[]).ids
-    _roles(found, labels, ids, tables[labels])
+    _roles(answer, labels, ids, tables[labels])
     files: dict[str, str] = {}
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, FileKind] = {}
     paths = [*(path for path in tables if path != labels), *others]
     for path in paths:
         if _is_presence(path, tables.get(path, []), ids, paths):
-            found.reasons.append(
+            answer.reasons.append(
                 f"left out: {path.name}, which says who has which modality; "
                 f"`mmbench masks import {path.name} --format own` makes a scenario of it"
             )
             continue
         try:
-            kind = _modality(found, path, ids, named, tables.get(path))
+            kind = _modality(answer, path, ids, named, tables.get(path))
         except ValueError as error:
-            found.unknown.append(f"{error}; it is left out")
+            answer.unknown.append(f"{error}; it is left out")
             continue
         name = _identifier(path, files)
         files[name] = path.name
-        found.reasons.append(f"files: {name} is {path.name}, of kind {kind}")
+        answer.reasons.append(f"files: {name} is {path.name}, of kind {kind}")
         if kind != "vector":
             kinds[name] = kind
-    roles = {ids, found.args.get("target"), found.args.get("split"), found.args.get("group")}
+    roles = {ids, answer.args.get("target"), answer.args.get("split"), answer.args.get("group")}
     rest = [name for name in tables[labels] if name not in roles and name]
     if not files and rest:
         files[_identifier(labels, files)] = labels.name
-        found.reasons.append(
+        answer.reasons.append(
             f"files: the columns of {labels.name} beside label, split and group are the only "
             "modality; take out what gives the label away"
         )
     elif rest:
-        found.reasons.append(
+        answer.reasons.append(
             f"left out: {', '.join(rest[:5])}{', ...' if len(rest) > 5 else ''} of {labels.name}; "
             f"to read them as a modality, add {_identifier(labels, files)}: {labels.name} to files"
         )
     if not files:
-        found.unknown.append("files: no file is a modality; say files: {modality: file}")
-    found.args = {"files": files, "labels": labels.name, **found.args}
+        answer.unknown.append("files: no file is a modality; say files: {modality: file}")
+    answer.args = {"files": files, "labels": labels.name, **answer.args}
     if kinds:
-        found.args["kinds"] = kinds
-    return found
+        answer.args["kinds"] = kinds
+    return answer
 
 
 def _is_table(path: Path) -> bool:
@@ -136,15 +144,17 @@ def _is_table(path: Path) -> bool:
     return path.is_file() and name.endswith(TABLES)
 
 
-def _kind_of_folder(path: Path) -> Kind | None:
+def _kind_of_folder(path: Path) -> FileKind | None:
     files = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     if any(one.suffix.lower() in PICTURES for one in files):
         return "image"
+    if any(one.suffix.lower() in SOUNDS for one in files):
+        return "sound"
     first = next((one for one in files if one.suffix == ARRAY), None)
     return None if first is None else KINDS.get(read_array(first).ndim + 1, "vector")
 
 
-def _ids(found: Guess, tables: dict[Path, list[str]]) -> str | None:
+def _ids(answer: Guess, tables: dict[Path, list[str]]) -> str | None:
     """The column of ids: in most tables, without repetition."""
     names = dict.fromkeys(name for columns in tables.values() for name in columns if name)
     ranked = sorted(names, key=lambda name: not ID.fullmatch(name))
@@ -158,15 +168,15 @@ def _ids(found: Guess, tables: dict[Path, list[str]]) -> str | None:
         if count and (best is None or count > best[0]):
             best = count, name
     if best is None:
-        found.unknown.append(
+        answer.unknown.append(
             "id: no column names each row once; say id: COLUMN, and join several rows of a sample"
         )
         return None
     count, name = best
     why = f"it names each row once in {count} of {len(tables)} tables"
-    found.reasons.append(f"id: {name}, since {why}")
+    answer.reasons.append(f"id: {name}, since {why}")
     if name != "id":
-        found.args["id"] = name
+        answer.args["id"] = name
     return name
 
 
@@ -177,7 +187,7 @@ def _has_ids(path: Path, name: str) -> bool:
         return False
 
 
-def _labels(found: Guess, tables: dict[Path, list[str]]) -> Path | None:
+def _labels(answer: Guess, tables: dict[Path, list[str]]) -> Path | None:
     """The table with a column that is called like a target."""
     with_target = [path for path, names in tables.items() if any(map(TARGET.fullmatch, names))]
     called = [path for path in tables if re.search(r"label|target|outcome", path.name.lower())]
@@ -189,65 +199,67 @@ def _labels(found: Guess, tables: dict[Path, list[str]]) -> Path | None:
         (list(tables) if len(tables) == 1 else [], "it is the only table"),
     ):
         if len(choice) == 1:
-            found.reasons.append(f"labels: {choice[0].name}, since {why}")
+            answer.reasons.append(f"labels: {choice[0].name}, since {why}")
             return choice[0]
         if choice:
             names = " or ".join(path.name for path in choice)
-            found.unknown.append(f"labels: {names}; say which has the labels")
+            answer.unknown.append(f"labels: {names}; say which has the labels")
             return None
-    found.unknown.append("labels: no table seems to have them; say labels: FILE and target: COLUMN")
+    answer.unknown.append(
+        "labels: no table seems to have them; say labels: FILE and target: COLUMN"
+    )
     return None
 
 
-def _roles(found: Guess, labels: Path, ids: str, columns: Sequence[str]) -> None:
+def _roles(answer: Guess, labels: Path, ids: str, columns: Sequence[str]) -> None:
     """Target, split and group, each a column of the labels file."""
     names = [name for name in columns if name and name != ids]
     text = {name: read_frame(labels, ids, only=[name]).text(name) for name in names[:LOOKED_AT]}
     for name, column in text.items():
         if column.str.lower().isin(SPLIT_WORDS).all():
-            found.args["split"] = name
-            found.reasons.append(f"split: {name}, since it says train, val or test throughout")
+            answer.args["split"] = name
+            answer.reasons.append(f"split: {name}, since it says train, val or test throughout")
         elif FOLD.fullmatch(name) and column.str.fullmatch(r"\d{1,2}").all():
-            found.args["split"] = name
-            found.reasons.append(f"split: {name}, since it numbers folds")
+            answer.args["split"] = name
+            answer.reasons.append(f"split: {name}, since it numbers folds")
         elif GROUP.fullmatch(name) and column.duplicated().any():
-            found.args["group"] = name
-            found.reasons.append(f"group: {name}, since it repeats; a {name} stays in one split")
-    taken = {found.args.get("split"), found.args.get("group")}
+            answer.args["group"] = name
+            answer.reasons.append(f"group: {name}, since it repeats; a {name} stays in one split")
+    taken = {answer.args.get("split"), answer.args.get("group")}
     left = [name for name in text if name not in taken]
     called = [name for name in left if TARGET.fullmatch(name)] or left
     if len(called) != 1:
         among = ", ".join(called[:10]) or "none is left"
-        found.unknown.append(f"target: which column of {labels.name} is to predict? {among}")
+        answer.unknown.append(f"target: which column of {labels.name} is to predict? {among}")
         return
     (target,) = called
-    found.reasons.append(f"target: {target} of {labels.name}")
-    found.args["target"] = target
-    _task(found, text[target], labels.name)
+    answer.reasons.append(f"target: {target} of {labels.name}")
+    answer.args["target"] = target
+    _task(answer, text[target], labels.name)
 
 
-def _task(found: Guess, column: "pd.Series[str]", file: str) -> None:
-    there = column[column != ""]
-    if len(there) < len(column):
-        found.args["unlabelled"] = "predict"
-        found.reasons.append(
-            f"unlabelled: predict, since {len(column) - len(there)} rows of {file} have no label; "
+def _task(answer: Guess, column: "pd.Series[str]", file: str) -> None:
+    filled = column[column != ""]
+    if len(filled) < len(column):
+        answer.args["unlabelled"] = "predict"
+        answer.reasons.append(
+            f"unlabelled: predict, since {len(column) - len(filled)} rows of {file} have no label; "
             "they are in no split"
         )
-    numbers, bad = to_numbers(there.reset_index(drop=True))
-    if not bad.any() and len(np.unique(numbers)) > max(SEVERAL, len(there) // 10):
-        found.args["task"] = "regression"
-        found.reasons.append(
+    numbers, bad = to_numbers(filled.reset_index(drop=True))
+    if not bad.any() and len(np.unique(numbers)) > max(SEVERAL, len(filled) // 10):
+        answer.args["task"] = "regression"
+        answer.reasons.append(
             f"task: regression, since the target has {len(np.unique(numbers))} different numbers"
         )
         return
     for mark in "|;":
-        parts = [one.strip() for cell in there.unique() for one in cell.split(mark)]
-        if there.str.contains(mark, regex=False).any() and len(set(parts)) < len(parts):
-            found.args |= {"task": "multi_label", "separator": mark}
-            found.reasons.append(f"task: multi_label, since cells hold labels between {mark}")
+        parts = [one.strip() for cell in filled.unique() for one in cell.split(mark)]
+        if filled.str.contains(mark, regex=False).any() and len(set(parts)) < len(parts):
+            answer.args |= {"task": "multi_label", "separator": mark}
+            answer.reasons.append(f"task: multi_label, since cells hold labels between {mark}")
             return
-    found.reasons.append(f"task: single_label, since the target has {there.nunique()} classes")
+    answer.reasons.append(f"task: single_label, since the target has {filled.nunique()} classes")
 
 
 def _is_presence(path: Path, columns: Sequence[str], ids: str, paths: Sequence[Path]) -> bool:
@@ -261,8 +273,8 @@ def _is_presence(path: Path, columns: Sequence[str], ids: str, paths: Sequence[P
 
 
 def _modality(
-    found: Guess, path: Path, ids: str, named: "pd.Index[str]", columns: Sequence[str] | None
-) -> Kind:
+    answer: Guess, path: Path, ids: str, named: "pd.Index[str]", columns: Sequence[str] | None
+) -> FileKind:
     """Kind of a file or folder.
 
     Raises:
@@ -274,7 +286,7 @@ def _modality(
         samples = in_folder(path, kind)
         _require_known(path, samples.ids, named)
         if kind == "image":
-            _size(found, path.name, samples.files)
+            _size(answer, path.name, samples.files)
         return kind
     if columns is None:
         arrays = read_npz(path)
@@ -292,13 +304,15 @@ def _modality(
     if len(features) != 1:
         return "vector"
     text = read_frame(path, ids, only=features).text(features[0])
-    there = text[text != ""]
-    if there.str.lower().str.endswith(PICTURES).all():
-        _size(found, path.name, [found.folder / name for name in there])
+    filled = text[text != ""]
+    if filled.str.lower().str.endswith(PICTURES).all():
+        _size(answer, path.name, [answer.folder / name for name in filled])
         return "image"
-    _, bad = to_numbers(there)
+    if filled.str.lower().str.endswith(SOUNDS).all():
+        return "sound"
+    _, bad = to_numbers(filled)
     called = TEXT.search(path.name) or TEXT.search(features[0])
-    wordy = there.str.contains(r"\s", regex=True).mean() > 0.5
+    wordy = filled.str.contains(r"\s", regex=True).mean() > 0.5
     return "tokens" if bad.any() and (called or wordy) else "vector"
 
 
@@ -308,11 +322,11 @@ def _require_known(path: Path, ids: "pd.Index[str]", named: "pd.Index[str]") -> 
         raise ValueError(f"{path}: none of its {len(ids)} ids is in the labels file; {why}")
 
 
-def _size(found: Guess, name: str, files: Sequence[Path]) -> None:
+def _size(answer: Guess, name: str, files: Sequence[Path]) -> None:
     sizes = {read_picture(file, None).shape[1:] for file in files[:LOOKED_AT]}
     if len(sizes) > 1:
-        found.args["size"] = SIDE
-        found.reasons.append(f"size: {SIDE}, since pictures of {name} differ in size")
+        answer.args["size"] = SIDE
+        answer.reasons.append(f"size: {SIDE}, since pictures of {name} differ in size")
 
 
 def _identifier(path: Path, taken: dict[str, str]) -> str:
@@ -322,21 +336,21 @@ def _identifier(path: Path, taken: dict[str, str]) -> str:
     return name if name not in taken else f"{name}_{len(taken)}"
 
 
-def suite_of(found: Guess) -> str:
+def suite_of(answer: Guess) -> str:
     """A suite in YAML that compares a few methods on the folder; reasons are its comments."""
-    regression = found.args.get("task") == "regression"
-    name = re.sub(r"[^\w-]+", "_", found.folder.resolve().name) or "own"
+    regression = answer.args.get("task") == "regression"
+    name = re.sub(r"[^\w-]+", "_", answer.folder.resolve().name) or "own"
     suite = {
         "name": name,
-        "data": [{"name": "table", "args": found.args}],
+        "data": [{"name": "table", "args": answer.args}],
         "methods": ["majority", "best_single_modality", "zero_fill", "mean_fusion", "shaspec"],
         "scenarios": ["natural"],
         "seeds": 3,
         "select": {"metric": "mae" if regression else "macro_f1", "on": "val"},
     }
     said = [
-        *(f"guessed: {line}" for line in found.reasons),
-        *(f"OPEN: {line}" for line in found.unknown),
+        *(f"guessed: {line}" for line in answer.reasons),
+        *(f"OPEN: {line}" for line in answer.unknown),
     ]
     comments = "".join(f"# {' '.join(line.split())}\n" for line in said)
     return comments + yaml.safe_dump(suite, sort_keys=False, allow_unicode=True, width=100)

@@ -77,7 +77,7 @@ class PresenceTable:
     def _lines(self) -> tuple[str, str]:
         head = f"{TITLE}\n# drawn: {json.dumps(dict(self.drawn), sort_keys=True)}\n"
         rows = zip(self.sample_id.tolist(), self.presence.astype(int).tolist(), strict=True)
-        body = [",".join(map(str, (sample, *shown))) for sample, shown in rows]
+        body = [",".join(map(str, (sample, *flags))) for sample, flags in rows]
         return head, "\n".join([",".join(("sample_id", *self.modalities)), *body, ""])
 
     @property
@@ -114,10 +114,10 @@ class PresenceTable:
                 f"becomes one by `mmbench masks import {path} --format own`"
             )
         said = lines[2].removeprefix("# sha256: ")
-        found = hashlib.sha256("\n".join([*lines[:2], *lines[3:]]).encode()).hexdigest()
-        if said != found:
+        checksum = hashlib.sha256("\n".join([*lines[:2], *lines[3:]]).encode()).hexdigest()
+        if said != checksum:
             raise ValueError(
-                f"{path} has been changed: its checksum is {found[:12]}..., the file says "
+                f"{path} has been changed: its checksum is {checksum[:12]}..., the file says "
                 f"{said[:12]}...; export it again"
             )
         names = tuple(lines[3].split(",")[1:])
@@ -292,8 +292,8 @@ def redeem_file_legacy(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from None
     if not rows or column not in rows[0]:
-        found = ", ".join(map(str, rows[0])) if rows else "no rows"
-        raise ValueError(f"{path} has no column {column}; found {found}")
+        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
+        raise ValueError(f"{path} has no column {column}; found {columns}")
     meaning = {
         "text": {0: (0, 1), 1: (1, 1)},
         "image": {0: (1, 0), 1: (1, 1)},
@@ -393,21 +393,21 @@ def mosare_legacy(
     """
     rng = np.random.RandomState(seed)
     n, count = len(sample_id), len(modalities)
-    kept = np.ones((count, n), bool)
-    kept[:, : int(n * rate)] = False
-    for row in kept:
+    present = np.ones((count, n), bool)
+    present[:, : int(n * rate)] = False
+    for row in present:
         rng.shuffle(row)
-    empty = np.flatnonzero(~kept.any(axis=0))
+    empty = np.flatnonzero(~present.any(axis=0))
     for sample in empty:
-        kept[rng.randint(0, count), sample] = True
+        present[rng.randint(0, count), sample] = True
     # the first that could spare one, in the order of rows; what each is asked for is drawn
-    for sample in np.flatnonzero(kept.sum(axis=0) > 1)[: len(empty)]:
-        kept[rng.randint(0, count), sample] = False
-    without = np.flatnonzero(~kept[0] & ~kept[1])
-    kept[0, without[: len(without) // 2]] = True
-    kept[1, without[len(without) // 2 :]] = True
+    for sample in np.flatnonzero(present.sum(axis=0) > 1)[: len(empty)]:
+        present[rng.randint(0, count), sample] = False
+    without = np.flatnonzero(~present[0] & ~present[1])
+    present[0, without[: len(without) // 2]] = True
+    present[1, without[len(without) // 2 :]] = True
     drawn = {"legacy": "mosare", "seed": seed, "missing_rate": rate}
-    return PresenceTable(modalities, sample_id, kept.T.copy(), drawn)
+    return PresenceTable(modalities, sample_id, present.T.copy(), drawn)
 
 
 def _refuse_constant(word: str) -> JSON:
@@ -438,6 +438,6 @@ def _coded(
         odd = codes[~np.isin(codes, list(meaning))][0]
         raise ValueError(f"{where} holds the code {odd:g}; known are {sorted(meaning)}")
     lookup = np.zeros((max(meaning) + 1, 2), bool)
-    for code, shown in meaning.items():
-        lookup[code] = shown
+    for code, flags in meaning.items():
+        lookup[code] = flags
     return PresenceTable(TEXT_IMAGE, sample_id, lookup[codes.astype(int)], drawn)

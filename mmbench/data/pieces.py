@@ -130,6 +130,6 @@ def cut(
     """
     pieces = tokenizer(list(texts), truncation=True, max_length=steps)["input_ids"] if texts else []
     rows = np.zeros((len(texts), steps), dtype=np.int32)
-    for row, found in zip(rows, pieces, strict=True):
-        row[: len(found)] = found
-    return rows, np.array([len(found) for found in pieces], dtype=np.int64)
+    for row, numbers in zip(rows, pieces, strict=True):
+        row[: len(numbers)] = numbers
+    return rows, np.array([len(numbers) for numbers in pieces], dtype=np.int64)

@@ -94,8 +94,10 @@ class Propensity(ABC):
                 f"pattern {_word(strange)} occurs here but never in training, so its propensity "
                 "is zero and no weight can make up for it; score it unweighted"
             )
-        own = same.argmax(axis=1)
-        weight: NDArray[np.float64] = self.shares[own] / chance[np.arange(len(own)), own]
+        pattern = same.argmax(axis=1)
+        weight: NDArray[np.float64] = (
+            self.shares[pattern] / chance[np.arange(len(pattern)), pattern]
+        )
         return weight
 
 

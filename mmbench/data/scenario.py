@@ -30,14 +30,14 @@ class EveryPattern:
 
     def expand(self, names: tuple[str, ...]) -> dict[str, Missingness]:
         """Condition name -> pattern; the one with everything is called `complete`."""
-        shown = [row for row in every_pattern(len(names)) if row.any()]
-        shown.sort(key=lambda row: (-row.sum(), [not there for there in row]))
-        found: dict[str, Missingness] = {}
-        for row in shown:
+        patterns = [row for row in every_pattern(len(names)) if row.any()]
+        patterns.sort(key=lambda row: (-row.sum(), [not is_present for is_present in row]))
+        mechanisms: dict[str, Missingness] = {}
+        for row in patterns:
             label = "complete" if row.all() else pattern_name(row, names)
-            present = tuple(name for name, there in zip(names, row, strict=True) if there)
-            found[label] = Pattern(present)
-        return found
+            present = tuple(name for name, is_present in zip(names, row, strict=True) if is_present)
+            mechanisms[label] = Pattern(present)
+        return mechanisms
 
 
 @dataclass(frozen=True)
@@ -120,31 +120,31 @@ class Scenario:
         Raises:
             ValueError: If two different conditions would have one name.
         """
-        found: dict[str, Missingness] = {}
+        result: dict[str, Missingness] = {}
         for entry in self.test:
             expanded = (
                 entry.expand(names) if isinstance(entry, EveryPattern) else {entry.label: entry}
             )
             for label, missingness in expanded.items():
-                past = simplest(found.setdefault(label, missingness))
+                past = simplest(result.setdefault(label, missingness))
                 if past != simplest(missingness) and label != "complete":
                     raise ValueError(
                         f"scenario {self.name!r}: two test conditions are called {label!r}"
                     )
-        return found
+        return result
 
     def classes(self) -> tuple[type, ...]:
         """Classes of all mechanisms that it names, by whose sources its masks are known."""
-        found: dict[type, None] = {}
+        classes: dict[type, None] = {}
         waiting: list[Any] = [self.train, self.val, *self.test]
         while waiting:
             one = waiting.pop(0)
-            found[type(one)] = None
+            classes[type(one)] = None
             if isinstance(one, Natural) and one.simulated is not None:
                 waiting.append(one.simulated)
             if isinstance(one, Composed):
                 waiting += [one.loss, *one.within]
-        return tuple(found)
+        return tuple(classes)
 
     def check(self, names: tuple[str, ...]) -> None:
         """Refuse modalities that do not exist and rates that cannot be reached.
@@ -174,12 +174,12 @@ def _is_list(value: JSON) -> bool:
 
 def _one(spec: JSON, where: str) -> Missingness:
     """Read the mechanism of a split that is not tested on."""
-    found = _grid(spec, where)
-    if len(found) != 1:
+    grid = _grid(spec, where)
+    if len(grid) != 1:
         raise ValueError(f"{where}: takes one value, found a list; only test is a grid")
-    if isinstance(found[0], EveryPattern):
+    if isinstance(grid[0], EveryPattern):
         raise ValueError(f"{where}: every_pattern is a list of test conditions; name one mechanism")
-    return found[0]
+    return grid[0]
 
 
 def _grid(spec: JSON, where: str) -> list[Missingness | EveryPattern]:
@@ -210,17 +210,17 @@ def _grid(spec: JSON, where: str) -> list[Missingness | EveryPattern]:
         read = READERS[parameter.type]
         is_grid = _is_list(value) and read is not _words and len(value) > 0
         choices.append([(word, key, read, one) for one in (value if is_grid else [value])])
-    found: list[Missingness | EveryPattern] = []
+    members: list[Missingness | EveryPattern] = []
     for chosen in product(*choices):
         try:
             made = {
                 word: cls(**{key: read(one, key) for w, key, read, one in chosen if w == word})
                 for word, cls in classes.items()
             }
-            found.append(_composed(parts, made))
+            members.append(_composed(parts, made))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    return found
+    return members
 
 
 def _parts(mechanism: str, where: str) -> list[str]:

@@ -200,10 +200,10 @@ class Task:
         else:
             fitting = [m for m in self.modalities if m.name == name and m.kind in kinds]
         if not fitting:
-            found = {m.name: m.kind for m in self.modalities if name in (None, m.name)}
+            candidates = {m.name: m.kind for m in self.modalities if name in (None, m.name)}
             raise ValueError(
                 f"a modality of kind {' or '.join(kinds)} is needed, found "
-                f"{', '.join(f'{n} of kind {kind}' for n, kind in found.items())}"
+                f"{', '.join(f'{n} of kind {kind}' for n, kind in candidates.items())}"
             )
         return fitting[0]
 

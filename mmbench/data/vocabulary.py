@@ -28,11 +28,11 @@ def vocabulary(texts: Iterable[str], *, min_count: int = 2) -> dict[str, int]:
         Word -> id, from 2 upwards: 0 is padding, 1 stands for every other word.
     """
     counts = Counter(word for text in texts for word in words(text))
-    kept = sorted(
+    frequent = sorted(
         (word for word in counts if counts[word] >= min_count),
         key=lambda word: (-counts[word], word),
     )
-    return {word: number for number, word in enumerate(kept, start=UNKNOWN + 1)}
+    return {word: number for number, word in enumerate(frequent, start=UNKNOWN + 1)}
 
 
 def encode(

@@ -269,8 +269,8 @@ class SmallBackbone(Backbone):
     ) -> Float[Tensor, "batch pooled"]:
         """See `Backbone`."""
         [x] = xs
-        own = x.shape[1] - 1 - sum(self.counts.values())
-        z: Tensor = self.pooler(self.norm(x[:, own if at is None else at]))
+        end = x.shape[1] - 1 - sum(self.counts.values())
+        z: Tensor = self.pooler(self.norm(x[:, end if at is None else at]))
         return z
 
 

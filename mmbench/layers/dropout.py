@@ -15,5 +15,5 @@ class Dropout(nn.Dropout):
         """Zero a share `p` of the elements in training, and scale the others up."""
         if not (self.training and self.p and x.is_cpu):
             return super().forward(x)
-        kept = torch.rand_like(x) >= self.p
-        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
+        mask = torch.rand_like(x) >= self.p
+        return x * mask.to(x.dtype).mul_(1 / (1 - self.p))

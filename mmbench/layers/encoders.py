@@ -269,9 +269,9 @@ class TextTrunk(nn.Module):
         steps = self.embed(torch.where(valid, x, 0)) + self.position[: x.shape[1]]
         if x.shape[1] > self.most:
             lengths = valid.sum(1)
-            kept = lengths.clamp_max(self.most)  # a short text keeps its tokens as they are
-            steps = window_weights(lengths, x.shape[1], self.most, kept).to(steps) @ steps
-            lengths, valid = kept, valid_steps(kept, steps)
+            counts = lengths.clamp_max(self.most)  # a short text keeps its tokens as they are
+            steps = window_weights(lengths, x.shape[1], self.most, counts).to(steps) @ steps
+            lengths, valid = counts, valid_steps(counts, steps)
         return adaptive_mean(self.layers(steps, valid), lengths, self.tokens)
 
 
@@ -363,8 +363,8 @@ class StepTokens(nn.Module):
     ) -> Float[Tensor, "batch token dim"]:
         """Project; tokens of padding have no meaning."""
         valid = valid_steps(lengths, x)
-        shown = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
-        z: Tensor = self.project(shown)
+        visible = torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+        z: Tensor = self.project(visible)
         if x.shape[1] <= self.most:
             return z
         count = valid.sum(1)

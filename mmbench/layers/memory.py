@@ -68,11 +68,11 @@ class Neighbours:
     Args:
         rows: (B, K). Where fewer than K rows could serve, the list begins again with the best;
             where none could, the rows have no meaning.
-        found: (B, K), False = a repetition; a query without any neighbour has no True.
+        valid: (B, K), False = a repetition; a query without any neighbour has no True.
     """
 
     rows: Int[Tensor, "query rank"]
-    found: Bool[Tensor, "query rank"]
+    valid: Bool[Tensor, "query rank"]
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def nearest(
     query: Float[Tensor, "query width"],
     keys: Float[Tensor, "row width"],
     k: int,
-    own: Int[Tensor, " query"] | None = None,
+    self_row: Int[Tensor, " query"] | None = None,
 ) -> tuple[Int[Tensor, "query rank"], Float[Tensor, "query rank"]]:
     """Find the K keys of largest product with each query, by matrix products.
 
@@ -92,7 +92,7 @@ def nearest(
         query: Finite.
         keys: Finite.
         k: K, 1..64.
-        own: Row that each query may not find, itself; -1 = none. None = no query has one.
+        self_row: Row that each query may not find, itself; -1 = none. None = no query has one.
 
     Returns:
         Rows in the order (-score, row), and their scores; -inf, with a row of no meaning, where
@@ -104,6 +104,7 @@ def nearest(
     if not 1 <= k <= BLOCK:
         raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
     blocks = max(1, math.ceil(len(keys) / BLOCK))
+    query = query.to(keys)  # under autocast one of them may be half as wide
     step = max(1, SCORES // (blocks * BLOCK))
     held = query.new_full((min(step, len(query)), blocks * BLOCK), -math.inf)
     rows, scores = [], []
@@ -112,10 +113,10 @@ def nearest(
         score = held[: len(part)]
         if len(keys):
             torch.mm(part, keys.T, out=score[:, : len(keys)])
-        if own is not None:
-            itself = own[start : start + step, None]
-            kept = score[:, :1].masked_fill(itself >= 0, -math.inf)
-            score.scatter_(1, itself.clamp_min(0), kept)
+        if self_row is not None:
+            itself = self_row[start : start + step, None]
+            excluded = score[:, :1].masked_fill(itself >= 0, -math.inf)
+            score.scatter_(1, itself.clamp_min(0), excluded)
         grouped = score.view(len(part), blocks, BLOCK)
         order = grouped.amax(2).sort(dim=1, descending=True, stable=True).indices
         block = order[:, :k].sort(dim=1).values  # by row again, so that ties stay in order
@@ -178,7 +179,7 @@ def nearest_by_index(
     query: Float[Tensor, "query width"],
     index: Any,
     k: int,
-    own: Int[Tensor, " query"] | None = None,
+    self_row: Int[Tensor, " query"] | None = None,
 ) -> tuple[Int[Tensor, "query rank"], Float[Tensor, "query rank"]]:
     """As `nearest`, by an index of faiss: exactly the same for one that is exact.
 
@@ -189,24 +190,24 @@ def nearest_by_index(
         query: Finite.
         index: As of `empty_index`, filled.
         k: K, 1..64.
-        own: Row that each query may not find; -1 = none. None = no query has one.
+        self_row: Row that each query may not find; -1 = none. None = no query has one.
     """
-    asked = k + 1
+    count = k + 1
     while True:
-        asked = min(asked, index.ntotal)
-        found = index.search(query.cpu().numpy(), asked)
-        score, row = (torch.from_numpy(x).to(query.device) for x in found)
-        nothing = row < 0 if own is None else (row < 0) | (row == own[:, None])
+        count = min(count, index.ntotal)
+        answer = index.search(query.cpu().numpy(), count)
+        score, row = (torch.from_numpy(x).to(query.device) for x in answer)
+        nothing = row < 0 if self_row is None else (row < 0) | (row == self_row[:, None])
         last = score[:, -1]
         score = score.masked_fill(nothing, -math.inf)
-        gap = max(0, k - asked)
+        gap = max(0, k - count)
         score = nn.functional.pad(score, (0, gap), value=-math.inf)
         row = nn.functional.pad(row, (0, gap)).clamp_min(0)
         row, order = row.sort(dim=1)
         best = score.gather(1, order).sort(dim=1, descending=True, stable=True)
-        if asked == index.ntotal or bool((last < best.values[:, k - 1]).all()):
+        if count == index.ntotal or bool((last < best.values[:, k - 1]).all()):
             return row.gather(1, best.indices[:, :k]), best.values[:, :k]
-        asked *= 2
+        count *= 2
 
 
 class Feature(nn.Module):
@@ -385,7 +386,7 @@ class Memory(nn.Module):
     train_id: Tensor
     train_code: Tensor
     train_rows: Tensor
-    train_found: Tensor
+    train_valid: Tensor
 
     def __init__(
         self, task: Task, k: int = 5, *, index: str | None = None, retrieve_by: str = ""
@@ -419,7 +420,7 @@ class Memory(nn.Module):
             self.register_buffer(name, torch.zeros(0, dtype=torch.long), persistent=False)
         rows = torch.zeros(0, k, dtype=torch.long)
         self.register_buffer("train_rows", rows, persistent=False)
-        self.register_buffer("train_found", rows.bool(), persistent=False)
+        self.register_buffer("train_valid", rows.bool(), persistent=False)
         self._noted: list[tuple[Tensor, Tensor, Tensor]] = []  # ids, rows and scores of queries
         self._picture = next((m.name for m in task.modalities if m.kind == "image"), None)
         self._pictures = torch.zeros(0)  # of the first of them
@@ -464,22 +465,22 @@ class Memory(nn.Module):
 
         def look(rows: Tensor, present: bool) -> Tensor:
             parts = (
-                zero_absent(part.scaled(raw[name][rows]), there[rows] | present)
-                for name, part, there in pairs
+                zero_absent(part.scaled(raw[name][rows]), has[rows] | present)
+                for name, part, has in pairs
             )
             return torch.cat(list(parts), 1)
 
         self.keys = torch.cat(
             [look(part, True) for part in torch.split(rows, CHUNK)] or [self.keys[:0]]
         )
-        found = [
-            self.found(look(part, False), self.row_of(sample_id[part]), sample_id[part])
+        neighbours = [
+            self.neighbours_of(look(part, False), self.row_of(sample_id[part]), sample_id[part])
             for part in torch.split(torch.arange(len(sample_id)), CHUNK)
         ]
         self.train_id, order = sample_id.sort()
         self.train_code = presence_code(presence)[order]
-        self.train_rows = torch.cat([part.rows for part in found])[order]
-        self.train_found = torch.cat([part.found for part in found])[order]
+        self.train_rows = torch.cat([part.rows for part in neighbours])[order]
+        self.train_valid = torch.cat([part.valid for part in neighbours])[order]
 
     def _refer(self, seen: "list[_Seen]", rows: Tensor) -> None:
         """Say where the inputs of the bank lie: in the data module's split, or in copies of ours.
@@ -495,7 +496,7 @@ class Memory(nn.Module):
             self._place = torch.cat([part.place for part in seen])[rows]
             return
         whole = {name: [part.copies[name] for part in seen] for name in self.names}
-        kept = torch.cat([part.complete for part in seen]).cumsum(0) - 1
+        order = torch.cat([part.complete for part in seen]).cumsum(0) - 1
         self._stored = {
             name: Stored(
                 torch.cat([x for x, _ in parts]),
@@ -506,7 +507,7 @@ class Memory(nn.Module):
             )
             for name, parts in whole.items()
         }
-        self._place, self._embeddings = kept[rows], None
+        self._place, self._embeddings = order[rows], None
 
     def require_neighbours(self) -> None:
         """Refuse a memory in which a sample could find nothing but itself.
@@ -573,7 +574,7 @@ class Memory(nn.Module):
             at = at.clamp_max(len(self.train_id) - 1)
             same = self.train_id[at] == batch.sample_id
             if bool((same & (self.train_code[at] == presence_code(batch.presence))).all()):
-                return Neighbours(self.train_rows[at], self.train_found[at])
+                return Neighbours(self.train_rows[at], self.train_valid[at])
         return self.search(batch)
 
     def train(self, mode: bool = True) -> "Memory":
@@ -612,31 +613,31 @@ class Memory(nn.Module):
             theirs = theirs.view(*first.shape, *theirs.shape[1:])
             pictures["query_image"] = as_picture(self._pictures).cpu().numpy()
             pictures["neighbour_image"] = as_picture(theirs).cpu().numpy()
-        shown = Retrieval(
+        result = Retrieval(
             query=query.cpu().numpy(),
             neighbour=self.sample_id[rows].cpu().numpy(),
             score=score.cpu().numpy(),
             by=np.array(self.by),
             **pictures,
         )
-        return {"retrieval": shown}
+        return {"retrieval": result}
 
     def search(self, batch: Batch) -> Neighbours:
         """The same by matrix products, or by the index."""
-        return self.found(self.look(batch), self.row_of(batch.sample_id), batch.sample_id)
+        return self.neighbours_of(self.look(batch), self.row_of(batch.sample_id), batch.sample_id)
 
     @torch.no_grad()
-    def found(self, query: Tensor, own: Tensor, sample_id: Tensor) -> Neighbours:
+    def neighbours_of(self, query: Tensor, self_row: Tensor, sample_id: Tensor) -> Neighbours:
         """What samples of these features find, each without itself."""
         if self.index is None or not len(self):
-            rows, score = nearest(query, self.keys, self.k, own)
+            rows, score = nearest(query, self.keys, self.k, self_row)
         else:
             mark = (self.keys.data_ptr(), self.keys._version)
             if self._built[0] != mark:
                 made = empty_index(self.keys.shape[1], self.index)
                 fill_index(made, self.keys)
                 self._built = (mark, made)
-            rows, score = nearest_by_index(query, self._built[1], self.k, own)
+            rows, score = nearest_by_index(query, self._built[1], self.k, self_row)
         return self.checked(sample_id, rows, score > -math.inf)
 
     def sample(self, batch: Batch, key: Int[Tensor, " batch"]) -> Neighbours:
@@ -647,22 +648,22 @@ class Memory(nn.Module):
             key: Random bits, one number a query.
         """
         score = hashed(key[:, None], torch.arange(len(self), device=key.device)).double()
-        own = self.row_of(batch.sample_id)
-        itself = torch.arange(len(self), device=key.device) == own[:, None]
+        self_row = self.row_of(batch.sample_id)
+        itself = torch.arange(len(self), device=key.device) == self_row[:, None]
         score = score.masked_fill(itself, -math.inf)
         gap = score.new_full((len(score), max(0, self.k - len(self))), -math.inf)
         best, rows = torch.cat([score, gap], 1).topk(self.k)
         return self.checked(batch.sample_id, rows, best > -math.inf)
 
-    def checked(self, sample_id: Tensor, rows: Tensor, found: Tensor) -> Neighbours:
+    def checked(self, sample_id: Tensor, rows: Tensor, valid: Tensor) -> Neighbours:
         """Begin the list again where it is too short; refuse a query that found itself."""
-        count = found.sum(1, keepdim=True)
+        count = valid.sum(1, keepdim=True)
         again = torch.arange(self.k, device=rows.device) % count.clamp_min(1)
         rows = torch.where(count > 0, rows.gather(1, again), 0)
         if rows.is_cpu and len(self):  # elsewhere the question would stall the device
             itself = self.sample_id[rows] == sample_id[:, None]
-            assert not (itself & found).any(), "a sample is its own neighbour"
-        return Neighbours(rows, found)
+            assert not (itself & valid).any(), "a sample is its own neighbour"
+        return Neighbours(rows, valid)
 
     def tokens(
         self, name: str, rows: Int[Tensor, "*rows"], embedder: nn.Module
@@ -732,7 +733,7 @@ class Memory(nn.Module):
             if stored.gap is not None:  # as it is read: what is hidden must not be kept
                 destination[f"{prefix}input_{m}"] = stored.read(self._place)[0]
                 continue
-            destination[f"{prefix}input_{m}"] = stored.values[self._place]
+            destination[f"{prefix}input_{m}"] = stored.raw(self._place)
             if stored.scale is not None:
                 destination[f"{prefix}scale_{m}"] = torch.stack(
                     [stored.scale.mean, stored.scale.inverse_std]
@@ -789,18 +790,18 @@ class _Seen:
 
     @classmethod
     def of(cls, batch: Batch, features: list[Feature]) -> "_Seen":
-        shown = batch if batch.teacher is None else batch.teacher
-        complete = shown.presence.all(1)
-        rows = None if shown.embeddings is None else shown.embeddings.rows
-        split = None if shown.embeddings is None else shown.embeddings.whole
+        source = batch if batch.teacher is None else batch.teacher
+        complete = source.presence.all(1)
+        rows = None if source.embeddings is None else source.embeddings.rows
+        split = None if source.embeddings is None else source.embeddings.whole
         refer = split is not None and split.stored is not None
-        copies = {} if refer else {n: _some(shown, n, complete) for n in batch.modalities}
+        copies = {} if refer else {n: _some(source, n, complete) for n in batch.modalities}
         return cls(
             batch.sample_id,
             batch.presence,
             complete,
-            shown.target,
-            {part.name: part.of(shown) for part in features},
+            source.target,
+            {part.name: part.of(source) for part in features},
             split,
             batch.sample_id if rows is None else rows,
             copies,

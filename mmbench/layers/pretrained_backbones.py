@@ -146,10 +146,10 @@ class PretrainedBackbone(Backbone):
         """See `Backbone`."""
         read = []
         for stream, x in enumerate(xs):
-            own = x.shape[1] - sum(self.counts[name] for name in self.streams[stream])
+            end = x.shape[1] - sum(self.counts[name] for name in self.streams[stream])
             if self.causal and stream == 0:
-                own = -1  # the end of the text, which alone has read all of it
-            read.append(self.norms[stream](x[:, own if at is None else at]))
+                end = -1  # the end of the text, which alone has read all of it
+            read.append(self.norms[stream](x[:, end if at is None else at]))
         z: Tensor = self.pooler(torch.cat(read, dim=1))
         return z
 
@@ -428,9 +428,9 @@ class PackagedBackbone(PretrainedBackbone):
             return super().pool(xs, reads, at)
         means = []
         for x, read, [name] in zip(xs, reads, self.streams, strict=True):
-            own, present = x[:, -self.counts[name] :], read[:, -self.counts[name] :]
+            tokens, present = x[:, -self.counts[name] :], read[:, -self.counts[name] :]
             weight = present / present.sum(1, keepdim=True).clamp_min(1)
-            means.append((weight[:, None].to(x) @ own).squeeze(1))
+            means.append((weight[:, None].to(x) @ tokens).squeeze(1))
         return torch.cat(means, 1)
 
 
@@ -783,10 +783,10 @@ def text_and_image(task: Task) -> tuple[Modality, Modality]:
     """
     kinds = {m.kind: m for m in task.modalities}
     if len(task.modalities) != 2 or set(kinds) != {"tokens", "image"}:
-        found = ", ".join(f"{m.name} ({m.kind})" for m in task.modalities)
+        modalities = ", ".join(f"{m.name} ({m.kind})" for m in task.modalities)
         raise ValueError(
             "pretrained backbones read one modality of kind tokens and one of kind image, "
-            f"found {found}; take the backbone small"
+            f"found {modalities}; take the backbone small"
         )
     return kinds["tokens"], kinds["image"]
 

@@ -132,8 +132,8 @@ def fallback(seen: Bool[Tensor, " pattern"]) -> Float[Tensor, "pattern pattern"]
     contains = (index & index[:, None]) == index[:, None]
     contains = contains & seen
     contains = torch.where(contains.any(1, keepdim=True), contains, seen)
-    own = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
-    use = torch.where(seen[:, None], own, contains)
+    same = torch.eye(len(seen), dtype=torch.bool, device=seen.device)
+    use = torch.where(seen[:, None], same, contains)
     return use / use.sum(1, keepdim=True)
 
 

@@ -206,9 +206,9 @@ def make_room(bank: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> No
         prefix: Of the bank's names in it.
     """
     for name, buffer in bank._buffers.items():
-        kept = state_dict.get(prefix + name)
-        if kept is not None and buffer is not None and kept.shape[1:] == buffer.shape[1:]:
-            bank._buffers[name] = torch.empty(kept.shape, dtype=kept.dtype, device=buffer.device)
+        saved = state_dict.get(prefix + name)
+        if saved is not None and buffer is not None and saved.shape[1:] == buffer.shape[1:]:
+            bank._buffers[name] = torch.empty(saved.shape, dtype=saved.dtype, device=buffer.device)
 
 
 def candidates(wanted: Bool[Tensor, " entry"]) -> Int[Tensor, " _"]:

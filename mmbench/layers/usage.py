@@ -20,18 +20,18 @@ class UsageMeter(nn.Module):
         experts: E.
     """
 
-    asked: Tensor
+    totals: Tensor
 
     def __init__(self, modalities: int, experts: int) -> None:
         super().__init__()
         self.experts = experts
         # the last column counts; not saved, since it says nothing that was learned
-        self.register_buffer("asked", torch.zeros(2**modalities, experts + 1), persistent=False)
+        self.register_buffer("totals", torch.zeros(2**modalities, experts + 1), persistent=False)
 
     def train(self, mode: bool = True) -> "UsageMeter":
         """Switch modes; an evaluation begins with nothing."""
         if not mode:
-            self.asked.zero_()
+            self.totals.zero_()
         super().train(mode)
         return self
 
@@ -55,9 +55,9 @@ class UsageMeter(nn.Module):
             return
         rows = torch.cat([weight, (weight.sum(1, keepdim=True) > 0).to(weight)], 1)
         of_sample = rows.view(len(code), -1, rows.shape[1]).sum(1)
-        self.asked.index_add_(0, code, of_sample.to(self.asked))
+        self.totals.index_add_(0, code, of_sample.to(self.totals))
 
-    def shown(
+    def diagnostics(
         self, modalities: Sequence[str], experts: Sequence[str], name: str = "router"
     ) -> dict[str, RouterUsage]:
         """What was counted, as a diagnostic; nothing if nobody was asked.
@@ -67,16 +67,16 @@ class UsageMeter(nn.Module):
             experts: Names.
             name: Of the diagnostic.
         """
-        asked = self.asked.cpu().numpy()
-        codes = asked[:, :-1].sum(1).nonzero()[0]
+        totals = self.totals.cpu().numpy()
+        codes = totals[:, :-1].sum(1).nonzero()[0]
         if not len(codes):
             return {}
         presence = (codes[:, None] >> np.arange(len(modalities)) & 1).astype(bool)
-        weight = asked[codes, :-1]
+        weight = totals[codes, :-1]
         usage = RouterUsage(
             pattern=np.array([pattern_name(row, modalities) for row in presence], dtype=np.str_),
             expert=np.array(experts, dtype=np.str_),
             share=weight / weight.sum(1, keepdims=True),
-            count=asked[codes, -1],
+            count=totals[codes, -1],
         )
         return {name: usage}

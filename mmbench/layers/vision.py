@@ -200,11 +200,11 @@ class EfficientNetLite(Trunk):
         return z
 
 
-def network(asked: str, image: Modality) -> Trunk:
+def network(trunk: str, image: Modality) -> Trunk:
     """Build a network by its name, or by its name and a local file of weights.
 
     Args:
-        asked: One of `BACKBONES`, untrained, or `resnet18:/models/resnet18.safetensors`; nothing
+        trunk: One of `BACKBONES`, untrained, or `resnet18:/models/resnet18.safetensors`; nothing
             is ever downloaded. The weights of `efficientnet_lite0` come with the extra
             `pretrained`.
         image: Modality of kind image. Where there are weights, it must say how its pixels were
@@ -214,7 +214,7 @@ def network(asked: str, image: Modality) -> Trunk:
         ValueError: If there is none of that name, it does not fit the images, the file does
             not hold its weights, or weights meet images that were never 8-bit pixels.
     """
-    name, _, path = asked.partition(":")
+    name, _, path = trunk.partition(":")
     if name not in BACKBONES:
         known = f"; there are {', '.join(BACKBONES)}"
         raise ValueError(f"no backbone named {name!r}{suggest(name, BACKBONES) or known}")

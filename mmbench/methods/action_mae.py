@@ -131,12 +131,12 @@ class ActionMAE(Method):
         present = F.pad(presence, (count, 0), value=True)
         encoded = self.encoder(torch.cat([memory, v + self.position], dim=1), present)
         tokens = encoded[:, count:]
-        kept = presence
+        visible = presence
         if self.official and not self.training:
             order = presence.int().argsort(dim=1, descending=True, stable=True)
             tokens = tokens.gather(1, order[:, :, None].expand_as(tokens))
-            kept = presence.gather(1, order)
-        placed = torch.where(kept[:, :, None], tokens, self.mask) + self.position
+            visible = presence.gather(1, order)
+        placed = torch.where(visible[:, :, None], tokens, self.mask) + self.position
         decoded = self.decoder(torch.cat([encoded[:, :count], placed], dim=1))
         v_hat: Tensor = self.rebuilt(decoded[:, count:])
         if self.official:

@@ -425,5 +425,5 @@ def push_apart(b: Features, f: Vectors, present: Bool[Tensor, "batch modality"])
 
 def distances(b: Features, f: Vectors) -> Float[Tensor, "batch modality"]:
     """Euclidean; zero where equal, unlike torch's `pairwise_distance`, which adds 1e-6."""
-    found: Tensor = torch.linalg.vector_norm(b - f[:, None], dim=-1)
-    return found
+    norms: Tensor = torch.linalg.vector_norm(b - f[:, None], dim=-1)
+    return norms

@@ -154,9 +154,9 @@ class CMPT(Method):
         """Encoders of single modalities, then what is added to them."""
         names = [f"towers.{name}" for name, _ in self.towers.named_parameters()]
         adapters = tuple(name for name in names if ADAPTER in name)
-        own = tuple(name for name in names if ADAPTER not in name)
+        plain = tuple(name for name in names if ADAPTER not in name)
         return (
-            Stage("unimodal", trains=("encode", *own, "heads"), shared_across=("alignment",)),
+            Stage("unimodal", trains=("encode", *plain, "heads"), shared_across=("alignment",)),
             Stage("proxies", trains=(*adapters, "proxies", "head")),
         )
 
@@ -172,7 +172,7 @@ class CMPT(Method):
         for m, tower in enumerate(self.towers):
             read = tower(x[:, m], self.proxies[m])
             k.append(read[:, 0])
-            y[:, m, [n for n in range(count) if n != m]] = read[:, 1:]
+            y[:, m, [n for n in range(count) if n != m]] = read[:, 1:].to(y)
         return torch.stack(k, dim=1), y
 
     def predict(self, k: ClassTokens, y: Proxies, seen: Presence) -> Float[Tensor, "batch output"]:

@@ -217,9 +217,9 @@ class DCP(PromptMethod):
         parts = zip(self.task.names, self.project, self.queries, self.dynamic, strict=True)
         made = {}
         for name, project, queries, dynamic in parts:
-            asked = torch.tensordot(use, queries, 1)[pattern]
+            query = torch.tensordot(use, queries, 1)[pattern]
             made[name] = torch.cat(
-                [project(common)[pattern], dynamic(asked, tokens[name], read[name])], dim=1
+                [project(common)[pattern], dynamic(query, tokens[name], read[name])], dim=1
             )
         return made
 

@@ -93,8 +93,8 @@ class Network(nn.Module):
         """
         cls = self.cls.expand(len(x), 1, -1)
         t = torch.cat([cls, (x + self.place).flatten(1, 2)], dim=1)
-        there = F.pad(present.repeat_interleave(x.shape[2], dim=1), (1, 0), value=True)
-        joint = self.layers(t, there)[:, 0]
+        readable = F.pad(present.repeat_interleave(x.shape[2], dim=1), (1, 0), value=True)
+        joint = self.layers(t, readable)[:, 0]
         return self.head(joint), F.normalize(self.project(joint), dim=1)
 
 
@@ -215,7 +215,7 @@ class DyMo(Method):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """Which rebuilt modalities the samples of each pattern took in."""
         taken = ("nothing", *(f"{name}, rebuilt" for name in self.task.names))
-        return self.usage.shown(self.task.names, taken, "taken in")
+        return self.usage.diagnostics(self.task.names, taken, "taken in")
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """The network's prediction from what is present, then the prediction."""
@@ -264,9 +264,9 @@ class DyMo(Method):
         q = torch.where(known.any(), near, 0.0)
         s, c = presence_code(present) - 1, logits.argmax(1)
         count = self.counts[s, c]
-        own = self.sums[s, c] / count.clamp_min(1)[:, None]
-        sigma = (1 - own.square().sum(1)).clamp_min(1e-6).sqrt()
-        away = torch.linalg.vector_norm(z - own, dim=1)
+        centre = self.sums[s, c] / count.clamp_min(1)[:, None]
+        sigma = (1 - centre.square().sum(1)).clamp_min(1e-6).sqrt()
+        away = torch.linalg.vector_norm(z - centre, dim=1)
         p = torch.erfc(away / (sigma * 2**0.5))  # 2 Φ(-a) = erfc(a / √2)
         return q, torch.where(count >= 2, p, 1.0)
 
@@ -320,6 +320,7 @@ class DyMo(Method):
             x = self.network.tokens(truth)
             z = self.network(x, seen)[1]
             where = (presence_code(seen) - 1, batch.target)
+            z = z.to(self.sums)
             self.sums.index_put_(where, z, accumulate=True)
             self.counts.index_put_(where, torch.ones_like(z[:, 0]), accumulate=True)
         error = (self.rebuild(x, seen) - x).square().mean((2, 3))

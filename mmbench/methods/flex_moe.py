@@ -165,7 +165,7 @@ class FlexMoE(Method):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How the experts share the tokens of all layers; the first 2^M - 1 are specialists."""
         experts = [str(e) for e in range(self.usage.experts)]
-        return self.usage.shown(self.task.names, experts)
+        return self.usage.diagnostics(self.task.names, experts)
 
     def combination_of(self, presence: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
         """Number of each sample's combination, 0 = complete."""
@@ -220,14 +220,14 @@ class MissingBank(nn.Module):
     def __init__(self, number: int, size: tuple[int, int, int], *, base: bool) -> None:
         super().__init__()
         # combination 0 is complete and has nothing to be filled, but keeps the numbers simple
-        own = torch.zeros(number, *size) if base else torch.randn(number, *size)
-        self.own = nn.Parameter(own)
+        table = torch.zeros(number, *size) if base else torch.randn(number, *size)
+        self.table = nn.Parameter(table)
         self.base = nn.Parameter(torch.randn(size)) if base else None
 
     def forward(self, c: Int[Tensor, " batch"]) -> Tokens:
         """Tokens of all modalities for these combinations."""
-        own = self.own.index_select(0, c)
-        return own if self.base is None else self.base + own
+        tokens = self.table.index_select(0, c)
+        return tokens if self.base is None else self.base + tokens
 
 
 def gate_loss(
@@ -259,7 +259,7 @@ def gate_loss(
         .squeeze(-1)
     )  # (B, M, P)
     special = (picked * s).sum((0, 2)) / (s.sum() * tokens).clamp_min(1)  # (M,)
-    own = F.one_hot(c, noisy.shape[-1]).to(noisy)[:, None, None]  # (B, 1, 1, E)
+    target = F.one_hot(c, noisy.shape[-1]).to(noisy)[:, None, None]  # (B, 1, 1, E)
     total = special
     for amount in (gates, load):
         total = total + cv_squared((amount * (1 - s[..., None])).sum((0, 2)))
@@ -267,5 +267,5 @@ def gate_loss(
         if variant == "official":
             total = total + cv_squared(others[:, 1:])
         else:
-            total = total + cv_squared((amount * s[..., None] * (1 - own)).sum((0, 2)))
+            total = total + cv_squared((amount * s[..., None] * (1 - target)).sum((0, 2)))
     return total.sum()

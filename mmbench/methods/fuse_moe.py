@@ -166,13 +166,13 @@ class FuseMoE(Method):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How the experts of each layer share what they are asked."""
-        found: dict[str, Diagnostic] = {}
+        result: dict[str, Diagnostic] = {}
         for number, layer in enumerate(self.layers):
             usage = layer.get_submodule("mix.usage")
             assert isinstance(usage, UsageMeter)
             experts = [str(e) for e in range(usage.experts)]
-            found |= usage.shown(self.task.names, experts, f"router of layer {number + 1}")
-        return found
+            result |= usage.diagnostics(self.task.names, experts, f"router of layer {number + 1}")
+        return result
 
     def predict(self, batch: Batch) -> tuple[Float[Tensor, "batch output"], Float[Tensor, ""]]:
         """Outputs, and the penalty on the routing of all layers."""
@@ -202,10 +202,10 @@ def entropy_loss(
     """
     seen = presence.any(0)
     w = presence.to(p)[:, :, None]
-    own = (p * w).sum(0) / w.sum(0).clamp_min(1)  # p-hat (M, E), rows of zeros where not seen
+    mean = (p * w).sum(0) / w.sum(0).clamp_min(1)  # p-hat (M, E), rows of zeros where not seen
     count = seen.sum().clamp_min(1)
-    sharp = shannon(own).sum() / count
-    return sharp - shannon(own.sum(0) / count)
+    sharp = shannon(mean).sum() / count
+    return sharp - shannon(mean.sum(0) / count)
 
 
 def shannon(p: Float[Tensor, "*leading expert"]) -> Float[Tensor, "*leading"]:
@@ -403,5 +403,5 @@ def scores(
     if gate == "softmax":
         return e @ weight.transpose(1, 2)
     # not by products: near-by experts would lose all digits
-    distance = torch.cdist(e, weight, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(e.to(weight), weight, compute_mode="donot_use_mm_for_euclid_dist")
     return -distance if gate == "laplace" else -distance.square()

@@ -84,7 +84,7 @@ class GraphNetwork(nn.Module):
         super().__init__()
         width = dim + graph
         self.relational = RelationalConv(relations, dim, graph)
-        self.own, self.near = nn.Linear(graph, graph), nn.Linear(graph, graph, bias=False)
+        self.root, self.near = nn.Linear(graph, graph), nn.Linear(graph, graph, bias=False)
         self.chain = nn.LSTM(width, width, 2, batch_first=True, bidirectional=True, dropout=dropout)
         self.match = nn.Linear(2 * width, 2 * width)
         self.out = nn.Linear(2 * width, width)
@@ -93,7 +93,7 @@ class GraphNetwork(nn.Module):
         """Y of each node."""
         read = self.relational(h, neighbours)
         # neighbours of any relation, summed up and not averaged
-        read = self.own(read) + self.near(neighbours.sum(0) @ read)
+        read = self.root(read) + self.near(neighbours.sum(0) @ read)
         chain, _ = self.chain(torch.cat([h, read], dim=2))
         # a score is in (-1, 1): no step can drown the others
         attention = (self.match(chain) @ chain.mT).tanh().softmax(2)

@@ -151,8 +151,8 @@ def uniqueness(
         away = (anchor - others).square().mean(-1)  # (i, j, B)
     else:
         away = F.pairwise_distance(anchor, others, eps=1e-7)
-    own = away.diagonal().t()[:, None]  # (i, 1, B)
-    terms = away - own if regression else F.relu(away - own + MARGIN)
+    positive = away.diagonal().t()[:, None]  # (i, 1, B)
+    terms = away - positive if regression else F.relu(away - positive + MARGIN)
     present = presence.t()
     another = ~torch.eye(len(present), dtype=torch.bool, device=present.device)[:, :, None]
     counted = present[:, None] & present & another
@@ -253,7 +253,9 @@ class I2MoE(Method):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How much each interaction counts."""
         names = self.task.names
-        return self.usage.shown(names, [*(f"unique {n}" for n in names), "synergy", "redundancy"])
+        return self.usage.diagnostics(
+            names, [*(f"unique {n}" for n in names), "synergy", "redundancy"]
+        )
 
     def embed(self, batch: Batch) -> Tokens:
         """Tokens e of each modality, learned ones where it is absent."""

@@ -94,8 +94,8 @@ class Score(nn.Module):
         for at, block in zip(self.at, self.blocks, strict=True):
             h = h + at(when)[:, :, None]
             h = block(h, torch.cat([h, c], dim=2))
-        told: Tensor = self.leave(F.layer_norm(h, h.shape[-1:]))
-        return told / spread(t)[:, None, None]
+        noise: Tensor = self.leave(F.layer_norm(h, h.shape[-1:]))
+        return noise / spread(t)[:, None, None]
 
 
 class Refine(nn.Module):
@@ -294,8 +294,8 @@ class IMDer(Method):
             return {"task": self.task_loss(self.recognise(self.tokens(truth)), truth.target)}
         seen = random_pattern(batch.presence)
         x = self.tokens(truth)
-        shown = torch.where(seen.T[:, :, None, None], x, 0.0)
-        c = self.conditions(shown)
+        visible = torch.where(seen.T[:, :, None, None], x, 0.0)
+        c = self.conditions(visible)
         noise = torch.randn(
             self.steps + 1, len(x) + 1, *x.shape[1:], device=x.device, dtype=x.dtype
         )
@@ -313,8 +313,8 @@ class IMDer(Method):
         t = EARLIEST + (1 - EARLIEST) * torch.rand(x.shape[1], device=x.device)
         eps, width = torch.randn_like(x), spread(t)[:, None, None]
         given = c + eps * width if self.official else c
-        told = self.score(x + eps * width, t, given)
-        error: Tensor = (told * width + eps).square().sum((2, 3))
+        score = self.score(x + eps * width, t, given)
+        error: Tensor = (score * width + eps).square().sum((2, 3))
         return error
 
 

@@ -85,8 +85,8 @@ class LateFusionTransformer(Method):
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Predict from what is present, less what chance hides in training."""
         z = self.encode(batch)  # (B, M, D)
-        shown = random_drop(batch.presence, self.drop) if self.training else batch.presence
+        presence = random_drop(batch.presence, self.drop) if self.training else batch.presence
         t = pad(z, (0, 0, 1, 0)) + self.place
-        t = self.layers(t, pad(shown, (1, 0), value=True))
+        t = self.layers(t, pad(presence, (1, 0), value=True))
         output: Tensor = self.head(t[:, 0])
         return output

@@ -52,10 +52,10 @@ class LateLogistic(Method):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        found = [untrained(modality) for modality in task.modalities]
-        outputs, count = task.num_outputs, len(found)
-        self.read = nn.ModuleList(module for module, _ in found)
-        self.experts = nn.ModuleList(nn.Linear(width, outputs) for _, width in found)
+        readers = [untrained(modality) for modality in task.modalities]
+        outputs, count = task.num_outputs, len(readers)
+        self.read = nn.ModuleList(module for module, _ in readers)
+        self.experts = nn.ModuleList(nn.Linear(width, outputs) for _, width in readers)
         self.requires_grad_(False)  # nothing learns by gradient
         self.register_buffer("prior", torch.zeros(outputs))
         self.register_buffer("priors", torch.zeros(count, outputs))

@@ -151,8 +151,8 @@ class M3Care(Method):
             return g
         if not len(self.memory):
             return self.convolve.alone(h, a)
-        kept = self.memory.everything()
-        anchor, present = self.encode(kept).transpose(0, 1), kept.presence.t()
+        bank = self.memory.everything()
+        anchor, present = self.encode(bank).transpose(0, 1), bank.presence.t()
         y = self.alike.features(anchor, present)
         bandwidth = self.alike.bandwidth
         among = self.alike(y, present, y, present, bandwidth)
@@ -169,8 +169,8 @@ class M3Care(Method):
 
     def blend(self, h: Embeddings, g: Embeddings, a: Presence) -> Embeddings:
         """Own embeddings with those of neighbours; the latter alone where there is no own one."""
-        filled, own = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
-        w = filled / (filled + own)
+        filled, observed = self.weigh_filled(g).sigmoid(), self.weigh_own(h).sigmoid()
+        w = filled / (filled + observed)
         return torch.where(a[:, :, None], w * g + (1 - w) * h, g)
 
     def completed(self, batch: Batch) -> dict[str, Float[Tensor, "batch _"]]:
@@ -231,8 +231,9 @@ class Similarity(nn.Module):
             variance = masked_mean((x - mean[:, None]).square(), present)
             with torch.no_grad():
                 known = present.any(1, keepdim=True)
-                for kept, now in ((self.mean, mean), (self.variance, variance)):
-                    kept.copy_(torch.where(known, kept.lerp(now, MOMENTUM), kept))
+                for average, now in ((self.mean, mean), (self.variance, variance)):
+                    now = now.to(average)
+                    average.copy_(torch.where(known, average.lerp(now, MOMENTUM), average))
         x = (x - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
         return torch.where(present[:, :, None], x, 0.0)
 
@@ -245,7 +246,7 @@ class Similarity(nn.Module):
         total = torch.where(pair, squared_distance(x, x), 0.0).sum((1, 2))
         now = total / count.clamp_min(1)
         now = torch.where(count > 0, now, self.bandwidth)
-        self.bandwidth.lerp_(now, MOMENTUM)
+        self.bandwidth.lerp_(now.to(self.bandwidth), MOMENTUM)
         return now
 
     def forward(

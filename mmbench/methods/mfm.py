@@ -113,8 +113,8 @@ class MFM(Method):
             presence: What is there.
         """
         inferred = self.surrogate(h.flatten(1)).unflatten(1, (-1, h.shape[2]))  # (B, 1 + M, D)
-        own = torch.where(presence[:, :, None], self.own_code(h), inferred[:, 1:])
-        return torch.cat([inferred[:, :1], own], dim=1)
+        factors = torch.where(presence[:, :, None], self.own_code(h), inferred[:, 1:])
+        return torch.cat([inferred[:, :1], factors], dim=1)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Prediction and rebuilding, as it is and by the surrogate, and the codes' discrepancy."""
@@ -136,20 +136,20 @@ class MFM(Method):
         self,
         batch: Batch,
         f: Float[Tensor, "batch code dim"],
-        asked: Bool[Tensor, "batch modality"],
+        targets: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, ""]:
         """Squared error of x_m from f_y and f_m: mean over the entries asked for, sum over m.
 
         Args:
             batch: What is to be rebuilt.
             f: Factors.
-            asked: True = the entry takes part; only present ones may.
+            targets: True = the entry takes part; only present ones may.
         """
         total = f.new_zeros(())
         for m, (name, part) in enumerate(zip(self.task.names, self.decoders, strict=True)):
             x = zero_absent(batch.inputs[name], batch.has(name))
             error = part(torch.cat([f[:, 0], f[:, 1 + m]], dim=1), x, batch.lengths.get(name))
-            total = total + (error * asked[:, m]).sum() / asked[:, m].sum().clamp_min(1)
+            total = total + (error * targets[:, m]).sum() / targets[:, m].sum().clamp_min(1)
         return total
 
 

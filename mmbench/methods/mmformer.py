@@ -118,18 +118,18 @@ class MMFormer(Method):
 
         Positions are added before every layer of both transformers, as released.
         """
-        own = []
+        encoded = []
         for m, within in enumerate(self.within):
             x = z[:, m]
             assert isinstance(within, nn.ModuleList)
             for layer in within:
                 x = layer(x + self.position[m])
-            own.append(x)
-        steps = [torch.where(batch.presence[:, :, None, None], torch.stack(own, dim=1), 0.0)]
-        shown = batch.presence.repeat_interleave(z.shape[2], dim=1) if self.key_mask else None
+            encoded.append(x)
+        steps = [torch.where(batch.presence[:, :, None, None], torch.stack(encoded, dim=1), 0.0)]
+        readable = batch.presence.repeat_interleave(z.shape[2], dim=1) if self.key_mask else None
         for layer in self.across:
             both = (steps[-1] + self.position).flatten(1, 2)  # (B, M P, D)
-            steps.append(layer(both, shown).view_as(z))
+            steps.append(layer(both, readable).view_as(z))
         return steps
 
     def classify(self, steps: list[Tokens], batch: Batch) -> Float[Tensor, "batch output"]:

@@ -115,20 +115,20 @@ class ExpertMix(nn.Module):
         dim: int,
         *,
         heads: int,
-        own: int,
+        modality_experts: int,
         shared: int,
         k: int,
         routers: Routers,
         dropout: float,
     ) -> None:
         super().__init__()
-        if k > own + shared:
+        if k > modality_experts + shared:
             raise ValueError(
-                f"asked for {k} experts a token, but a pool has {own} + {shared} shared ones; "
-                "lower top_k or raise modality_experts or shared_experts"
+                f"asked for {k} experts a token, but a pool has {modality_experts} + {shared} "
+                "shared ones; lower top_k or raise modality_experts or shared_experts"
             )
         self.routers = routers
-        self.own_count = own
+        self.own_count = modality_experts
         self.norm_attend = nn.LayerNorm(dim)
         # no dropout of its weights: on a CPU that would cost a fifth of a training step
         self.attend = SelfAttention(dim, heads=heads)
@@ -136,15 +136,17 @@ class ExpertMix(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.gate = NoisyTopKGate(
             dim,
-            modalities * own + shared,
+            modalities * modality_experts + shared,
             k,
             routers={"one": 1, "context": 2, "modality": modalities}[routers],
             normalise="all",  # Eq. 1
         )
-        self.own = nn.ModuleList(Experts(own, dim, 2 * dim) for _ in range(modalities))
+        self.specific = nn.ModuleList(
+            Experts(modality_experts, dim, 2 * dim) for _ in range(modalities)
+        )
         self.shared = Experts(shared, dim, 2 * dim) if shared else None
         # who may be asked for each target: its own experts and the shared ones
-        pools = torch.eye(modalities, dtype=torch.bool).repeat_interleave(own, dim=1)
+        pools = torch.eye(modalities, dtype=torch.bool).repeat_interleave(modality_experts, dim=1)
         pools = torch.cat([pools, torch.ones(modalities, shared, dtype=torch.bool)], dim=1)
         self.register_buffer("pools", pools, persistent=False)
 
@@ -193,16 +195,16 @@ class ExpertMix(nn.Module):
         self, x: Float[Tensor, "token dim"], routing: Routing, sizes: list[int]
     ) -> tuple[Float[Tensor, "token dim"], Float[Tensor, ""]]:
         """Mix the answers (Eq. 3) of each target's own experts and of the shared ones."""
-        first_shared = len(self.own) * self.own_count
+        first_shared = len(self.specific) * self.own_count
         answers, balances = [], []
         parts = zip(torch.split(x, sizes), routing.split(sizes), strict=True)
         for target, (part, choice) in enumerate(parts):
             if not len(part):
                 continue
             begin = target * self.own_count
-            own = slice(begin, begin + self.own_count)
-            answers.append(self.own[target](part, choice.gates[:, own]))
-            balances.append(choice.of(own, slice(first_shared, None)).balance())
+            pool = slice(begin, begin + self.own_count)
+            answers.append(self.specific[target](part, choice.gates[:, pool]))
+            balances.append(choice.of(pool, slice(first_shared, None)).balance())
         y = torch.cat(answers)
         if self.shared is not None:
             y = y + self.shared(x, routing.gates[:, first_shared:])
@@ -220,7 +222,7 @@ def integrate(
     halves = (sizes > 0).view(-1, 2).sum(1)
     share = counts / (sizes[half] * halves[query]).clamp_min(1)
     gap = answers.new_zeros(queries, *answers.shape[1:])
-    return gap.index_add(0, query, answers * share[:, None, None])
+    return gap.index_add(0, query, (answers * share[:, None, None]).to(gap))
 
 
 def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: Tokens) -> Tokens:
@@ -228,7 +230,7 @@ def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: 
     parts = torch.split(retrieved, [len(row) for row in rows])
     gap = torch.zeros_like(z[:, 0])
     pairs = zip(rows, parts, strict=True)
-    return torch.stack([gap.index_copy(0, row, part) for row, part in pairs], dim=1)
+    return torch.stack([gap.index_copy(0, row, part.to(gap)) for row, part in pairs], dim=1)
 
 
 class MoERetriever(Method):
@@ -321,7 +323,7 @@ class MoERetriever(Method):
                 modalities,
                 dim,
                 heads=heads,
-                own=modality_experts,
+                modality_experts=modality_experts,
                 shared=shared_experts,
                 k=top_k,
                 routers=routers,
@@ -400,9 +402,9 @@ class MoERetriever(Method):
         context = self.gather(z, batch, rows)
         answers = context.tokens
         if self.mix is not None:
-            answers, balance, asked = self.mix(context)
+            answers, balance, load = self.mix(context)
             if not self.training:
-                self.usage.add(asked.sum(1).to(answers), context.code)
+                self.usage.add(load.sum(1).to(answers), context.code)
         filled = scatter(integrate(answers, context), rows, z)
         return torch.where(batch.presence[:, :, None, None], z, filled), balance
 
@@ -441,10 +443,10 @@ class MoERetriever(Method):
         n_intra = slots[0][0].shape[1] if slots else 0
         if self.use_inter:
             # present ones first; the last is not needed, as one is missing
-            own = (~batch.presence).long().argsort(stable=True)[:, :-1]
-            present = batch.presence.gather(1, own)[row]
-            which = row[:, None] * z.shape[1] + own[row]
-            slots.append((which, present, own[row], code[:, None].expand_as(which)))
+            others = (~batch.presence).long().argsort(stable=True)[:, :-1]
+            present = batch.presence.gather(1, others)[row]
+            which = row[:, None] * z.shape[1] + others[row]
+            slots.append((which, present, others[row], code[:, None].expand_as(which)))
         if not slots:  # nothing to draw from yet
             nothing = row.new_zeros(len(row), 0)
             slots.append((nothing, nothing.bool(), nothing, nothing))
@@ -504,11 +506,11 @@ class MoERetriever(Method):
             without a supporting group, those without any sample to draw; `support`: who was
             drawn for some of them.
         """
-        found: dict[str, Diagnostic] = {}
-        for name, usage in self.usage.shown(self.task.names, self.experts).items():
+        result: dict[str, Diagnostic] = {}
+        for name, usage in self.usage.diagnostics(self.task.names, self.experts).items():
             chosen = usage.share * usage.count[:, None]
-            found[name] = usage
-            found["patterns of an expert"] = Matrix(
+            result[name] = usage
+            result["patterns of an expert"] = Matrix(
                 values=chosen / chosen.sum(0).clip(1e-9),
                 row=usage.pattern,
                 column=usage.expert,
@@ -517,10 +519,10 @@ class MoERetriever(Method):
             parts = zip(*self._drawn, strict=True)
             query, support = (torch.cat(part).cpu().numpy() for part in parts)
             unscored = np.full(support.shape, np.nan, np.float32)
-            found["support"] = Retrieval(query=query, neighbour=support, score=unscored)
-            found["fallbacks"] = Matrix(
+            result["support"] = Retrieval(query=query, neighbour=support, score=unscored)
+            result["fallbacks"] = Matrix(
                 values=self.fallbacks.cpu().numpy()[None].astype(float),
                 row=np.array(["queries"]),
                 column=np.array(["all", "without a supporting group", "without any sample"]),
             )
-        return found
+        return result

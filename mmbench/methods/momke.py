@@ -156,14 +156,14 @@ class ModalityExperts(nn.Module):
         rows, seen = x.flatten(0, 1), valid.flatten(0, 1)
         if x.is_cpu:  # how many are there is at hand: ask about no others
             present = seen.any(-1).nonzero().squeeze(1)
-            y = self(*self._shown(rows[present], seen[present]))
+            y = self(*self._expanded(rows[present], seen[present]))
             y = y.new_zeros(self.count, *rows.shape).index_copy(1, present, y)
         else:
-            y = self(*self._shown(rows, seen))
+            y = self(*self._expanded(rows, seen))
         y = torch.where(seen[:, :, None], y, 0.0)
         return y.view(self.count, *x.shape)
 
-    def _shown(self, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def _expanded(self, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         return rows.expand(self.count, -1, -1, -1), seen.expand(self.count, -1, -1)
 
 
@@ -280,35 +280,35 @@ class MoMKE(Method):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How the unimodal experts share the steps of all modalities."""
-        return self.usage.shown(self.task.names, self.task.names)
+        return self.usage.diagnostics(self.task.names, self.task.names)
 
     def steps(self, batch: Batch) -> tuple[Steps, Valid]:
         """Projections p of all modalities, as many steps each, and which of them are valid."""
         named = list(zip(self.task.modalities, self.project, strict=True))
         parts = [self.drop(batch.embed(m.name, part)) for m, part in named]
         most = max(p.shape[1] if p.dim() == 3 else 1 for p in parts)
-        steps, shown = [], []
+        steps, valid_of = [], []
         for (m, _), p in zip(named, parts, strict=True):
             if p.dim() == 3:
                 p = nn.functional.pad(p, (0, 0, 0, most - p.shape[1]))
-                shown.append(valid_steps(batch.lengths.get(m.name), p))
+                valid_of.append(valid_steps(batch.lengths.get(m.name), p))
             else:
                 p = p[:, None].expand(-1, most, -1)
             steps.append(p)
         # a vector counts wherever a sequence has a step, and at the first one if none has
         first = torch.arange(most, device=batch.presence.device) == 0
-        anywhere = torch.stack([first.expand(len(batch), -1), *shown]).any(0)
-        sequences = iter(shown)
+        anywhere = torch.stack([first.expand(len(batch), -1), *valid_of]).any(0)
+        sequences = iter(valid_of)
         valid = [next(sequences) if m.kind == "sequence" else anywhere for m, _ in named]
         return torch.stack(steps), torch.stack(valid) & batch.presence.t()[:, :, None]
 
     def mix(self, p: Steps, valid: Valid) -> Steps:
         """Answers h_m, mixed by the router of each modality; zeros where not valid."""
         if self.mixing == "own":
-            return self.own(p, valid)
+            return self.specialists(p, valid)
         return torch.einsum("embsd,mbse->mbsd", self.experts.all(p, valid), self.route(p))
 
-    def own(self, p: Steps, valid: Valid) -> Steps:
+    def specialists(self, p: Steps, valid: Valid) -> Steps:
         """Answer of each modality's own expert; zeros where not valid."""
         return torch.where(valid[..., None], self.experts(p, valid), 0.0)
 
@@ -323,7 +323,7 @@ class MoMKE(Method):
         """Predictions of the first stage from each modality by itself."""
         assert self.unimodal is not None
         p, valid = self.steps(batch)
-        h = self.own(p, valid)
+        h = self.specialists(p, valid)
         output: Tensor = self.unimodal(masked_mean(h, valid, dim=2))
         return output
 

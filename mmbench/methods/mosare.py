@@ -316,12 +316,12 @@ class CrossAttention(nn.Module):
         """
         batch, modalities, tokens, dim = x.shape
         rows = x.transpose(0, 1).flatten(1, 2)  # (M, B N, D)
-        own, other = rows[self.reader], rows[self.source]  # (P, B N, D)
+        reader, other = rows[self.reader], rows[self.source]  # (P, B N, D)
 
         def split(z: Tensor) -> Tensor:
             return z.view(-1, batch, tokens, self.heads, dim // self.heads).transpose(2, 3)
 
-        q = split(torch.baddbmm(self.query_bias, own, self.query))
+        q = split(torch.baddbmm(self.query_bias, reader, self.query))
         key = torch.bmm(other, self.key)
         k = split(key if self.key_bias is None else key + self.key_bias)
         v = split(torch.baddbmm(self.value_bias, other, self.value))
@@ -332,7 +332,7 @@ class CrossAttention(nn.Module):
             share = (score if count is None else score + count.log()).softmax(4)
         read = (share @ v).transpose(2, 3).reshape(-1, batch * tokens, dim)
         a = torch.baddbmm(self.out_bias, read, self.out)
-        y = self._norm(own + self.drop(a), self.norm1, self.norm1_bias)
+        y = self._norm(reader + self.drop(a), self.norm1, self.norm1_bias)
         hidden = self.drop(F.relu(torch.baddbmm(self.b1, y, self.w1)))
         y = y + self.drop(torch.baddbmm(self.b2, hidden, self.w2))
         y = self._norm(y, self.norm2, self.norm2_bias)
@@ -412,12 +412,12 @@ class LocalExperts(nn.Module):
         presence: Bool[Tensor, "batch modality"],
     ) -> Float[Tensor, "batch modality left dim"]:
         """Mix the answers of each modality's own experts."""
-        own = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
-        gates = self.gates(t).unsqueeze(3) * own  # (B, M, N, M, E), other modalities' are zero
+        diagonal = torch.eye(t.shape[1], device=t.device)[:, None, :, None]  # (M, 1, M, 1)
+        gates = self.gates(t).unsqueeze(3) * diagonal  # (B, M, N, M, E), other modalities' are zero
         gates = gates.flatten(3)
         if not self.training:
-            asked = torch.where(presence[:, :, None, None], gates, 0.0)
-            self.usage(asked.flatten(0, 2), presence)
+            weights = torch.where(presence[:, :, None, None], gates, 0.0)
+            self.usage(weights.flatten(0, 2), presence)
         y: Tensor = self.experts(t.flatten(0, 2), gates.flatten(0, 2))
         return y.view_as(t)
 
@@ -520,9 +520,9 @@ class ClassMixtures(nn.Module):
         slot = prototype * QUEUE + (self.filled + order) % QUEUE
         slot = torch.where(new, slot, len(self.queue) - 1)
         # of all prototypes of a class, a sample has one
-        slot, kept = slot.amin(2).flatten(), new.any(2).flatten()
-        rows = torch.where(kept[:, None], h.repeat_interleave(member.shape[1], 0), 0.0)
-        self.queue.index_copy_(0, slot, rows)
+        slot, enters = slot.amin(2).flatten(), new.any(2).flatten()
+        rows = torch.where(enters[:, None], h.repeat_interleave(member.shape[1], 0), 0.0)
+        self.queue.index_copy_(0, slot, rows.to(self.queue))
         was_empty = self.filled == 0
         self.filled += new.sum(0)
         self._move(was_empty, seen[:, None] & (self.filled > 0))
@@ -530,11 +530,11 @@ class ClassMixtures(nn.Module):
     def _move(
         self, was_empty: Bool[Tensor, "class prototype"], moves: Bool[Tensor, "class prototype"]
     ) -> None:
-        kept = self.queue[:-1].view(*self.filled.shape, QUEUE, -1)
+        queue = self.queue[:-1].view(*self.filled.shape, QUEUE, -1)
         count = self.filled.clamp_max(QUEUE)
-        present = (torch.arange(QUEUE, device=kept.device) < count[..., None])[..., None]
-        centre = F.normalize(kept.sum(2), dim=2)  # empty slots are zero
-        square = torch.where(present, kept - centre[:, :, None], 0.0).square().sum(2)
+        present = (torch.arange(QUEUE, device=queue.device) < count[..., None])[..., None]
+        centre = F.normalize(queue.sum(2), dim=2)  # empty slots are zero
+        square = torch.where(present, queue - centre[:, :, None], 0.0).square().sum(2)
         variance = square / count.clamp_min(1)[..., None] + VARIANCE_FLOOR
         old = torch.where(was_empty[..., None], centre, self.mean)
         mean = F.normalize(self.momentum * old + (1 - self.momentum) * centre, dim=2)
@@ -579,8 +579,8 @@ def symmetric_contrast(
     present = presence.T
     logits = torch.where(present[:, :, None] & present[:, None], logits, FORBIDDEN)
     pull = logits.log_softmax(1) + logits.log_softmax(2)
-    own = pull.diagonal(dim1=1, dim2=2)  # (M, B)
-    return -0.5 * masked_mean(own, present).mean()
+    matched = pull.diagonal(dim1=1, dim2=2)  # (M, B)
+    return -0.5 * masked_mean(matched, present).mean()
 
 
 def released_schedule(done: float, epochs: int, lr: float) -> float:
@@ -796,15 +796,15 @@ class MoSARe(Method):
 
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """How each modality's own experts and the final ones share what they are asked."""
-        names, found = self.task.names, dict[str, Diagnostic]()
+        names, result = self.task.names, dict[str, Diagnostic]()
         if self.pick is not None and self.final is not None:
             each = self.final.usage.experts
             local = [f"{name} {e + 1}" for name in names for e in range(each)]
-            found |= self.pick.usage.shown(names, local, "local experts")
-            found |= self.final.usage.shown(
+            result |= self.pick.usage.diagnostics(names, local, "local experts")
+            result |= self.final.usage.diagnostics(
                 names, [str(e + 1) for e in range(each)], "final experts"
             )
-        return found
+        return result
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The sum of the paper; in the official variant the terms of the step at hand."""

@@ -98,8 +98,8 @@ class MUSE(Method):
         e = self.encode(batch)
         whole, states = self.graph(e, batch.presence)
         self.graph.remember(states, batch.presence)
-        kept = drop_edges(batch.presence)
-        partial, _ = self.graph(torch.where(kept[:, :, None], e, 0.0), kept)
+        edges = drop_edges(batch.presence)
+        partial, _ = self.graph(torch.where(edges[:, :, None], e, 0.0), edges)
         u, v = self.on_sphere(whole), self.on_sphere(partial)
         y = batch.target if batch.target.dim() == 2 else batch.target[:, None]
         same = (y[:, None] == y[None]).all(-1)

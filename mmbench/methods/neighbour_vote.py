@@ -75,10 +75,10 @@ class NeighbourVote(Method):
         if self.task.kind == "single_label":
             target = F.one_hot(target, self.task.num_outputs)
         if self.task.kind == "regression":
-            found = near.found.sum(1, keepdim=True)
-            total = (target * near.found[:, :, None]).sum(1)
-            return torch.where(found > 0, total / found.clamp_min(1), self.prior)
-        vote = (1 - TIE * torch.arange(self.memory.k, device=target.device)) * near.found
+            count = near.valid.sum(1, keepdim=True)
+            total = (target * near.valid[:, :, None]).sum(1)
+            return torch.where(count > 0, total / count.clamp_min(1), self.prior)
+        vote = (1 - TIE * torch.arange(self.memory.k, device=target.device)) * near.valid
         votes = (target * vote[:, :, None]).sum(1)
         prior = self.prior.exp() if self.task.kind == "single_label" else self.prior.sigmoid()
         share = (votes + TIE * prior) / (vote.sum(1, keepdim=True) + TIE)

@@ -135,18 +135,18 @@ class ContextPrompter(nn.Module):
         self.leave = nn.ModuleList(fit_width(dim, width) for width in widths)
 
     def forward(
-        self, m: int, own: Tokens, read: Read, retrieved: Retrieved
+        self, m: int, tokens: Tokens, read: Read, retrieved: Retrieved
     ) -> Float[Tensor, "batch prompt dim"]:
         """The prompt of one modality.
 
         Args:
             m: Which one.
-            own: A sample's own tokens, or those made for it.
+            tokens: A sample's own tokens, or those made for it.
             read: Which of these are read; they come first.
             retrieved: Of the neighbours.
         """
         enter = self.enter[m]
-        folded = self.q(enter(own)) @ self.k.weight * self.k.in_features**-0.5
+        folded = self.q(enter(tokens)) @ self.k.weight * self.k.in_features**-0.5
         pool = pool_rows(read, self.length)
         z = attend_pooled(folded, enter(retrieved.tokens), retrieved.read, pool, jointly=True)
         prompt: Tensor = self.leave[m](self.v(z))
@@ -240,15 +240,15 @@ class RAGPT(PromptMethod):
         A modality that a sample has is looked up by itself, one that it lacks by all it has.
         """
         everything = self.memory.everything()
-        found = {}
+        retrieved = {}
         for m, name in enumerate(self.task.names):
             rows = self.memory.neighbours(_looked_up_by(batch, m)).rows
             tokens = self.memory.tokens(name, rows, self.backbone.embedder(name))
             read = self.backbone.real(name, everything)[rows]
-            found[name] = Retrieved(
+            retrieved[name] = Retrieved(
                 rows, tokens, torch.ones_like(read) if self.attend_padding else read
             )
-        return found
+        return retrieved
 
     def complete(
         self, batch: Batch, retrieved: Mapping[str, Retrieved]
@@ -260,13 +260,13 @@ class RAGPT(PromptMethod):
         ):
             if not len(lacks):
                 continue
-            own, has = tokens[name], batch.has(name)[:, None]
+            observed, has = tokens[name], batch.has(name)[:, None]
             mean, present = mean_retrieved(
                 retrieved[name].tokens[lacks], retrieved[name].read[lacks]
             )
-            made = self.generators[m](mean).to(own)
-            gap = torch.zeros_like(own).index_copy(0, lacks, made)
-            tokens[name] = torch.where(has[:, :, None], own, gap)
+            made = self.generators[m](mean).to(observed)
+            gap = torch.zeros_like(observed).index_copy(0, lacks, made)
+            tokens[name] = torch.where(has[:, :, None], observed, gap)
             read[name] = torch.where(has, read[name], read[name].index_copy(0, lacks, present))
         return tokens, read
 

@@ -265,27 +265,27 @@ class NeighbourPrompter(nn.Module):
 
     def forward(
         self,
-        own: Mapping[str, Tokens],
-        own_read: Mapping[str, Read],
+        tokens: Mapping[str, Tokens],
+        read_of: Mapping[str, Read],
         retrieved: Retrieved,
     ) -> dict[str, Float[Tensor, "batch prompt _"]]:
         """Modality -> P_m."""
         if self.kind == "static":
-            size = len(own[self.names[0]])
+            size = len(tokens[self.names[0]])
             pairs = zip(self.names, self.prompt, strict=True)
             return {name: prompt.expand(size, -1, -1) for name, prompt in pairs}
         enter = dict(zip(self.names, self.enter, strict=True))
         keys = {name: enter[name](retrieved.tokens[name]) for name in self.names}
         if self.kind == "intra":
-            rows = {name: (enter[name](own[name]), own_read[name]) for name in self.names}
+            rows = {name: (enter[name](tokens[name]), read_of[name]) for name in self.names}
         else:
             rows = {name: mean_retrieved(keys[name], retrieved.read[name]) for name in self.names}
         prompts = {}
         for name, leave in zip(self.names, self.leave, strict=True):
-            asked = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
+            queries = [rows[name]] if self.kind == "intra" else self.partners(name, rows)
             parts = [
                 self.attend(query, keys[name], retrieved.read[name], pool_rows(read, self.length))
-                for query, read in asked
+                for query, read in queries
             ]
             prompts[name] = leave(torch.stack(parts).mean(0))
         return prompts
@@ -572,7 +572,7 @@ class Redeem(PromptMethod):
     def diagnostics(self) -> Mapping[str, Diagnostic]:
         """What some test samples retrieve (Fig. 6), and how the router weighs the neighbours."""
         ranks = [f"neighbour {rank + 1}" for rank in range(self.memory.k)]
-        return {**self.memory.retrieval(), **self.usage.shown(self.task.names, ranks)}
+        return {**self.memory.retrieval(), **self.usage.diagnostics(self.task.names, ranks)}
 
 
 def _alone(batch: Batch, name: str) -> Batch:

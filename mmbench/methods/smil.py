@@ -74,13 +74,13 @@ class Centres(nn.Module):
         for m, modality in enumerate(self.modalities):
             name = modality.name
             raw = KINDS[modality.kind].raw(modality)
-            shown = [batch.has(name) for batch in batches]
-            x = torch.cat([b.inputs[name][rows] for b, rows in zip(batches, shown, strict=True)])
+            present = [batch.has(name) for batch in batches]
+            x = torch.cat([b.inputs[name][rows] for b, rows in zip(batches, present, strict=True)])
             if not len(x):
                 continue
             steps = None
             if modality.has_lengths:
-                pairs = zip(batches, shown, strict=True)
+                pairs = zip(batches, present, strict=True)
                 steps = torch.cat([b.lengths[name][rows] for b, rows in pairs])
             chosen = nearest_to_centres(raw(x, steps), self.count)
             self.get_buffer(f"input{m}").copy_(x[chosen])

@@ -84,11 +84,13 @@ class Extractor(nn.Module):
         steps = x.transpose(0, 1)  # (M, B, P, D)
         count = len(steps)
         other = steps.repeat(count, 1, 1, 1)
-        own = torch.eye(count, dtype=torch.bool, device=x.device).flatten()[:, None, None, None]
+        diagonal = torch.eye(count, dtype=torch.bool, device=x.device).flatten()[
+            :, None, None, None
+        ]
         read = steps.repeat_interleave(count, dim=0)
         for block in self.blocks:
             # the other modality stays as it came in; a modality reads itself as it now is
-            read = block(read, torch.where(own, read, other))
+            read = block(read, torch.where(diagonal, read, other))
         pairs = self.norm(read).unflatten(0, (count, count))
         h: Tensor = pairs.permute(0, 2, 3, 1, 4).flatten(3)
         return h

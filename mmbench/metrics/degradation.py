@@ -202,7 +202,7 @@ def acquired(
     subsets = _subsets(modalities)
     every = range(1, len(modalities) + 1)
     random = [np.mean([by_set.get(s, math.nan) for s in subsets if len(s) == k]) for k in every]
-    found: dict[Literal["random", "best", "worst"], Float[Array, " count"]] = {
+    curves: dict[Literal["random", "best", "worst"], Float[Array, " count"]] = {
         "random": np.array(random)
     }
     for order in ("best", "worst"):
@@ -215,8 +215,8 @@ def acquired(
             chosen = pick(ways, key=lambda s: ways[s])
             known = not any(map(math.isnan, ways.values()))
             path.append(ways[chosen] if known and not np.isnan(path).any() else math.nan)
-        found[order] = np.array(path)
-    return found
+        curves[order] = np.array(path)
+    return curves
 
 
 def inequity(costs: Mapping[str, float]) -> float:

@@ -8,15 +8,16 @@ A new metric is one function in a file of this folder:
 It then occurs in every record, table and selection rule. With a third argument `weight`
 (resample, sample) it returns one score for each row of weights, which makes the bootstrap and
 weighted scores matrix work; without it the bootstrap repeats rows and calls it again and again.
-With an argument `train` it is also given the targets of the training split.
+With a fourth, `calibration`, it is given predictions of validation samples as well; with `train`,
+the targets of the training split.
 """
 
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -37,6 +38,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """Predictions of validation samples, of which the same was hidden as of those that are scored.
+
+    Args:
+        logits: As those that are scored.
+        target: As theirs.
+    """
+
+    logits: Logits
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """One function that scores predictions.
 
@@ -44,8 +58,9 @@ class Metric:
         name: As in tables and suites.
         tasks: Task kinds that it is defined for.
         better: Which direction is better.
-        function: Takes (logits, target) or (logits, target, weight).
+        function: Takes (logits, target), (logits, target, weight) or, besides, a calibration.
         weighted: Whether it takes `weight`.
+        calibrated: Whether it takes `calibration`, and so `weight`, too.
         needs_train: Whether it takes `train`.
         resampled: The same with `weight`, for resamples alone; None = `function`.
     """
@@ -55,6 +70,7 @@ class Metric:
     better: Better
     function: Callable[..., Any]
     weighted: bool
+    calibrated: bool
     needs_train: bool
     resampled: Callable[..., Any] | None
 
@@ -95,9 +111,12 @@ def metric(
                 f"{past.function.__qualname__} and {function.__module__}."
                 f"{function.__qualname__}; rename one of them"
             )
-        parameters = inspect.signature(function).parameters
+        takes = inspect.signature(function).parameters
+        weighted, calibrated, needs_train = (
+            one in takes for one in ("weight", "calibration", "train")
+        )
         _METRICS[name] = Metric(
-            name, tasks, better, function, "weight" in parameters, "train" in parameters, resampled
+            name, tasks, better, function, weighted, calibrated, needs_train, resampled
         )
         return function
 
@@ -131,9 +150,18 @@ def find_metric(name: str) -> Metric:
     return known[name]
 
 
-def metrics_for(task_kind: TaskKind) -> tuple[str, ...]:
-    """Names of the metrics that are defined for a kind of task."""
-    return tuple(found.name for found in _all().values() if task_kind in found.tasks)
+def metrics_for(task_kind: TaskKind, *, calibrated: bool = False) -> tuple[str, ...]:
+    """Names of the metrics that are defined for a kind of task.
+
+    Args:
+        task_kind: Which.
+        calibrated: Those that need a calibration, in place of those that do not.
+    """
+    return tuple(
+        metric.name
+        for metric in _all().values()
+        if task_kind in metric.tasks and metric.calibrated == calibrated
+    )
 
 
 def higher_is_better(name: str) -> bool:
@@ -149,11 +177,11 @@ def describe() -> list[tuple[str, str]]:
     """Name and one line for each metric: what it is, for which tasks, which way is better."""
     return [
         (
-            found.name,
-            f"{(inspect.getdoc(found.function) or '').partition(chr(10))[0]} "
-            f"[{', '.join(found.tasks)}; {found.better} is better]".strip(),
+            metric.name,
+            f"{(inspect.getdoc(metric.function) or '').partition(chr(10))[0]} "
+            f"[{', '.join(metric.tasks)}; {metric.better} is better]".strip(),
         )
-        for found in _all().values()
+        for metric in _all().values()
     ]
 
 
@@ -163,6 +191,7 @@ def score(
     target: Num[np.ndarray, "..."],
     task_kind: TaskKind,
     weight: Float[np.ndarray, " weight"] | None = None,
+    calibration: Calibration | None = None,
     *,
     train: Num[np.ndarray, "..."] | None = None,
 ) -> float:
@@ -177,28 +206,38 @@ def score(
         task_kind: Kind of the task.
         weight: Importance of each sample, >= 0, for example one over the probability that it was
             seen; None = all the same. Only ratios matter.
+        calibration: For a metric that takes one; others do not look at it.
         train: Targets of the training split, for metrics of survival.
 
     Returns:
-        The score; NaN if the metric is undefined here, if there is no sample (of weight > 0), or
-        if a prediction is not a number: a model that diverged has no score, whatever its argmax.
+        The score; NaN if the metric is undefined here, if there is no sample (of weight > 0), if
+        the calibration that it takes is None, or if a prediction is not a number: a model that
+        diverged has no score, whatever its argmax.
 
     Raises:
         ValueError: If the metric does not exist, does not fit the task, takes no weights or needs
             `train`, or the arrays do not fit each other.
     """
-    found, logits, target = _checked(name, logits, target, task_kind)
-    if weight is None and not found.weighted:
+    metric, logits, target = _checked(name, logits, target, task_kind)
+    if weight is None and not metric.weighted:
         usable = len(logits) > 0 and _are_numbers(logits, task_kind)
-        known = {"train": _train(name, train)} if found.needs_train else {}
-        return float(found.function(logits, target, **known)) if usable else float("nan")
-    if not found.weighted:
+        known = {"train": _train(name, train)} if metric.needs_train else {}
+        return float(metric.function(logits, target, **known)) if usable else float("nan")
+    if not metric.weighted:
         raise ValueError(
             f"metric {name!r} takes no weights; give its function a third argument "
             "`weight` (resample, sample), or choose another metric"
         )
     rows = np.ones((1, len(logits))) if weight is None else weight[None].astype(np.float64)
-    return float(_weighted_scores(found, logits, target, task_kind, rows)[0])
+    if metric.calibrated:
+        if calibration is None:
+            return float("nan")
+        _, *checked = _checked(name, calibration.logits, calibration.target, task_kind)
+        if not _are_numbers(checked[0], task_kind):
+            return float("nan")
+        function = partial(metric.function, calibration=Calibration(*checked))
+        metric = replace(metric, function=function)
+    return float(_weighted_scores(metric, logits, target, task_kind, rows)[0])
 
 
 def score_resampled(
@@ -222,18 +261,21 @@ def score_resampled(
         train: As in `score`; not resampled.
 
     Returns:
-        What `score` would give for the rows repeated `counts` times; NaN as there.
+        What `score` would give for the rows repeated `counts` times; NaN as there, and so for
+        a metric that takes a calibration.
 
     Raises:
         ValueError: As `score`, and if a metric without `weight` is given fractional counts.
     """
-    found, logits, target = _checked(name, logits, target, task_kind)
-    if found.weighted or found.resampled:
-        return _weighted_scores(found, logits, target, task_kind, counts.astype(float, copy=False))
+    metric, logits, target = _checked(name, logits, target, task_kind)
+    if metric.calibrated:
+        return np.full(len(counts), np.nan)
+    if metric.weighted or metric.resampled:
+        return _weighted_scores(metric, logits, target, task_kind, counts.astype(float, copy=False))
     if (counts != np.floor(counts)).any():
         raise ValueError(f"metric {name!r} takes no weights, so counts must be whole numbers")
     rows = [np.repeat(np.arange(len(logits)), row.astype(int)) for row in counts]
-    scores = [score(name, logits[kept], target[kept], task_kind, train=train) for kept in rows]
+    scores = [score(name, logits[place], target[place], task_kind, train=train) for place in rows]
     return np.array(scores, float)
 
 
@@ -244,7 +286,7 @@ def _train(name: str, train: Num[np.ndarray, "..."] | None) -> Target:
 
 
 def _weighted_scores(
-    found: Metric,
+    metric: Metric,
     logits: Logits,
     target: Target,
     task_kind: TaskKind,
@@ -258,7 +300,7 @@ def _weighted_scores(
     if not _are_numbers(logits, task_kind):
         return np.full(len(weight), np.nan)
     scores = np.full(len(weight), np.nan)
-    function = found.resampled or found.function
+    function = metric.resampled or metric.function
     filled = total > 0
     if filled.all():
         scores[:] = function(logits, target, weight)
@@ -274,10 +316,10 @@ def _checked(
     task_kind: TaskKind,
 ) -> tuple[Metric, Logits, Target]:
     """Find the metric and see that the arrays are what its function may rely on."""
-    found = find_metric(name)
-    if task_kind not in found.tasks:
+    metric = find_metric(name)
+    if task_kind not in metric.tasks:
         raise ValueError(
-            f"metric {name!r} is defined for {', '.join(found.tasks)}, not for {task_kind}; "
+            f"metric {name!r} is defined for {', '.join(metric.tasks)}, not for {task_kind}; "
             f"choose from {', '.join(metrics_for(task_kind))}"
         )
     n, outputs = logits.shape
@@ -295,7 +337,7 @@ def _checked(
                 f"logits for {outputs} classes need targets in 0..{outputs - 1}, "
                 f"found {target.min()}..{target.max()}"
             )
-        return found, logits.astype(np.float64), target
+        return metric, logits.astype(np.float64), target
     target = target.astype(np.float64)
     if task_kind == "multi_label" and not ((target == 0) | (target == 1)).all():
         raise ValueError("a multi_label target holds 0 and 1 only; found other values")
@@ -303,7 +345,7 @@ def _checked(
         raise ValueError("a target is NaN or infinite; drop such samples")
     if task_kind == "survival" and (bad := reason_no_outcome(target)):
         raise ValueError(bad)
-    return found, logits.astype(np.float64), target
+    return metric, logits.astype(np.float64), target
 
 
 def _are_numbers(logits: Logits, task_kind: TaskKind) -> bool:

@@ -61,9 +61,9 @@ def acc2(logits: Logits, target: Target, weight: Weight) -> Scores:
     Source: Tsai et al., "Multimodal Transformer for Unaligned Multimodal Language Sequences",
     ACL 2019.
     """
-    kept = (target != 0).astype(float)
-    right = ((logits > 0) == (target > 0)) * kept
-    counted = (weight @ kept).sum(axis=1)
+    nonzero = (target != 0).astype(float)
+    right = ((logits > 0) == (target > 0)) * nonzero
+    counted = (weight @ nonzero).sum(axis=1)
     return ratio((weight @ right).sum(axis=1), counted)
 
 

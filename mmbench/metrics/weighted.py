@@ -18,5 +18,5 @@ def weighted_mean(
 
 def ratio(part: Float[Array, "*shape"], whole: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Divide; NaN where the divisor is 0."""
-    found: Array = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
-    return found
+    quotient: Array = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
+    return quotient

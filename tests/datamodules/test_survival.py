@@ -14,7 +14,7 @@ from mmbench.data.missingness.fixed import natural
 from mmbench.data.scenario import Scenario
 from mmbench.metrics.metric import score
 
-N = 600
+N = 400
 CENSORING = 0.3  # rate of an exponential
 SCENARIO = Scenario("natural", natural(), natural(), (natural(),))
 FILES = {"lab": "lab.csv", "gene": "gene.csv"}
@@ -28,7 +28,7 @@ def hazards():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, hazards):
-    """600 patients whose time to death is exponential."""
+    """400 patients whose time to death is exponential."""
     folder, rng = tmp_path_factory.mktemp("cohort"), np.random.default_rng(1)
     ids = np.arange(N)
     death = rng.exponential(size=N) / np.exp(hazards.sum(axis=1))
@@ -79,13 +79,13 @@ def write_suite(folder, **changes):
         "methods": [
             "majority",
             "logistic",
-            {"name": "mean_fusion", "args": {"dim": 16, "lr": 0.01}},
-            {"name": "unimodal", "args": {"modality": "gene", "dim": 16, "lr": 0.01}},
+            {"name": "mean_fusion", "args": {"dim": 16, "lr": 0.02}},
+            {"name": "unimodal", "args": {"modality": "gene", "dim": 16, "lr": 0.02}},
         ],
         "scenarios": ["natural"],
-        "seeds": 2,
+        "seeds": 1,
         "select": {"metric": "c_index"},
-        "trainer": {"max_epochs": 12},
+        "trainer": {"max_epochs": 8},
     }
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite | changes))
 
@@ -110,8 +110,9 @@ def test_scores_of_survival_reach_the_tables_and_come_near_the_best(
         assert brier["mean_fusion"] < brier["unimodal"] < brier["majority"]
     said = (tmp_path / "own" / "leaderboard.md").read_text()
     assert "c_index" in said
-    (skipped,) = (tmp_path / "own").glob("runs/cox/natural/logistic/*1/skipped.json")
-    assert "not survival" in json.loads(skipped.read_text())["why"]
+    skipped = [*(tmp_path / "own").rglob("skipped.json")]
+    assert len(skipped) == 2
+    assert all("not survival" in file.read_text() for file in skipped)
     code, out, error = mmbench("report", "suite.yaml", "--results", tmp_path)
     assert code == 0, out + error
     run = next((tmp_path / "own").glob("runs/cox/natural/mean_fusion/*/done")).parent
@@ -127,7 +128,7 @@ def test_scores_of_survival_reach_the_tables_and_come_near_the_best(
 def test_a_cox_model_is_not_selected_by_what_needs_its_baseline(root, tmp_path, mmbench):
     write_suite(tmp_path, select={"metric": "integrated_brier"})
     code, _, error = mmbench("plan", "suite.yaml", "--data-root", root, "--results", tmp_path)
-    assert code == 2
+    assert code == 2, error
     assert "select by c_index, or learn hazards of intervals" in error
     assert len(error.strip().splitlines()) == 1
 

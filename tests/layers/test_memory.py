@@ -112,7 +112,7 @@ def test_the_score_is_the_sum_of_cosines_over_what_the_query_has():
         best = score.sort(descending=True).values[:K]
         assert torch.allclose(chosen, best, atol=3e-3)
         assert len(set(found.rows[i].tolist())) == K
-    assert found.found.all()
+    assert found.valid.all()
 
 
 def train_row(bank, rows):
@@ -196,11 +196,11 @@ def test_training_samples_are_looked_up_only_as_they_were_seen():
 def test_a_short_list_begins_again():
     bank, _ = filled(presence=torch.ones(3, 2).bool())
     own = bank.search(make_batch(TASK, torch.ones(3, 2).bool(), seed=1).take(torch.arange(1)))
-    assert own.found.tolist() == [[True, True, False, False, False]]
+    assert own.valid.tolist() == [[True, True, False, False, False]]
     first, second = own.rows[0, :2].tolist()
     assert own.rows.tolist() == [[first, second, first, second, first]]
     lonely, train = filled(presence=torch.ones(1, 2).bool())
-    assert not lonely.search(train).found.any()
+    assert not lonely.search(train).valid.any()
 
 
 def test_random_rows_are_distinct_and_never_the_query():

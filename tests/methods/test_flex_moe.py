@@ -73,7 +73,7 @@ def test_complete_samples_do_not_read_the_bank():
     batch = make_batch(TASK, torch.ones(4, 3, dtype=torch.bool))
     with torch.no_grad():
         before = method(batch)
-        method.bank.own.normal_()
+        method.bank.table.normal_()
         method.bank.base.normal_()
         assert torch.equal(method(batch), before)
 
@@ -83,7 +83,7 @@ def test_only_the_gaps_of_combinations_in_the_batch_are_learned(variant):
     method = build(variant=variant).train()
     presence = torch.tensor([[True, False, True], [False, True, False]] * 3)
     method.loss(make_batch(TASK, presence))["task"].backward()
-    reached = method.bank.own.grad.flatten(2).any(2)  # (combination, M)
+    reached = method.bank.table.grad.flatten(2).any(2)  # (combination, M)
     expected = torch.zeros_like(reached)
     expected[method.combination_of(presence[:2])] = ~presence[:2]
     assert torch.equal(reached, expected)

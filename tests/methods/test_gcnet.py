@@ -56,7 +56,7 @@ def network_by_loops(part, h, neighbours):
         sum(read[j] for r in range(len(neighbours)) for j in range(P) if neighbours[r, i, j])
         for i in range(P)
     ]
-    read = torch.stack([part.own(read[i]) + part.near.weight @ near[i] for i in range(P)])
+    read = torch.stack([part.root(read[i]) + part.near.weight @ near[i] for i in range(P)])
     chain, _ = part.chain(torch.cat([h, read], dim=1)[None])
     chain, rows = chain[0], []
     for i in range(P):

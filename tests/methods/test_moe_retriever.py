@@ -83,7 +83,7 @@ def attention(layer, x):
 def experts(mix, token, target):
     """Eq. 1 and 3 for one token: only the target's own experts and the shared ones."""
     count = mix.own_count
-    pool = [(mix.own[target], e, target * count + e) for e in range(count)]
+    pool = [(mix.specific[target], e, target * count + e) for e in range(count)]
     pool += [(mix.shared, e, M * count + e) for e in range(len(mix.shared.w1))]
     scores = token @ mix.gate.weight[:, 0, 0]
     r = torch.stack([scores[column] for *_, column in pool]).softmax(0)
@@ -105,13 +105,13 @@ def test_the_form_for_accelerators_gives_the_same_outputs(monkeypatch):
     method, batch = build(), asking()
     with torch.no_grad():
         expected = method(batch)
-        counts = method.usage.asked.clone(), method.fallbacks.clone()
+        counts = method.usage.totals.clone(), method.fallbacks.clone()
         method.eval()  # counts afresh
         for module in ("layers.retrieval", "methods.moe_retriever"):
             monkeypatch.setattr(f"mmbench.{module}.candidates", lambda all: torch.arange(len(all)))
         monkeypatch.setattr("mmbench.layers.moe.Experts.sorted", moe_retriever.Experts.dense)
         torch.testing.assert_close(method(batch), expected)
-    assert torch.equal(method.usage.asked, counts[0])
+    assert torch.equal(method.usage.totals, counts[0])
     assert torch.equal(method.fallbacks, counts[1])
 
 
@@ -159,7 +159,9 @@ def test_only_the_pools_of_missing_modalities_learn():
     presence[:, 1] = False
     terms = method.loss(make_batch(TASK, presence))
     terms["task"].backward()
-    reached = [pool.w1.grad is not None and bool(pool.w1.grad.any()) for pool in method.mix.own]
+    reached = [
+        pool.w1.grad is not None and bool(pool.w1.grad.any()) for pool in method.mix.specific
+    ]
     assert reached == [False, True, False, False]
     assert method.mix.shared.w1.grad.any()
     assert method.mix.gate.weight.grad.any()

@@ -33,6 +33,7 @@ class Order:
         data_root: Folder of the user's data, absolute.
         logs: Folder for what workers print.
         runs: How many runs are left: more slots than that are of no use.
+        devices: How many devices of one machine each run asks for: a slot has as many.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Order:
     data_root: Path
     logs: Path
     runs: int
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,15 @@ class Placement:
         alive: Says how many workers wait or run, as the engine knows; None = it does not know.
         leave: Called when `mmbench run` ends before they do; returns one line on what becomes of
             them.
+        placed: One line on workers placed before of which the engine cannot say whether they are
+            gone; then no more are placed. Empty if there are none.
     """
 
     text: str
     start: Callable[[], str]
     alive: Callable[[], int | None]
     leave: Callable[[], str]
+    placed: Callable[[], str] = str
 
 
 Engine = Callable[[Order, Mapping[str, str]], Placement]
@@ -71,17 +76,17 @@ def engine(name: str) -> Engine:
         ValueError: If there is none of this name, two are, or it does not import.
     """
     points = list(entry_points(group=GROUP))
-    found = {point.name: point.value for point in points}
+    plugins = {point.name: point.value for point in points}
     for point in points:
-        if point.name in BUILT_IN or found[point.name] != point.value:
-            other = BUILT_IN.get(point.name, found[point.name])
+        if point.name in BUILT_IN or plugins[point.name] != point.value:
+            other = BUILT_IN.get(point.name, plugins[point.name])
             raise ValueError(
                 f"two engines are named {point.name!r}: {point.value} and {other}; uninstall one"
             )
-    known = ["local", *BUILT_IN, *sorted(found)]
+    known = ["local", *BUILT_IN, *sorted(plugins)]
     if name not in known:
         raise ValueError(f"no engine {name!r}{suggest(name, known)}; known: {', '.join(known)}")
-    module, _, attribute = (BUILT_IN | found)[name].partition(":")
+    module, _, attribute = (BUILT_IN | plugins)[name].partition(":")
     try:
         function: Engine = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a plugin may fail in any way

@@ -51,8 +51,8 @@ class Ticket:
 
 def repeated(todo: Sequence[Run]) -> Again:
     """What of some runs lies there now and is to be replaced."""
-    found = {run.spec.key: identity(run.folder) for run in todo}
-    return {key: there for key, there in found.items() if there is not None}
+    marks = {run.spec.key: identity(run.folder) for run in todo}
+    return {key: mark for key, mark in marks.items() if mark is not None}
 
 
 def write_again(folder: Path, again: Again) -> None:
@@ -280,9 +280,7 @@ class Queue:
             chosen = {spec.key for spec in self._chunk}
             if chosen != set(me.peer.chunk):
                 me.take([spec.key for spec in self._chunk])
-            if not any(
-                chosen & set(peer.chunk) for peer in me.others() if peer.name < me.peer.name
-            ):
+            if not any(chosen & set(peer.chunk) for peer in me.others_before()):
                 return
             self._chunk.clear()
 

@@ -82,11 +82,11 @@ class Sharing:
             peak_mib: Says how much memory a run needs at most; None = unknown.
         """
         gpu = self.gpu(slot)
-        there = self.beside(slot, flying)
-        if gpu is None or not there or self.count is not None:
+        neighbours = self.beside(slot, flying)
+        if gpu is None or not neighbours or self.count is not None:
             return True
         known = self._memory_mib(gpu)
-        needs = [peak_mib(each) for each in (*there, spec)]
+        needs = [peak_mib(each) for each in (*neighbours, spec)]
         if known is None or any(need is None for need in needs):
             return False
         return sum((need or 0.0) + CONTEXT_MIB for need in needs) <= (1 - SPARE) * known

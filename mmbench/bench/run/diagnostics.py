@@ -28,27 +28,27 @@ def diagnostics(method: Method, data: DataModule, device: torch.device) -> dict[
         What `Method.diagnostics` gives, with names and labels put to the queries of a retrieval;
         under the regime `full_access`, `recovery` of those that say what they recover.
     """
-    found = {name: with_truth(one, data) for name, one in method.diagnostics().items()}
+    parts = {name: with_truth(one, data) for name, one in method.diagnostics().items()}
     recovered = recovery(method, data, device)
-    return found if recovered is None else {**found, "recovery": recovered}
+    return parts if recovered is None else {**parts, "recovery": recovered}
 
 
-def with_truth(shown: Diagnostic, data: DataModule) -> Diagnostic:
+def with_truth(diagnostic: Diagnostic, data: DataModule) -> Diagnostic:
     """Put names and labels to the queries of a retrieval, which a method knows by opaque ids."""
-    if not isinstance(shown, Retrieval):
-        return shown
+    if not isinstance(diagnostic, Retrieval):
+        return diagnostic
     test, train = data.split("test"), data.split("train").samples
-    rows = test.rows_of(torch.from_numpy(shown.query)).numpy()
+    rows = test.rows_of(torch.from_numpy(diagnostic.query)).numpy()
     label = None
     if data.task.kind in ("single_label", "multi_label"):
         order = np.argsort(train.sample_id)
-        known = shown.neighbour >= 0
-        asked = np.where(known, shown.neighbour, train.sample_id[0])
-        place = np.searchsorted(train.sample_id, asked, sorter=order)
+        known = diagnostic.neighbour >= 0
+        ids = np.where(known, diagnostic.neighbour, train.sample_id[0])
+        place = np.searchsorted(train.sample_id, ids, sorter=order)
         theirs = train.target[order[place]]
         label = label_agreement(test.samples.target[rows], theirs)
         label = np.where(known, label, np.nan).astype(np.float32)
-    return replace(shown, query=test.samples.sample_id[rows], label=label)
+    return replace(diagnostic, query=test.samples.sample_id[rows], label=label)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Predictions of the test split under all conditions; the same for every method."""
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,15 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
-from mmbench.bench.record import safe_csv
+from mmbench.bench.record import CALIBRATION, safe_csv
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.embeddings import Embeddings
 from mmbench.data.survival import SurvivalScale
 from mmbench.datamodule import DataModule
+from mmbench.metrics.metric import Calibration, metrics_for
 from mmbench.store import ALONE, Claim, write_arrays, write_text
+
+CALIBRATING = 1000  # validation samples: coverage spreads by 1 % then, and more cost more
 
 
 @torch.no_grad()
@@ -52,14 +56,14 @@ def evaluate(
     method.eval().to(device)
     tables = {c: torch.from_numpy(data.condition_presence(c)) for c in data.conditions}
     gaps = {c: data.condition_gaps(c) for c in data.conditions}
-    shown = torch.stack(list(tables.values())).any(dim=0)
+    visible = torch.stack(list(tables.values())).any(dim=0)
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in tables}
     start = 0
     for batch in data.batches("test"):
         held.require()
         began = time.perf_counter()
         rows = slice(start, start := start + len(batch))
-        source = batch.hide(~shown[rows]).blind().to(device)
+        source = batch.hide(~visible[rows]).blind().to(device)
         source = source.with_embeddings(Embeddings(len(source), learning=False))
         for name, presence in tables.items():
             seen = source.hide(~presence[rows].to(device))
@@ -89,6 +93,34 @@ def _fit_baseline(method: LightningModule, data: DataModule, device: torch.devic
     if not np.isfinite(log_risk).all():
         raise DivergedError("log risks of training samples are not finite")
     data.target_scale = scale.with_baseline(data.raw_target("train"), log_risk)
+
+
+def calibrations(
+    method: LightningModule, data: DataModule, device: torch.device | str, held: Claim
+) -> dict[str, Calibration]:
+    """Predict validation samples under all test conditions, where a metric of the task asks for it.
+
+    Returns:
+        Condition -> at most `CALIBRATING` predictions, of the same samples for all. Empty where
+        no metric asks, or a condition cannot be laid over validation samples, which is logged: a
+        table from a file may name test samples alone.
+
+    Raises:
+        DivergedError: If an output is not finite.
+        LostClaimError: If another process took the run over.
+    """
+    if not metrics_for(data.task.kind, calibrated=True):
+        return {}
+    validation = data.on_validation(CALIBRATING)
+    try:
+        for condition in validation.conditions:
+            validation.condition_presence(condition)
+    except ValueError as error:
+        logging.getLogger(__name__).warning("nothing to calibrate by: %s", error)
+        return {}
+    target = validation.split("test").samples.target
+    logits = evaluate(method, validation, device, held=held)
+    return {condition: Calibration(output, target) for condition, output in logits.items()}
 
 
 @torch.no_grad()
@@ -151,13 +183,19 @@ def write_predictions(
     data: DataModule,
     logits: Mapping[str, NDArray[Any]],
     unlabelled: pd.DataFrame | None = None,
+    calibration: Mapping[str, Calibration] | None = None,
 ) -> None:
     """Write a file a condition: outputs beside target, presence and id of each test sample.
 
     Beside the ids lie the names that the data set has for them, if it has, and those of the
     outputs; of survival the targets of training, which its scores need. Samples without a label
-    get a CSV file.
+    get a CSV file, what one calibrates by a file beside the folder.
     """
+    if calibration:
+        logits_of = [one.logits for one in calibration.values()]
+        arrays = {"condition": np.array([*calibration]), "logits": np.stack(logits_of)}
+        target = next(iter(calibration.values())).target
+        write_arrays(folder / CALIBRATION, arrays | {"target": target})
     (folder / "predictions").mkdir()
     if unlabelled is not None:
         text = safe_csv(unlabelled, digits=9)

@@ -44,24 +44,24 @@ def loggers(spec: RunSpec, results: Path, stage: str = "") -> Iterator[list[Logg
         results: Folder of the suite; what a logger writes on this machine lies in `logs` there.
         stage: Name of the stage, where a method has several.
     """
-    asked = spec.trainer_args.get("logger", "csv")
-    require_logger(asked)
+    choice = spec.trainer_args.get("logger", "csv")
+    require_logger(choice)
     name = f"{spec.title} {stage}".strip()
     group = f"{spec.data_label} / {spec.scenario_name}"
     logs, run = results / "logs", f"{spec.key}-{stage}" if stage else spec.key
-    found: list[Logger] = []
-    if asked == "tensorboard":
+    chosen: list[Logger] = []
+    if choice == "tensorboard":
         parts = Path(*spec.folder.parts[:-1])
-        found.append(TensorBoardLogger(logs / "tensorboard", name=str(parts), version=run))
-    elif asked == "wandb":
+        chosen.append(TensorBoardLogger(logs / "tensorboard", name=str(parts), version=run))
+    elif choice == "wandb":
         (logs / "wandb").mkdir(parents=True, exist_ok=True)
-        found.append(
+        chosen.append(
             WandbLogger(
                 name=name, group=group, project=results.name, id=run, save_dir=logs / "wandb"
             )
         )
-    elif asked == "mlflow":
-        found.append(
+    elif choice == "mlflow":
+        chosen.append(
             MLFlowLogger(
                 experiment_name=results.name,
                 run_name=name,
@@ -69,12 +69,12 @@ def loggers(spec: RunSpec, results: Path, stage: str = "") -> Iterator[list[Logg
                 save_dir=str(logs / "mlflow"),
             )
         )
-    for logger in found:
+    for logger in chosen:
         logger.log_hyperparams({"method": spec.method_label, "seed": spec.seed, "fold": spec.fold})
     try:
-        yield found
+        yield chosen
     finally:
-        for logger in found:
+        for logger in chosen:
             logger.finalize("success" if sys.exception() is None else "failed")
             if isinstance(logger, WandbLogger):
                 logger.experiment.finish()  # or the next run of this process goes on with it

@@ -10,10 +10,10 @@ from mmbench.datamodule import DataModule
 
 def notes(data: DataModule) -> list[str]:
     """Doubtful things about the data of a run, a line each; they go into log and record."""
-    found = [*data.notes(), *_about_targets(data), *_about_modalities(data)]
-    for line in found:
+    lines = [*data.notes(), *_about_targets(data), *_about_modalities(data)]
+    for line in lines:
         logging.getLogger(__name__).warning("%s", line)
-    return found
+    return lines
 
 
 def _about_targets(data: DataModule) -> list[str]:
@@ -34,26 +34,26 @@ def _about_targets(data: DataModule) -> list[str]:
         ]
     seen = {split: _counts(data.raw_target(split), task.num_outputs) for split in SPLITS}
     word = "class" if task.kind == "single_label" else "label"
-    found = []
+    lines = []
     for split in ("val", "test"):
         unseen = [task.outputs[k] for k in np.flatnonzero((seen[split] > 0) & (seen["train"] == 0))]
         if unseen:
-            found.append(
+            lines.append(
                 f"{len(unseen)} of {task.num_outputs} {word} names occur in {split} and never in "
                 f"training, such as {unseen[0]!r}: no method can learn them"
             )
     if task.kind == "multi_label":
-        return found
+        return lines
     for split in SPLITS:
         only = np.flatnonzero(seen[split])
         if len(only) == 1:
-            found.append(f"all samples of {split} are of the class {task.outputs[only[0]]!r}")
+            lines.append(f"all samples of {split} are of the class {task.outputs[only[0]]!r}")
     classes, n = int((seen["train"] > 0).sum()), len(data.raw_target("train"))
     if classes > 1 and classes * 2 > n:
-        found.append(
+        lines.append(
             f"training has {classes} classes for {n} samples; is the target a number to predict?"
         )
-    return found
+    return lines
 
 
 def _counts(target: np.ndarray, outputs: int) -> np.ndarray:
@@ -61,9 +61,9 @@ def _counts(target: np.ndarray, outputs: int) -> np.ndarray:
 
 
 def _about_modalities(data: DataModule) -> list[str]:
-    shown = np.asarray(data.split("train").presence.any(axis=0))
+    visible = np.asarray(data.split("train").presence.any(axis=0))
     return [
         f"training never shows the modality {name}"
-        for name, once in zip(data.task.names, shown.tolist(), strict=True)
+        for name, once in zip(data.task.names, visible.tolist(), strict=True)
         if not once
     ]

@@ -127,6 +127,8 @@ class KeepBest(Callback):
             output = self.data.in_units(output)
             train = self.data.raw_target("train")
             value = score(self.metric, output, target, self.data.task.kind, train=train)
+        # several devices predict all of it, and need not agree on the last bit
+        value = trainer.strategy.broadcast(value)
         pl_module.log(f"val/{self.metric}", value)
         self.curve.append(value)
         if self.best is None and math.isnan(value) and self.on != "last":

@@ -64,9 +64,9 @@ class Pattern:
         return probability
 
     def _show(self, natural: PresenceArray, names: tuple[str, ...]) -> PresenceArray:
-        shown = np.zeros(len(names), bool)
-        shown[[modality_index(word, names) for word in self.present]] = True
-        presence = natural & shown
+        visible = np.zeros(len(names), bool)
+        visible[[modality_index(word, names) for word in self.present]] = True
+        presence = natural & visible
         return np.where(presence.any(axis=1, keepdims=True), presence, natural)
 
 

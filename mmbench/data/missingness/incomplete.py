@@ -116,25 +116,25 @@ class Incomplete:
         chosen = round(self.incomplete_rate * count)
 
         def probability(score: Scores, label: Labels, natural: PresenceArray) -> PatternProbability:
-            found = np.zeros((len(natural), 1 << len(names)))
+            law = np.zeros((len(natural), 1 << len(names)))
             every = np.arange(len(natural))
             whole = pattern_index(natural)
             share = np.where(self._eligible(natural, names), chosen / max(count, 1), 0.0)
-            found[every, whole] = 1 - share
+            law[every, whole] = 1 - share
             size = natural.sum(axis=1)
             if column is not None:
                 lost = np.where(share > 0, whole & ~(1 << column), whole)
-                found[every, lost] += share
+                law[every, lost] += share
             elif self.missing == "any":
                 for code in range(1, 1 << len(names)):
                     inside = (whole & code == code) & (whole != code) & (share > 0)
-                    found[inside, code] += share[inside] / (2.0 ** size[inside] - 2)
+                    law[inside, code] += share[inside] / (2.0 ** size[inside] - 2)
             else:
                 for m in range(len(names)):
                     turn = natural[:, :m].sum(axis=1)
                     times = chosen // size + (turn < chosen % size)
                     inside = natural[:, m] & (share > 0)
-                    found[inside, whole[inside] & ~(1 << m)] += times[inside] / count
-            return found
+                    law[inside, whole[inside] & ~(1 << m)] += times[inside] / count
+            return law
 
         return probability

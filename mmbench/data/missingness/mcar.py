@@ -152,28 +152,28 @@ class Mcar:
         for name, rate in rates.items():
             r[modality_index(name, names)] = rate
         codes, counts = np.unique(pattern_index(natural), return_counts=True)
-        shown = every_pattern(len(names))[codes]  # (natural pattern, modality)
-        size = shown.sum(axis=1)
-        entries = np.maximum(counts @ shown, 1)
+        patterns = every_pattern(len(names))[codes]  # (natural pattern, modality)
+        size = patterns.sum(axis=1)
+        entries = np.maximum(counts @ patterns, 1)
         p = r.copy()
         for _ in range(200):
-            all_gone = np.where(shown, p, 1.0).prod(axis=1) * counts / size
-            gap = r + (all_gone @ shown) / entries - p
+            all_gone = np.where(patterns, p, 1.0).prod(axis=1) * counts / size
+            gap = r + (all_gone @ patterns) / entries - p
             # d prod(p) / d p_k leaves factor k out
             slopes = np.empty((len(names), len(names)))
             for k in range(len(names)):
-                rest = np.where(shown, p, 1.0)
-                rest[:, k] = shown[:, k]
-                slopes[:, k] = ((rest.prod(axis=1) * counts / size) @ shown) / entries
+                rest = np.where(patterns, p, 1.0)
+                rest[:, k] = patterns[:, k]
+                slopes[:, k] = ((rest.prod(axis=1) * counts / size) @ patterns) / entries
             step = np.linalg.lstsq(np.eye(len(names)) - slopes, gap, rcond=None)[0]
             p = p + step
             if np.abs(step).max() < 1e-13 or p.max() > 1 + 1e-6 or (step < -1e-6).any():
                 break
-        reached = p - (np.where(shown, p, 1.0).prod(axis=1) * counts / size) @ shown / entries
+        reached = p - (np.where(patterns, p, 1.0).prod(axis=1) * counts / size) @ patterns / entries
         if p.max() > 1 + 1e-6 or (p < r - 1e-9).any() or np.abs(reached - r).max() > 1e-6:
-            asked = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+            goal = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
             raise ValueError(
-                f"missing rates {asked} cannot be reached together: one modality of a sample is "
+                f"missing rates {goal} cannot be reached together: one modality of a sample is "
                 "always kept; lower the largest"
             )
         return np.where(r > 0, np.clip(p, 0.0, 1.0), 0.0)

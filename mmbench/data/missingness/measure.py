@@ -51,14 +51,14 @@ def realised(presence: PresenceArray, natural: PresenceArray, names: Sequence[st
     """Count what is absent in a drawn table; all rates are 0 if it is empty."""
     codes, counts = np.unique(pattern_index(presence), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shown = every_pattern(len(names))
-    entries, there = max(presence.size, 1), max(int(natural.sum()), 1)
+    patterns = every_pattern(len(names))
+    entries, present = max(presence.size, 1), max(int(natural.sum()), 1)
     return Realised(
         missing_rate=int((~presence).sum()) / entries,
         incomplete_rate=int((~presence.all(axis=1)).sum()) / max(len(presence), 1),
         natural_missing_rate=int((~natural).sum()) / entries,
-        simulated_missing_rate=int((natural & ~presence).sum()) / there,
-        patterns={pattern_name(shown[codes[i]], names): int(counts[i]) for i in order},
+        simulated_missing_rate=int((natural & ~presence).sum()) / present,
+        patterns={pattern_name(patterns[codes[i]], names): int(counts[i]) for i in order},
     )
 
 
@@ -86,8 +86,8 @@ def dependence(presence: PresenceArray, samples: Samples) -> Dependence:
     codes = pattern_index(presence)
     value = {}
     for column, name in enumerate(samples.modalities):
-        there = samples.presence[:, column]
-        value[name] = _information(codes[there], _binned(modality_value(samples, name)[there]))
+        present = samples.presence[:, column]
+        value[name] = _information(codes[present], _binned(modality_value(samples, name)[present]))
     label = label_value(samples)
     classes = samples.target.ndim == 1 and np.issubdtype(samples.target.dtype, np.integer)
     return Dependence(label=_information(codes, label if classes else _binned(label)), value=value)

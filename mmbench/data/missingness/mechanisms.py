@@ -21,14 +21,14 @@ UNNAMED = ("natural", "every_pattern")  # what a scenario reads by itself
 @cache
 def _built_in() -> dict[str, type[Any]]:
     """Classes of the files beside this one that say what they are called."""
-    found = {}
+    classes = {}
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):
         module = importlib.import_module(f"{__package__}.{file.stem}")
         for cls in vars(module).values():
-            own = inspect.isclass(cls) and cls.__module__ == module.__name__
-            if own and isinstance(vars(cls).get("mechanism"), str):
-                found[cls.mechanism] = cls
-    return found
+            defined_here = inspect.isclass(cls) and cls.__module__ == module.__name__
+            if defined_here and isinstance(vars(cls).get("mechanism"), str):
+                classes[cls.mechanism] = cls
+    return classes
 
 
 def _plugins() -> dict[str, EntryPoint]:
@@ -76,15 +76,15 @@ def get(name: str) -> type[Any]:
             f"no mechanism named {name!r}{suggest(name, names())}; there are {', '.join(names())}"
         )
     try:
-        found: Any = point.load()
+        loaded: Any = point.load()
     except Exception as error:  # a plugin may fail in any way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ValueError(f"mechanism {name!r} does not import: {reason}") from error
-    fits = inspect.isclass(found) and (hasattr(found, "draw") or hasattr(found, "gap"))
-    if not fits or not hasattr(found, "__dataclass_fields__"):
+    fits = inspect.isclass(loaded) and (hasattr(loaded, "draw") or hasattr(loaded, "gap"))
+    if not fits or not hasattr(loaded, "__dataclass_fields__"):
         raise ValueError(
             f"mechanism {name!r}: {point.value} is no dataclass with draw (Missingness) or gap "
             "(Within)"
         )
-    mechanism: type[Any] = found
+    mechanism: type[Any] = loaded
     return mechanism

@@ -62,15 +62,15 @@ class Missingness(Protocol):
 
 def pattern_name(present: Bool[np.ndarray, " modality"], names: Sequence[str]) -> str:
     """Name a set of present modalities, "audio+text", in the order of the columns."""
-    return "+".join(name for name, there in zip(names, present, strict=True) if there)
+    return "+".join(name for name, is_present in zip(names, present, strict=True) if is_present)
 
 
 def pattern_index(presence: PresenceArray) -> Int[np.ndarray, " sample"]:
     """Number each row's pattern: sum_m presence_m 2^m, so complete is 2^M - 1."""
-    found = np.zeros(len(presence), dtype=np.int64)
+    index = np.zeros(len(presence), dtype=np.int64)
     for column in range(presence.shape[1]):
-        found += presence[:, column].astype(np.int64) << column
-    return found
+        index += presence[:, column].astype(np.int64) << column
+    return index
 
 
 def every_pattern(size: int) -> Bool[np.ndarray, "pattern modality"]:

@@ -61,8 +61,8 @@ def hide(
     presence: PresenceArray = natural & ~absent
     empty = np.flatnonzero(~presence.any(axis=1))
     if len(empty):
-        kept = np.where(natural[empty], priority(empty), -np.inf).argmax(axis=1)
-        presence[empty, kept] = True
+        survivor = np.where(natural[empty], priority(empty), -np.inf).argmax(axis=1)
+        presence[empty, survivor] = True
     return presence
 
 
@@ -78,20 +78,20 @@ def entry_law(
         keep: Chance that an entry is the one kept, given that all would vanish.
         natural: What the rows have.
     """
-    found = np.zeros((len(p), 1 << p.shape[1]))
+    law = np.zeros((len(p), 1 << p.shape[1]))
     everything = np.where(natural, p, 1.0).prod(axis=1)
-    for index, shown in enumerate(every_pattern(p.shape[1])):
+    for index, pattern in enumerate(every_pattern(p.shape[1])):
         if index:
-            factors = np.where(shown, np.where(natural, 1 - p, 0.0), np.where(natural, p, 1.0))
-            found[:, index] = factors.prod(axis=1)
+            factors = np.where(pattern, np.where(natural, 1 - p, 0.0), np.where(natural, p, 1.0))
+            law[:, index] = factors.prod(axis=1)
     for column in range(p.shape[1]):
         alone = np.where(natural[:, column], keep[:, column], 0.0)
-        found[:, 1 << column] += everything * alone
-    return found
+        law[:, 1 << column] += everything * alone
+    return law
 
 
 def certain(presence: PresenceArray) -> PatternProbability:
     """The law of rows whose pattern is known."""
-    found = np.zeros((len(presence), 1 << presence.shape[1]))
-    found[np.arange(len(presence)), pattern_index(presence)] = 1.0
-    return found
+    law = np.zeros((len(presence), 1 << presence.shape[1]))
+    law[np.arange(len(presence)), pattern_index(presence)] = 1.0
+    return law

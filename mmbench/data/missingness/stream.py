@@ -60,12 +60,12 @@ class Stream:
             purpose: Tells apart numbers that one sample and name need for several ends.
         """
         row = self._rows(sample_id)
-        found = np.empty((len(row), len(names)))
+        numbers = np.empty((len(row), len(names)))
         for column, name in enumerate(names):
             z = row + key_of("column", purpose, name)
             _mix(z)
-            np.multiply(z >> np.uint64(11), 2.0**-53, out=found[:, column])
-        return found
+            np.multiply(z >> np.uint64(11), 2.0**-53, out=numbers[:, column])
+        return numbers
 
     def places(
         self, sample_id: Int[np.ndarray, " sample"], count: int, name: str, purpose: str
@@ -84,8 +84,8 @@ class Stream:
         start = self._rows(sample_id)[:, None] + key_of("places", purpose, name)
         z = start + np.arange(1, count + 1, dtype=np.uint64) * GAMMA
         _mix(z)
-        found: Float[np.ndarray, "sample place"] = (z >> np.uint64(11)) * 2.0**-53
-        return found
+        numbers: Float[np.ndarray, "sample place"] = (z >> np.uint64(11)) * 2.0**-53
+        return numbers
 
     def _rows(self, sample_id: Int[np.ndarray, " sample"]) -> NDArray[np.uint64]:
         row = sample_id.astype(np.int64).view(np.uint64)

@@ -60,11 +60,11 @@ class FromTable:
 
     def check(self, names: tuple[str, ...]) -> None:
         """See `Missingness`; reads the file."""
-        found = self.load().modalities
-        for name in found:
+        modalities = self.load().modalities
+        for name in modalities:
             modality_index(name, names)
         for name in names:
-            modality_index(name, found)
+            modality_index(name, modalities)
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
         """See `Missingness`; nothing is random."""
@@ -75,9 +75,9 @@ class FromTable:
         presence = self.load().over(samples)
 
         def probability(score: Scores, label: Labels, natural: PresenceArray) -> PatternProbability:
-            found: Float[np.ndarray, "row pattern"]
-            found = np.zeros((len(presence), 1 << presence.shape[1]))
-            found[np.arange(len(presence)), pattern_index(presence)] = 1.0
-            return found
+            law: Float[np.ndarray, "row pattern"]
+            law = np.zeros((len(presence), 1 << presence.shape[1]))
+            law[np.arange(len(presence)), pattern_index(presence)] = 1.0
+            return law
 
         return probability

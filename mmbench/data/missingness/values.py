@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from mmbench.data.mapped import chunks
 from mmbench.data.samples import Samples
 
 
@@ -18,21 +19,23 @@ def modality_value(samples: Samples, modality: str) -> Float[np.ndarray, " sampl
         Any real number; NaN where the sample lacks the modality by nature.
     """
     values = samples.inputs[modality]
-    there = samples.presence[:, samples.modalities.index(modality)]
-    found = np.full(len(samples), np.nan)
-    steps = samples.lengths.get(modality)
-    x = values[there]
-    features = tuple(range(1, x.ndim))
-    if steps is None:
-        found[there] = x.mean(axis=features, dtype=np.float64)
-    elif np.issubdtype(x.dtype, np.integer):
-        found[there] = steps[there]
-    else:
-        valid = np.arange(x.shape[1]) < steps[there][:, None]
+    present = samples.presence[:, samples.modalities.index(modality)]
+    lengths = samples.lengths.get(modality)
+    if lengths is not None and np.issubdtype(values.dtype, np.integer):
+        return np.where(present, lengths, np.nan)
+    mean = np.full(len(samples), np.nan)
+    features = tuple(range(1, values.ndim))
+    for part in chunks(values):
+        rows = part.start + np.flatnonzero(present[part])
+        x = values[rows]
+        if lengths is None:
+            mean[rows] = x.mean(axis=features, dtype=np.float64)
+            continue
+        valid = np.arange(x.shape[1]) < lengths[rows][:, None]
         valid = np.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x.shape)
         total = np.where(valid, x, 0).sum(axis=features, dtype=np.float64)
-        found[there] = total / np.maximum(valid.sum(axis=features), 1)
-    return found
+        mean[rows] = total / np.maximum(valid.sum(axis=features), 1)
+    return mean
 
 
 def modality_values(samples: Samples) -> Float[np.ndarray, "sample modality"]:
