@@ -90,3 +90,10 @@ def test_the_prior_is_the_constant_of_least_loss():
     survival_loss(logits.expand(4000, -1), target).mean().backward()
     assert logits.grad.abs().max() < 1e-3  # smoothed by one sample of thousands
     assert not survival_prior(1, target).any()
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_no_loss_waits_for_a_device(outputs):
+    among = torch.ones(6, dtype=torch.bool, device="meta")  # which holds no number to wait for
+    output, target = torch.zeros(6, outputs, device="meta"), torch.zeros(6, 2, device="meta")
+    assert survival_loss(output, target, among).shape == (6,)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def _fit_baseline(method: LightningModule, data: DataModule, device: torch.devic
     scale = data.target_scale
     if not isinstance(scale, SurvivalScale) or scale.baseline is None:
         return
-    train = [method(batch.blind().to(device))[:, 0] for batch in data.batches("train")]
-    log_risk = torch.cat(train).float().cpu().numpy()
+    train = (replace(batch, teacher=None).blind().to(device) for batch in data.batches("train"))
+    log_risk = torch.cat([method(batch)[:, 0] for batch in train]).float().cpu().numpy()
     if not np.isfinite(log_risk).all():
         raise DivergedError("log risks of training samples are not finite")
     data.target_scale = scale.with_baseline(data.raw_target("train"), log_risk)
