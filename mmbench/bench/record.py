@@ -197,6 +197,13 @@ def read_predictions(
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
 
 
+def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:
+    """What scores are computed from: `logits`, `target` and, of survival, `train`."""
+    survival = read_result(run.folder).task.kind == "survival"
+    train = ("train",) if survival else ()
+    return read_predictions(run, condition, only=("logits", "target", *train))
+
+
 def read_calibration(run: Run, condition: str) -> Calibration | None:
     """Predictions of validation samples under a test condition; None if the run kept none."""
     file = run.folder / CALIBRATION
@@ -318,10 +325,10 @@ def _newer_scores(
         missing += later
     if not missing:
         return {}
-    predictions = read_predictions(run, name, only=("logits", "target"))
+    predictions = read_scored(run, name)
+    logits, target, train = predictions["logits"], predictions["target"], predictions.get("train")
     return {
-        m: score(m, predictions["logits"], predictions["target"], kind, calibration=calibration)
-        for m in missing
+        m: score(m, logits, target, kind, calibration=calibration, train=train) for m in missing
     }
 
 

@@ -179,7 +179,7 @@ def _records(data: DataModule, splits: Mapping[str, Samples]) -> list[JSON]:
         for split, samples in splits.items()
     ]
     outputs: list[dict[str, Any]] = [{"name": str(output)} for output in task.outputs]
-    if task.kind != "regression":
+    if task.kind in ("single_label", "multi_label"):
         for split, samples in splits.items():
             counts = (
                 np.bincount(samples.target, minlength=task.num_outputs)
