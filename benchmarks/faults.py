@@ -229,7 +229,7 @@ class Disturbed:
     def damage_a_file(self) -> str:
         files = [
             file
-            for file in self.results.glob("*/runs/[!.]*/*/*/[!.]*/**/*")
+            for file in self.results.glob("*/runs/**/*")
             # what a run is still writing is whole by its own word alone
             if file.is_file() and not any(map(PRIVATE.fullmatch, file.parts))
         ]
