@@ -131,7 +131,7 @@ class Disturbed:
         }
         acts = self.rng.choices(list(kinds), weights=list(kinds.values()))
         if not moved:
-            time.sleep(1.0)
+            time.sleep(1.0)  # so that somebody notices in between
             acts = [self.damage_a_file] * AT_REST
         for act in acts:
             if done := act():
