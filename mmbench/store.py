@@ -117,9 +117,8 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
     part = private(target)
     if not (go_on and any(_rename(past, part) for past in leftovers(target))):
         part.mkdir()
-    for mark in ("", OLD, GONE):
-        for past in leftovers(target, mark):
-            _remove(past, target)
+    for past in leftovers(target, "", OLD, GONE):
+        _remove(past, target)
     try:
         yield part
     except BaseException:
@@ -130,24 +129,32 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def leftovers(target: Path, mark: str = "") -> list[Path]:
+def leftovers(target: Path, *marks: str) -> list[Path]:
     """Attempts of processes of this machine that are no more, the newest first.
 
     Those of other machines, or from before a restart, may be at work or half on disk: not listed.
 
     Args:
         target: What was attempted.
-        mark: `OLD` for what they had moved aside instead, `GONE` for what they were removing.
+        *marks: `OLD` for what they had moved aside instead, `GONE` for what they were removing;
+            without any, the attempts themselves.
     """
     parts = []
-    for part in target.parent.glob(f".{target.name}.{_here()}.*.*"):
-        name = PRIVATE.fullmatch(part.name)
-        if name is None or (name["mark"] or "") != mark or not part.is_dir():
+    for name, part in _privates(target.parent, f".{target.name}.{_here()}."):
+        if (name["mark"] or "") not in (marks or ("",)) or not part.is_dir():
             continue
         if name["maker"] == LEFT or not _is_alive(int(name["maker"])):
             with contextlib.suppress(FileNotFoundError):
                 parts.append((part.stat().st_mtime_ns, part))
     return [part for _, part in sorted(parts, reverse=True)]
+
+
+def _privates(folder: Path, prefix: str = ".") -> Iterator[tuple[re.Match[str], Path]]:
+    """What lies in a folder under names of `private`: asked for each run, among thousands."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and (name := PRIVATE.fullmatch(entry.name)):
+                yield name, folder / entry.name
 
 
 def restore(target: Path) -> None:
@@ -181,8 +188,7 @@ def targets_in(folder: Path) -> list[Path]:
 @lru_cache(maxsize=1024)
 def _moved_aside_in(folder: Path, changed: int) -> dict[str, list[Path]]:
     """Name -> what was moved aside of it, the last at the end; `changed` tells states apart."""
-    named = [(PRIVATE.fullmatch(part.name), part) for part in folder.glob(f".*{OLD}.*")]
-    parts = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
+    parts = [(name, part) for name, part in _privates(folder) if name["mark"] == OLD]
     of: dict[str, list[Path]] = {}
     for name, part in sorted(parts, key=lambda one: _age(one[1])):
         of.setdefault(name["target"], []).append(part)
@@ -200,9 +206,8 @@ def clean(folder: Path) -> None:
     They are if nothing in them was written for `ABANDONED_S` and nobody claims their target. What
     was moved aside is put back where nothing was published in its place.
     """
-    for part in folder.glob(".*.*.*.*"):
-        name = PRIVATE.fullmatch(part.name)
-        if name is None or not part.is_dir():
+    for name, part in list(_privates(folder)):
+        if not part.is_dir():
             continue
         target = folder / name["target"]
         if time.time() - _last_written(part) < ABANDONED_S or is_claimed(target):

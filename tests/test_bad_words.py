@@ -126,8 +126,9 @@ def test_what_a_constructor_refuses_is_refused_before_any_run(refused, word, mes
         ("gradient_clip_val=x", "gradient_clip_val"),
         ("accumulate_grad_batches=0", "accumulate_grad_batches must be above 0"),
         ("check_val_every_n_epoch=0", "check_val_every_n_epoch must be above 0"),
-        ("devices=0", "devices must be above 0"),
-        ("num_nodes=0", "num_nodes must be above 0"),
+        ("devices=0", "trainer.devices: input should be greater than or equal to 1"),
+        ("devices=auto", "trainer.devices: input should be a valid integer"),
+        ("num_nodes=2", "num_nodes cannot be set: a run stays on one machine"),
         ("limit_train_batches=0", "leaves nothing to train"),
         ("limit_train_batches=-1", "limit_train_batches"),
         ("max_steps=0", "leaves nothing to train"),
@@ -135,7 +136,7 @@ def test_what_a_constructor_refuses_is_refused_before_any_run(refused, word, mes
         ("max_time=x", "not a valid duration"),
         ("precision=7", "precision"),
         ("accelerator=gpuu", "did you mean 'gpu'?"),
-        ("strategy=nonsense", "no strategy 'nonsense'"),
+        ("strategy=fsdp", "trainer.strategy: input should be 'auto' or 'ddp'"),
         ("log_every_n_steps=x", "trainer.log_every_n_steps: input should be a valid integer"),
         ("deterministic=maybe", "trainer.deterministic"),
         ("overfit_batches=3", "overfit_batches cannot be set"),
@@ -228,13 +229,22 @@ def test_a_training_with_one_validation_is_planned(tmp_path, monkeypatch, capsys
 def test_a_trainer_of_another_machine_is_planned(tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(WORDS))
     monkeypatch.chdir(tmp_path)
-    placed = ("accelerator=gpu", "devices=8", "num_nodes=2", "strategy=ddp", "precision=bf16-mixed")
+    placed = ("accelerator=gpu", "precision=bf16-mixed", "strategy=ddp")
     words = [f"trainer.{word}" for word in placed]
     monkeypatch.setattr(sys, "argv", ["mmbench", "plan", "tiny.yaml", *words])
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
     assert capsys.readouterr().err == ""
+
+
+def test_more_devices_than_this_machine_has_are_refused_before_any_run(refused, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    more = "trainer.devices=3"
+    refused("a run asks for 3, and this machine has 2 GPUs", "tiny.yaml", more)
+    monkeypatch.setattr("mmbench.bench.executors.local.cores", lambda: 2)
+    here = "this machine has 2 cores"
+    refused(here, "tiny.yaml", more, "trainer.accelerator=cpu")
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,10 @@ def mmbench(here, monkeypatch, capsys):
     return call
 
 
-def refused(result, message):
+def refused(result, message, *, code=2):
     """Whether a command ended in one line on stderr that holds the message."""
-    code, _, error = result
-    assert code == 2
+    ended, _, error = result
+    assert ended == code
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -117,7 +117,8 @@ def test_a_check_names_each_missing_file_and_counts_compressed_ones(mmbench, her
     for name in ("1_tr.csv", "2_te.csv"):
         (here / "rosmap" / name).unlink()
     result = mmbench("data", "check", "rosmap", "--data-root", ".")
-    refused(result, "rosmap is not whole: 1 of 8 files are missing from .; get them from https://")
+    message = "rosmap is not whole: 1 of 8 files are missing from .; get them from https://"
+    refused(result, message, code=1)
     assert "found    rosmap/1_tr.csv.gz" in result[1]
     assert "missing  rosmap/2_te.csv" in result[1]
     assert "problem" not in result[1]  # what is missing is said once
@@ -128,7 +129,7 @@ def test_a_file_that_is_there_but_spoiled_is_one_problem_not_three(mmbench, here
     path = here / "rosmap" / "1_tr.csv"
     path.write_text(path.read_text().replace(",", ",x", 1))
     result = mmbench("data", "check", "rosmap", "--data-root", here)
-    refused(result, "rosmap is not whole: 1 problem, see above")
+    refused(result, "rosmap is not whole: 1 problem, see above", code=1)
     [problem] = [line for line in result[1].splitlines() if line.startswith("problem")]
     assert problem.startswith("problem  train, val")
     assert "is no finite number" in problem
@@ -142,7 +143,7 @@ def test_a_missing_file_that_the_arguments_do_not_need_is_a_note(mmbench, here):
     assert "missing  " in out
     assert "note     what is missing is not read with these arguments" in out
     result = mmbench("data", "check", "cmu_mosi", "target=seven", "--data-root", here)
-    refused(result, "1 of 10 files are missing")
+    refused(result, "1 of 10 files are missing", code=1)
 
 
 BROKEN = """
@@ -170,7 +171,7 @@ def test_a_plugin_that_breaks_its_promises_is_told_which(mmbench, here, monkeypa
     (here / "broken_data_set.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(here)
     result = mmbench("data", "check", "broken_data_set.Broken")
-    refused(result, "broken_data_set.Broken is not whole: 3 problems, see above")
+    refused(result, "broken_data_set.Broken is not whole: 3 problems, see above", code=1)
     assert [line[9:] for line in result[1].splitlines() if line.startswith("problem")] == [
         "val: a has the shape (2,), the task says (3,)",
         "test: its classes are not whole numbers from 0 to 1",
@@ -225,8 +226,65 @@ def test_a_description_says_what_was_filled_in(mmbench, here):
     assert code == 0
     assert f"found    {here / 'x.csv'}" in out
     code, out, _ = mmbench("data", "check", "table", *words, "files.more=no.csv")
-    assert code == 2
+    assert code == 1
     assert f"missing  {here / 'no.csv'}" in out
+
+
+BOOKS = """
+import numpy as np
+from pathlib import Path
+from mmbench.data.samples import Samples
+from mmbench.data.task import Modality, Task
+from mmbench.datamodule import Counts, DataModule, Source
+
+class Books(DataModule):
+    source = Source(citation="none", papers=("A study: 4 / 4 / 4, all words",))
+    files = ("books/pages.csv",)
+    published = (
+        Counts("table 1 of a study", "train", samples=4, classes={"dull": 2, "good": 2}),
+        Counts("table 1 of a study", "test", samples=5, classes={"good": 3}),
+        Counts("its page", None, samples=12),
+    )
+
+    def describe(self):
+        return Task("single_label", (Modality("a", "vector", (1,)),), ("dull", "good"))
+
+    def load(self, split):
+        ids = np.arange(4) + 4 * ("train", "val", "test").index(split)
+        return Samples(("a",), {"a": np.zeros((4, 1))}, ids % 2, ids, np.ones((4, 1), bool))
+
+    def subject_of(self, split):
+        return np.array(["ann", "bob"] if split != "test" else ["bob", "cid"])
+"""
+
+
+def test_a_check_compares_with_what_was_published_and_looks_for_people_in_two_splits(
+    mmbench, here, monkeypatch
+):
+    (here / "books_data_set.py").write_text(BOOKS)
+    monkeypatch.syspath_prepend(here)
+    name = "books_data_set.Books"
+    code, out, _ = mmbench("data", "describe", name, "--data-root", here)
+    assert code == 0
+    assert "paper    A study: 4 / 4 / 4, all words" in out
+    assert "note     nothing is counted: none of its files is in" in out
+    (here / "books").mkdir()
+    (here / "books" / "pages.csv").write_text("\n")
+    result = mmbench("data", "check", name, "--data-root", here)
+    refused(result, f"{name} is not whole: 5 problems, see above", code=1)
+    problems = [line[9:] for line in result[1].splitlines() if line.startswith("problem")]
+    assert problems == [
+        "test: 4 samples, but 5 in table 1 of a study",
+        "test: 2 of good, but 3 in table 1 of a study",
+        "train and val share 2 subjects, such as ann",
+        "train and test share 1 subject, such as bob",
+        "val and test share 1 subject, such as bob",
+    ]
+    (here / "books" / "TWIN.txt").write_text("made up\n")
+    result = mmbench("data", "check", name, "--data-root", here)
+    refused(result, f"{name} is not whole: 3 problems, see above", code=1)
+    refused(mmbench("data", "twin", name, "--out", here), "books_data_set has no twin")
+    assert not list(here.glob(".twin-*"))
 
 
 def test_many_classes_are_summed_up_labels_counted_and_numbers_averaged(mmbench, here):
@@ -596,7 +654,7 @@ def test_a_legacy_table_for_data_without_text_and_image_is_refused(mmbench, here
 
 @pytest.mark.parametrize(
     "command",
-    [("data", "list"), ("data", "check"), ("data", "describe"),
+    [("data", "list"), ("data", "check"), ("data", "describe"), ("data", "twin"),
      ("masks", "export"), ("masks", "verify"), ("masks", "import")],
 )  # fmt: skip
 def test_help_has_an_example(mmbench, command):

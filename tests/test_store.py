@@ -426,3 +426,11 @@ def test_processes_that_die_at_any_moment_leave_nothing_partial_without_any_lock
         folder = tmp_path / "cache" / digest({"entry": number})
         assert {(folder / name).read_text() for name in "abc"} == {CONTENT}
         assert whole(tmp_path / "runs" / str(number))
+
+
+def test_a_claim_of_a_version_whose_leases_last_another_time_is_somebody_elses(tmp_path):
+    lease = SoftFileLease(tmp_path / ".target.claim", lease_duration=7.0)
+    with lease, claim(tmp_path / "target") as held:
+        assert not held.ours
+    with claim(tmp_path / "target") as held:
+        assert held.ours

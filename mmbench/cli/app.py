@@ -11,8 +11,9 @@ from typer.core import TyperGroup
 
 from mmbench.cli.archive import archive, merge
 from mmbench.cli.board import compare, leaderboard
+from mmbench.cli.card import card
 from mmbench.cli.check import check
-from mmbench.cli.data import check_data, describe_data, init_data, list_data
+from mmbench.cli.data import check_data, describe_data, init_data, list_data, write_twin
 from mmbench.cli.delete import delete
 from mmbench.cli.errors import end
 from mmbench.cli.listing import list_things
@@ -77,6 +78,7 @@ app.command()(merge)
 app.command()(verify)
 app.command()(delete)
 app.command("list")(list_things)
+app.command()(card)
 app.command()(check)
 app.command()(new)
 app.add_typer(data_app, name="data")
@@ -85,6 +87,7 @@ data_app.command("list")(list_data)
 data_app.command("check")(check_data)
 data_app.command("describe")(describe_data)
 data_app.command("init")(init_data)
+data_app.command("twin")(write_twin)
 masks_app.command("export")(export_masks)
 masks_app.command("verify")(verify_masks)
 masks_app.command("import")(import_masks)

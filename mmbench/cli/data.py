@@ -6,18 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, arguments
+from mmbench.cli.options import DataArguments, DataName, DataRoot, Fold, SkipBad, arguments
 from mmbench.cli.show import counted, print_patterns, print_table, visible
 
 SHOWN_CLASSES = 30
-SkipBad = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Let so many bad samples of a modality pass: the argument skip_bad of a data set.",
-        show_default=False,
-    ),
-]
 
 
 def list_data() -> None:
@@ -44,12 +36,14 @@ def check_data(
 ) -> None:
     """Say where to get a data set and which of its files are there, then load every split.
 
-    Exit code 0: it loads and is what it says it is; 2: it is not, and each problem has a line.
+    Exit code 0: it loads and is what it and its publications say it is; 1: it is not, and each
+    problem has a line.
 
     Example: `mmbench data check rosmap --data-root ~/data`
     """
     from mmbench.bench.run.build import bound_data
-    from mmbench.health import examine
+    from mmbench.cli.errors import fail
+    from mmbench.health import examine, is_twin
 
     data = bound_data(name, _arguments(words, skip_bad), data_root, fold)
     _print_source(data)
@@ -67,15 +61,17 @@ def check_data(
     if health.missing and not data_root.is_dir():
         raise ValueError(next(iter(health.missing.values())))
     if health.missing:
-        raise ValueError(
+        fail(
             f"{name} is not whole: {len(health.missing)} of {len(data.files)} files are missing "
             f"from {data_root}; get them from {data.source.url or 'their authors'} "
-            "(datamodules/README.md has the details)"
+            "(datamodules/README.md has the details)",
+            code=1,
         )
     if health.problems:
-        raise ValueError(
-            f"{name} is not whole: {counted(len(health.problems), 'problem')}, see above"
-        )
+        count = counted(len(health.problems), "problem")
+        fail(f"{name} is not whole: {count}, see above", code=1)
+    if is_twin(data):
+        typer.echo("note     this is a generated twin, so nothing was compared with publications")
     typer.echo(f"{name} is whole")
 
 
@@ -89,7 +85,8 @@ def describe_data(
 ) -> None:
     """Show task, modalities, sizes, classes, natural gaps and terms of a data set.
 
-    Without the arguments that a data set cannot do without (`table`), its rules alone.
+    Without its files, or without the arguments that it cannot do without (`table`), what it says
+    of itself alone: where to get it, under which terms, which tree of files it reads.
 
     Example: `mmbench data describe tabler modalities=[outline,tags]`
     """
@@ -99,6 +96,7 @@ def describe_data(
     from mmbench.bench.run.build import bound_data, needed_by_data
     from mmbench.data.missingness.measure import realised
     from mmbench.data.samples import SPLITS
+    from mmbench.health import located
     from mmbench.registry import DATASETS
 
     if not words and (needed := needed_by_data(name)):
@@ -111,6 +109,10 @@ def describe_data(
     about = re.split(r"\n(?:Args|Raises|Returns):\n", inspect.getdoc(type(data)) or "")[0]
     typer.echo(f"{about.strip()}\n")
     _print_source(data)
+    files, missing = located(data)
+    if missing and not files:
+        typer.echo(f"note     nothing is counted: none of its files is in {data_root}")
+        return
     task = data.task
     typer.echo(f"task     {task.kind}, {counted(task.num_outputs, 'output')}")
     typer.echo(f"folds    {data.folds}, this is {fold}\n")
@@ -143,6 +145,35 @@ def describe_data(
     _print_target(task, splits)
     for note in data.notes():
         typer.echo(f"note     {visible(note)}")
+
+
+def write_twin(
+    name: DataName,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder that the set's own folder is made in.")],
+    seed: Annotated[int, typer.Option(min=0, help="Decides every byte.")] = 0,
+) -> None:
+    """Write a small generated set in exactly the layout of a data set, to try things without it.
+
+    Example: `mmbench data twin hateful_memes --out twins`, then
+    `mmbench data check hateful_memes --data-root twins`
+    """
+    import tempfile
+
+    from mmbench.registry import DATASETS
+
+    cls = DATASETS.get(name)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".twin-") as made:
+        cls.write_twin(Path(made), seed=seed)
+        folders = sorted(Path(made).iterdir())
+        for folder in folders:
+            target = out / folder.name
+            if target.exists() and any(target.iterdir()):
+                raise ValueError(f"{target} holds files; take another folder with --out")
+        for folder in folders:
+            folder.rename(out / folder.name)
+            typer.echo(f"wrote    {out / folder.name}")
 
 
 def init_data(
@@ -198,6 +229,8 @@ def _print_source(data: Any) -> None:
         typer.echo(f"licence  {source.licence}")
     if source.url:
         typer.echo(f"url      {source.url}")
+    for line in source.papers:
+        typer.echo(f"paper    {line}")
     if source.checksum:
         typer.echo(f"ships    with mmbench, SHA-256 {source.checksum}")
     if source.superseded_by:
@@ -207,6 +240,13 @@ def _print_source(data: Any) -> None:
 def _print_target(task: Any, splits: Mapping[str, Any]) -> None:
     import numpy as np
 
+    if task.kind == "survival":
+        times = [samples.target[:, 0] for samples in splits.values()]
+        rows = [("median time", *(f"{np.median(time):g}" for time in times))]
+        events = [samples.target[:, 1] for samples in splits.values()]
+        rows.append(("events", *(f"{event.sum():g} of {len(event)}" for event in events)))
+        print_table(("survival", *splits), rows)
+        return
     if task.kind == "regression":
         rows = []
         for i, output in enumerate(task.outputs):

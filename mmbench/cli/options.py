@@ -1,5 +1,6 @@
 """Arguments that several commands have."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +55,14 @@ Tune = Annotated[
         min=1, metavar="N", help="Try so many settings of every method first; tune.trials=N."
     ),
 ]
+SkipBad = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Let so many bad samples of a modality pass: the argument skip_bad of a data set.",
+        show_default=False,
+    ),
+]
 DataName = Annotated[str, typer.Argument(metavar="NAME", help="A data set's name or class path.")]
 DataArguments = Annotated[
     list[str] | None,
@@ -73,6 +82,7 @@ def sweep_of(
     limit: int | None,
     data_root: Path,
     tune: int | None = None,
+    skip_bad: int | None = None,
 ) -> "Sweep":
     """The sweep that the words of a command mean."""
     import mmbench
@@ -83,7 +93,34 @@ def sweep_of(
         rest.append(f"limit={limit}")
     if tune is not None:
         rest.append(f"tune.trials={tune}")
+    sweep = mmbench.Sweep(suite, *rest, results=results, data_root=data_root)
+    if skip_bad is None:
+        return sweep
+    rest.append(_skipping(sweep, skip_bad))
     return mmbench.Sweep(suite, *rest, results=results, data_root=data_root)
+
+
+def _skipping(sweep: "Sweep", skip_bad: int) -> str:
+    """The override that lets bad samples of every data set pass that can do without them.
+
+    Raises:
+        ValueError: If no data set of the suite can.
+    """
+    from mmbench.bench.spec import parameters
+    from mmbench.registry import DATASETS
+
+    entries = [entry.model_dump(exclude_none=True) for entry in sweep.suite.data]
+    able = [
+        entry
+        for entry in entries
+        if any(one.name == "skip_bad" for one in parameters(DATASETS.get(entry["name"])))
+    ]
+    if not able:
+        names = ", ".join(entry["name"] for entry in entries)
+        raise ValueError(f"--skip-bad is for data sets with the argument skip_bad, not for {names}")
+    for entry in able:
+        entry["args"]["skip_bad"] = skip_bad
+    return f"data={json.dumps(entries)}"
 
 
 def may_write(sweep: "Sweep") -> bool:

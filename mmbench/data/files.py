@@ -1,6 +1,7 @@
 """Reads the files a user brings; what is wrong with one is said in a line that names it."""
 
 import hashlib
+import json
 import math
 import os
 import zipfile
@@ -109,6 +110,32 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     return table
 
 
+def read_texts(path: Path, *columns: str) -> pd.DataFrame:
+    """Read a CSV file whose cells stay text: `01` is not 1, and `NA` is a word.
+
+    Args:
+        path: The file, with a header.
+        columns: That it must have.
+
+    Raises:
+        ValueError: If it is no CSV, or lacks a column.
+    """
+    table = read_csv(path, dtype=str, keep_default_na=False)
+    if lost := [name for name in columns if name not in table.columns]:
+        raise ValueError(f"{path} has no column {lost[0]}; it has {[*table.columns][:20]}")
+    return table
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    with reading(path, "JSON file"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_matrix(path: Path, *, width: int) -> Float32[np.ndarray, "row column"]:
     """Read a CSV file of numbers without a header.
 
@@ -170,6 +197,21 @@ def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
     Raises:
         ValueError: If a variable is not in it, or it is no MATLAB file of version 4 to 7.2.
     """
+    content = matlab_variables(path)
+    for name in names:
+        if name not in content:
+            raise ValueError(
+                f"{path} has no variable {name}; it has {', '.join(content) or 'nothing'}"
+            )
+    return [content[name] for name in names]
+
+
+def matlab_variables(path: Path) -> dict[str, Any]:
+    """Every variable of a MATLAB file, by name.
+
+    Raises:
+        ValueError: If it is no MATLAB file of version 4 to 7.2.
+    """
     from scipy import io
 
     with reading(path, "MATLAB file"):
@@ -178,11 +220,7 @@ def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
             content = io.loadmat(path)
         except NotImplementedError as error:  # version 7.3 is HDF5
             raise ValueError("it is one of 7.3; save it again with save(file, '-v7')") from error
-    for name in names:
-        if name not in content:
-            has = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
-            raise ValueError(f"{path} has no variable {name}; it has {has}")
-    return [content[name] for name in names]
+    return {name: value for name, value in content.items() if not name.startswith("__")}
 
 
 def dense(matrix: Any, *, width: int, what: str) -> Float32[np.ndarray, "row column"]:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
 
-from mmbench import store
-from mmbench.bench.record import find_run, read_predictions, samples_digest
+from mmbench import store, trained
+from mmbench.bench.record import find_run, read_calibration, read_predictions, samples_digest
 from mmbench.bench.result import read_result
 from mmbench.bench.run import meters, provenance
 from mmbench.bench.run.build import build_data, check_arguments
@@ -32,8 +32,9 @@ from mmbench.bench.run.scoring import _require_no_leak
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
+from mmbench.data.missingness.stream import Stream
 from mmbench.method import Method
-from mmbench.metrics.metric import score
+from mmbench.metrics.metric import metrics_for, score
 from mmbench.registry import METHODS
 from mmbench.store import Claim
 
@@ -73,6 +74,7 @@ def test_a_run_leaves_the_files_that_are_promised(finished):
         "metrics.csv",
         "metrics.json",
         "weights.safetensors",
+        "calibration.npz",
         "predictions/complete.npz",
         "predictions/mcar_0.3.npz",
     }
@@ -90,6 +92,43 @@ def test_stored_scores_are_those_of_the_stored_predictions(finished):
         realised = 1 - kept["presence"].mean()
         assert condition.realised.missing_rate == pytest.approx(realised)
         assert condition.missing_rate_nominal == (0.0 if name == "complete" else 0.3)
+
+
+def test_sets_are_calibrated_on_validation_samples_of_which_the_same_is_hidden(finished):
+    spec, runs = finished
+    found = find_run(spec, runs)
+    data = build_data(spec, NO_DATA)
+    data.setup()
+    val = data.split("val").samples
+    method = trained.load(found).method
+    for name, condition in read_result(found.folder).conditions.items():
+        known = read_calibration(found, name)
+        assert (known.target == val.target).all()
+        shown = data.conditions[name].draw(val, Stream(data.scenario.mask_seed, "test"))
+        batch = data.on_validation(10**6).split("test")[list(range(len(val)))]
+        with torch.no_grad():
+            again = method.eval()(batch.hide(torch.from_numpy(~shown)))
+        np.testing.assert_allclose(known.logits, again.numpy(), rtol=1e-4, atol=1e-4)
+        kept = read_predictions(found, name)
+        for metric in metrics_for("single_label", calibrated=True):
+            expected = score(
+                metric, kept["logits"], kept["target"], "single_label", calibration=known
+            )
+            assert condition.scores[metric] == expected
+    assert not np.allclose(
+        read_calibration(found, "complete").logits, read_calibration(found, "mcar_0.3").logits
+    )
+
+
+def test_validation_samples_that_calibrate_are_bounded_in_number_and_none_of_the_test_split():
+    data = build_data(specs(limit=None)[1], NO_DATA)
+    few = data.on_validation(50)
+    held = few.split("test").samples
+    assert len(held) == 50
+    assert set(held.sample_id) < set(data.samples("val").sample_id)
+    assert few.condition_presence("mcar_0.3").shape == (50, 2)
+    assert len(data.split("test")) == 300  # the data itself are as they were
+    assert len(data.condition_presence("mcar_0.3")) == 300
 
 
 def test_kept_weights_give_the_kept_predictions(finished):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from twins import WRITE
+from twins import TWINS, WRITE
 
 from mmbench.data.batch import opaque_ids
 from mmbench.data.samples import SPLITS
@@ -15,7 +15,7 @@ from mmbench.data.scenario import Scenario
 from mmbench.data.task import AXES
 from mmbench.registry import DATASETS
 
-SHIPPED = ("mfeat", "openmoji", "synthetic", "tabler")
+SHIPPED = ("gaussian", "mfeat", "openmoji", "synthetic", "tabler")
 WITHOUT_FILES = (*SHIPPED, "table")
 HAS_RDATA = importlib.util.find_spec("rdata") is not None
 NAMES = [
@@ -29,10 +29,11 @@ NAMES = [
             if name == "breast_tcga"
             else [],
         )
-        for name in WRITE
+        for name in WRITE | TWINS
     ),
 ]
 ARGUMENTS = {
+    "gaussian": {"n_train": 150, "n_val": 60, "n_test": 90},
     "synthetic": {
         "num_modalities": 4,
         "kinds": ("vector", "sequence", "bag", "image"),
@@ -41,11 +42,12 @@ ARGUMENTS = {
         "n_test": 90,
     },
     "table": {"files": {"lab": "lab.csv", "ecg": "ecg.csv"}, "labels": "labels.csv"},
+    **{name: {"size": 12} for name in TWINS if name not in ("adni", "avmnist", "mimic_iv", "tcga")},
 }
 MCAR = {"mechanism": "mcar", "missing_rate": 0.4}
 SCENARIOS = {
     "natural": {"train": {"mechanism": "natural"}, "test": {"mechanism": "every_pattern"}},
-    "mcar": {"train": MCAR, "test": {"mechanism": "mcar", "missing_rate": [0.0, 0.2, 0.5]}},
+    "mcar": {"train": MCAR, "test": {"mechanism": "mcar", "missing_rate": [0.0, 0.2, 0.45]}},
     "natural_mcar": {
         "train": MCAR | {"mechanism": "natural + mcar"},
         "val": {"mechanism": "natural"},
@@ -67,7 +69,7 @@ LOADED = {}
 def root(tmp_path_factory):
     """Twins of the sets that users bring, and two CSV files for `table`."""
     folder = tmp_path_factory.mktemp("data")
-    for name, write in WRITE.items():
+    for name, write in (WRITE | TWINS).items():
         if name != "breast_tcga" or HAS_RDATA:
             write(folder, np.random.default_rng(0))
     ids, rng = [f"p{k}" for k in range(80)], np.random.default_rng(0)
@@ -123,7 +125,7 @@ def spoilt(samples, entries, *, nan=False):
 
 
 def test_every_data_set_is_tested_here():
-    assert {*WITHOUT_FILES, *WRITE} == set(DATASETS.names())
+    assert {*WITHOUT_FILES, *WRITE, *TWINS} == set(DATASETS.names())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -125,7 +125,7 @@ def fitted_mixture(step, monkeypatch, tmp_path):
 
 def parsed_files(step, monkeypatch, tmp_path):
     def read(room):
-        x = room.array("x", (STEPS,), np.int64)
+        x = room("x", (STEPS,), np.int64)
         for row in range(STEPS):
             room.held.require()
             step()

@@ -91,7 +91,7 @@ def _count(call: Callable[[Batch], Any], batch: Batch) -> float:
 
 
 def energy_j() -> float | None:
-    """Joules that this process's GPU has drawn since its driver started; None without NVML."""
+    """Joules that this run's GPUs have drawn since their driver started; None without NVML."""
     if not torch.cuda.is_available():
         return None
     try:
@@ -99,10 +99,13 @@ def energy_j() -> float | None:
     except ImportError:
         return None
     pynvml.nvmlInit()
-    # the uuid: NVML does not know of CUDA_VISIBLE_DEVICES
-    uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-    device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
+    joules = 0.0
+    for number in range(torch.cuda.device_count()):  # a slot shows a run its own GPUs alone
+        # the uuid: NVML does not know of CUDA_VISIBLE_DEVICES
+        uuid = f"GPU-{torch.cuda.get_device_properties(number).uuid}"
+        device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        joules += float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
+    return joules
 
 
 def forget_peak() -> None:

@@ -11,6 +11,7 @@ from scipy.stats import linregress
 
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.samples import Split
+from mmbench.data.survival import reason_not_comparable
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import higher_is_better, score
@@ -34,13 +35,21 @@ def require_defined(data: DataModule, metric: str) -> None:
 
     Raises:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
-            targets, and the like.
+            targets, and the like; or if a Cox model were selected by what needs its baseline.
     """
+    if metric == "integrated_brier" and data.task.num_outputs == 1:
+        raise ValueError(
+            "select.metric 'integrated_brier' needs the baseline hazard of a Cox model, which is "
+            "fitted when training is over; select by c_index, or learn hazards of intervals"
+        )
     target, task = data.raw_target("val"), data.task
+    train = data.raw_target("train") if task.kind == "survival" else None
     probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
-    if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
+    if not len(target) or math.isnan(score(metric, probe, target, task.kind, train=train)):
         alike = len(target) and bool((target == target[0]).all())
         reason = "all targets are the same there" if alike else f"it has {len(target)} samples"
+        if task.kind == "survival" and len(target):
+            reason = f"it {reason_not_comparable(target) or 'ends before the times of training'}"
         raise ValueError(
             f"select.metric {metric!r} is no number on the val split of {type(data).__name__}, "
             f"whatever is predicted ({reason}); choose another metric or split, or select.on: last"
@@ -190,8 +199,11 @@ class KeepBest(Callback):
         value = math.nan
         if len(output):
             output = self.data.in_units(output)
-            value = score(self.metric, output, target, self.data.task.kind)
-        pl_module.log(f"val/{self.metric}", value)
+            train = self.data.raw_target("train")
+            value = score(self.metric, output, target, self.data.task.kind, train=train)
+        # several devices predict all of it, and need not agree on the last bit
+        value = trainer.strategy.broadcast(value)
+        pl_module.log(f"val/{self.metric}", value, sync_dist=True)
         self.curve.append(value)
         if self.best is None and math.isnan(value) and self.on != "last":
             raise ValueError(

@@ -1,0 +1,1 @@
+"""Small generated sets in the layouts of those that users bring, one file each: `write`."""
