@@ -46,7 +46,7 @@ REFUSED = {
 }
 INDEXES: dict[Split, str] = {
     split: f"derm7pt/meta/{name}_indexes.csv"
-    for split, name in (("train", "train"), ("val", "valid"), ("test", "test"))
+    for split, name in zip(SPLITS, ("train", "valid", "test"), strict=True)
 }
 CASES = "derm7pt/meta/meta.csv"
 
@@ -149,7 +149,7 @@ class Derm7pt(PictureSet):
         ]
         empty = np.stack([(self._cases[name] == "").to_numpy() for name in self.meta])
         x = np.stack(features, axis=1)
-        return [*columns, Column(self.modalities()[-1], x, ~empty.all(axis=0))]
+        return [*columns, Column(self.modalities()[-1], x, np.asarray(~empty.all(axis=0)))]
 
     def _words(self) -> dict[str, list[str]]:
         """Words of each column of `meta` that training shows."""

@@ -142,7 +142,7 @@ def _titles(path: Path) -> pd.DataFrame:
             f"{path} has {table.shape[1]} columns, but picture, title and dish are expected"
         )
     table.columns = pd.Index(["picture", "title", "dish"])
-    table = table.apply(lambda column: column.str.strip())
+    table = pd.DataFrame({name: column.str.strip() for name, column in table.items()})
     header = int(not table["picture"][0].lower().endswith(PICTURES))
     table = table.iloc[header:].reset_index(drop=True)
     for column in ("picture", "dish"):

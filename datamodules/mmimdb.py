@@ -120,7 +120,9 @@ class Mmimdb(PictureTextSet):
         """See `PictureSet`."""
         if not self.hdf5:
             return super().columns()
-        finite = {name: np.isfinite(self._features[name]).all(axis=1) for name in FEATURES}
+        finite = {
+            name: np.asarray(np.isfinite(self._features[name]).all(axis=1)) for name in FEATURES
+        }
         return [
             Column(modality, self._features[modality.name], finite[modality.name])
             for modality in self.modalities()
@@ -178,7 +180,8 @@ def _film(path: Path, plot: str) -> tuple[str, list[str]]:
     film = read_json(path)
     if not isinstance(film, dict):
         raise ValueError(f"{path} describes no film: a mapping is expected")
-    plots, genres = film.get("plot", []), film.get("genres")
+    plots: Any = film.get("plot", [])
+    genres: Any = film.get("genres")
     for name, texts in (("plot", plots), ("genres", genres)):
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{path}: {name} must be a list of texts, found {str(texts)[:60]!r}")

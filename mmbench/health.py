@@ -142,8 +142,8 @@ def _other_counts(data: DataModule, task: Task, counts: Counts) -> list[str]:
 
 
 def _shared_subjects(data: DataModule, loaded: Mapping[Split, Samples]) -> list[str]:
-    subjects = {split: data.subject_of(split) for split in loaded}
-    problems, splits = [], [split for split in subjects if subjects[split] is not None]
+    subjects = {split: names for split in loaded if (names := data.subject_of(split)) is not None}
+    problems, splits = [], list(subjects)
     for i, one in enumerate(splits):
         for other in splits[i + 1 :]:
             both = np.intersect1d(subjects[one], subjects[other])

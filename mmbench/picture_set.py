@@ -205,7 +205,9 @@ class PictureSet(DataModule):
         """See `DataModule`."""
         if self.index.subjects is None:
             return None
-        return np.array(self.index.subjects, dtype=str)[rows_of(self.index.part, split)]
+        rows = rows_of(self.index.part, split)
+        subjects: NDArray[np.str_] = np.array(self.index.subjects, dtype=str)[rows]
+        return subjects
 
     def notes(self) -> tuple[str, ...]:
         """What was found in the index, cut, or left out, a line each."""

@@ -23,7 +23,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,8 @@ from mmbench.bench.result import ConditionResult, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
-from mmbench.metrics.metric import Calibration, find_metric, metrics_for, score
+from mmbench.data.task import TaskKind
+from mmbench.metrics.metric import Calibration, metrics_for, score
 from mmbench.store import (
     attempt,
     checksums,
@@ -218,7 +219,9 @@ def is_bootstrapped(metric: str) -> bool:
 
     It is not where weights, or a calibration, would have to be drawn as well.
     """
-    return not metric.endswith(IPW) and not find_metric(metric).calibrated
+    kinds = get_args(TaskKind)
+    calibrated = any(metric in metrics_for(kind, calibrated=True) for kind in kinds)
+    return not metric.endswith(IPW) and not calibrated
 
 
 def safe_csv(table: pd.DataFrame, *, digits: int) -> str:

@@ -129,7 +129,7 @@ class KeepBest(Callback):
             value = score(self.metric, output, target, self.data.task.kind, train=train)
         # several devices predict all of it, and need not agree on the last bit
         value = trainer.strategy.broadcast(value)
-        pl_module.log(f"val/{self.metric}", value)
+        pl_module.log(f"val/{self.metric}", value, sync_dist=True)
         self.curve.append(value)
         if self.best is None and math.isnan(value) and self.on != "last":
             raise ValueError(
