@@ -151,7 +151,8 @@ class Adni(DataModule):
     def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"]:
         """The people of a split."""
         names, _, part = self._people
-        return names.to_numpy(str)[rows_of(part, split)]
+        people: Shaped[np.ndarray, " sample"] = names.to_numpy(str)[rows_of(part, split)]
+        return people
 
     def names_of_ids(self) -> Mapping[int, str]:
         """PTID of each sample."""

@@ -207,7 +207,8 @@ class Tcga(DataModule):
     def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"]:
         """Patients of a split, by the first 12 letters of their barcode."""
         rows = rows_of(self._index["part"].to_numpy(), split)
-        return self._index["patient"].to_numpy(str)[rows]
+        patients: Shaped[np.ndarray, " sample"] = self._index["patient"].to_numpy(str)[rows]
+        return patients
 
     def names_of_ids(self) -> Mapping[int, str]:
         """Names of the slides."""
