@@ -120,11 +120,10 @@ def test_a_card_of_a_method_has_its_differences_its_bounds_and_what_is_searched(
     cls = METHODS.get("shaspec")
     assert "Both auxiliary losses leave missing entries out" in text
     for name, draw in cls.search.items():
-        (row,) = [line for line in text.splitlines() if line.startswith(f"| \\`{name}\\` ")]
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
         assert str(draw.low) in row
     assert "2 to any number" in text or "1 to any number" in text
     assert "Wang et al." in text
-    assert len(re.findall(r"^\| \\`", text, flags=re.MULTILINE)) >= 6
 
 
 def test_every_method_has_a_card():

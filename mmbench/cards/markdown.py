@@ -59,7 +59,7 @@ def of_a_method(name: str, cls: type[Method]) -> str:
         if setting in GIVEN:
             continue
         default = "" if one.default is one.empty else repr(one.default)
-        rows.append((f"`{setting}`", default, drawn.get(setting, ""), words.get(setting, "")))
+        rows.append((setting, default, drawn.get(setting, ""), words.get(setting, "")))
     if rows:
         head = ("argument", "default", "searched by `--tune`", "meaning")
         parts += ["", "## Arguments", "", _table(head, rows)]
