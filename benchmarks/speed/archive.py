@@ -21,7 +21,7 @@ def main(runs: int) -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
         suite = many(runs)
         template = made(suite, Path(name) / "one")
-        names = ["late_logistic", *["zero_fill"] * (len(suite["methods"]) - 1)]  # for a verdict
+        names = ["late_logistic", *["shaspec"] * (len(suite["methods"]) - 1)]  # for a verdict
         suite["methods"] = [
             {"name": method, "label": each["label"]}
             for method, each in zip(names, suite["methods"], strict=True)
@@ -32,7 +32,7 @@ def main(runs: int) -> None:
         file, held = Sweep(suite, results=name).archive()
         written_s = time.process_time() - began
         print(f"archive of {held:,} runs written: {written_s:.1f} s, {file.stat().st_size:,} bytes")
-        mine = suite | {"methods": [{"name": "zero_fill", "label": "mine"}]}
+        mine = suite | {"methods": [{"name": "shaspec", "label": "mine"}]}
         new = Sweep(mine, results=Path(name) / "mine")
         fill(new.specs, new.runs_folder, template)
         began = time.process_time()
