@@ -84,7 +84,7 @@ def _mortality(logits: Logits) -> Float[np.ndarray, " sample"]:
 
 def _structured(
     time: Float[np.ndarray, " sample"], event: Float[np.ndarray, " sample"]
-) -> NDArray[np.void]:
+) -> NDArray[Any]:
     """As scikit-survival wants them."""
     outcome = np.empty(len(time), dtype=[("event", bool), ("time", np.float64)])
     outcome["event"], outcome["time"] = event > 0, time
