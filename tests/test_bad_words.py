@@ -185,10 +185,7 @@ def test_a_trainer_without_what_every_run_rests_on_is_refused(refused, word, mes
         (["max_steps=21"], "after 21 batches (1 epochs of 22), before the first validation"),
         (["max_steps=8", "accumulate_grad_batches=2"], "training would end after 16 batches"),
         (["val_check_interval=23"], "23 is more than the 22 batches of an epoch"),
-        (
-            ["check_val_every_n_epoch=null", "val_check_interval=23"],
-            "training would end after 22 batches",
-        ),
+        (["check_val_every_n_epoch=2", "val_check_interval=0.5"], "first validation after 33"),
         (["limit_train_batches=5", "val_check_interval=6"], "6 is more than the 5 batches"),
         (["limit_train_batches=0.01"], "limit_train_batches: 0.01 of 22 batches leaves none"),
         (["max_steps=6", "limit_train_batches=7"], "look at trainer.limit_train_batches, trainer"),
@@ -212,7 +209,7 @@ def test_the_epochs_of_a_stage_count_where_it_has_its_own(refused):
         ["max_steps=22"],
         ["val_check_interval=22"],
         ["val_check_interval=0.5", "max_steps=11"],
-        ["check_val_every_n_epoch=null", "val_check_interval=22"],
+        ["check_val_every_n_epoch=2", "val_check_interval=0.5", "max_epochs=2"],
         ["limit_val_batches=1"],
     ],
 )

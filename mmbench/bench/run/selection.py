@@ -78,13 +78,12 @@ def require_validation(data: DataModule, settings: Mapping[str, Any], epochs: Ep
     if isinstance(interval, str | Mapping):
         return
     between = interval if isinstance(interval, int) else max(1, int(steps * interval))
-    every = settings.get("check_val_every_n_epoch", 1)
-    if every is not None and between > steps:
+    if between > steps:
         raise ValueError(
             f"trainer.val_check_interval: {interval} is more than the {steps} batches of an epoch, "
             "so that no epoch would be validated; lower it, or leave it out"
         )
-    first = between if every is None else (every - 1) * steps + between
+    first = (settings.get("check_val_every_n_epoch", 1) - 1) * steps + between
     least = math.ceil(settings.get("min_steps", 0) / batches)
     for of_stage in epochs or (None,):
         passes = max(of_stage or settings["max_epochs"], least)
