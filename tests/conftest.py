@@ -16,7 +16,7 @@ def own_cache_of_all(tmp_path_factory):
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "fits_a_few_samples" in item.name:
+        if "fits_a_few_samples" in item.name or "trains_in_bfloat16" in item.name:
             item.add_marker(pytest.mark.slow)
 
 

@@ -335,7 +335,7 @@ def trains_in_bfloat16(cls: type[Method], task: Task) -> None:
             with place:
                 _fit(
                     method.train(), task, batch,
-                    steps=10, enough=enough, precision="bf16-mixed", callback=finite,
+                    steps=5, enough=enough, precision="bf16-mixed", callback=finite,
                 )  # fmt: skip
         after = method.eval().task_loss(_outputs(method, batch), batch.target)
         assert finite.steps, "no step was taken"

@@ -178,6 +178,20 @@ def test_what_others_are_at_is_asked_for_last_and_patiently(tmp_path):
     assert taken == [(SPECS[1], False), (SPECS[2], False), (SPECS[0], True)]
 
 
+def test_a_run_that_looks_free_and_is_not_is_waited_for_at_the_end_and_not_given_up(tmp_path):
+    """As behind a claim that was cut short: nobody is at it, and no lease takes it over at once."""
+    queue = Queue(SPECS[:3], tmp_path)
+    taken = []
+    with queue.opened(1):
+        while ticket := queue.take(0, idle=True):
+            taken.append((ticket.spec, ticket.patient))
+            odd = ticket.spec == SPECS[0] and not ticket.patient
+            if not odd:
+                end(ticket.spec, tmp_path)
+            queue.ended(ticket, Outcome("elsewhere") if odd else DONE)
+    assert taken == [(SPECS[0], False), (SPECS[1], False), (SPECS[2], False), (SPECS[0], True)]
+
+
 def test_two_workers_take_different_runs_and_the_idle_one_takes_from_the_others_end(tmp_path):
     """The first has taken a chunk; the second takes the rest, then from the end of that chunk."""
     planned = SPECS[:12]

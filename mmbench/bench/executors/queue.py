@@ -163,6 +163,7 @@ class Queue:
         self._near: dict[int, Data] = {}  # slot -> data that it holds in memory
         self._aside: dict[str, list[RunSpec]] = {}  # what is not free to take, by why
         self._tries: Counter[str] = Counter()
+        self._elsewhere: set[str] = set()  # keys of what a claim kept from us, once
         self._slots = 1
         self._me: Announcement | None = None
 
@@ -195,6 +196,11 @@ class Queue:
             state = "alone" if ran_out_of_memory(run.why) else "open"
         return ("claimed" if is_claimed(run.folder) else state), run
 
+    def _openness(self, spec: RunSpec) -> Openness:
+        """As `openness`; what somebody else was at, for all that can be seen, is waited for."""
+        state, _ = self.openness(spec)
+        return "claimed" if state == "open" and spec.key in self._elsewhere else state
+
     def take(
         self, slot: int, *, idle: bool, fits: Callable[[RunSpec], bool] = lambda spec: True
     ) -> Ticket | None:
@@ -225,7 +231,7 @@ class Queue:
         if alone := self._aside.get("alone"):
             return self._hand_out(alone[0], slot, alone=True) if idle else None
         for spec in reversed(self._aside.get("taken", [])):  # from the end that is begun last
-            state, _ = self.openness(spec)
+            state = self._openness(spec)
             if state == "open" and fits(spec):
                 return self._hand_out(spec, slot)
             if state == "claimed":
@@ -245,6 +251,7 @@ class Queue:
         if outcome.state == "done" and outcome.work_s:
             self.durations.add(spec, outcome.wall_s)
         if outcome.state == "elsewhere":
+            self._elsewhere.add(spec.key)
             self._tries[spec.key] += 1  # a claim that is lost each time would not be the last
             again = not ticket.patient and self._tries[spec.key] < MOST
         else:
@@ -304,7 +311,7 @@ class Queue:
             if spec.key in taken:
                 self._aside["taken"].append(spec)
                 continue
-            state, _ = self.openness(spec)
+            state = self._openness(spec)
             if state == "finished":
                 del self._left[spec.key]
             elif state == "open":
