@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from numpy.typing import NDArray
 
 from mmbench.data.digest import digest
@@ -201,7 +201,7 @@ class PictureSet(DataModule):
         """The names as the files have them."""
         return dict(zip(stable_ids(self.index.names).tolist(), self.index.names, strict=True))
 
-    def subject_of(self, split: Split) -> NDArray[np.str_] | None:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"] | None:
         """See `DataModule`."""
         if self.index.subjects is None:
             return None
