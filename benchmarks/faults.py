@@ -25,9 +25,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from mmbench.store import PRIVATE, claim
+
 RUNS = 100
 MIB = 2**20
-MOVE_S = 20.0  # to wait for a run to begin or to end, before the next fault
+AT_REST = 6  # files that are damaged while no run begins or ends
+DONE = "*/runs/[!.]*/*/*/[!.]*/done"
+MOVE_S = 60.0  # to wait for a run to begin or to end, before the next fault
 TIMES = ("train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j")
 SUITE = {
     "name": "faults",
@@ -106,8 +110,8 @@ class Disturbed:
             )
             words = ("work",)
 
-    def inject(self) -> None:
-        """One fault."""
+    def inject(self, moved: bool) -> None:
+        """One fault; while nothing moves and no process would meet it, some damaged files."""
         for until, process in [one for one in self.stopped if one[0] < time.monotonic()]:
             self.stopped.remove((until, process))
             with contextlib.suppress(ProcessLookupError):
@@ -125,9 +129,13 @@ class Disturbed:
             self.jump: 2,
             self.undo_locks: 1,
         }
-        act = self.rng.choices(list(kinds), weights=list(kinds.values()))[0]
-        if done := act():
-            self.counts[done] += 1
+        acts = self.rng.choices(list(kinds), weights=list(kinds.values()))
+        if not moved:
+            time.sleep(1.0)  # so that somebody notices in between
+            acts = [self.damage_a_file] * AT_REST
+        for act in acts:
+            if done := act():
+                self.counts[done] += 1
 
     def children(self, process: int) -> list[int]:
         """All processes below one, the youngest last."""
@@ -140,17 +148,19 @@ class Disturbed:
         below = [int(word) for word in listed.stdout.split()]
         return [each for one in below for each in (one, *self.children(one))]
 
-    def await_a_move(self) -> None:
-        """Wait until a run begins or ends: while all only start, a fault would meet nothing."""
+    def await_a_move(self) -> bool:
+        """Wait until a run begins or ends; returns whether one did."""
         deadline = time.monotonic() + MOVE_S
         while time.monotonic() < deadline:
             now = {path.name for path in self.results.glob("*/runs/[!.]*/*/*/*") if path.is_dir()}
             if now != self.seen:
                 self.seen = now
-                return
-            if all(process.poll() is not None for process in self.processes):
-                return
+                return True
+            ended = all(process.poll() is not None for process in self.processes)
+            if ended or len(list(self.results.glob(DONE))) == RUNS:
+                break
             time.sleep(0.05)
+        return False
 
     def worker(self) -> int | None:
         below = self.children(self.rng.choice(self.processes).pid)
@@ -177,7 +187,8 @@ class Disturbed:
 
     def stop_a_parent(self) -> str:
         process = self.rng.choice(self.processes).pid
-        os.kill(process, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
         self.stopped.append((time.monotonic() + self.rng.choice([0.5, 4.0]), process))
         return "SIGSTOP of a parent"
 
@@ -216,7 +227,12 @@ class Disturbed:
         return True
 
     def damage_a_file(self) -> str:
-        files = [file for file in self.results.glob("*/runs/**/*") if file.is_file()]
+        files = [
+            file
+            for file in self.results.glob("*/runs/**/*")
+            # what a run is still writing is whole by its own word alone
+            if file.is_file() and not any(map(PRIVATE.fullmatch, file.parts))
+        ]
         if not files:
             return ""
         file = self.rng.choice(files)
@@ -229,8 +245,6 @@ class Disturbed:
         if not folders:
             return ""
         if os.fork() == 0:
-            from mmbench.store import claim
-
             with contextlib.suppress(OSError), claim(self.rng.choice(folders)):
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(0)
@@ -282,8 +296,9 @@ def main(faults: int) -> int:
             disturbed.start()
             commands += 2 - before
             time.sleep(disturbed.rng.uniform(0.1, 0.8))
-            disturbed.await_a_move()
-            disturbed.inject()
+            disturbed.inject(disturbed.await_a_move())
+            spent = time.monotonic() - began
+            print(f"{disturbed.faults} faults in {spent:.0f} s", end="\r", file=sys.stderr)
         disturbed.calm()
         where = ["--results", str(disturbed.results), "--limit", str(LIMIT), "--workers", "2"]
         last = subprocess.run([*command, *where], check=False, stdout=disturbed.log)
@@ -301,10 +316,12 @@ def main(faults: int) -> int:
         columns = [name for name in want[1] if not want[1][name].equals(got[1].get(name))]
         print(f"leaderboard: {'differs in ' + ', '.join(columns) if columns else 'the same'}")
         wrong = last.returncode or got[2] != RUNS or differ or more or columns
+        if wrong:  # what lies on the small file system is gone with it
+            shutil.copytree(disturbed.results, home / "left", symlinks=True)
     finally:
         disturbed.close()
     if wrong:
-        print(f"what the processes said: {home / 'log.txt'}")
+        print(f"what the processes said and left: {home}")
         return 1
     shutil.rmtree(home)
     return 0

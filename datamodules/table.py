@@ -1,4 +1,4 @@
-"""Your own files: CSV, parquet or npz, one a modality, joined by id; no Python needed."""
+"""Your own files: CSV, parquet, h5ad, npz, MATLAB, one a modality, joined by id; no Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +14,9 @@ from mmbench.data.entries import Joined, ModalityFile
 from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
 from mmbench.data.files import content_of, locate
 from mmbench.data.frames import EMPTY_NUMBERS, Frame, read_frame, to_numbers
+from mmbench.data.parsed import MANY_FILES, content_of_all
 from mmbench.data.pieces import files_of
-from mmbench.data.sample_files import sides
+from mmbench.data.sample_files import FileKind, sides
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.splits import (
@@ -25,13 +26,16 @@ from mmbench.data.splits import (
     stratified,
     stratified_groups,
 )
-from mmbench.data.task import Kind, Task, TaskKind
+from mmbench.data.survival import SurvivalScale, reason_no_outcome, reason_not_comparable
+from mmbench.data.task import FEWEST_INTERVALS, Task, TaskKind
 from mmbench.data.texts import PACKAGED
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
-VECTOR: Kind = "vector"
+VECTOR: FileKind = "vector"
 BOOLEANS = {"true": "1", "false": "0"}
+TIME_AND_EVENT = ("time", "event")  # target columns of survival, unless the user names others
+INTERVALS = 8
 
 
 class Table(DataModule):
@@ -41,7 +45,8 @@ class Table(DataModule):
     if there are any, columns of the split and of groups. Each modality has a file of its own with
     the same ids, in any order. CSV is separated by comma, semicolon (then decimals may be commas)
     or tab, `.csv`, `.tsv` or `.txt`, plain or compressed, in UTF-8; parquet needs
-    `pip install pyarrow`; npz holds arrays.
+    `pip install pyarrow`; npz and MATLAB files hold arrays; h5ad (`pip install anndata`) holds
+    vectors: X, with the names of observations as ids.
 
     What a cell means. Ids, labels, words of the split, groups and texts are text, without spaces
     at the ends: `01` and `1` are two classes, `1.1` and `1.10` too, and `NA`, `None`, `nan` and
@@ -64,7 +69,8 @@ class Table(DataModule):
     a published model's own vocabulary, which its weights need, and an npz file is taken to hold
     such ids.
 
-    Arrays (npz). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
+    Arrays (npz, or `.mat` up to version 7.2, where ids may be a cell array and what is flat is a
+    column). `id` (n,), `x` (n, ...) in the axes of the kind and, for sequences, tokens and
     bags, `length` (n,) if samples differ in length; what lies beyond it is ignored. Token ids
     begin at 1; 0 is padding. Pictures are (n, channel, height, width), uint8 or float; (n,
     height, width, channel) is turned if the last axis is 1, 3 or 4 and the first is not, and
@@ -76,12 +82,21 @@ class Table(DataModule):
     and brought to `size`; more than 8 bits a channel are refused. A folder of `.npy` arrays named
     by id, of any other kind, is read like an npz file of them.
 
+    Recordings (kind `sound`): a column of paths to wav files, or a folder of them named by id. They
+    become sequences of 40 log-mel bands, a step every 10 ms, of one channel at 16 kHz; see
+    `mmbench.data.sound`.
+
     Missing by nature: a sample whose id does not occur in a modality's file, whose row there is
     empty throughout, or whose entry is NaN throughout or of length 0, lacks that modality. Empty
     cells in part of a vector are filled with the median of the training split (of categories:
     the most frequent one), and `notes` counts them; NaN in part of anything else is an error.
 
     Classes: the texts of the target column, by size if all of them are numbers.
+
+    Survival: two target columns, a time above 0 in any unit and an event, 1 or true where it
+    occurred then, 0 or false where the sample was last seen without it. Shares are stratified by
+    event. Methods learn hazards of intervals that end at quantiles of the training event times, or
+    the log risk of Cox; see `intervals`.
 
     Split: the column named by `split`, which says train, val or test, or numbers folds (0, 1,
     ... K - 1 or 1 ... K: fold k tests on the k-th, validates on the next and trains on the rest);
@@ -96,11 +111,14 @@ class Table(DataModule):
         files: Modality -> file; at least one.
         labels: Labels file, CSV or parquet.
         id: Name of the id column, in every file; `Unnamed: 0` for a first column without one.
-        target: Column to predict; several for multi_label and regression.
+        target: Column to predict; several for multi_label and regression; time and event, in this
+            order, for survival. None = label; of survival time and event.
         split: A column of the labels file, or three shares that sum to 1.
         group: A column of the labels file; samples of a group are never dealt to two splits.
-        kinds: Modality -> kind; vector unless said otherwise.
-        task: Classes to choose from, 0 / 1 for each column, or numbers.
+        kinds: Modality -> kind, or `sound` for recordings; vector unless said otherwise.
+        task: Classes to choose from, 0 / 1 for each column, numbers, or times to an event.
+        intervals: Of survival, whose hazards are learned, >= 3; 0 = none, the log risk of Cox; None
+            = 8.
         separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
             target column. Labels are the words that occur, in the order of classes.
         unlabelled: Whether rows without a label are refused, left out (drop), or in no split and
@@ -136,11 +154,12 @@ class Table(DataModule):
         files: Mapping[str | bool, str],
         labels: str,
         id: str = "id",
-        target: str | Sequence[str] = "label",
+        target: str | Sequence[str] | None = None,
         split: str | Sequence[float] = (0.7, 0.15, 0.15),
         group: str | None = None,
-        kinds: Mapping[str | bool, Kind] | None = None,
+        kinds: Mapping[str | bool, FileKind] | None = None,
         task: TaskKind = "single_label",
+        intervals: int | None = None,
         separator: str | None = None,
         unlabelled: Literal["refuse", "drop", "predict"] = "refuse",
         indicators: bool = False,
@@ -161,12 +180,15 @@ class Table(DataModule):
         self.labels_file = labels
         self.files = (labels, *self.paths.values())  # type: ignore[misc]  # not of the class
         self.id_column = id
+        if target is None:
+            target = TIME_AND_EVENT if task == "survival" else "label"
         self.targets = [target] if isinstance(target, str) else list(target)
         self.split_by = split if isinstance(split, str) else tuple(split)
         self.group_by = group
-        self.kinds: dict[str, Kind] = dict.fromkeys(self.paths, VECTOR)
+        self.kinds: dict[str, FileKind] = dict.fromkeys(self.paths, VECTOR)
         self.kinds |= _names(kinds or {}, "kinds")
         self.task_kind = task
+        self.intervals = INTERVALS if intervals is None else intervals
         self.separator = separator
         self.unlabelled = unlabelled
         self.indicators = indicators
@@ -184,6 +206,18 @@ class Table(DataModule):
             raise ValueError(
                 f"a single_label task has one target column, found {self.targets}; "
                 "for several take task=multi_label or task=regression"
+            )
+        if task == "survival" and len(self.targets) != 2:
+            raise ValueError(
+                "a survival task has two target columns, time and event, such as "
+                f"target=[days, died]; found {self.targets}"
+            )
+        if intervals is not None and task != "survival":
+            raise ValueError(f"intervals={intervals} belongs to task=survival, found task={task}")
+        if self.intervals and self.intervals < FEWEST_INTERVALS:
+            raise ValueError(
+                f"intervals must be 0, the log risk of Cox, or at least {FEWEST_INTERVALS}, found "
+                f"{self.intervals}"
             )
         if separator is not None and (task != "multi_label" or len(self.targets) != 1):
             raise ValueError(
@@ -222,11 +256,18 @@ class Table(DataModule):
         result = super().ingredients()
         for name in self.paths:
             samples = self._file(name).samples
-            for file in samples.files if samples else ():
-                where = file if file.is_file() else file.parent  # it may appear there later
-                short = where.relative_to(self.root) if where.is_relative_to(self.root) else where
-                if where.exists():
-                    result["files"][str(short)] = content_of(where)
+            files = [
+                file if file.is_file() else file.parent  # it may appear there later
+                for file in (samples.files if samples else ())
+            ]
+            if len(files) >= MANY_FILES:
+                some = [file for file in files if file.exists()]
+                result["files"][f"{name}: {len(some)} files"] = content_of_all(some)
+                continue
+            for file in files:
+                short = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+                if file.exists():
+                    result["files"][str(short)] = content_of(file)
         if self.packaged:
             result["distributions"] |= {TEXT_PACKAGE: installed()[TEXT_PACKAGE]}
         return result
@@ -323,7 +364,10 @@ class Table(DataModule):
 
     @cached_property
     def _outputs(self) -> list[str]:
-        """Names of the classes, labels or regressed quantities."""
+        """Names of the classes, labels, regressed quantities or intervals."""
+        if self.task_kind == "survival":
+            hazards = [f"hazard {number}" for number in range(1, self.intervals + 1)]
+            return hazards or ["log risk"]
         if self._of_numbers:
             return self.targets
         text = self._labels.text(self.targets[0])
@@ -354,7 +398,9 @@ class Table(DataModule):
         columns = []
         for name in self.targets:
             text = frame.text(name)
-            if self.task_kind == "multi_label":
+            if self.task_kind == "multi_label" or (
+                self.task_kind == "survival" and name == self.targets[1]
+            ):
                 text = text.map(lambda one: BOOLEANS.get(one.lower(), one))
             values, bad = to_numbers(text, comma=frame.commas)
             if (bad | ~np.isfinite(values)).any():
@@ -375,7 +421,13 @@ class Table(DataModule):
                     "multi_label task are 0 or 1"
                 )
             columns.append(values)
-        return np.stack(columns, axis=1)
+        target = np.stack(columns, axis=1)
+        if self.task_kind == "survival":
+            bad_rows = np.flatnonzero((target[:, 0] <= 0) | ~np.isin(target[:, 1], (0, 1)))
+            if len(bad_rows):
+                row, names = int(bad_rows[0]), " and ".join(self.targets)
+                raise ValueError(f"{frame.where(row)}, {names}: {reason_no_outcome(target[[row]])}")
+        return target
 
     @property
     def _joined(self) -> "pd.Index[str]":
@@ -436,9 +488,12 @@ class Table(DataModule):
         """By shares."""
         assert not isinstance(self.split_by, str)
         _, val, test = self.split_by
-        single = self.task_kind == "single_label"
         ids = self._ids[: len(self._labels.ids)]
-        stratum = self._target if single else np.zeros(len(ids), np.int64)
+        stratum = np.zeros(len(ids), np.int64)
+        if self.task_kind == "single_label":
+            stratum = self._target
+        elif self.task_kind == "survival":
+            stratum = self._target[:, 1].astype(np.int64)
         shares: dict[str, Any] = {"val": val, "test": test, "fold": self.fold, "folds": self.folds}
         if self.group_by is None:
             return stratified(ids, stratum, **shares)
@@ -499,7 +554,24 @@ class Table(DataModule):
             lengths={one.modality.name: one.length for one in entries if one.modality.has_lengths},
         )
         task = Task(self.task_kind, modalities, tuple(self._outputs))
+        if task.kind == "survival":
+            self._require_survival(task)
         return task, samples, tuple(note for one in entries for note in one.notes)
+
+    def _require_survival(self, task: Task) -> None:
+        """Refuse splits of which no survival can be learned, or none scored."""
+        for split in SPLITS:
+            target = self._target[rows_of(self._part, split)]
+            try:
+                if split == "train":
+                    SurvivalScale.fit(task, target)
+            except ValueError as error:
+                raise ValueError(f"{self.labels_file}: {error}") from error
+            if problem := reason_not_comparable(target):
+                raise ValueError(
+                    f"{self.labels_file}: the {split} split {problem}, so that it has no c_index; "
+                    "deal it more samples"
+                )
 
     def _file(self, name: str) -> ModalityFile:
         return ModalityFile(

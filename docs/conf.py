@@ -6,10 +6,15 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+from mmbench.bench.compare import read_board
+from mmbench.bench.report import write_plots
+from mmbench.bench.spec import suites
+from mmbench.config import load_config
 from mmbench.registry import DATASETS, METHODS
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "generated"  # not kept: written anew by every build
+RESULTS = HERE.parent / "results"
 
 project = "mmbench"
 author = "the mmbench contributors"
@@ -47,6 +52,37 @@ def page(name: str, title: str, about: str, modules: list[str]) -> None:
     lines += ["   :toctree: api", "   :template: module.rst", ""]
     lines += [f"   {module}" for module in modules]
     (GENERATED / f"{name}.md").write_text("\n".join([*lines, "```", ""]), encoding="utf-8")
+
+
+def gallery() -> None:
+    """Write a page that shows a plot of each published suite, and for each a page with its table.
+
+    Plots are drawn from the published numbers, all in one style.
+    """
+    built_in = suites()
+    lines = ["# Gallery", "", "Published suites, each with its tables and plots.", ""]
+    names = sorted(folder.parent.name for folder in RESULTS.glob("*/leaderboard.csv"))
+    lines += ["```{toctree}", ":hidden:", "", *(f"published/{name}" for name in names), "```", ""]
+    for name in names:
+        table = RESULTS / name / "leaderboard.md"
+        about = ""
+        if name in built_in:
+            about = str(load_config(built_in[name], kind="suite").get("about", ""))
+        metric = re.search(r"^Metric: (\w+)", table.read_text(encoding="utf-8"), re.MULTILINE)
+        assert metric, table
+        folder = GENERATED / "published" / name
+        drawn = write_plots(read_board(RESULTS / name), folder, metric=metric[1])
+        figures = [f"![{plot.stem.replace('_', ' ')}]({name}/{plot.name})" for plot in drawn]
+        own = [f"```{{include}} ../../../results/{name}/leaderboard.md", ":relative-images:", "```"]
+        (folder.parent / f"{name}.md").write_text(
+            "\n".join([*own, "", "## Plots", "", *figures, ""]), encoding="utf-8"
+        )
+        lines += [f"## [{name}](published/{name}.md)", "", about, ""]
+        lines += [
+            f"![{plot.stem.replace('_', ' ')}](published/{name}/{plot.name})" for plot in drawn[:1]
+        ]
+        lines.append("")
+    (GENERATED / "gallery.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
@@ -106,3 +142,4 @@ page(
         "mmbench.store",
     ],
 )
+gallery()

@@ -15,12 +15,22 @@ from jaxtyping import Float, Int, Shaped
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
+from mmbench.data.augment import Augmentation
 from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
-from mmbench.data.embeddings import Embeddings
+from mmbench.data.embeddings import AugmentedEmbeddings, BatchEmbeddings, Embeddings
 from mmbench.data.files import content_of, locate
+from mmbench.data.loader import SHARE, Loader, free_bytes
+from mmbench.data.mapped import is_mapped
 from mmbench.data.missingness.composed import within_of
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.missingness.protocol import Missingness
@@ -30,6 +40,7 @@ from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import Inputs, Stored, as_tensor
+from mmbench.data.survival import SurvivalScale
 from mmbench.data.task import Pixels, Task
 from mmbench.sources import distributions, sources
 
@@ -91,10 +102,13 @@ class DataModule(LightningDataModule, ABC):
         batch_size: Samples a batch, >= 1.
         order_seed: Decides the order of training samples and nothing else.
         limit: At most this many samples a split, >= 1, the same for every seed; None = all.
+        augment: Modality -> augmentations of its training samples (`mmbench.data.augment`), such
+            as `{photo: [flip, crop, colour], audio: [time_shift, noise]}`; None = none.
+        views: How many versions of each sample augmentation makes; None = new ones every epoch.
 
     Raises:
-        ValueError: If the fold does not exist, a size is below 1, a modality is unknown, or the
-            scenario cannot be laid over the modalities.
+        ValueError: If the fold does not exist, a size is below 1, a modality is unknown, an
+            augmentation does not fit it, or the scenario cannot be laid over the modalities.
     """
 
     source: ClassVar[Source]
@@ -112,6 +126,8 @@ class DataModule(LightningDataModule, ABC):
         batch_size: int = 64,
         order_seed: int = 0,
         limit: int | None = None,
+        augment: Mapping[str, Sequence[str]] | None = None,
+        views: int | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -130,6 +146,7 @@ class DataModule(LightningDataModule, ABC):
         self._drawn: dict[str, PresenceArray] = {}
         self._pixels: dict[str, Pixels] = {}
         self._restriction = None if modalities is None else tuple(modalities)
+        self._augment, self._views = augment or {}, views
 
     def under(
         self, scenario: Scenario, *, batch_size: int, order_seed: int, limit: int | None
@@ -238,13 +255,14 @@ class DataModule(LightningDataModule, ABC):
         Once it is set up, images say how their 8-bit pixels were standardised.
 
         Raises:
-            ValueError: If one of them is unknown.
+            ValueError: If one of them is unknown, or an augmentation does not fit.
         """
         task = self.describe()
         task = replace(
             task,
             modalities=tuple(replace(m, pixels=self._pixels.get(m.name)) for m in task.modalities),
         )
+        self._augmentation.check(task)
         if self._restriction is None:
             return task
         by_name = {modality.name: modality for modality in task.modalities}
@@ -276,6 +294,17 @@ class DataModule(LightningDataModule, ABC):
         for missingness in (self.scenario.train, self.scenario.val, *tested):
             for one in within_of(missingness):
                 fitting(one, task.modalities)
+        for one in within_of(self.scenario.train):
+            for modality in fitting(one, task.modalities):
+                if self._augment.get(modality.name):
+                    raise ValueError(
+                        f"{one.mechanism} hides entries inside {modality.name} in training, which "
+                        f"augment.{modality.name} would move; leave one of them out"
+                    )
+
+    @property
+    def _augmentation(self) -> Augmentation:
+        return Augmentation(self._augment, self.order_seed, self._views)
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the masks of all splits and fit the scales; asked for twice, done once."""
@@ -286,8 +315,9 @@ class DataModule(LightningDataModule, ABC):
         self.conditions: dict[str, Missingness] = self.scenario.conditions(task.names)
         drawn = {"train": self.scenario.train, "val": self.scenario.val, "test": natural()}
         self._splits: dict[Split, _Split] = {}
+        self._resident: dict[tuple[Split, torch.device], _Split] = {}
         scales: dict[str, Scale | None] = {}
-        self.target_scale: TargetScale | None = None
+        self.target_scale: TargetScale | SurvivalScale | None = None
         for split in SPLITS:
             samples = self.samples(split)
             presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))
@@ -308,7 +338,8 @@ class DataModule(LightningDataModule, ABC):
                     if m.kind == "image" and samples.inputs[m.name].dtype == np.uint8
                     if (scale := scales[m.name])
                 }
-                self.target_scale = TargetScale.fit(task, samples.target)
+                target = samples.target
+                self.target_scale = TargetScale.fit(task, target) or SurvivalScale.fit(task, target)
             self._scales = scales
             teach = split != "test" and self.scenario.regime == "full_access"
             self._splits[split] = _Split(
@@ -319,7 +350,8 @@ class DataModule(LightningDataModule, ABC):
         """Outputs of a method as they are scored: a regression's in the units of its targets.
 
         Methods learn and predict outcomes that are standardised by the training targets
-        (`target_scale`), so that one learning rate serves ages and prices; other outputs stay.
+        (`target_scale`), so that one learning rate serves ages and prices. Those of survival become
+        log cumulative hazards at `target_scale.times`; other outputs stay.
         """
         self.setup()
         return output if self.target_scale is None else self.target_scale.undo(output)
@@ -355,6 +387,26 @@ class DataModule(LightningDataModule, ABC):
         u = Stream(0, split).uniform(samples.sample_id, ["limit"], purpose="limit")[:, 0]
         return np.sort(np.argsort(u, kind="stable")[: self.limit])
 
+    def on_validation(self, most: int) -> "DataModule":
+        """The same, with validation samples in the place of the test split, as nature left them.
+
+        So a condition shows of them what it shows of test samples: predictions to calibrate by.
+
+        Args:
+            most: At most this many samples, a random subset that depends on the ids alone.
+        """
+        self.setup()
+        other, samples = copy.copy(self), self.samples("val")
+        other.limit = most if self.limit is None else min(most, self.limit)
+        samples = samples.take(other._limited(samples, "val"))
+        held = _Split(
+            "test", self.task, samples, samples.presence, self._scales, self.target_scale, {},
+            teach=False,
+        )  # fmt: skip
+        other.loaded = self.loaded | {"test": samples}
+        other._splits, other._drawn = self._splits | {"test": held}, {}
+        return other
+
     def raw_target(self, split: Split) -> NDArray[Any]:
         """Targets of a split as its file has them, in order of sample; no mask is drawn."""
         samples = self.samples(split)
@@ -386,30 +438,65 @@ class DataModule(LightningDataModule, ABC):
         for start in range(0, len(data), self.batch_size):
             yield data[list(range(start, min(start + self.batch_size, len(data))))]
 
-    def _loader(self, split: Split, sampler: Any) -> DataLoader[Batch]:
+    def _loader(
+        self,
+        split: Split,
+        sampler: Any,
+        device: torch.device | None = None,
+        epoch: Callable[[], int] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Loader:
         # one index list a batch: a batch is gathered at once, never sample by sample
-        batches = BatchSampler(sampler, self.batch_size, drop_last=False)
-        blind: Any = None if split == "train" else Batch.blind
-        # a loader draws a number when it begins: one of its own, so that a training that goes on
-        # from a checkpoint finds the global generator where it was
-        generator = torch.Generator()
-        data = self.split(split)
-        return DataLoader(
-            data, sampler=batches, batch_size=None, collate_fn=blind, generator=generator
+        batches: Any = BatchSampler(sampler, self.batch_size, drop_last=False)
+        if share != (0, 1):
+            batches = _Shared(batches, *share)
+        data = self._near(split, device)
+        copied = device is not None and device.type == "cuda" and data is self.split(split)
+        source: Dataset[Batch] = data
+        if split == "train" and any(self._augment.values()):
+            source = _Augmented(data, self._augmentation, epoch or (lambda: 0))
+        return Loader(
+            source,
+            batches,
+            finish=None if split == "train" else Batch.blind,
+            names=self.task.names if copied else data.mapped,
+            pin=copied,
         )
 
-    def train_dataloader(self, order: torch.Generator | None = None) -> DataLoader[Batch]:
+    def _near(self, split: Split, device: torch.device | None) -> "_Split":
+        """A split, on a device if it fits into `SHARE` of what is free there."""
+        data = self.split(split)
+        if device is None:
+            return data
+        if (split, device) not in self._resident:
+            if data.nbytes > SHARE * free_bytes(device):
+                return data
+            self._resident[split, device] = data.on(device)
+        return self._resident[split, device]
+
+    def train_dataloader(
+        self,
+        order: torch.Generator | None = None,
+        *,
+        device: torch.device | None = None,
+        epoch: Callable[[], int] | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> DataLoader[Batch]:
         """Training batches in an order that depends on `order_seed` alone.
 
         Args:
             order: A generator that began with that seed, to go on with; None = a new one.
+            device: Where they are trained on: a split that fits is kept and gathered there.
+            epoch: Tells which epoch it is, for augmentation; None = always the first.
+            share: Which of how many processes, that train together, takes its part of each batch.
         """
         order = order or torch.Generator().manual_seed(self.order_seed)
-        return self._loader("train", RandomSampler(self.split("train"), generator=order))
+        sampler = RandomSampler(self.split("train"), generator=order)
+        return self._loader("train", sampler, device, epoch, share)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self, device: torch.device | None = None) -> DataLoader[Batch]:
         """Validation batches in order of sample, without their targets (`Batch.blind`)."""
-        return self._loader("val", SequentialSampler(self.split("val")))
+        return self._loader("val", SequentialSampler(self.split("val")), device)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Test batches with natural gaps alone, in order of sample, without their targets."""
@@ -428,16 +515,24 @@ class Fitting(LightningDataModule):
     Args:
         data: Gives the batches of training, and blind ones of validation. Nothing else is passed
             on: a test split that cannot be reached cannot be learned from.
+        device: Where the trainer fits it; None = batches come from the CPU.
     """
 
-    def __init__(self, data: DataModule) -> None:
+    def __init__(self, data: DataModule, device: torch.device | None = None) -> None:
         super().__init__()
         self._order = torch.Generator().manual_seed(data.order_seed)
-        self._train, self._val = data.train_dataloader, data.val_dataloader
+        self._train = partial(data.train_dataloader, device=device, epoch=self._epoch)
+        self._val = partial(data.val_dataloader, device)
+
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`; the order goes on where a checkpoint says."""
-        return self._train(self._order)
+        if self.trainer is None or self.trainer.world_size == 1:
+            return self._train(self._order)
+        share = (self.trainer.global_rank, self.trainer.world_size)
+        return self._train(self._order, share=share)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """See `DataModule`."""
@@ -473,6 +568,23 @@ class Fitting(LightningDataModule):
         raise AttributeError(name)
 
 
+class _Shared(Sampler[list[int]]):
+    """What one of several processes takes of every batch: all samples once, in equal parts.
+
+    Where a batch has fewer samples than there are processes, some take its first one, too.
+    """
+
+    def __init__(self, batches: BatchSampler, rank: int, count: int) -> None:
+        self._batches, self._rank, self._count = batches, rank, count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._batches:
+            yield rows[self._rank :: self._count] or rows[:1]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
 class _Split(Dataset[Batch]):
     """The samples of one split behind a presence table; indexed by lists of positions."""
 
@@ -483,7 +595,7 @@ class _Split(Dataset[Batch]):
         samples: Samples,
         presence: PresenceArray,
         scales: Mapping[str, Scale | None],
-        target_scale: TargetScale | None,
+        target_scale: TargetScale | SurvivalScale | None,
         gap: Mapping[str, Gap],
         *,
         teach: bool,
@@ -494,9 +606,7 @@ class _Split(Dataset[Batch]):
         self._teach = teach
         lengths = {n: as_tensor(x).long() for n, x in samples.lengths.items()}
         self._stored = {
-            name: Stored(
-                as_tensor(samples.inputs[name]), scales[name], lengths.get(name), gap.get(name)
-            )
+            name: Stored.of(samples.inputs[name], scales[name], lengths.get(name), gap.get(name))
             for name in task.names
         }
         self._presence = as_tensor(presence)
@@ -518,19 +628,66 @@ class _Split(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def mapped(self) -> list[str]:
+        """Modalities that are read from mapped files."""
+        on_cpu = self._presence.device.type == "cpu"
+        return [n for n in self.task.names if on_cpu and is_mapped(self.samples.inputs[n])]
+
+    @property
+    def nbytes(self) -> int:
+        """What its inputs take."""
+        return sum(self.samples.inputs[name].nbytes for name in self.task.names)
+
+    def on(self, device: torch.device) -> "_Split":
+        """The same with all that batches are gathered from on a device; embeddings are common."""
+        other = copy.copy(self)
+        other._stored = {n: one.on(device, len(self)) for n, one in self._stored.items()}
+        for name in ("_presence", "_natural", "_sample_id", "_target"):
+            setattr(other, name, getattr(self, name).to(device))
+        return other
+
     def __getitem__(self, rows: list[int]) -> Batch:
-        index = torch.as_tensor(rows)
-        batch = self._batch(index, self._presence[index])
+        return self.batch(torch.as_tensor(rows))
+
+    def batch(self, index: Tensor, view: "_View | None" = None) -> Batch:
+        """Some samples.
+
+        Args:
+            index: Their positions, on the CPU.
+            view: How they are augmented; None = not at all.
+        """
+        place = index.to(self._presence.device)
+        batch = self._batch(index, self._presence[place], view)
         if self._embeddings is None:
             return batch
         if not self._teach:
-            return batch.with_embeddings(self._embeddings, index)
-        teacher = self._batch(index, self._natural[index])
+            return self._with_embeddings(batch, self._embeddings, index, view)
+        teacher = self._batch(index, self._natural[place], view)
         if self._whole_embeddings is None:
-            teacher = teacher.with_embeddings(self._embeddings, index)
+            teacher = self._with_embeddings(teacher, self._embeddings, index, view)
             return replace(batch, embeddings=teacher.embeddings, teacher=teacher)
         teacher = teacher.with_embeddings(self._whole_embeddings, index)
         return replace(batch.with_embeddings(self._embeddings, index), teacher=teacher)
+
+    def ids(self, index: Tensor) -> Tensor:
+        """Ids of some samples, where batches are gathered."""
+        return self._sample_id[index.to(self._sample_id.device)]
+
+    def _with_embeddings(
+        self, batch: Batch, whole: Embeddings, index: Tensor, view: "_View | None"
+    ) -> Batch:
+        batch = batch.with_embeddings(whole, index)
+        if view is None:
+            return batch
+        assert batch.embeddings is not None
+        versions = None
+        if view.embeddings is not None:
+            assert view.by.views is not None
+            rows = index * view.by.views + view.number.cpu()
+            versions = BatchEmbeddings(view.embeddings, batch.inputs, batch.lengths, rows)
+        names = [name for name, of in view.by.names.items() if of]
+        return replace(batch, embeddings=AugmentedEmbeddings(batch.embeddings, names, versions))
 
     def rows_of(self, opaque: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Positions of samples whose ids `Batch.blind` took."""
@@ -544,24 +701,41 @@ class _Split(Dataset[Batch]):
     def _computed_once(self, visible: Tensor) -> Embeddings:
         return Embeddings(len(self), partial(self._parts, visible), self._stored)
 
-    def _parts(self, visible: Tensor, name: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """One modality of the whole split, as much of it as is visible."""
-        for index in torch.split(torch.arange(len(self)), PART):
-            yield self._modality(name, index, visible[index])
+    def views(self, by: Augmentation) -> Embeddings | None:
+        """What encoders make of the versions of all samples, version by version of each."""
+        if by.views is None:
+            return None
+        visible = self._natural if self._teach else self._presence
+        return Embeddings(len(self) * by.views, partial(self._parts, visible, by=by))
 
-    def _modality(self, name: str, index: Tensor, presence: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _parts(
+        self, visible: Tensor, name: str, by: Augmentation | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """One modality of the whole split, as much of it as is visible, or all versions of it."""
+        views = 1 if by is None or by.views is None else by.views
+        for part in torch.split(torch.arange(len(self) * views), PART):
+            index = part // views
+            view = None if by is None else _View(by, part % views)
+            yield self._modality(name, index, visible[index.to(visible.device)], view)
+
+    def _modality(
+        self, name: str, index: Tensor, presence: Tensor, view: "_View | None" = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
         present = presence[:, self.task.names.index(name)]
         x, steps = self._stored[name].read(index)
+        if view is not None:
+            x = view.by.apply(name, x, steps, self.ids(index), view.number.to(x.device))
         return zero_absent(x, present), None if steps is None else zero_absent(steps, present)
 
-    def _batch(self, index: Tensor, presence: Tensor) -> Batch:
+    def _batch(self, index: Tensor, presence: Tensor, view: "_View | None") -> Batch:
         def reader(name: str) -> Callable[[], Tensor]:
-            return lambda: self._modality(name, index, presence)[0]
+            return lambda: self._modality(name, index, presence, view)[0]
 
+        place = index.to(self._presence.device)
         inputs = Inputs({name: reader(name) for name in self.task.names})
         lengths = {
-            name: zero_absent(stored.lengths[index], presence[:, column])
+            name: zero_absent(stored.steps(index), presence[:, column])
             for column, (name, stored) in enumerate(self._stored.items())
             if stored.lengths is not None
         }
@@ -574,8 +748,45 @@ class _Split(Dataset[Batch]):
             modalities=self.task.names,
             inputs=inputs,
             presence=presence,
-            target=self._target[index],
-            sample_id=self._sample_id[index],
+            target=self._target[place],
+            sample_id=self._sample_id[place],
             lengths=lengths,
             observed=observed,
         )
+
+
+@dataclass(frozen=True)
+class _View:
+    """Which versions of some samples are shown.
+
+    Args:
+        by: What makes them.
+        number: (batch,) of each.
+        embeddings: What encoders make of all versions; None = that is not kept.
+    """
+
+    by: Augmentation
+    number: Tensor
+    embeddings: Embeddings | None = None
+
+
+class _Augmented(Dataset[Batch]):
+    """Training samples in the versions of an epoch.
+
+    Args:
+        data: The split.
+        by: What makes versions of them.
+        epoch: Tells which epoch it is.
+    """
+
+    def __init__(self, data: _Split, by: Augmentation, epoch: Callable[[], int]) -> None:
+        self._data, self._by, self._epoch = data, by, epoch
+        self._embeddings = data.views(by)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        index = torch.as_tensor(rows)
+        number = self._by.view(self._data.ids(index), self._epoch())
+        return self._data.batch(index, _View(self._by, number, self._embeddings))

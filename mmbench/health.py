@@ -110,8 +110,8 @@ def _broken_promises(task: Task, samples: Samples) -> list[str]:
         low, high = samples.target.min(), samples.target.max()
         if shape or low < 0 or high >= task.num_outputs:
             problems.append(f"its classes are not whole numbers from 0 to {task.num_outputs - 1}")
-    elif shape != (task.num_outputs,):
-        problems.append(f"a target has the shape {shape}, the task says {(task.num_outputs,)}")
+    elif shape != (expected := (2,) if task.kind == "survival" else (task.num_outputs,)):
+        problems.append(f"a target has the shape {shape}, the task says {expected}")
     return problems
 
 

@@ -83,6 +83,10 @@ def _file_of(cls: type) -> Path | None:
 def _file(module: str) -> Path | None:
     """File of a module's source; None for what is no module, or has none."""
     loaded = sys.modules.get(module)
+    parent = module.rpartition(".")[0]
+    home = _file(parent) if parent else None
+    if home is not None and home.name != "__init__.py":
+        return None  # a name inside a module, which need not be imported to know that
     if loaded is not None:
         where = getattr(loaded, "__file__", None)
     else:

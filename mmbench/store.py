@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from numpy.typing import NDArray
 
 LEASE_S = 90.0  # of silence on a contender's own clock, after which it takes a claim over
@@ -117,9 +117,8 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
     part = private(target)
     if not (go_on and any(_rename(past, part) for past in leftovers(target))):
         part.mkdir()
-    for mark in ("", OLD, GONE):
-        for past in leftovers(target, mark):
-            _remove(past, target)
+    for past in leftovers(target, "", OLD, GONE):
+        _remove(past, target)
     try:
         yield part
     except BaseException:
@@ -130,24 +129,32 @@ def attempt(target: Path, *, go_on: bool = False) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def leftovers(target: Path, mark: str = "") -> list[Path]:
+def leftovers(target: Path, *marks: str) -> list[Path]:
     """Attempts of processes of this machine that are no more, the newest first.
 
     Those of other machines, or from before a restart, may be at work or half on disk: not listed.
 
     Args:
         target: What was attempted.
-        mark: `OLD` for what they had moved aside instead, `GONE` for what they were removing.
+        *marks: `OLD` for what they had moved aside instead, `GONE` for what they were removing;
+            without any, the attempts themselves.
     """
     parts = []
-    for part in target.parent.glob(f".{target.name}.{_here()}.*.*"):
-        name = PRIVATE.fullmatch(part.name)
-        if name is None or (name["mark"] or "") != mark or not part.is_dir():
+    for name, part in _privates(target.parent, f".{target.name}.{_here()}."):
+        if (name["mark"] or "") not in (marks or ("",)) or not part.is_dir():
             continue
         if name["maker"] == LEFT or not _is_alive(int(name["maker"])):
             with contextlib.suppress(FileNotFoundError):
                 parts.append((part.stat().st_mtime_ns, part))
     return [part for _, part in sorted(parts, reverse=True)]
+
+
+def _privates(folder: Path, prefix: str = ".") -> Iterator[tuple[re.Match[str], Path]]:
+    """What lies in a folder under names of `private`: asked for each run, among thousands."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and (name := PRIVATE.fullmatch(entry.name)):
+                yield name, folder / entry.name
 
 
 def restore(target: Path) -> None:
@@ -168,15 +175,24 @@ def moved_aside(target: Path) -> Path | None:
     # the clock of file systems ticks slowly: a folder may change twice at one time
     fresh = abs(time.time_ns() - changed) < 10**9
     look = _moved_aside_in.__wrapped__ if fresh else _moved_aside_in
-    return look(target.parent, changed).get(target.name)
+    parts = look(target.parent, changed).get(target.name)
+    return parts[-1] if parts else None
+
+
+def targets_in(folder: Path) -> list[Path]:
+    """What is published in a folder, and what only lies there moved aside; by their names."""
+    published = [path.name for path in folder.glob("[!.]*")]
+    return [folder / name for name in sorted({*published, *_moved_aside_in.__wrapped__(folder, 0)})]
 
 
 @lru_cache(maxsize=1024)
-def _moved_aside_in(folder: Path, changed: int) -> dict[str, Path]:
-    """Name -> what was moved aside of it, the last; `changed` tells one state from another."""
-    named = [(PRIVATE.fullmatch(part.name), part) for part in folder.glob(f".*{OLD}.*")]
-    parts = [(name, part) for name, part in named if name is not None and name["mark"] == OLD]
-    return {name["target"]: part for name, part in sorted(parts, key=lambda one: _age(one[1]))}
+def _moved_aside_in(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """Name -> what was moved aside of it, the last at the end; `changed` tells states apart."""
+    parts = [(name, part) for name, part in _privates(folder) if name["mark"] == OLD]
+    of: dict[str, list[Path]] = {}
+    for name, part in sorted(parts, key=lambda one: _age(one[1])):
+        of.setdefault(name["target"], []).append(part)
+    return of
 
 
 def _age(folder: Path) -> int:
@@ -190,9 +206,8 @@ def clean(folder: Path) -> None:
     They are if nothing in them was written for `ABANDONED_S` and nobody claims their target. What
     was moved aside is put back where nothing was published in its place.
     """
-    for part in folder.glob(".*.*.*.*"):
-        name = PRIVATE.fullmatch(part.name)
-        if name is None or not part.is_dir():
+    for name, part in list(_privates(folder)):
+        if not part.is_dir():
             continue
         target = folder / name["target"]
         if time.time() - _last_written(part) < ABANDONED_S or is_claimed(target):
@@ -245,7 +260,9 @@ def publish(part: Path, target: Path, *, instead_of: tuple[int, int] | None = No
 
 
 def remove(target: Path) -> None:
-    """Remove a published folder at once for every reader."""
+    """Remove a published folder at once for every reader, and what was moved aside of it."""
+    for part in _moved_aside_in.__wrapped__(target.parent, 0).get(target.name, []):
+        _remove(part, target)  # first: without the folder, the last of them would count again
     _remove(target, target)
 
 
@@ -424,9 +441,13 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
         try:
             lease.acquire(timeout=0 if until is None else LOOK_S)
             ours = held = True
-        except Timeout:
+        except (Timeout, LeaseSettingsMismatch) as error:
+            if _drop_forsaken(file, odd=isinstance(error, LeaseSettingsMismatch)):
+                continue
             if until is None or until():
                 break
+            if isinstance(error, LeaseSettingsMismatch):  # which comes at once
+                time.sleep(LOOK_S)
         except OSError:  # a file system without what leases need
             ours = True
     try:
@@ -435,6 +456,24 @@ def claim(target: Path, *, until: Callable[[], bool] | None = None) -> Iterator[
         if held:
             with contextlib.suppress(OSError):
                 lease.release()
+
+
+def _drop_forsaken(file: Path, *, odd: bool) -> bool:
+    """Remove a claim that fell silent and that no lease would ever take over.
+
+    Args:
+        file: The claim. It is empty where a machine lost power while it was written.
+        odd: Whether it is on other terms than ours: of another version of this module.
+    """
+    try:
+        seen = file.stat()
+    except OSError:  # it is gone, or cannot be looked at
+        return False
+    silent = abs(time.time() - seen.st_mtime) > 2 * LEASE_S
+    if silent and (odd or not seen.st_size):
+        file.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def is_claimed(target: Path) -> bool:

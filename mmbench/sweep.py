@@ -7,12 +7,12 @@ import re
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
-from statistics import median
+from statistics import mean
 
 import pandas as pd
 
@@ -21,12 +21,21 @@ from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
 from mmbench.bench.executors.engine import Order, Placement, engine
-from mmbench.bench.executors.local import Event, default_workers
+from mmbench.bench.executors.local import Event, default_workers, devices_of, require_devices
 from mmbench.bench.executors.queue import Queue, read_again, repeated, write_again
 from mmbench.bench.executors.workers import FOLDER, Peer, live
 from mmbench.bench.home import FILE, PART, board_folder, hold, resolved
 from mmbench.bench.leaderboard import leaderboard, robustness, write
-from mmbench.bench.record import SHARED, SMALL, STAGES, Run, count, find_run, read_records
+from mmbench.bench.record import (
+    SHARED,
+    SMALL,
+    STAGES,
+    Run,
+    count,
+    find_run,
+    read_records,
+    seconds_of,
+)
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import DataEntry, RunSpec, load_suite
@@ -38,9 +47,8 @@ from mmbench.bench.verdict import Verdict, spread, verdict
 from mmbench.config import JSON
 from mmbench.data.digest import digest
 from mmbench.registry import DATASETS, METHODS, suggest
-from mmbench.store import MARK, clean, damage, private, write_json
+from mmbench.store import MARK, clean, damage, private
 
-TIMINGS = "timings.json"  # in a suite's folder: data -> method -> seconds of a run, as measured
 FINISHED = ("done", "skipped")
 
 
@@ -92,7 +100,34 @@ class Sweep:
         self.contents = Contents(self.folder, self.data_root, _examine, _names)
         self.searches = Searches(self.suite, self.folder)
         self._read: tuple[Sequence[Run], pd.DataFrame] | None = None
+        self.taken_up = 0  # runs of an archive from which this sweep went on
+        self._inapplicable: set[tuple[str, str]] = set()  # (data, method), as `check` finds
         self._plan()
+
+    def archived(self) -> int:
+        """How many runs the archive in the suite's folder holds, if no run lies there yet.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        file = self.folder / archive.FILE
+        if self.runs_folder.exists() or not file.is_file():
+            return 0
+        return int(archive.read_manifest(file)["runs"])
+
+    def _take_up(self) -> bool:
+        """Go on from that archive; `taken_up` says how many runs it held.
+
+        Raises:
+            ValueError: If it is damaged, or pyarrow is not installed.
+        """
+        taken = archive.take_up(self.folder)
+        if taken:
+            self.taken_up = taken
+            self.contents = Contents(self.folder, self.data_root, _examine, _names)
+            self.searches = Searches(self.suite, self.folder)
+            self._plan()
+        return taken > 0
 
     def _plan(self) -> None:
         self._untuned = self.contents.plan(self.suite)  # with the settings of the suite
@@ -120,16 +155,25 @@ class Sweep:
         """
         from mmbench.bench.run.build import check_arguments, require_fold
 
-        self.contents.look(self.suite)
-        self._plan()
+        self.look()
         seen: set[tuple[str | int, ...]] = set()
         for spec in self.specs:
             first = (spec.data_label, spec.scenario_name, spec.method_label)
             if first not in seen:
-                check_arguments(spec, self.data_root)
+                if check_arguments(spec, self.data_root) is not None:
+                    self._inapplicable.add((spec.data_label, spec.method_label))
             elif (spec.data_label, spec.fold) not in seen:
                 require_fold(spec, self.data_root)
             seen |= {first, (spec.data_label, spec.fold)}
+
+    def look(self) -> None:
+        """Look at the data as they are now.
+
+        Raises:
+            ValueError: If a file is not there, or cannot be read.
+        """
+        self.contents.look(self.suite)
+        self._plan()
 
     def plan(self) -> pd.DataFrame:
         """Count trainings and finished ones for each data set, scenario and method; runs nothing.
@@ -138,6 +182,7 @@ class Sweep:
             ValueError: As `check`: what `run` refuses is refused here.
         """
         self.check()
+        self._begin_search(advance=False)
         rows = [
             {
                 "data": run.spec.data_label,
@@ -154,62 +199,69 @@ class Sweep:
     def expected(self) -> pd.DataFrame:
         """How long what is left takes, by what is known of each method on each data set.
 
-        That is, in this order, the median of its finished runs, what the published table says,
-        and what `measure` found.
+        That is the mean of its finished runs, else what the published table says; see `unmeasured`.
 
         Returns:
             A row for each data set and method: `data`, `method`, `runs` left, trials that are not
-            drawn yet included, and `seconds` of one of them, NaN where nothing is known.
+            drawn yet included, and `seconds` of one of them, NaN where nothing is known. What does
+            not apply, as `plan` finds, is left out.
         """
-        left = Counter((s.data_label, s.method_label) for s in self.specs if not self._ended(s))
-        left += self.searches.left_of
-        known: dict[tuple[str, str], float] = {}
-        if (self.folder / TIMINGS).is_file():
-            timings = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
-            known |= {(d, m): s for d, of in timings.items() for m, s in of.items()}
-        table = self.board_folder / "leaderboard.csv"
-        if table.is_file():
-            columns = ["data", "method", "train_s"]
-            rows = pd.read_csv(table)[columns].dropna().itertuples(index=False, name=None)
-            known |= {(str(data), str(method)): float(seconds) for data, method, seconds in rows}
-        spent: dict[tuple[str, str], list[float]] = {}
-        for spec in self.known:
-            if find_run(spec, self.runs_folder).state == "done":
-                seconds = read_result(self.runs_folder / spec.folder).cost.seconds
-                spent.setdefault((spec.data_label, spec.method_label), []).append(seconds)
-        known |= {pair: median(of) for pair, of in spent.items()}
+        lengths = self.searches.left_of
+        for spec in self.specs:
+            # the best trial is a run of the suite
+            if not self._ended(spec) and not self.searches.will_try(spec):
+                lengths.setdefault((spec.data_label, spec.method_label), []).append(spec.length)
+        known = self._published_seconds() | self._measured_seconds()
         lines = [
-            {"data": d, "method": m, "runs": n, "seconds": known.get((d, m), float("nan"))}
-            for (d, m), n in left.items()
+            {"data": d, "method": m, "runs": len(of), "seconds": known.get((d, m), nan) * mean(of)}
+            for (d, m), of in lengths.items()
+            if (d, m) not in self._inapplicable
         ]
         return pd.DataFrame(lines, columns=["data", "method", "runs", "seconds"])
+
+    def _measured_seconds(self) -> dict[tuple[str, str], float]:
+        """(data, method) -> mean seconds of a finished run of the length that the suite says."""
+        spent: dict[tuple[str, str], list[float]] = {}
+        for spec in self.known:
+            run = find_run(spec, self.runs_folder)
+            if run.state in FINISHED:
+                seconds = seconds_of(run) / spec.length if run.state == "done" else 0.0
+                spent.setdefault((spec.data_label, spec.method_label), []).append(seconds)
+        return {pair: mean(of) for pair, of in spent.items()}
+
+    def _published_seconds(self) -> dict[tuple[str, str], float]:
+        """The same of a table: fitting, and prediction under each of its conditions."""
+        table = self.board_folder / "leaderboard.csv"
+        if not table.is_file():
+            return {}
+        rows = pd.read_csv(table)
+        rows = rows[(rows["metric"] == self.suite.select.metric) & rows["train_s"].notna()]
+        predicted = rows["infer_ms_per_sample"] * rows["effective_n"] / 1000
+        by = [rows["data"], rows["method"], rows["scenario"]]
+        each = rows["train_s"].groupby(by).mean() + predicted.groupby(by).sum()
+        rows = each.groupby(level=[0, 1]).mean().reset_index()
+        return {(str(d), str(m)): float(s) for d, m, s in rows.itertuples(index=False, name=None)}
 
     def _ended(self, spec: RunSpec) -> bool:
         return self._find(spec).state in FINISHED
 
-    def measure(self) -> None:
-        """Train every method on every data set for a few epochs, so that `expected` knows more.
+    def unmeasured(self) -> list[Run]:
+        """One run of each method on each data set of which none has ended, for `execute`.
+
+        They belong to the suite, the first trial of a search, so that nothing of them is lost.
 
         Raises:
-            ValueError: As `check`.
+            ValueError: As `todo`.
         """
-        from mmbench.bench.run.timing import seconds_of
-
-        self.check()
-        unknown = self.expected()
-        unknown = unknown[unknown["seconds"].isna()]
-        pairs = set(zip(unknown["data"], unknown["method"], strict=True))
-        timings: dict[str, dict[str, float]] = {}
-        if (self.folder / TIMINGS).is_file():
-            timings = json.loads((self.folder / TIMINGS).read_text(encoding="utf-8"))
-        for spec in self.specs:
-            if (spec.data_label, spec.method_label) in pairs:
-                pairs.remove((spec.data_label, spec.method_label))
-                seconds = seconds_of(spec, self.data_root)
-                if seconds is not None:
-                    timings.setdefault(spec.data_label, {})[spec.method_label] = seconds
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / TIMINGS, timings)
+        todo = self.todo()
+        seen = self._inapplicable | set(self._measured_seconds())
+        chosen = []
+        for run in todo:
+            pair = (run.spec.data_label, run.spec.method_label)
+            if pair not in seen and run.spec.length == 1:
+                chosen.append(run)
+                seen.add(pair)
+        return chosen
 
     def spread(self) -> tuple[Spread, str]:
         """Typical variances of a comparison of two methods, from tables that are there.
@@ -283,20 +335,26 @@ class Sweep:
         """
         self.check()
         _require_writable(self.folder)
+        if self._take_up():
+            self.check()
         self.contents.write()
         hold(self.board_folder, self.suite)
         for folder in {(self.runs_folder / spec.folder).parent for spec in self.specs}:
             clean(folder)  # what machines left that died long ago
-        if self.suite.tune is not None:
-            self._begin_search(anew=overwrite)
+        self._begin_search(anew=overwrite)
         return self._left(overwrite=overwrite)
 
-    def _begin_search(self, *, anew: bool = False) -> None:
+    def _begin_search(self, *, anew: bool = False, advance: bool = True) -> None:
         """Begin what has not begun, and go on with the rest; `anew` forgets what is known."""
+        if self.suite.tune is None:
+            return
         from mmbench.bench.run.build import search_space
 
-        self.searches.begin(search_space, anew=anew)
-        self._advance(set() if anew else None)
+        self.searches.begin(lambda spec: search_space(spec, self.data_root), anew=anew)
+        if advance:
+            self._advance(set() if anew else None)
+        else:
+            self._plan()
 
     def _left(self, *, overwrite: bool) -> list[Run]:
         """What can be run now: trials first, since others wait for them."""
@@ -315,8 +373,9 @@ class Sweep:
             workers: Runs at a time, >= 1; by default one a GPU, else one a core.
             per_gpu: Runs that share a GPU; None = as many as find room in its memory.
         """
+        self.require_devices()
         queue = Queue([run.spec for run in todo], self.runs_folder, again=repeated(todo))
-        count = min(workers or default_workers(per_gpu), max(1, len(todo)))
+        count = min(workers or self.default_workers(per_gpu), max(1, len(todo)))
         return self._execute(queue, count, per_gpu)
 
     def work(
@@ -335,6 +394,8 @@ class Sweep:
             minutes: After which no more are taken; None = never.
             per_gpu: As for `execute`.
         """
+        self.require_devices()
+        self._take_up()
         again = read_again(self.board_folder)
         began, before = time.monotonic(), None
         while before != [spec.key for spec in self.known]:
@@ -343,9 +404,20 @@ class Sweep:
                 return
             before = [spec.key for spec in self.known]
             queue = Queue(self.known, self.runs_folder, again=again, minutes=left)
-            yield from self._execute(queue, workers or default_workers(per_gpu), per_gpu)
-            if self.suite.tune is not None:
-                self._begin_search()
+            yield from self._execute(queue, workers or self.default_workers(per_gpu), per_gpu)
+            self._begin_search()
+
+    def require_devices(self) -> None:
+        """Refuse runs that ask for more devices than this machine has.
+
+        Raises:
+            ValueError: If one does.
+        """
+        require_devices(self.specs)
+
+    def default_workers(self, per_gpu: int | None = 1) -> int:
+        """Runs at a time on this machine, where nobody says how many."""
+        return default_workers(per_gpu, devices_of(self.specs))
 
     def _execute(
         self, queue: Queue, workers: int, per_gpu: int | None
@@ -374,6 +446,7 @@ class Sweep:
             data_root=data_root,
             logs=self.runs_folder.resolve() / FOLDER,
             runs=runs,
+            devices=devices_of(self.specs),
         )
         return engine(executor)(order, args)
 
@@ -401,9 +474,11 @@ class Sweep:
         """
         from mmbench.bench.executors.watch import watch
 
-        if present := placement.alive():
+        present = placement.alive()
+        placed = placement.placed() if present is None else ""
+        if present or placed:
             again = read_again(self.board_folder)  # what those who are at it go by
-            where = f"{present} workers are at it or wait"
+            where = placed or f"{present} workers are at it or wait"
         else:
             again = repeated(todo)
             write_again(self.board_folder, again)
@@ -430,6 +505,7 @@ class Sweep:
         """
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, found {workers}")
+        self.require_devices()
         for todo in self.rounds(overwrite=overwrite):
             for _ in self.execute(todo, workers):
                 pass
@@ -696,8 +772,7 @@ class Sweep:
         chosen = metric or self.suite.select.metric
         return write_report(
             self.suite.name, runs, board, self.board_folder, metric=chosen, robust=robust,
-            watched=watched, said=[] if verdict is None else verdict.sentences,
-            tuning=self.tuning(),
+            watched=watched, verdict=verdict, tuning=self.tuning(),
         )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def alike(inputs, target):
     return [samples(inputs, target, first=1000 * k) for k in range(3)]
 
 
-def fit(method, data, keep, epochs):
+def fit(method, data, keep, epochs, device=None):
     """Train as the runner does."""
     trainer = Trainer(
         max_epochs=epochs,
@@ -60,4 +60,4 @@ def fit(method, data, keep, epochs):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*logging interval.*")
-        trainer.fit(method, datamodule=Fitting(data))
+        trainer.fit(method, datamodule=Fitting(data, device))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from mmbench.bench.record import finish
 from mmbench.bench.result import write_result
 from mmbench.cli.app import app
 from mmbench.sources import hash_of
-from mmbench.store import MARK, checksums, claim, write_json
+from mmbench.store import MARK, OLD, checksums, claim, private, write_json
 from mmbench.sweep import Sweep
 from results import condition, result
 
@@ -104,6 +105,25 @@ def test_a_run_that_somebody_is_at_stays(sweep):
     with claim(sweep.runs_folder / sweep.specs[2].folder):
         assert call("--yes").exit_code == 0
     assert states(sweep) == ["waiting", "waiting", "failed", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "place", "why"),
+    [
+        ((), 0, "(moved aside)"),
+        (("--stale",), 1, f"({MODULE} was another; moved aside)"),
+        (("--failed",), 2, "(failed: diverged; moved aside)"),
+    ],
+)
+def test_a_run_that_was_moved_aside_is_listed_and_goes(sweep, flag, place, why):
+    folder = sweep.runs_folder / sweep.specs[place].folder
+    shutil.copytree(folder, private(folder, OLD))  # of an attempt before
+    folder.rename(private(folder, OLD))
+    asked = call(*flag, "--yes")
+    assert asked.exit_code == 0
+    assert f"{sweep.specs[place].title} {why}" in asked.output
+    assert states(sweep)[place] == "waiting"
+    assert not folder.parent.exists() or not list(folder.parent.glob(f".{folder.name}.*"))
 
 
 def test_verify_reads_back_weights_that_several_share(sweep):

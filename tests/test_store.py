@@ -6,11 +6,13 @@ import math
 import os
 import random
 import signal
+import socket
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import SoftFileLease
 
 from mmbench import store
 from mmbench.data.cache import cached, digest
@@ -271,6 +273,45 @@ def test_a_claim_keeps_others_away_and_is_taken_over_from_who_falls_silent(tmp_p
         os.waitpid(child, 0)
 
 
+def claim_of_other_terms(file):
+    lease = SoftFileLease(file, lease_duration=1000.0, heartbeat_interval=300.0)
+    lease.acquire(timeout=0)
+    content = file.read_bytes()
+    lease.release()
+    return content.replace(socket.gethostname().encode(), b"another-host")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        claim_of_other_terms,
+        b"\xff\xfe\0",
+        b"[" * 100_000,
+        b'{"hostname": 3}',
+        b"-1\nx\n",
+        b"null",
+    ],
+)
+def test_a_claim_that_says_nothing_or_has_other_terms_holds_for_a_while_and_not_for_ever(
+    tmp_path, monkeypatch, content
+):
+    monkeypatch.setattr(store, "LEASE_S", 0.2)
+    monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(store, "LOOK_S", 0.02)
+    monkeypatch.setattr("filelock._soft.MALFORMED_LOCK_AGE_THRESHOLD", 0.1)
+    target = tmp_path / "run"
+    file = tmp_path / ".run.claim"
+    file.write_bytes(content if isinstance(content, bytes) else content(file))
+    assert store.is_claimed(target)
+    with claim(target) as held:
+        assert not held.ours
+    deadline = time.monotonic() + 10
+    with claim(target, until=lambda: time.monotonic() > deadline) as held:
+        assert held.ours
+    assert not file.exists()
+
+
 def test_where_claims_cannot_be_written_work_goes_on(tmp_path, monkeypatch):
     class Refusing:
         def __init__(self, *_, **__):
@@ -385,3 +426,11 @@ def test_processes_that_die_at_any_moment_leave_nothing_partial_without_any_lock
         folder = tmp_path / "cache" / digest({"entry": number})
         assert {(folder / name).read_text() for name in "abc"} == {CONTENT}
         assert whole(tmp_path / "runs" / str(number))
+
+
+def test_a_claim_of_a_version_whose_leases_last_another_time_is_somebody_elses(tmp_path):
+    lease = SoftFileLease(tmp_path / ".target.claim", lease_duration=7.0)
+    with lease, claim(tmp_path / "target") as held:
+        assert not held.ours
+    with claim(tmp_path / "target") as held:
+        assert held.ours

@@ -76,6 +76,21 @@ def test_workers_that_begin_together_share_the_runs_and_none_is_done_twice(here)
 
 
 @pytest.mark.slow
+def test_workers_that_begin_together_search_settings_and_end_with_the_best(here):
+    words = suite(methods=["zero_fill"], seeds=2, tune={"trials": 10})
+    (here / "tuned.yaml").write_text(yaml.safe_dump(words.model_dump()))
+    workers = [start("work", "tuned.yaml", "--workers", "1") for _ in range(2)]
+    said = [end(worker) for worker in workers]
+    sweep = Sweep("tuned.yaml")
+    assert {run.state for run in sweep.runs(read_up_to=None)} == {"done"}
+    assert {spec.tuned for spec in sweep.specs} == {10}
+    runs = len(sweep.known)
+    assert runs == 10 + 1, "the best trial is the run of the first seed"
+    assert sum(text.count(": done") for text in said) == runs
+    assert all(": done" in text for text in said)
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end_gives_its_runs_back_at_once(here):
     worker = start("work", "twelve.yaml", "--workers", "2")
     runs = Sweep("twelve.yaml").runs()
@@ -162,6 +177,15 @@ def test_the_text_for_sbatch_is_an_array_of_workers_that_ends_in_exec(tmp_path):
     assert "--array=0-1\n" in few  # nine runs need no third node of eight slots
 
 
+def test_a_slot_of_a_job_has_the_devices_that_each_run_asks_for(tmp_path):
+    text = script(order(tmp_path, devices=4), parse_args("gpus_per_node=8"))
+    assert text.endswith("--workers 2\n")
+    assert "--cpus-per-task=8\n" in text
+    message = r"a run asks for 4, and a node has 2 \(--executor-args gpus_per_node=a100:2\)"
+    with pytest.raises(ValueError, match=message):
+        script(order(tmp_path, devices=4), parse_args("gpus_per_node=a100:2"))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -186,6 +210,45 @@ def test_an_engine_that_is_not_there_is_one_line(here):
     out = end(start("run", "twelve.yaml", "--executor-args", "nodes=2"), code=2)
     assert "for another --executor than local" in out
     assert not (here / "results").exists()
+
+
+@pytest.fixture
+def half_a_cluster(tmp_path, monkeypatch):
+    """A cluster that takes jobs, and says of none what became of it."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    submitted = tmp_path / "submitted.txt"
+    for name, text in (
+        ("sbatch", f"cat > /dev/null; echo job >> {submitted}; echo '17;cluster'"),
+        ("squeue", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1"),
+    ):
+        (bin_folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
+    return submitted
+
+
+def test_no_second_array_is_placed_while_squeue_does_not_answer(half_a_cluster, here):
+    sweep = Sweep("twelve.yaml", results=here / "results", data_root=here)
+    todo = sweep.todo()
+    said = []
+    for _ in range(2):
+        where, events = sweep.follow(todo, sweep.place("slurm", {}, len(todo)))
+        events.close()
+        said.append(where)
+    assert half_a_cluster.read_text().count("job") == 1
+    assert said[0].startswith("job array 17 is queued")
+    note = here / "results" / "twelve" / "slurm.json"
+    assert said[1] == (
+        "squeue does not answer, and job array 17 was placed before: no more workers are, as long "
+        f"as {note} is there"
+    )
+    (half_a_cluster.parent / "bin" / "squeue").write_text("#!/bin/sh\n")  # it is gone, and told so
+    sweep.follow(todo, sweep.place("slurm", {}, len(todo)))[1].close()
+    note.unlink()
+    (half_a_cluster.parent / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    sweep.follow(todo, sweep.place("slurm", {}, len(todo)))[1].close()
+    assert half_a_cluster.read_text().count("job") == 3
 
 
 PLUGIN = '''

@@ -4,8 +4,6 @@ Each function writes one data set below a folder, smaller than the real one but 
 widths, classes and gaps, and with a signal in every modality.
 """
 
-import csv
-import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,49 +32,6 @@ def counts(rng, target, width):
     x = rng.poisson(rate[target]).astype(np.float64)
     x[np.arange(len(x)), target * 40] += 1
     return x
-
-
-def write_cmu_mosi(root: Path, rng: np.random.Generator) -> None:
-    """12 videos of 5..9 utterances; every fifth file compressed as users may have it."""
-    folder = root / "cmu_mosi"
-    folder.mkdir(parents=True)
-    mood = {True: ["GREAT", "LOVED", "FUNNY"], False: ["BORING", "AWFUL", "SAD"]}
-    rows = []
-    for video in range(12):
-        name = f"vid{video:02d}"
-        for k in range(1, 6 + video % 5):
-            score = [0.0, -0.5, 0.5, 1.5][k - 1] if video == 0 and k < 5 else rng.uniform(-3, 3)
-            score = round(float(score), 2)
-            text = ["IT", "WAS", *rng.choice(mood[score >= 0], 2), f"RARE{video}{k}X"]
-            rows.append((f"{name}_{k}", " ".join(text), video + 1, int(score >= 0), score, name))
-    order = rng.permutation(len(rows))  # transcripts are in another order than the features
-    rows = [rows[k] for k in order]
-    with (folder / "transcripts.csv").open("w", newline="") as file:
-        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(row[:4] for row in rows)
-    video = np.array([row[2] for row in rows])
-    split = np.select([video <= 6, video <= 8], ["train", "valid"], "test")
-    labels = pd.DataFrame(rows, columns=["utterance", "text", "number", "label", "score", "video"])
-    labels["split"] = split
-    labels[["utterance", "video", "split", "score"]].sort_values("utterance").to_csv(
-        folder / "mosi_labels.csv", index=False
-    )
-    label = labels["label"].to_numpy()
-    for part, mine in (("train", video % 3 != 0), ("test", video % 3 == 0)):
-        where = rng.permutation(np.flatnonzero(mine))
-        pd.DataFrame({"transcript_row": where}).to_csv(folder / f"rows_{part}.csv", index=False)
-        for modality, width in (("text", 100), ("audio", 73), ("video", 100)):
-            x = signal(np.random.default_rng(7), label, width)[where]
-            if modality == "video":
-                x[:, 68:] = 0.0  # 32 constant columns
-            text = "\n".join(
-                ",".join(f'"{v}"' for v in (*row, float(y)))
-                for row, y in zip(x, label[where], strict=True)
-            )
-            if modality == "text":
-                path = folder / f"{modality}_{part}0.csv.xz"
-                path.write_bytes(lzma.compress(text.encode()))
-            else:
-                (folder / f"{modality}_{part}0.csv").write_text(text)
 
 
 def write_rosmap(root: Path, rng: np.random.Generator) -> None:
@@ -183,16 +138,6 @@ def _save(path: Path, content: dict) -> None:
     io.savemat(path, content)
 
 
-WRITE: dict[str, Write] = {
-    "cmu_mosi": write_cmu_mosi,
-    "rosmap": write_rosmap,
-    "three_sources": write_three_sources,
-    "breast_tcga": write_breast_tcga,
-    "hundred_leaves": write_hundred_leaves,
-    "bbc4view": write_bbc4view,
-}
-
-
 def _shipped(name: str) -> Write:
     """Writes the twin that comes with a data set."""
 
@@ -202,10 +147,21 @@ def _shipped(name: str) -> Write:
     return write
 
 
+WRITE: dict[str, Write] = {
+    "cmu_mosi": _shipped("cmu_mosi"),
+    "rosmap": write_rosmap,
+    "three_sources": write_three_sources,
+    "breast_tcga": write_breast_tcga,
+    "hundred_leaves": write_hundred_leaves,
+    "bbc4view": write_bbc4view,
+}
+
+
 # sets that bring a twin of their own
 TWINS: dict[str, Write] = {
     name: _shipped(name)
     for name in (
-        "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes", "mmc_amd", "mmimdb",
+        "adni", "avmnist", "derm7pt", "enrico", "food101", "harvard_glaucoma", "hateful_memes",
+        "mimic_iv", "mmc_amd", "mmimdb", "tcga",
     )
 }  # fmt: skip

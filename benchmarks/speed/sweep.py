@@ -1,15 +1,18 @@
 """What a sweep costs beyond its runs: overhead, two workers against one, claims, many nodes.
 
-Prints figures; nothing is judged. The last table is a simulation: durations of the committed
+Prints two tables in less than four minutes; nothing is judged. By the clock, figures are those of a
+machine on which nothing else runs; by processor time, which counts this process and all below it,
+they hold on a busy one, too. The second table is a simulation: durations of the committed
 quickstart, replayed on made-up nodes by the code that orders and shares out real runs.
 
     python benchmarks/speed/sweep.py [overhead|workers|claims|nodes]...
 """
 
+import contextlib
 import heapq
 import multiprocessing
+import os
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -51,46 +54,95 @@ def short_runs(count: int) -> list[RunSpec]:
     )
 
 
-def sweep(specs: list[RunSpec], workers: int) -> tuple[float, list[Outcome]]:
-    """Seconds from the second beginning of each worker on, and how the runs since then ended."""
+def processor_s() -> float:
+    """Processor time of this process and of all that live below it."""
+    parents, spent = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended just now
+            fields = file.read_text().rpartition(")")[2].split()  # a name may hold anything
+            number = int(file.parent.name)
+            parents[number] = int(fields[1])
+            spent[number] = int(fields[11]) + int(fields[12])
+    ours = {os.getpid()}
+    while more := {one for one, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sum(spent[one] for one in ours) / os.sysconf("SC_CLK_TCK")
+
+
+def sweep(specs: list[RunSpec], workers: int) -> tuple[float, float, list[Outcome]]:
+    """Seconds and processor seconds from the second beginning of each worker on, and outcomes."""
     outcomes: list[Outcome] = []
     warm: set[int | None] = set()
-    began = 0.0
+    began = began_p = ended = ended_p = 0.0
+    left = len(specs)
     with tempfile.TemporaryDirectory() as folder:
         for event in execute(Queue(specs, Path(folder)), HERE, workers=workers):
             if event.outcome is None:
                 continue
             assert event.outcome.state == "done", event.outcome.why
+            left -= 1
             if len(warm) == workers:
                 outcomes.append(event.outcome)
             else:  # the first run of a worker also starts its process and loads the data
                 warm.add(event.worker)
-                began = time.perf_counter()
-        return time.perf_counter() - began, outcomes
+                began, began_p = time.perf_counter(), processor_s()
+            if not left:  # the workers are still there
+                ended, ended_p = time.perf_counter(), processor_s()
+    return ended - began, ended_p - began_p, outcomes
+
+
+def row(figure: str, by_the_clock: str, by_the_processor: str, aim: str) -> None:
+    """Print a row of the table."""
+    print(f"| {figure} | {by_the_clock} | {by_the_processor} | {aim} |", flush=True)
 
 
 def overhead() -> None:
     """Seconds of a short run beyond fit and evaluation, by one worker."""
-    seconds, outcomes = sweep(short_runs(200), 1)
+    seconds, processor, outcomes = sweep(short_runs(200), 1)
+    count = len(outcomes)
     work = sum(outcome.work_s for outcome in outcomes)
-    inside = statistics.median(outcome.wall_s - outcome.work_s for outcome in outcomes)
-    print(
-        f"{len(outcomes)} runs of one epoch: {seconds / len(outcomes):.3f} s a run, "
-        f"{work / len(outcomes):.3f} s of it fit and evaluation, "
-        f"{(seconds - work) / len(outcomes):.3f} s overhead ({inside:.3f} s of it inside the run)"
+    share = 1 - work / seconds
+    row(
+        f"a run of one epoch, of {count}",
+        f"{seconds / count:.3f} s",
+        f"{processor / count:.3f} s",
+        "",
     )
+    row(
+        "of it beyond fit and evaluation",
+        f"{share * seconds / count:.3f} s", f"{share * processor / count:.3f} s", "< 0.1 s",
+    )  # fmt: skip
 
 
 def workers() -> None:
     """Runs a second of two workers against one."""
-    rate = {}
+    rate, rate_p = {}, {}
     for count in (1, 2):
-        seconds, outcomes = sweep(short_runs(100 * count), count)
+        seconds, processor, outcomes = sweep(short_runs(100 * count), count)
         rate[count] = len(outcomes) / seconds
-    print(
-        f"two workers: {rate[2]:.2f} runs a second, one: {rate[1]:.2f}; "
-        f"ratio {rate[2] / rate[1]:.2f}"
-    )
+        rate_p[count] = count * len(outcomes) / processor  # each on a processor of its own
+    ratio, ratio_p = rate[2] / rate[1], rate_p[2] / rate_p[1]
+    row("two workers against one", f"{ratio:.2f} x", f"{ratio_p:.2f} x", ">= 1.9 x")
+
+
+class Clock:
+    """Adds up the time that its bodies take.
+
+    Attributes:
+        seconds: By the clock.
+        processor: Of all threads of this process.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.processor = 0.0
+
+    def __enter__(self) -> None:
+        self.seconds -= time.perf_counter()
+        self.processor -= time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter()
+        self.processor += time.process_time()
 
 
 def take_all(specs: list[RunSpec], runs: Path, gate: Any, answers: Any) -> None:
@@ -98,20 +150,19 @@ def take_all(specs: list[RunSpec], runs: Path, gate: Any, answers: Any) -> None:
     queue = Queue(specs, runs)
     for spec in specs:
         queue.durations.add(spec, 0.3)
-    taken, claimed, others = 0.0, 0.0, 0
-    mine = 0
+    mine, others = 0, 0
+    search, claimed = Clock(), Clock()
     with queue.opened(1):
         gate.wait()
         while True:
-            began = time.perf_counter()
-            ticket = queue.take(0, idle=True)
-            taken += time.perf_counter() - began
+            with search:
+                ticket = queue.take(0, idle=True)
             if ticket is None:
                 break
             target = runs / ticket.spec.folder
-            began = time.perf_counter()
-            with claim(target) as held:
-                claimed += time.perf_counter() - began
+            with contextlib.ExitStack() as claims:
+                with claimed:
+                    held = claims.enter_context(claim(target))
                 if held.ours and not target.exists():
                     with attempt(target) as folder:
                         finish(folder, "done")
@@ -122,10 +173,10 @@ def take_all(specs: list[RunSpec], runs: Path, gate: Any, answers: Any) -> None:
                 else:
                     others += 1
                     outcome = Outcome("done" if target.exists() else "elsewhere")
-                began = time.perf_counter()
-            claimed += time.perf_counter() - began
+                with claimed:
+                    claims.close()
             queue.ended(ticket, outcome)
-    answers.put((mine, taken, claimed, others))
+    answers.put((mine, others, search, claimed))
 
 
 def claims() -> None:
@@ -145,12 +196,18 @@ def claims() -> None:
         for process in processes:
             process.join()
     done = sum(mine for mine, *_ in costs)
-    print(
-        f"{count} workers on one folder, {done} runs of 0.3 s: "
-        f"{1e3 * sum(taken for _, taken, *_ in costs) / done:.2f} ms a run to find it, "
-        f"{1e3 * sum(claimed for *_, claimed, _ in costs) / done:.2f} ms to claim it; "
-        f"{sum(others for *_, others in costs)} times another was quicker"
+    late = sum(others for _, others, *_ in costs)
+    figures = (
+        ("to find a run", "", 2),
+        (f"to claim it; {late} times another was quicker", "< 5 ms", 3),
     )
+    for figure, aim, place in figures:
+        clocks = [cost[place] for cost in costs]
+        by_the_clock, by_the_processor = (
+            f"{1e3 * sum(getattr(clock, name) for clock in clocks) / done:.2f} ms"
+            for name in ("seconds", "processor")
+        )
+        row(f"{count} workers, {done} runs of 0.3 s: {figure}", by_the_clock, by_the_processor, aim)
 
 
 # --- simulated nodes --------------------------------------------------------------------------
@@ -232,6 +289,7 @@ def simulate(nodes: int) -> tuple[int, float, float]:
 
 def nodes() -> None:
     """How busy made-up nodes are."""
+    print()
     print("| nodes of 8 GPUs | runs | busy until 5 % of the runs are left | busy to the end |")
     print("|---:|---:|---:|---:|")
     for count in (1, 2, 4, 8, 16, 32, 64):
@@ -241,5 +299,7 @@ def nodes() -> None:
 
 if __name__ == "__main__":
     PARTS = {"overhead": overhead, "workers": workers, "claims": claims, "nodes": nodes}
+    print("| figure | by the clock | by processor time | aim |")
+    print("|---|---:|---:|---:|")
     for name in sys.argv[1:] or PARTS:
         PARTS[name]()

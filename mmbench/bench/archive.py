@@ -7,7 +7,7 @@ suite.json, content.json, search.json    as they lie in the folder of results
 runs.parquet         a row a run: how it ended, and its specification, record and environment
 samples.parquet      what runs have in common: targets, masks and ids of a test condition, as npz
 predictions.parquet  a row a run and condition: outputs in float16, or in float32 where those of
-                     a regression, or larger ones, would lose by it
+                     a regression or of survival, or larger ones, would lose by it
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def write_archive(
     ended = [run for run in runs if run.state in ("done", "skipped", "failed")]
     if not ended:
         raise ValueError("no run of the suite has ended, so there is nothing to keep")
-    planned = {run.folder for run in runs}
+    planned = {run.folder for run in ended}  # while a search goes on, its first trial is not
     tried = [run for run in trials if run.state in STATES.values() and run.folder not in planned]
     _pyarrow()
     write_file(file, lambda part: _write(ended, tried, beside, part, code))
@@ -160,7 +160,8 @@ def _predictions(place: int, run: Run, samples: dict[str, bytes]) -> Iterator[di
     for condition in result.conditions:
         arrays = read_predictions(run, condition)
         output = arrays.pop("logits")
-        half = output.astype(np.float16) if result.task.kind != "regression" else None
+        rounded = result.task.kind in ("single_label", "multi_label")
+        half = output.astype(np.float16) if rounded else None
         fits = half is not None and bool(np.isfinite(half).all())
         yield {
             "run": place,
@@ -378,6 +379,33 @@ def merge(into: Path, other: Path) -> int:
         if (other / name).is_file():
             _join_file(into / name, json.loads((other / name).read_text(encoding="utf-8")))
     return len(added)
+
+
+def take_up(folder: Path) -> int:
+    """Lay out the runs of the archive that a folder of results holds, if no run lies there yet.
+
+    That is how a part of a suite that is published goes on elsewhere. All runs are laid out, or
+    none; joining some to others is `merge`.
+
+    Args:
+        folder: Of one suite's results.
+
+    Returns:
+        How many runs; 0 if there was nothing to do.
+
+    Raises:
+        ValueError: As `read_manifest`.
+    """
+    file, runs = folder / FILE, folder / "runs"
+    if runs.exists() or not file.is_file():
+        return 0
+    with attempt(runs) as part:
+        unpack(file, part, scratch=True)
+        for name in BESIDE:
+            if (part / name).is_file():
+                _join_file(folder / name, json.loads((part / name).read_text(encoding="utf-8")))
+        taken = len(_ended(part / "runs"))
+        return taken if publish(part / "runs", runs) else 0
 
 
 def _ended(runs: Path) -> dict[Path, str]:

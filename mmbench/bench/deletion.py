@@ -10,7 +10,7 @@ from mmbench.bench.record import Run, find_run
 from mmbench.bench.result import Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.sources import hash_of
-from mmbench.store import is_claimed, remove
+from mmbench.store import is_claimed, moved_aside, remove, targets_in
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Deletable:
     """A run that may go.
 
     Args:
-        folder: Where it lies.
+        folder: Where it lies, or lay: it may have been moved aside and wait for its successor.
         title: What it is, for people.
         why: What speaks against it; empty if nothing but the wish to delete.
         size: Bytes of its files.
@@ -37,10 +37,12 @@ def all_runs(runs: Path) -> list[Deletable]:
 
 def failed_runs(runs: Sequence[Run]) -> list[Deletable]:
     """The failed and the damaged ones of some runs."""
+    bad = [run for run in runs if run.state in ("failed", "broken")]
+    places = [run.folder.with_name(run.spec.folder.name) for run in bad]
     return [
-        _deletable(run.folder, f"{run.state}: {run.why}")
-        for run in runs
-        if run.state in ("failed", "broken") and not is_claimed(run.folder)
+        _deletable(place, f"{run.state}: {run.why}")
+        for run, place in zip(bad, places, strict=True)
+        if not is_claimed(place)
     ]
 
 
@@ -73,9 +75,10 @@ def delete(chosen: Sequence[Deletable]) -> None:
 
 
 def _folders(runs: Path) -> Iterator[Path]:
-    for folder in sorted(runs.glob("[!.]*/[!.]*/[!.]*/[!.]*")):
-        if folder.is_dir() and not is_claimed(folder):
-            yield folder
+    for parent in sorted(runs.glob("[!.]*/[!.]*/[!.]*/")):
+        for folder in targets_in(parent):
+            if (moved_aside(folder) or folder).is_dir() and not is_claimed(folder):
+                yield folder
 
 
 def _changed(run: Run) -> str:
@@ -103,9 +106,12 @@ def _other_sources(made: Result) -> str:
 
 
 def _deletable(folder: Path, why: str) -> Deletable:
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    place = folder
+    if not folder.is_dir() and (aside := moved_aside(folder)) is not None:
+        place, why = aside, "; ".join(part for part in (why, "moved aside") if part)
+    size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     try:
-        record = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        record = json.loads((place / "spec.json").read_text(encoding="utf-8"))
         title = RunSpec.from_json(record).title
     except (OSError, ValueError, TypeError, KeyError):  # damaged, or of another version
         title = "/".join(folder.parts[-4:])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_predictions, read_records, safe_csv
+from mmbench.bench.record import IPW, Run, is_bootstrapped, read_records, read_scored, safe_csv
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
@@ -38,7 +38,7 @@ COLUMNS = (
     "regret_to_bayes", "params_total", "params_trainable", "flops_per_sample", "train_s",
     "infer_ms_per_sample", "peak_mib", "tuned", "protocol", "code", "effective_n", "bayes",
     "bayes_se", "infer_ms_std", "energy_j", "note", "n_folds", "mixed",
-    "rising", "sources",
+    "rising", "sources", "inside_rate_realised",
 )  # fmt: skip
 ROBUSTNESS = (
     "data", "scenario", "measure", "over", "method", "variant", "metric", "mean", "std_seeds",
@@ -49,7 +49,7 @@ CONSTANT = ["mechanism", "missing_rate_nominal"]
 AVERAGED = [
     "missing_rate_realised", "incomplete_rate_realised", "params_total", "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "peak_mib", "effective_n", "bayes",
-    "bayes_se", "infer_ms_std", "energy_j", "rising",
+    "bayes_se", "infer_ms_std", "energy_j", "rising", "inside_rate_realised",
 ]  # fmt: skip
 LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
@@ -106,8 +106,8 @@ def leaderboard(
     cells["rank_borda"] = _mean_ranks(cells.assign(mean=cells["mean"].where(full)))
     over_samples = ["p_vs_best", "sample_ci_low", "sample_ci_high"]
     cells[over_samples] = np.nan
-    if compare is not None and compare.endswith(IPW):
-        compare = None  # the bootstrap would have to draw the weights anew as well
+    if compare is not None and not is_bootstrapped(compare):
+        compare = None
     whole = cells[full & (cells["metric"] == compare)]
     done: dict[tuple[str, str], list[Run]] = {}
     for run in runs if len(whole) else ():
@@ -145,7 +145,7 @@ def robustness(
     """
     records = read_records(runs) if records is None else records
     measured = degraded(records)
-    if compare is not None and not compare.endswith(IPW):
+    if compare is not None and is_bootstrapped(compare):
         more = pooled(
             runs, records, compare, ScoreCache(None) if score_cache is None else score_cache
         )
@@ -232,16 +232,16 @@ def _compared(
     kind = read_result(here[0].folder).task.kind
     resampled = []
     for fold in sorted({run.spec.fold for run in here}):
-        logits, target = [], np.empty(0)
+        logits, target, train = [], np.empty(0), None
         for method in part["method"]:
             arrays = [
-                read_predictions(run, condition, only=("logits", "target"))
+                read_scored(run, condition)
                 for run in here
                 if (run.spec.fold, run.spec.method_label) == (fold, method)
             ]
             logits.append([one["logits"] for one in arrays])
-            target = arrays[0]["target"]
-        resampled.append(bootstrap(metric, logits, target, kind, seed=fold))
+            target, train = arrays[0]["target"], arrays[0].get("train")
+        resampled.append(bootstrap(metric, logits, target, kind, train=train, seed=fold))
     scores = part["mean"].to_numpy(float)
     leader = best(scores, _better(metric))
     over_folds = np.mean(resampled, axis=0)
@@ -255,13 +255,8 @@ def _mean_ranks(cells: pd.DataFrame) -> pd.Series:
     """Each method's mean rank over the tables of a metric; none for a method with a hole."""
     ranks = pd.Series(np.nan, index=cells.index)
     for (metric, _), part in cells.groupby(["metric", "variant"], sort=False):
-        wide = part.pivot_table(
-            index=["data", "scenario", "condition"],
-            columns="method",
-            values="mean",
-            dropna=False,
-            sort=False,
-        )
+        # not `pivot_table`, which makes rows for conditions that other data sets have
+        wide = part.pivot(index=["data", "scenario", "condition"], columns="method", values="mean")
         values = mean_ranks(wide.to_numpy(float), _better(str(metric)))
         rank: dict[Any, float] = dict(zip(wide.columns.to_list(), values.tolist(), strict=True))
         ranks[part.index] = part["method"].map(rank).to_numpy(float)

@@ -119,14 +119,14 @@ def curves(
     )
     faint = min(0.09, 0.8 / len(lines))  # many bands on top of each other hide the lines
     ends = []
-    for line in lines:
+    for line, name in zip(lines, _noted(lines), strict=True):
         colour = _colour(line.style)
         if np.isfinite(line.low).any():
             ax.fill_between(line.rates, line.low, line.high, color=colour, alpha=faint, linewidth=0)
         ax.plot(line.rates, line.mean, color=colour, **_mark(line.style), linewidth=1.6)
         known = np.flatnonzero(np.isfinite(line.mean))
         if len(known):
-            ends.append((float(line.mean[known[-1]]), _noted(line), line.style))
+            ends.append((float(line.mean[known[-1]]), name, line.style))
     if ceiling is not None:
         ax.plot(*ceiling, color=INK, linewidth=1.4, dashes=(7, 3), zorder=1.5)
         known = np.flatnonzero(np.isfinite(ceiling[1]))
@@ -184,7 +184,8 @@ def pareto(dots: Sequence[Dot], *, cost: str, metric: str, higher: bool, alt: st
     ax.set_ylim(low, high)
     ax.set_xlabel(cost)
     ax.set_title(metric, loc="left", fontsize=SIZE, pad=7)
-    _label_ends(ax, [(d.score, _noted(d), d.style) for d in dots])
+    names = zip(dots, _noted(dots), strict=True)
+    _label_ends(ax, [(dot.score, name, dot.style) for dot, name in names])
     return _svg(figure, alt)
 
 
@@ -210,11 +211,12 @@ def heat(
     """
     values = np.asarray(values, np.float64)
     n, m = values.shape
-    left = min(150.0, 14 + 6.4 * max((len(_short(r)) for r in rows), default=0))
+    names = _apart(rows)
+    left = min(150.0, 14 + 6.4 * max(map(len, names), default=0))
     wide = max(WIDTH, left + 34 + 14.0 * m) if m > 20 else WIDTH
     cell = (wide - left - 10) / max(m, 1)
     tall = 17.0 if n <= 40 else 9.0
-    labels = [_short(c, 40) for c in columns]
+    labels = _apart(columns, 40)
     longest = max((len(label) for label in labels), default=0)
     slanted = longest * 5.8 > cell
     size = min(SIZE, max(6.0, cell * 0.8)) if slanted else SIZE
@@ -240,7 +242,7 @@ def heat(
             else:
                 text, ink = DASH, INK
             ax.text(j, i, text, color=ink, ha="center", va="center", fontsize=min(8.5, cell / 3.2))
-    ax.set_yticks(range(n), [_short(r) for r in rows])
+    ax.set_yticks(range(n), names)
     ax.set_xticks(
         range(m),
         labels,
@@ -265,12 +267,13 @@ def bars(values: Num[np.ndarray, " row"], rows: Sequence[str], *, alt: str, acro
         alt: What the plot says, in words.
         across: What the bars measure.
     """
-    longest = max((len(_short(r, 14)) for r in rows), default=0)
+    names = _apart(rows, 14)
+    longest = max(map(len, names), default=0)
     figure, ax = _figure(
         height=52 + 16.0 * len(values), right=20.0, left=18 + 6.0 * longest, top=8.0
     )
     ax.barh(range(len(values)), np.asarray(values, np.float64), color=PALETTE[0], height=0.7)
-    ax.set_yticks(range(len(values)), [_short(r, 14) for r in rows])
+    ax.set_yticks(range(len(values)), names)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -312,7 +315,7 @@ def critical_difference(
         )  # fmt: skip
     ax.set_ylim(n - 0.5, -0.7)
     ax.set_xlim(0.8, max(n, ranks.max()) + 0.2)
-    ax.set_yticks(range(n), [_short(name) for name, _ in ordered])
+    ax.set_yticks(range(n), _apart([name for name, _ in ordered]))
     ax.grid(axis="y", visible=False)
     ax.set_xticks(range(1, n + 1) if n <= 12 else range(1, n + 1, max(1, n // 8)))
     ax.set_xlabel("mean rank (1 = best)")
@@ -533,9 +536,27 @@ def _mark(style: int) -> dict[str, Any]:
 
 
 def _short(text: str, most: int = 21) -> str:
-    """One line of bounded length, without characters that XML cannot hold."""
+    """One line of bounded length: what is too long loses its middle, as names differ at their end.
+
+    Characters that XML cannot hold become blanks.
+    """
     clean = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
-    return clean if len(clean) <= most else clean[: most - 1] + "…"
+    head = most // 2
+    return clean if len(clean) <= most else f"{clean[:head]}…{clean[head + 1 - most :]}"
+
+
+def _apart(names: Sequence[str], most: int = 21) -> list[str]:
+    """Short forms of names that stay apart: where two would look alike, what they share goes."""
+    short = [_short(name, most) for name in names]
+    for form in {one for one in short if short.count(one) > 1}:
+        alike = [i for i, one in enumerate(short) if one == form]
+        group = [names[i] for i in alike]
+        letters = enumerate(zip(*group, strict=False))
+        same = next((i for i, each in letters if len(set(each)) > 1), min(map(len, group)))
+        for i in alike:
+            if len(names[i]) > most:
+                short[i] = _short(f"{names[i][:6]}…{names[i][same : same + most - 7]}", most)
+    return short
 
 
 def _luminance(rgba: Array) -> float:
@@ -563,9 +584,11 @@ def _amount(value: float) -> str:
     return f"{value:g}"
 
 
-def _noted(of: Line | Dot) -> str:
-    note = f" {of.note}" if of.note else ""
-    return _short(of.name, 19 - len(note)) + note
+def _noted(of: Sequence[Line] | Sequence[Dot]) -> list[str]:
+    """Short names, each with its note behind it."""
+    notes = [f" {one.note}" if one.note else "" for one in of]
+    names = _apart([one.name for one in of], 19 - max(map(len, notes), default=0))
+    return [name + note for name, note in zip(names, notes, strict=True)]
 
 
 def _number(value: float, span: float) -> str:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from mmbench.bench.record import Run, read_predictions
 from mmbench.bench.result import read_result
+from mmbench.bench.spec import PROTOCOL
 
 LEVEL = 0.99  # of the interval that a run made again has to lie in: many are looked at
 ROUNDING = 1e-5  # of a table's numbers, which have six digits
@@ -58,6 +59,19 @@ def stale(board: pd.DataFrame, now: Mapping[tuple[str, str, str], str]) -> dict[
         ):
             methods.append(row.method)
     return {table: methods for table, methods in tables.items() if methods}
+
+
+def why_older(board: pd.DataFrame) -> str:
+    """Why no run of a table comes out again by this version; empty if it may."""
+    if "sources" not in board or board["sources"].isna().all():
+        return f"made by version {_version(board)}, whose runs did not name their sources"
+    if (board["protocol"] < PROTOCOL).all():
+        return f"made by version {_version(board)}, under an older protocol"
+    return ""
+
+
+def _version(board: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(str(code).partition("-")[0] for code in board["code"].dropna()))
 
 
 def check_again(made: Run, board: pd.DataFrame, reference: Run | None, metric: str) -> Check:

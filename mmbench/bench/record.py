@@ -8,6 +8,8 @@ runs/<data>/<scenario>/<method>/<key>/
     predictions/   <condition>.npz: logits (float32; of a regression, values in units, float64),
                    target, presence, sample_id, names of the outputs and, if the data have them, of
                    the ids; unlabelled.csv: what is predicted for samples without a label
+    calibration.npz  the same of validation samples: logits (condition, sample, output), condition,
+                   target; for classes
     diagnostics.npz  what the method wants to show, if anything
     metrics.json   scores, realised rates, costs, notes on the data, scale of regression targets
     weights.safetensors  if the suite keeps weights
@@ -21,7 +23,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,7 +33,8 @@ from mmbench.bench.result import ConditionResult, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
-from mmbench.metrics.metric import metrics_for, score
+from mmbench.data.task import TaskKind
+from mmbench.metrics.metric import Calibration, metrics_for, score
 from mmbench.store import (
     attempt,
     checksums,
@@ -52,6 +55,7 @@ SHARED = ".shared"  # beside the runs: stages that several methods have in commo
 SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as done
 MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
+CALIBRATION = "calibration.npz"
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -170,6 +174,16 @@ def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
     return Run(spec, folder, "broken", "it does not say how it ended")
 
 
+def seconds_of(run: Run) -> float:
+    """Seconds that a finished run took, fixed costs included.
+
+    At least those of fitting and evaluation: a run that was cut off once, or comes from an archive,
+    knows no others.
+    """
+    mark = json.loads((run.folder / "done").read_text(encoding="utf-8"))
+    return max(float(mark.get("wall_s", 0.0)), read_result(run.folder).cost.seconds)
+
+
 def read_predictions(
     run: Run, condition: str, *, only: Sequence[str] | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -181,6 +195,33 @@ def read_predictions(
         only: Names of the arrays that are read; None = all.
     """
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
+
+
+def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:
+    """What scores are computed from: `logits`, `target` and, of survival, `train`."""
+    survival = read_result(run.folder).task.kind == "survival"
+    train = ("train",) if survival else ()
+    return read_predictions(run, condition, only=("logits", "target", *train))
+
+
+def read_calibration(run: Run, condition: str) -> Calibration | None:
+    """Predictions of validation samples under a test condition; None if the run kept none."""
+    file = run.folder / CALIBRATION
+    if not file.is_file():
+        return None
+    arrays = read_npz(file, ("condition", "logits", "target"))
+    place = arrays["condition"].tolist().index(condition)
+    return Calibration(arrays["logits"][place], arrays["target"])
+
+
+def is_bootstrapped(metric: str) -> bool:
+    """Whether chance over test samples is that of drawing them anew, with nothing else to draw.
+
+    It is not where weights, or a calibration, would have to be drawn as well.
+    """
+    kinds = get_args(TaskKind)
+    calibrated = any(metric in metrics_for(kind, calibrated=True) for kind in kinds)
+    return not metric.endswith(IPW) and not calibrated
 
 
 def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
@@ -245,6 +286,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                 "missing_rate_nominal": condition.missing_rate_nominal,
                 "missing_rate_realised": condition.realised.missing_rate,
                 "incomplete_rate_realised": condition.realised.incomplete_rate,
+                "inside_rate_realised": condition.inside_rate,
                 "samples": condition.samples,
             }
             pattern = names if name == "complete" else name
@@ -277,10 +319,17 @@ def _newer_scores(
 ) -> dict[str, float]:
     kind = result.task.kind
     missing = [metric for metric in metrics_for(kind) if metric not in condition.scores]
+    calibration = None
+    later = [m for m in metrics_for(kind, calibrated=True) if m not in condition.scores]
+    if later and (calibration := read_calibration(run, name)) is not None:
+        missing += later
     if not missing:
         return {}
-    predictions = read_predictions(run, name, only=("logits", "target"))
-    return {m: score(m, predictions["logits"], predictions["target"], kind) for m in missing}
+    predictions = read_scored(run, name)
+    logits, target, train = predictions["logits"], predictions["target"], predictions.get("train")
+    return {
+        m: score(m, logits, target, kind, calibration=calibration, train=train) for m in missing
+    }
 
 
 def fingerprint(runs: Sequence[Run]) -> str:

@@ -25,7 +25,8 @@ from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import COMPLETE, pattern_names, rate_families
-from mmbench.bench.statistics import friedman, rank_stability
+from mmbench.bench.statistics import friedman, mean_ranks, rank_stability
+from mmbench.bench.verdict import ALL, CHANCE, EVERY, RATE, Verdict
 from mmbench.config import JSON
 from mmbench.diagnostics import Matrix, Recovery, Retrieval, RouterUsage, read_diagnostics
 from mmbench.metrics.classification import f1_by_class
@@ -44,12 +45,22 @@ POINTS = 60_000  # of all training curves together, for each column
 HOLES = 200  # rows of the table of holes
 TABLE = (
     "data", "scenario", "condition", "name", "metric", "mean", "std_seeds", "ci_low", "ci_high",
-    "rank", "rank_borda", "p_vs_best", "regret_to_bayes", "seeds", "missing_rate_realised",
-    "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
+    "sample_ci_low", "sample_ci_high", "rank", "rank_borda", "p_vs_best", "regret_to_bayes",
+    "seeds", "missing_rate_realised", "incomplete_rate_realised", "effective_n", "params_total",
+    "params_trainable",
     "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
-    "note", "mixed",
+    "note", "mixed", "inside_rate_realised",
 )  # fmt: skip
 WORDS = ("data", "scenario", "condition", "name", "metric", "seeds", "note", "mixed")
+COVERAGE = "split_conformal_coverage_90"
+RELIABILITY = {
+    "ece": "calibration error of the most likely class (ece). Yellow is better.",
+    COVERAGE: "share of samples whose class is in a set that promises 90 %, by a threshold from "
+    "validation samples of which the same is hidden. Blue is less than others reach.",
+    "split_conformal_size_90": "mean number of classes in such a set. Yellow is better.",
+    "aurc": "error rate of the surest samples, mean over all shares of them (aurc). Yellow is "
+    "better.",
+}
 DASH = "\N{EN DASH}"  # the method does not apply
 STATES = ("done", "running", "waiting", "skipped", "broken", "failed")
 
@@ -81,6 +92,25 @@ class Card:
     rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Who leads, and whether that is more than chance; what the first screen says.
+
+    Args:
+        leader: The method, or those that share the best mean rank.
+        rank: Their mean rank over all tables and conditions.
+        second: Who comes next, with its mean rank; empty if nobody does.
+        beyond: `yes`, `partly`, `no`, or `not tested`.
+        why: In one sentence.
+    """
+
+    leader: str
+    rank: float
+    second: str
+    beyond: str
+    why: str
+
+
 @dataclass
 class Inside:
     """What one run of a method reports about itself: plots and tables of `diagnostics.npz`."""
@@ -99,7 +129,7 @@ def write_report(
     metric: str,
     robust: pd.DataFrame | None = None,
     watched: bool = False,
-    said: Sequence[str] = (),
+    verdict: Verdict | None = None,
     tuning: pd.DataFrame | None = None,
 ) -> Path:
     """Write `report.html` by rename.
@@ -113,7 +143,7 @@ def write_report(
         robust: From `mmbench.bench.leaderboard.robustness(runs)`, for a section of its own.
         watched: Whether the page looks for a newer one every few seconds, while nobody works
             with it.
-        said: Sentences that the page opens with, from `mmbench.bench.verdict`.
+        verdict: What the page opens with, and the comparisons behind it.
         tuning: From `Sweep.tuning`, for a section of its own.
 
     Returns:
@@ -124,7 +154,7 @@ def write_report(
     """
     _require_libraries()
     searched = [] if tuning is None else _tuned(tuning)
-    page = _page(suite_name, runs, board, metric, robust, watched, said, searched)
+    page = _page(suite_name, runs, board, metric, robust, watched, verdict, searched)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     # a file name that is no Unicode becomes readable, not an error
@@ -195,7 +225,7 @@ def _page(
     metric: str,
     robust: pd.DataFrame | None,
     watched: bool,
-    said: Sequence[str],
+    verdict: Verdict | None,
     tuning: Sequence[Sequence[str]],
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -238,7 +268,7 @@ def _page(
         methods=list(styles),
         repeats=len({(r.spec.fold, r.spec.seed) for r in runs}),
         conditions=len(set(board["condition"])),
-        leaders=_leaders(scores),
+        answer=_answer(scores),
         swatches=[(n, plots.swatch(styles[n])) for n in used] if cards or costs else [],
         cards=cards,
         cards_left_out=len(pairs) - len(cards),
@@ -247,10 +277,13 @@ def _page(
         operations=_operations(runs),
         losses=[] if robust is None else _losses(_named(robust), cards),
         classes=_classes(runs, cards),
+        reliability=_reliability(board, cards),
         watched=watched,
-        said=said,
+        said=[] if verdict is None else verdict.sentences,
+        compared=[] if verdict is None else _compared(verdict.comparisons),
         tuning=tuning,
         ranks=ranks,
+        by_rate=_ranks_by_rate(scores, metric),
         no_ranks=no_ranks,
         experts=experts,
         experts_left_out=more_experts,
@@ -479,6 +512,74 @@ def _cell(row: Any) -> tuple[str, str]:
     return score, spread if row.n_seeds == row.n_seeds_planned else f"{spread} ({hole})"
 
 
+# --- verdict -----------------------------------------------------------------------------------
+
+
+def _compared(comparisons: pd.DataFrame) -> list[Table]:
+    """Each method against the best simple row: by data set, and by what is missing."""
+    if comparisons.empty:
+        return []
+    reference = comparisons["reference"].iloc[0]
+    overall = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] == ALL)]
+    order = overall.sort_values("gain", ascending=False)["method"]
+    wholes = comparisons[comparisons["over"] == ALL]
+    sets = [*(d for d in dict.fromkeys(wholes["data"]) if d != EVERY)]
+    mean = wholes[wholes["data"] == EVERY].set_index("method")
+    single = wholes.set_index(["data", "method"])
+    rows = [
+        [
+            name, _gain(mean.loc[name]), _p(mean.loc[name]),
+            *(_apart(single.loc[data, name]) for data in sets),
+        ]
+        for name in order
+    ]  # fmt: skip
+    by_data = (
+        f"Gain over {reference}, mean over all test conditions. In the mean over data sets with "
+        "its 95 % interval over seeds and test samples together, and p after Holm; on each data "
+        "set, the standard error over seeds (s) and the one over test samples (t) apart.",
+        ["method", "all data sets", "p", *sets],
+        rows,
+    )
+    grouped = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] != ALL)]
+    groups = sorted(dict.fromkeys(grouped["over"]), key=_rate_of)
+    if len(groups) < 2:
+        return [by_data]
+    cells = grouped.set_index(["over", "method"])
+    by_group = (
+        "The same by what is missing in the test split, mean over data sets, with 95 % intervals. "
+        "An asterisk: beyond chance, p below 0.05 after Holm.",
+        ["method", *groups],
+        [[name, *(_starred(cells.loc[group, name]) for group in groups)] for name in order],
+    )
+    return [by_data, by_group]
+
+
+def _rate_of(group: str) -> tuple[float, str]:
+    """Rates in their order, other groups of conditions behind them."""
+    rate = group.removeprefix(RATE)
+    return (float(rate) if rate != group else math.inf, group)
+
+
+def _gain(row: Any) -> str:
+    if pd.isna(row["ci_low"]):
+        return f"{row['gain']:+.3f}"
+    return f"{row['gain']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+
+
+def _p(row: Any) -> str:
+    return DASH if pd.isna(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+
+
+def _starred(row: Any) -> str:
+    return _gain(row) + (" *" if row["p"] < CHANCE else "")
+
+
+def _apart(row: Any) -> str:
+    """A gain with its two errors."""
+    seeds = "" if pd.isna(row["se_seeds"]) else f" s {row['se_seeds']:.3f}"
+    return f"{row['gain']:+.3f}{seeds} t {row['se_samples']:.3f}"
+
+
 # --- costs, ranks, leaders --------------------------------------------------------------------
 
 
@@ -604,7 +705,7 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
         for name, run in by_place.get((card.data, card.scenario), {}).items():
             path = run.folder / "predictions" / f"{card.columns[0]}.npz"
             task = read_result(run.folder).task
-            if task.kind != "regression" and path.is_file():
+            if task.kind in ("single_label", "multi_label") and path.is_file():
                 labels = task.outputs
                 predictions = read_predictions(run, card.columns[0], only=("logits", "target"))
                 rows[name] = f1_by_class(predictions["logits"], predictions["target"])
@@ -619,6 +720,33 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
         svg = plots.heat(values, list(rows), labels, alt=alt, across="class")
         caption = f"{card.data}, {card.scenario}: F1 by class, {card.columns[0]}, first training."
         drawn.append((svg, caption))
+    return drawn
+
+
+def _reliability(board: pd.DataFrame, cards: Sequence[Card]) -> list[Plot]:
+    """How far probabilities may be relied on, by pattern; by condition where none was tested."""
+    from mmbench.bench import plots
+
+    drawn = []
+    for card in cards[:FIRST]:
+        here = board[(board["data"] == card.data) & (board["scenario"] == card.scenario)]
+        for metric, caption in RELIABILITY.items():
+            part = here[here["metric"] == metric]
+            columns = pattern_names(part) or list(dict.fromkeys(part["condition"]))
+            if not 0 < len(columns) <= LARGEST or part["mean"].isna().all():
+                continue
+            mean = _wide(part, columns, "mean")
+            values = mean.to_numpy()
+            alt = (
+                f"{metric} on {card.data}, {card.scenario}, of {len(mean)} methods under "
+                f"{len(columns)} conditions: from {np.nanmin(values):.3f} to "
+                f"{np.nanmax(values):.3f}"
+            )
+            svg = plots.heat(
+                values, [*mean.index], columns, alt=alt, reverse=metric != COVERAGE,
+                across="present modalities" if pattern_names(part) else "condition",
+            )  # fmt: skip
+            drawn.append((svg, f"{card.data}, {card.scenario}: {caption}"))
     return drawn
 
 
@@ -669,29 +797,92 @@ def _across(board: pd.DataFrame, styles: Mapping[str, int], metric: str) -> tupl
     return drawn, "" if drawn else why
 
 
+def _by_rate(part: pd.DataFrame) -> pd.DataFrame:
+    """Ranked scores under conditions that are a missing rate, in order of it."""
+    rated = part[(part["mechanism"] != "pattern") & part["missing_rate_nominal"].notna()]
+    return rated.assign(value=rated["mean"].where(ranked(rated))).sort_values(
+        "missing_rate_nominal", kind="stable"
+    )
+
+
+def _ranks_by_rate(board: pd.DataFrame, metric: str) -> list[Table]:
+    """Mean rank over data sets at each missing rate; a table for each scenario and variant."""
+    tables: list[Table] = []
+    same = board[board["metric"] == metric]
+    for (scenario, variant), part in same.groupby(["scenario", "variant"], sort=False):
+        by_rate = {}
+        for rate, table in _by_rate(part).groupby("missing_rate_nominal"):
+            wide = table.pivot_table("value", "data", "name", sort=False, dropna=False)
+            by_rate[f"rate {rate:g}"] = pd.Series(
+                mean_ranks(wide.to_numpy(float), "higher" if _better(metric) else "lower"),
+                index=wide.columns,
+            )
+        ranks = pd.DataFrame(by_rate)
+        if len(by_rate) < 2 or len(ranks) < 3:
+            continue
+        ranks = ranks.assign(all=ranks.mean(axis=1, skipna=False)).sort_values("all")
+        rows = [
+            [str(name), *(DASH if pd.isna(r) else f"{r:.1f}" for r in row)]
+            for name, *row in ranks.drop(columns="all").itertuples(name=None)
+        ]
+        suffix = "" if variant == "paper" else f" ({variant})"
+        caption = f"{scenario}{suffix}: mean rank over data sets at each missing rate, 1 = best."
+        tables.append((caption, ["method", *by_rate], rows))
+    return tables
+
+
 def _stability(part: pd.DataFrame, higher: bool) -> str:
-    """How alike the order of the methods is under the first and the last test condition."""
+    """How alike the order of the methods is at the lowest and the highest missing rate."""
     taus = []
-    for _, table in part.assign(value=part["mean"].where(ranked(part))).groupby("data", sort=False):
+    for _, table in _by_rate(part).groupby("data", sort=False):
         wide = table.pivot_table("value", "condition", "name", sort=False, dropna=False)
+        if len(wide) < 2:
+            continue
         tau = rank_stability(wide.to_numpy(float), "higher" if higher else "lower")[0, -1]
-        if len(wide) > 1 and not math.isnan(tau):
+        if not math.isnan(tau):
             taus.append(tau)
     if not taus:
         return ""
     return (
-        " Order under the first and the last test condition: Kendall's tau "
+        " Order at the lowest and at the highest missing rate: Kendall's tau "
         f"{np.mean(taus):.2f} (mean over data sets; 1 = the same)."
     )
 
 
-def _leaders(rows: pd.DataFrame) -> list[tuple[str, float]]:
-    """Up to three methods by mean rank over all conditions; only methods without holes."""
-    if rows.empty:
-        return []
-    papers = rows[rows["variant"] == "paper"]  # variants are never compared
-    best = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
-    return [(str(n), float(r)) for n, r in best.sort_values(kind="stable").head(3).items()]
+def _answer(rows: pd.DataFrame) -> Answer | None:
+    """Who leads by mean rank over all conditions, of the methods without holes; None if nobody.
+
+    It is beyond chance where the leader is best and every other one is told apart from it
+    (`p_vs_best`).
+    """
+    papers = rows[rows["variant"] == "paper"] if len(rows) else rows  # never compared with others
+    ranks = papers.dropna(subset="rank_borda").groupby("name", sort=False)["rank_borda"].first()
+    if ranks.empty:
+        return None
+    ranks = ranks.sort_values(kind="stable")
+    leaders = [str(name) for name in ranks.index[ranks == ranks.iloc[0]]]
+    second = "".join(f"{name} ({rank:.2f})" for name, rank in [*ranks.items()][len(leaders) :][:1])
+    best = beaten = sure = tested = 0
+    tables = [part for _, part in papers.groupby(["data", "scenario", "condition"], sort=False)]
+    for part in tables:
+        leads = part["name"].isin(leaders)
+        p = part.loc[ranked(part), "p_vs_best"]
+        others = p[~leads[p.index]]
+        tested += bool(p.notna().any())
+        won = bool((part.loc[leads, "rank"] == 1).any())
+        best += won
+        sure += won and bool((others < CHANCE).all() and len(others))
+        beaten += bool((part.loc[leads, "p_vs_best"] < CHANCE).any())
+    beyond = "not tested" if not tested else "no" if not sure else "partly"
+    if tested and sure == len(tables):
+        beyond = "yes"
+    why = f"Best in {best} of {len(tables)} conditions"
+    if tested:
+        why += (
+            f", in {sure} of them ahead of every other method beyond chance; beaten beyond chance "
+            f"in {beaten} (p below {CHANCE} after Holm, over test samples)"
+        )
+    return Answer(" and ".join(leaders), float(ranks.iloc[0]), second, beyond, f"{why}.")
 
 
 # --- inside the methods -----------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """What a finished run says of itself: `metrics.json`, written and read by the same classes."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from mmbench.data.missingness.measure import Dependence, Realised
@@ -37,8 +38,8 @@ class Asked:
     """The task that a method was given.
 
     Args:
-        kind: `single_label`, `multi_label` or `regression`.
-        outputs: Names of classes, labels or target values.
+        kind: `single_label`, `multi_label`, `regression` or `survival`.
+        outputs: Names of classes, labels, target values or intervals.
         modalities: Their names, in order.
     """
 
@@ -126,6 +127,8 @@ class ConditionResult:
         scores: Metric -> value; None where undefined.
         bayes: Metric -> the best possible value; empty where unknown.
         bayes_se: Metric -> its standard error.
+        inside: Modality -> entries that went inside it where it is present, and entries in all;
+            empty where nothing goes from inside, and in records of before that key.
     """
 
     mechanism: str
@@ -138,6 +141,13 @@ class ConditionResult:
     scores: dict[str, float | None]
     bayes: dict[str, float | None]
     bayes_se: dict[str, float | None]
+    inside: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def inside_rate(self) -> float:
+        """Share of entries that went, of all modalities that something may go from; else NaN."""
+        gone, total = np.sum([*self.inside.values(), (0, 0)], axis=0)
+        return float(gone / total) if total else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

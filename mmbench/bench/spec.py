@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -111,6 +112,9 @@ class TrainerSpec(BaseModel):
             the key: it decides whether there is a result, not which.
         threads: Processor threads inside a run, >= 1. They decide the last bits of its numbers, so
             they belong to the question; how many runs go side by side does not.
+        devices: Processes of one machine, 1 to 64, that train a run together, a device each; every
+            batch of `batch_size` samples is shared out among them. None = one.
+        strategy: How they work together: `ddp` (gradients are averaged) or `auto`, which is that.
 
     Any other key goes to `lightning.pytorch.Trainer` as it is.
     """
@@ -127,6 +131,8 @@ class TrainerSpec(BaseModel):
     checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     time_limit: Annotated[float, Field(gt=0, le=1e6)] | None = None
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    devices: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
+    strategy: Literal["auto", "ddp"] | None = None
 
 
 class Select(_Strict):
@@ -157,10 +163,20 @@ class Tune(_Strict):
         trials: Settings that are tried for a method on each fold of a data set, >= 1; the first
             are those of the constructor and of the suite.
         scenario: Name of the suite's scenario under which they are tried; by default its first.
+        lengths: Trials train so many times as long as `trainer` says, > 0, one length after the
+            other and from the beginning again; the best trial's length goes on with its settings.
+            Which trial has which is the same for every method, and so is their sum.
     """
 
     trials: Annotated[int, Field(ge=1, le=1000)]
     scenario: str = ""
+    lengths: Annotated[
+        list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1, max_length=100)
+    ] = [1.0]
+
+    def length(self, place: int) -> float:
+        """Length of the trial at this place."""
+        return self.lengths[place % len(self.lengths)]
 
 
 class Suite(_Strict):
@@ -243,6 +259,8 @@ class RunSpec:
         keep_weights: Whether the selected weights are kept; no part of the key.
         method_label: Its name in tables; no part of the key.
         data_label: Its name in tables; no part of the key.
+        length: How many times as long as `trainer_args` say it is trained, > 0, as a search
+            chose; where it is 1, no part of the key.
         tuned: Trials from which its settings were chosen; no part of the key, which has them.
         protocol: Raised when the same words come to mean another run.
     """
@@ -262,13 +280,16 @@ class RunSpec:
     keep_weights: bool = False
     method_label: str = ""
     data_label: str = ""
+    length: float = 1.0
     tuned: int = 0
     protocol: int = PROTOCOL
 
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change the result: no path, device, label or clock."""
-        unsaid = ("keep_weights", "method_label", "data_label", "tuned")
+        unsaid = ["keep_weights", "method_label", "data_label", "tuned"]
+        if self.length == 1:
+            unsaid.append("length")
         names = [each.name for each in fields(self) if each.name not in unsaid]
         settings = {name: getattr(self, name) for name in names}
         settings["trainer_args"] = {
@@ -276,6 +297,11 @@ class RunSpec:
         }
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def devices(self) -> int:
+        """How many devices of one machine train it together."""
+        return int(self.trainer_args.get("devices", 1))
 
     @property
     def scenario_name(self) -> str:
@@ -292,6 +318,16 @@ class RunSpec:
         """Where the run lies under `runs`."""
         parts = (self.data_label, self.scenario_name, self.method_label)
         return Path(*(_file_name(part) for part in parts), self.key)
+
+    def epochs(self, steps: int) -> int:
+        """Epochs of a training that has no number of its own, at most.
+
+        Args:
+            steps: Of the optimiser in an epoch.
+        """
+        least: int = math.ceil(self.trainer_args.get("min_steps", 0) / steps)
+        epochs = max(int(self.trainer_args["max_epochs"]), least)
+        return max(1, round(self.length * epochs))
 
     @property
     def title(self) -> str:

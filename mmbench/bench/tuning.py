@@ -8,12 +8,14 @@ at a time, by what the others have scored. What is drawn depends on nothing but 
 default run's key and the scores so far: any worker draws the same, and a larger number of trials
 goes on from a smaller one.
 
+How long trials train is no setting that is drawn: `tune.lengths` says it of each place, the same
+for every method, so that all are given the same total of epochs.
+
 Source: Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization",
 NeurIPS 2011, for the estimator.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -51,12 +53,14 @@ class Trial:
         drawn_by: `default`, `sobol` or `tpe`.
         state: `open` until its run has ended; `failed` if that has no score.
         score: On the validation split; None unless done.
+        length: How many times as long as the suite says it is trained; see `Tune`.
     """
 
     args: dict[str, JSON]
     drawn_by: Literal["default", "sobol", "tpe"]
     state: State = "open"
     score: float | None = None
+    length: float = 1.0
 
 
 @dataclass
@@ -133,8 +137,8 @@ class Searches:
         return [
             self._run_of(default, trial)
             for default in self.defaults.values()
-            if default.key in self.of
-            for trial in self.of[default.key].trials[: self._number]
+            if self._name(default) in self.of
+            for trial in self.of[self._name(default)].trials[: self._number]
         ]
 
     @property
@@ -143,21 +147,26 @@ class Searches:
         return [
             self._run_of(default, trial)
             for default in self.defaults.values()
-            if default.key in self.of
-            for trial in self.of[default.key].trials[: self._number]
+            if self._name(default) in self.of
+            for trial in self.of[self._name(default)].trials[: self._number]
             if trial.state == "open"
         ]
 
     @property
-    def left_of(self) -> Counter[tuple[str, str]]:
-        """(data, method) -> trials that have not ended, drawn or not; at most, until it began."""
-        left: Counter[tuple[str, str]] = Counter()
+    def left_of(self) -> dict[tuple[str, str], list[float]]:
+        """(data, method) -> lengths of the trials that have not ended, drawn or not.
+
+        Until a search began, that is how many there are at most.
+        """
+        left: dict[tuple[str, str], list[float]] = {}
         for default in self.defaults.values():
-            search = self.of.get(default.key)
+            search = self.of.get(self._name(default))
             if search is None or not search.ended(self._number):
                 trials = [] if search is None else search.trials[: self._number]
-                closed = sum(trial.state != "open" for trial in trials)
-                left[default.data_label, default.method_label] += self._number - closed
+                closed = {place for place, each in enumerate(trials) if each.state != "open"}
+                left.setdefault((default.data_label, default.method_label), []).extend(
+                    self._length(place) for place in range(self._number) if place not in closed
+                )
         return left
 
     def goes_on(self, spec: RunSpec) -> bool:
@@ -165,8 +174,12 @@ class Searches:
         default = self.defaults.get(_place(spec))
         if default is None:
             return False
-        search = self.of.get(default.key)
+        search = self.of.get(self._name(default))
         return search is None or not search.ended(self._number)
+
+    def will_try(self, spec: RunSpec) -> bool:
+        """Whether a run of the suite is going to be one of the trials, which are counted apart."""
+        return self.goes_on(spec) and spec.key == self.defaults[_place(spec)].key
 
     def begin(self, space: Space, *, anew: bool = False) -> None:
         """Begin what has not begun.
@@ -178,13 +191,15 @@ class Searches:
         if anew:
             self._forget()
         for default in self.defaults.values():
-            if default.key not in self.of:
+            if self._name(default) not in self.of:
                 drawn, constructor = space(default)
-                self.of[default.key] = Search(dict(drawn), dict(constructor), exhausted=not drawn)
+                self.of[self._name(default)] = Search(
+                    dict(drawn), dict(constructor), exhausted=not drawn
+                )
 
     def _forget(self) -> None:
         for default in self.defaults.values():
-            self.of.pop(default.key, None)
+            self.of.pop(self._name(default), None)
         write_json(self.path, self._record())
 
     def advance(self, find: Callable[[RunSpec], Run]) -> None:
@@ -195,7 +210,7 @@ class Searches:
         """
         changed = False
         for default in self.defaults.values():
-            search, before = self.of[default.key], None
+            search, before = self.of[self._name(default)], None
             while search.trials != before:
                 before = search.trials
                 search.trials = [
@@ -242,7 +257,7 @@ class Searches:
         sign = 1.0 if higher_is_better(metric) else -1.0
         rows = []
         for (data, fold, method), default in self.defaults.items():
-            search = self.of.get(default.key)
+            search = self.of.get(self._name(default))
             if search is None or not search.space or not search.ended(self._number):
                 continue
             tried, best = search.trials[: self._number], search.best(self._number, metric)
@@ -254,6 +269,9 @@ class Searches:
             score = np.nan if best is None or best.score is None else best.score
             drawn = {} if best is None else search.settings(best)
             edges = {name: search.space[name].edge(value) for name, value in drawn.items()}
+            if best is not None and len(set(self._lengths)) > 1:
+                drawn["length"] = f"{best.length:g}"
+                edges["length"] = "high" if best.length == max(self._lengths) else ""
             rows.append(
                 {
                     "data": data,
@@ -300,18 +318,34 @@ class Searches:
     def _number(self) -> int:
         return 0 if self.suite.tune is None else self.suite.tune.trials
 
+    @property
+    def _lengths(self) -> list[float]:
+        """Of all trials of a search."""
+        return [self._length(place) for place in range(self._number)]
+
+    def _name(self, default: RunSpec) -> str:
+        """Key of a search in the record: trials of other lengths are another search."""
+        if set(self._lengths) <= {1.0}:
+            return default.key
+        lengths = [] if self.suite.tune is None else self.suite.tune.lengths
+        return "-".join([default.key, *(f"{length:g}" for length in lengths)])
+
+    def _length(self, place: int) -> float:
+        return 1.0 if self.suite.tune is None else self.suite.tune.length(place)
+
     def _tuned(self, spec: RunSpec) -> RunSpec:
         default = self.defaults.get(_place(spec))
-        search = None if default is None else self.of.get(default.key)
+        search = None if default is None else self.of.get(self._name(default))
         if search is None or not search.ended(self._number):
             return spec
         best = search.best(self._number, self.suite.select.metric)
-        drawn = {} if best is None else best.args
         tried = len(search.trials[: self._number])
-        return replace(spec, method_args={**spec.method_args, **drawn}, tuned=tried)
+        tuned = spec if best is None else self._run_of(spec, best)
+        return replace(tuned, tuned=tried)
 
     def _run_of(self, default: RunSpec, trial: Trial) -> RunSpec:
-        return replace(default, method_args={**default.method_args, **trial.args})
+        args = {**default.method_args, **trial.args}
+        return replace(default, method_args=args, length=trial.length)
 
     def _looked_up(
         self, default: RunSpec, search: Search, trial: Trial, find: Callable[[RunSpec], Run]
@@ -332,9 +366,10 @@ class Searches:
             judged = search.trials[: _judged(len(search.trials))]
             if any(trial.state == "open" for trial in judged):
                 return
-            known = [search.settings(trial) for trial in search.trials]
+            length = self._length(len(search.trials))
+            known = [search.settings(each) for each in search.trials if each.length == length]
             for again in range(REDRAWS):
-                drawn = _drawn(search, metric, int(default.key, 16), again)
+                drawn = replace(_drawn(search, metric, int(default.key, 16), again), length=length)
                 if search.settings(drawn) not in known:
                     search.trials.append(drawn)
                     break

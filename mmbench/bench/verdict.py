@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_predictions
+from mmbench.bench.record import Run, is_bootstrapped, read_scored
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import (
@@ -25,6 +25,7 @@ from mmbench.bench.statistics import (
     holm,
     mean_ranks,
     pooled_difference,
+    rank_stability,
 )
 from mmbench.metrics.metric import higher_is_better
 
@@ -38,6 +39,7 @@ PLAIN = (
 )  # fmt: skip
 ALL = "all conditions"
 PATTERNS = "patterns"
+RATE = "rate "  # begins the name of a group of conditions
 EVERY = "all data sets"
 CHANCE = 0.05
 ASKED = 0.02  # of a score between 0 and 1: what a table had better be able to find
@@ -86,7 +88,7 @@ def verdict(
         Nothing where there is no simple row, or nothing else, without a hole.
     """
     nothing = Verdict([], pd.DataFrame(columns=list(COLUMNS)))
-    if records.empty or metric.endswith(IPW):
+    if records.empty or not is_bootstrapped(metric):
         return nothing
     rows_of_metric = records[(records["metric"] == metric) & (records["variant"] == "paper")]
     kinds = {run.spec.method_label: run.spec.method for run in runs}
@@ -110,8 +112,7 @@ def verdict(
         data: _groups(data, table[names] * sign, rows_of_metric, runs, metric, score_cache)
         for data, table in tables.items()
     }
-    rows = list(_compared(groups, names, metric))
-    comparisons = pd.DataFrame(rows, columns=list(COLUMNS))
+    comparisons = pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
     for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
         comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
     said = _sentences(comparisons, groups, names, metric)
@@ -121,6 +122,35 @@ def verdict(
             f"{', '.join(left_out)}."
         )
     return Verdict(said, comparisons)
+
+
+def compare(
+    runs: Sequence[Run],
+    records: pd.DataFrame,
+    names: Sequence[str],
+    metric: str,
+    score_cache: ScoreCache,
+) -> pd.DataFrame:
+    """Methods, in whatever variant, against the first of them, where none of them has a hole.
+
+    Args:
+        runs: Every planned run.
+        records: What was read of them.
+        names: The reference, then at least one other.
+        metric: What they are compared by.
+        score_cache: Where variances lie that were computed before.
+
+    Returns:
+        As `Verdict.comparisons`, but `p` is not adjusted; no rows where there are no data.
+    """
+    rows = records[(records["metric"] == metric) & records["method"].isin(names)]
+    sign = 1.0 if higher_is_better(metric) else -1.0
+    groups = {
+        data: _groups(data, table[list(names)] * sign, rows, runs, metric, score_cache)
+        for data, table in _tables(rows).items()
+        if set(names) <= set(table.columns)
+    }
+    return pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
 
 
 def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -145,7 +175,7 @@ def _over(records: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:
         elif pd.isna(row.missing_rate_nominal):
             group = str(row.condition)
         else:
-            group = f"rate {row.missing_rate_nominal:g}"
+            group = f"{RATE}{row.missing_rate_nominal:g}"
         groups[row.scenario, row.condition] = group
     return groups
 
@@ -199,17 +229,19 @@ def _resampled(
     for scenario, condition in pairs:
         by_fold = []
         for fold in folds:
-            logits, target = [], np.empty(0)
+            logits, target, train = [], np.empty(0), None
             for method in methods:
                 arrays = [
-                    read_predictions(run, condition, only=("logits", "target"))
+                    read_scored(run, condition)
                     for run in here
                     if (run.spec.scenario_name, run.spec.fold, run.spec.method_label)
                     == (scenario, fold, method)
                 ]
                 logits.append([one["logits"] for one in arrays])
-                target = arrays[0]["target"]
-            by_fold.append(bootstrap(metric, logits, target, kind, resamples=RESAMPLES, seed=fold))
+                target, train = arrays[0]["target"], arrays[0].get("train")
+            by_fold.append(
+                bootstrap(metric, logits, target, kind, train=train, resamples=RESAMPLES, seed=fold)
+            )
         means[scenario, condition] = np.mean(by_fold, axis=0)
     return means
 
@@ -302,6 +334,7 @@ def _sentences(
     )
     if len(alike := _alike(groups, names)) > 1:
         said.append(f"Not to be told apart from the best in the mean: {', '.join(alike)}.")
+    said += _stability(groups)
     typical = spread(comparisons)
     trainings = min(len(group[ALL].scores) for group in groups.values())
     if typical is not None:
@@ -355,6 +388,33 @@ def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> 
     alike = [names[place] for place, one in zip(others, holm(np.array(p)), strict=True)
              if one >= CHANCE]  # fmt: skip
     return [names[best], *alike]
+
+
+def _stability(groups: Mapping[str, Mapping[str, _Group]]) -> list[str]:
+    """How alike the order of the methods is at the lowest and at the highest missing rate."""
+    taus, same, ends = [], 0, set()
+    for group in groups.values():
+        rates = sorted((name for name in group if name.startswith(RATE)), key=_rate)
+        if len(rates) < 2:
+            continue
+        low, high = (group[name].scores.mean(axis=0) for name in (rates[0], rates[-1]))
+        ends.add((rates[0], rates[-1]))
+        tau = rank_stability(np.stack([low, high]), "higher")[0, 1]
+        if not np.isnan(tau):
+            taus.append(tau)
+            same += int(np.argmax(low) == np.argmax(high))
+    if not taus:
+        return []
+    where = " and at ".join(ends.pop()) if len(ends) == 1 else "the lowest and at the highest rate"
+    return [
+        f"The order of the methods at {where} agrees by a Kendall's tau of {np.mean(taus):.2f} "
+        f"(1 = the same; mean over {_counted(len(taus), 'data set')}), and the same method is best "
+        f"on {same} of {len(taus)}."
+    ]
+
+
+def _rate(group: str) -> float:
+    return float(group.removeprefix(RATE))
 
 
 def _where(rows: pd.DataFrame, column: str, heading: str, reference: str) -> str:

@@ -5,11 +5,11 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -303,14 +303,7 @@ def fits_a_few_samples(cls: type[Method], task: Task) -> None:
     if not cls.applies.trains:
         return
     method = build(cls, task)
-    presence = torch.ones(24, len(task.modalities), dtype=torch.bool)
-    if len(task.modalities) > 1 and not cls.applies.complete_rows:
-        # a method for a single modality has nothing to learn from samples without it; one for any
-        # kind reads the first
-        read = cls.applies.one_of
-        gap = next((c for c, m in enumerate(task.modalities) if m.kind not in read), -1)
-        presence[12:, gap] = False
-    batch = make_batch(task, presence)
+    batch = _few_samples(cls, task)
     before = method.task_loss(_outputs(method, batch), batch.target)
     for stage in method.stages:
         method.begin(stage)
@@ -318,6 +311,91 @@ def fits_a_few_samples(cls: type[Method], task: Task) -> None:
     after = method.eval().task_loss(_outputs(method, batch), batch.target)
     steps = STEPS * EPOCHS
     assert after < before / 2, f"task loss {before:.3f} before and {after:.3f} after {steps} steps"
+
+
+@rule(
+    tried="trained on 24 samples by `precision: bf16-mixed` on the CPU",
+    mend="give what is written into a tensor its dtype, and compute in float32 what has no half "
+    "(linalg, cdist): `x.float()`, inside `torch.autocast(x.device.type, enabled=False)`",
+    scope="once",
+)
+def trains_in_bfloat16(cls: type[Method], task: Task) -> None:
+    """Under autocast to bfloat16, every loss is a finite number and training lowers it."""
+    if not cls.applies.trains:
+        return
+    places: tuple[AbstractContextManager[object], ...] = (nullcontext(), _AsOnGpu())
+    for place in places:
+        method = build(cls, task)
+        batch = _few_samples(cls, task)
+        before = method.task_loss(_outputs(method, batch), batch.target)
+        finite = _Finite()
+        for stage in method.stages:
+            method.begin(stage)
+            enough = 0.8 * float(before)
+            with place:
+                _fit(
+                    method.train(), task, batch,
+                    steps=10, enough=enough, precision="bf16-mixed", callback=finite,
+                )  # fmt: skip
+        after = method.eval().task_loss(_outputs(method, batch), batch.target)
+        assert finite.steps, "no step was taken"
+        assert after < before, f"task loss {before:.3f} before and {after:.3f} after training"
+
+
+class _AsOnGpu(TorchFunctionMode):
+    """Under autocast a GPU computes these in float32, of which a processor leaves some in halves.
+
+    As torch lists them, "CUDA Ops that can autocast to float32".
+    """
+
+    FLOAT32 = frozenset({
+        "__pow__", "__rdiv__", "__rpow__", "acos", "asin", "binary_cross_entropy_with_logits",
+        "cosh", "cdist", "cosine_similarity", "cross_entropy", "cumprod", "cumsum", "dist",
+        "erfinv", "exp", "expm1", "group_norm", "kl_div", "l1_loss", "layer_norm", "log", "log10",
+        "log_softmax", "log1p", "log2", "mse_loss", "nll_loss", "norm", "normalize", "pdist",
+        "pow", "prod", "reciprocal", "rsqrt", "sinh", "smooth_l1_loss", "softmax", "softmin",
+        "softplus", "sum", "tan",
+    })  # fmt: skip
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func.__name__ in self.FLOAT32 and torch.is_autocast_enabled("cpu"):
+            args = [one.float() if _is_half(one) else one for one in args]
+            kwargs = {n: one.float() if _is_half(one) else one for n, one in (kwargs or {}).items()}
+            with torch.autocast("cpu", enabled=False):
+                return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bfloat16
+
+
+class _Finite(Callback):
+    """Looks at every loss of a training."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        loss = outputs["loss"]
+        assert loss.isfinite(), f"the loss is {loss.item()} after {self.steps} steps"
+        self.steps += 1
+
+
+def _few_samples(cls: type[Method], task: Task) -> Batch:
+    """Samples to learn by heart, half of them without one modality where a method allows it."""
+    presence = torch.ones(24, len(task.modalities), dtype=torch.bool)
+    if len(task.modalities) > 1 and not cls.applies.complete_rows:
+        # a method for a single modality has nothing to learn from samples without it; one for any
+        # kind reads the first
+        read = cls.applies.one_of
+        gap = next((c for c, m in enumerate(task.modalities) if m.kind not in read), -1)
+        presence[12:, gap] = False
+    return make_batch(task, presence)
 
 
 def _fit(
@@ -328,13 +406,16 @@ def _fit(
     steps: int = STEPS,
     epochs: int = EPOCHS,
     enough: float = 0.0,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    callback: Callback | None = None,
 ) -> None:
     with _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about workers and sizes of this toy loader
         trainer = Trainer(
             max_epochs=epochs,
-            callbacks=[_Enough(batch, enough)],
+            callbacks=[_Enough(batch, enough), *([callback] if callback else [])],
             accelerator="cpu",
+            precision=precision,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

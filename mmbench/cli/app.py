@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from typer.core import TyperGroup
 
 from mmbench.cli.archive import archive, merge
 from mmbench.cli.board import compare, leaderboard
+from mmbench.cli.card import card
 from mmbench.cli.check import check
 from mmbench.cli.data import check_data, describe_data, init_data, list_data, write_twin
 from mmbench.cli.delete import delete
@@ -25,6 +27,7 @@ from mmbench.cli.work import work
 
 # signs of our tables where the terminal has none of them
 PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
+NARROWEST = 20  # columns of a terminal that is believed
 
 
 class _Group(TyperGroup):
@@ -75,6 +78,7 @@ app.command()(merge)
 app.command()(verify)
 app.command()(delete)
 app.command("list")(list_things)
+app.command()(card)
 app.command()(check)
 app.command()(new)
 app.add_typer(data_app, name="data")
@@ -116,6 +120,9 @@ def _options(
 def start() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     debug = sys.argv[1:2] == ["--debug"]
+    width = os.environ.get("COLUMNS", "")
+    if width.isdecimal() and not (len(width) < 6 and int(width) >= NARROWEST):
+        del os.environ["COLUMNS"]  # in no room, or in endless room, nothing would be printed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is spelt out
             stream.reconfigure(errors="mmbench.plain")

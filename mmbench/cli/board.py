@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from mmbench.cli.options import (
     sweep_of,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmbench.sweep import Sweep
+
 
 class Form(StrEnum):
     """Forms of a leaderboard."""
@@ -26,12 +31,23 @@ class Form(StrEnum):
     md = "md"
     latex = "latex"
     html = "html"
+    every_eval_ever = "every_eval_ever"
 
 
 def leaderboard(
     words: Words = None,
     *,
-    form: Annotated[Form, typer.Option("--format", help="csv has everything.")] = Form.md,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="csv has everything; every_eval_ever writes a file a method into --out, in the "
+            "schema of that name.",
+        ),
+    ] = Form.md,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for every_eval_ever.", show_default=False)
+    ] = None,
     metric: Metric = None,
     against: Annotated[
         str | None,
@@ -48,6 +64,8 @@ def leaderboard(
     """Rebuild the leaderboard from the records, write it and print it; trains nothing."""
     from mmbench.bench.leaderboard import render
 
+    if (out is None) == (form is Form.every_eval_ever):
+        raise ValueError("--format every_eval_ever and --out FOLDER go together")
     sweep = sweep_of(words, results, limit, data_root)
     chosen, title = metric or sweep.suite.select.metric, sweep.suite.name
     runs = sweep.runs()
@@ -62,6 +80,9 @@ def leaderboard(
 
         where = folder("benchmarks") / "reported" if against == "reported" else Path(against)
         sys.stdout.write(render_reported(against_reported(board, where)))
+    elif out is not None:
+        for path in _export(sweep, board, out):
+            typer.echo(f"wrote {path}")
     elif form is Form.latex:
         from mmbench.bench.latex import latex
 
@@ -77,6 +98,29 @@ def leaderboard(
             said=said,
         )
         sys.stdout.write(text)
+
+
+def _export(sweep: "Sweep", board: "pd.DataFrame", out: Path) -> list[Path]:
+    import time
+
+    import mmbench
+    from mmbench.bench.every_eval import exported, write_export
+    from mmbench.bench.spec import labels
+    from mmbench.registry import DATASETS
+
+    entries = sweep.suite.data
+    sources = {
+        label: DATASETS.get(entry.name).source.url
+        for label, entry in zip(labels(entries), entries, strict=True)
+    }
+    records = exported(
+        board,
+        sweep.suite.name,
+        version=mmbench.__version__,
+        sources=sources,
+        retrieved=int(time.time()),
+    )
+    return write_export(records, out)
 
 
 def compare(

@@ -84,6 +84,8 @@ def run(
     args = parse_args(executor_args)
     if executor == "local" and args:
         raise ValueError("--executor-args are for another --executor than local")
+    if executor == "local":
+        sweep.require_devices()
     if dry_run:
         left = _show_plan(sweep)
         if executor != "local":
@@ -119,7 +121,8 @@ def plan(
     measure: Annotated[
         bool,
         typer.Option(
-            "--measure", help="Train each method for a few epochs, to say how long all takes."
+            "--measure",
+            help="Do one run of each method on each data set first, to say how long all takes.",
         ),
     ] = False,
     limit: Limit = None,
@@ -131,8 +134,10 @@ def plan(
     What `run` would refuse is refused: arguments, data, scenario, encoders and metric are checked.
     """
     sweep = sweep_of(words, results, limit, data_root, tune)
-    if measure:
-        sweep.measure()
+    sweep.require_devices()
+    if measure and (todo := sweep.unmeasured()):
+        _here(sweep, todo, None, 1)
+        sweep.todo()  # searches take note
     _show_plan(sweep)
     _show_time(sweep)
     if detect is not None:
@@ -155,29 +160,33 @@ def _show_plan(sweep: "Sweep") -> int:
         f"{len(suite.seeds)} seeds), {finished} finished, {runs - finished} to do"
     )
     if suite.tune is not None:
+        lengths = [suite.tune.length(place) for place in range(suite.tune.trials)]
+        long = "" if set(lengths) == {1} else f" of {sum(lengths):g} lengths in all"
+        trials = sum(map(len, sweep.searches.left_of.values()))
         typer.echo(
-            f"before that, settings are searched: {suite.tune.trials} trials for each method on "
-            f"each fold, {sweep.searches.left_of.total()} trainings to do at most"
+            f"before that, settings are searched: {suite.tune.trials} trials{long} for each method "
+            f"on each fold, {trials} trainings to do, of which the best are trainings of the suite"
         )
+    if archived := sweep.archived():
+        typer.echo(f"an archive holds {archived} runs, from which `mmbench run` goes on")
     return int(runs - finished)
 
 
 def _show_time(sweep: "Sweep") -> None:
-    from mmbench.bench.executors.local import default_workers
-
     expected = sweep.expected()
     known = expected.dropna(subset="seconds")
     unknown = int(expected["runs"].sum() - known["runs"].sum())
     if expected.empty:
         return
     if known.empty:
-        typer.echo("how long that takes is not known; --measure finds out by short trainings")
+        typer.echo("how long that takes is not known; --measure finds out by a run of each method")
         return
     hours = float((known["runs"] * known["seconds"]).sum()) / 3600
-    workers = default_workers()
+    workers = sweep.default_workers()
     rest = f", and {unknown} trainings of unknown length" if unknown else ""
     typer.echo(
-        f"expected: {hours:.2f} hours of work, {hours / workers:.2f} on {workers} workers{rest}"
+        f"{expected['runs'].sum()} trainings in all; expected: {hours:.2f} hours of work, "
+        f"{hours / workers:.2f} on {workers} workers{rest}"
     )
 
 
@@ -198,9 +207,7 @@ def _show_power(sweep: "Sweep", gain: float) -> None:
 
 def _here(sweep: "Sweep", todo: list["Run"], workers: int | None, per_gpu: int | None) -> None:
     """Run what is left on this machine."""
-    from mmbench.bench.executors.local import default_workers
-
-    workers = min(workers or default_workers(per_gpu), len(todo))
+    workers = min(workers or sweep.default_workers(per_gpu), len(todo))
     _say_what_begins(sweep, todo, f" on {workers} workers")
     stopped = "The same command continues."
     _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)
@@ -215,7 +222,8 @@ def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> Non
 
 def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
     before = len(sweep.known) - len(todo)
-    finished = f" ({before} are finished)" if before else ""
+    archived = f", {sweep.taken_up} of them taken up from the archive" if sweep.taken_up else ""
+    finished = f" ({before} are finished{archived})" if before else ""
     typer.echo(f"{len(todo)} runs{where}{finished}, results in {sweep.folder}")
 
 

@@ -71,8 +71,8 @@ def _lines(sweep: "Sweep", runs: "pd.DataFrame") -> list[str]:
     counts = runs["state"].value_counts(sort=False).sort_index()
     states = ", ".join(f"{n} {state}" for state, n in counts.items())
     lines = [f"suite {sweep.suite.name} in {sweep.folder}: {states}"]
-    if left := sweep.searches.left_of.total():
-        lines.append(f"  settings are searched: {counted(left, 'trial')} left at most")
+    if trials := sum(map(len, sweep.searches.left_of.values())):
+        lines.append(f"  settings are searched: {counted(trials, 'trial')} left at most")
     if workers := show_workers(sweep):
         lines.append(f"  at it: {workers}")
     lines.extend(
@@ -82,7 +82,7 @@ def _lines(sweep: "Sweep", runs: "pd.DataFrame") -> list[str]:
     finished = runs.dropna(subset="seconds")
     if not finished.empty:
         slowest = finished.nlargest(1, "seconds").iloc[0]
-        left = (~runs["state"].isin(("done", "skipped"))).sum()
+        left = trials + (~runs["state"].isin(("done", "skipped"))).sum()
         work = left * finished["seconds"].mean()
         lines.append(f"  slowest: {slowest['title']}, {slowest['seconds']:.1f} s")
         if left:

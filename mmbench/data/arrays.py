@@ -1,4 +1,4 @@
-"""Reads the arrays of an npz file that a user brings, in the axes of a kind of modality."""
+"""Reads the arrays of a user's npz or MATLAB file, in the axes of a kind of modality."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.data.files import exact, read_npz
+from mmbench.data.files import exact, matlab_variables, read_npz
 from mmbench.data.frames import WHOLE, as_text
 from mmbench.data.task import AXES, WITH_LENGTHS, Kind
 
+ENDINGS = (".npz", ".mat")
 COLOURS = (1, 3, 4)  # channels that a picture has: grey, colour, colour with transparency
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """One modality of an npz file, with all of its entries.
+    """One modality of an npz or MATLAB file, with all of its entries.
 
     Args:
         path: The file.
@@ -49,7 +50,22 @@ def read_arrays(path: Path, kind: Kind) -> Arrays:
             complex, text, dates, infinite, NaN in part of anything but a vector; the message
             names the file and the id and says what to do.
     """
-    return arrays_of(read_npz(path), path, kind)
+    return arrays_of(_of_matlab(path) if path.suffix == ".mat" else read_npz(path), path, kind)
+
+
+def _of_matlab(path: Path) -> dict[str, NDArray[Any]]:
+    """`id`, `x` and `length` as an npz file has them: MATLAB makes columns of all that is flat."""
+    variables: dict[str, NDArray[Any]] = {}
+    for name, value in matlab_variables(path).items():
+        x = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+        if name in ("id", "length") and x.ndim == 2 and 1 in x.shape:
+            x = x.reshape(-1)
+        if name == "id" and x.dtype.kind == "O":  # a cell array: each cell an array of one text
+            if any(np.size(cell) != 1 for cell in x):
+                raise ValueError(f"{path}: a cell of id holds no single text or number")
+            x = np.array([str(np.asarray(cell).item()) for cell in x])
+        variables[name] = x
+    return variables
 
 
 def arrays_of(content: Mapping[str, NDArray[Any]], path: Path, kind: Kind) -> Arrays:

@@ -46,7 +46,8 @@ class Batch:
         inputs: Modality -> (batch, ...) in the axes of its kind; zeros where absent.
         presence: True = the sample has the modality; at least one in every row.
         target: (batch,) int64 for single_label, (batch, output) float otherwise; outcomes of a
-            regression are standardised by those of the training split. `Withheld` in evaluation.
+            regression are standardised by those of the training split; of survival (batch, 2), see
+            `SurvivalScale.apply`. `Withheld` in evaluation.
         sample_id: Tells samples apart; opaque in evaluation, see `blind`.
         lengths: Modality -> (batch,) steps, for sequences, tokens and bags; 0 where absent.
         observed: Modality -> (batch, ...) bool over the axes of its entries (features of a vector,
@@ -183,9 +184,10 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Copy to a device; Lightning calls this by itself."""
+        waits = torch.device(device).type != "cuda"
 
         def move(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=non_blocking)
+            return x.to(device, non_blocking=non_blocking or (not waits and x.is_pinned()))
 
         return replace(
             self,

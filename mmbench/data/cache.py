@@ -15,6 +15,7 @@ from mmbench.data.digest import digest
 from mmbench.store import (
     MARK,
     Claim,
+    LostClaimError,
     attempt,
     checksums,
     claim,
@@ -50,12 +51,28 @@ def cached(
             settings, sources. Kept beside the content as `spec.json`.
         build: Writes the content into the private folder that it is given. If an earlier attempt
             was cut off, the folder may hold what that left, so a long build writes pieces by
-            rename and goes on after the last one. It also gets the claim, and may end by
-            `Claim.require` when that is lost; if it goes on, its work is thrown away.
+            rename and goes on after the last one. It also gets the claim, and ends by
+            `Claim.require` at the next step after that is lost: from then on this process is one
+            of those that wait.
         home: Where the folders lie; None = `cache_folder()`.
 
     Returns:
         The folder, complete. Read arrays in it with `numpy.load(path, mmap_mode="r")`.
+    """
+    while True:
+        try:
+            return cached_unless_lost(spec, build, home=home)
+        except LostClaimError as error:
+            logging.getLogger(__name__).warning("%s of the cache: %s", digest(spec), error)
+
+
+def cached_unless_lost(
+    spec: Mapping[str, Any], build: Callable[[Path, Claim], None], *, home: Path | None = None
+) -> Path:
+    """`cached`, for a build that also ends where another claim than its own is lost: a stage's.
+
+    Raises:
+        LostClaimError: If one is lost while it builds.
     """
     folder = (home or cache_folder()) / digest(spec)
     restore(folder)

@@ -12,7 +12,7 @@ Three scopes, one class for the first two:
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ class Embeddings:
         device = next(out.parameters(), trunk.values).device
         parts: list[Tensor] = []
         for part in torch.split(trunk.values, CHUNK):
-            parts.append(out(part.to(device)))
+            with exact(device):
+                parts.append(out(part.to(device)))
             if parts[0][0].numel() * parts[0].element_size() * self.count > MOST_BYTES:
                 return None
         return torch.cat(parts)
@@ -176,10 +177,40 @@ class BatchEmbeddings:
             return known if weights is None else known.to(weights.device)
         x, lengths = self._inputs[modality], self._lengths.get(modality)
         device = x.device if weights is None else weights.device
-        with torch.no_grad():
+        with torch.no_grad(), exact(device):
             z = encoder(x.to(device), None if lengths is None else lengths.to(device))
         output.put(self.rows, z)
         return z
+
+
+class AugmentedEmbeddings(BatchEmbeddings):
+    """Those of a batch of which some modalities are augmented.
+
+    Args:
+        plain: Those of the same batch, were it not augmented.
+        modalities: Which are.
+        views: Embeddings of their versions, by version of a sample; None = they are not kept.
+    """
+
+    def __init__(
+        self,
+        plain: BatchEmbeddings,
+        modalities: Collection[str],
+        views: BatchEmbeddings | None,
+    ) -> None:
+        super().__init__(plain.whole, plain._inputs, plain._lengths, plain.rows)
+        self._modalities, self._views = modalities, views
+
+    def embed(self, modality: str, encoder: Encode) -> Tensor | None:
+        """See `BatchEmbeddings`; None for versions that are not kept, too."""
+        if modality not in self._modalities:
+            return super().embed(modality, encoder)
+        return None if self._views is None else self._views.embed(modality, encoder)
+
+
+def exact(device: torch.device) -> torch.autocast:
+    """What is kept serves trainings of every precision and evaluation: no autocast in the body."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -230,7 +261,10 @@ def stored_embeddings(encoder: nn.Module, parts: Callable[[], Parts], count: int
         array: np.memmap[Any, Any] | None = None
         start = 0
         for x, lengths in parts():
-            z = encoder(x.to(device), None if lengths is None else lengths.to(device)).cpu().numpy()
+            held.require()
+            with exact(device):
+                z = encoder(x.to(device), None if lengths is None else lengths.to(device))
+            z = z.cpu().numpy()
             if array is None:
                 shape = (count, *z.shape[1:])
                 array = np.lib.format.open_memmap(

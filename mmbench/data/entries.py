@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,13 +13,14 @@ import pandas as pd
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
+from mmbench.data.arrays import ENDINGS, arrays_of, read_arrays
 from mmbench.data.arrays import Arrays as ModalityArrays
-from mmbench.data.arrays import arrays_of, read_arrays
 from mmbench.data.columns import BadRowError, features
 from mmbench.data.frames import Frame, likely_cause, read_frame, require_unique
 from mmbench.data.parsed import Arrays, Room, parsed
 from mmbench.data.pieces import Pieces
 from mmbench.data.sample_files import (
+    FileKind,
     SampleFiles,
     Skipped,
     in_column,
@@ -27,8 +29,11 @@ from mmbench.data.sample_files import (
     read_picture,
     stacked,
 )
+from mmbench.data.sound import log_mel, read_wav
 from mmbench.data.task import Kind, Modality
 from mmbench.data.texts import tokenised
+
+SOUND_HZ = 16_000  # that recordings are brought to
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,9 @@ class ModalityFile:
 
     Args:
         name: Of the modality.
-        kind: Of the modality.
-        path: CSV and its kin, parquet or npz, or a folder of files named by id.
-        root: What paths in a column of pictures start from.
+        kind: Of the modality, or `sound` for recordings that become a sequence.
+        path: CSV and its kin, parquet, h5ad, npz or MATLAB, or a folder of files named by id.
+        root: What paths in a column of pictures or sounds start from.
         id_column: Name of the column of ids.
         no_features: Columns that are no features, should it have them.
         indicators: Whether a feature with empty cells gets another beside it that says so.
@@ -115,7 +120,7 @@ class ModalityFile:
     """
 
     name: str
-    kind: Kind
+    kind: FileKind
     path: Path
     root: Path
     id_column: str
@@ -135,10 +140,14 @@ class ModalityFile:
         """
         if self.path.is_dir():
             return in_folder(self.path, self.kind)
-        if self.kind == "image" and self.path.suffix != ".npz":
+        if self.kind == "sound" or (self.kind == "image" and self.path.suffix not in ENDINGS):
             frame = read_frame(self.path, self.id_column, text=True)
-            return in_column(frame.without(self.no_features), self.root)
+            return in_column(frame.without(self.no_features), self.root, self.kind)
         return None
+
+    @property
+    def _kind(self) -> Kind:
+        return "sequence" if self.kind == "sound" else self.kind
 
     def read(self, joined: Joined) -> Entries:
         """What it holds of some samples; parsed once a machine.
@@ -168,7 +177,7 @@ class ModalityFile:
         shape, size = arrays["x"].shape[1:], int(arrays["vocab_size"])
         whose = self._tokens.name if self._tokens else ""
         return Entries(
-            Modality(self.name, self.kind, shape, size, whose),
+            Modality(self.name, self._kind, shape, size, whose),
             arrays["x"],
             arrays["present"],
             arrays["length"],
@@ -183,7 +192,7 @@ class ModalityFile:
         if self.samples is not None and self.kind == "image":
             arrays = self._pictures(self.samples, joined, room)
         else:
-            arrays = self._rows(joined).scattered(len(joined.ids))
+            arrays = self._rows(joined, room).scattered(len(joined.ids))
         if not arrays["present"].any():
             raise ValueError(
                 f"{self.path} has no row with a value, so that no sample has the modality "
@@ -191,50 +200,74 @@ class ModalityFile:
             )
         return arrays
 
-    def _rows(self, joined: Joined) -> "_Rows":
+    def _rows(self, joined: Joined, room: Room) -> "_Rows":
         if self.samples is not None:
-            return self._arrays(self._stacked(self.samples), joined)
-        if self.path.suffix == ".npz":
-            return self._arrays(read_arrays(self.path, self.kind), joined)
+            return self._arrays(self._stacked(self.samples, room), joined)
+        if self.path.suffix in ENDINGS:
+            return self._arrays(read_arrays(self.path, self._kind), joined)
         return self._frame(joined)
 
     def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
         rows, notes = joined.rows(samples.ids, self.path)
-        x: NDArray[np.uint8] | None = None
-        present = np.zeros(len(joined.ids), bool)
         bad = Skipped(self.skip_bad, self.path.name)
-        for row, file, place in zip(rows, samples.files, samples.places, strict=True):
-            if row < 0:
-                continue
-            with bad.may_fail(place):
-                picture = read_picture(file, self.size)
-                if x is None:
-                    x = room("x", (len(joined.ids), *picture.shape), np.uint8)
-                if picture.shape != x.shape[1:]:
-                    raise ValueError(
-                        f"{file} has {picture.shape[1]} x {picture.shape[2]} pixels, but those "
-                        f"before have {x.shape[2]} x {x.shape[3]}; say size: 224 (or another) to "
-                        "bring all to one size"
-                    )
-                x[row], present[row] = picture, True
+        some = np.flatnonzero(rows >= 0).tolist()
+        files = [samples.files[k] for k in some]
+        places = [samples.places[k] for k in some]
+        rows = rows[some]
+        shape = self._shape(files)
+
+        def picture(file: Path) -> NDArray[np.uint8]:
+            pixels = read_picture(file, self.size)
+            if pixels.shape != shape:
+                raise ValueError(
+                    f"{file} has {pixels.shape[1]} x {pixels.shape[2]} pixels, but those "
+                    f"before have {shape[1]} x {shape[2]}; say size: 224 (or another) to "
+                    "bring all to one size"
+                )
+            return pixels
+
+        present = np.zeros(len(joined.ids), bool)
+        present[rows] = True
+
+        def refuse(number: int, error: ValueError) -> None:
+            with bad.may_fail(places[number]):
+                raise error
+            present[rows[number]] = False
+
+        x = room.decode(
+            "x", (len(present), *shape), np.uint8, files, picture, rows=rows, refuse=refuse
+        )
         return {
-            "x": np.zeros((len(present), 3, 1, 1), np.uint8) if x is None else x,
+            "x": x,
             "present": present,
             "length": np.ones(len(present), np.int64),
             "vocab_size": np.array(0),
             "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
         }
 
-    def _stacked(self, samples: SampleFiles) -> ModalityArrays:
+    def _shape(self, files: Sequence[Path]) -> tuple[int, ...]:
+        """Of pictures: of the first that can be read, unless they are brought to a size."""
+        if self.size is not None:
+            return 3, *self.size
+        for file in files:
+            with suppress(ValueError):
+                return read_picture(file, None).shape
+        return 3, 1, 1
+
+    def _stacked(self, samples: SampleFiles, room: Room) -> ModalityArrays:
         arrays, files, ids = [], [], []
         bad = Skipped(self.skip_bad, self.path.name)
         for name, file in zip(samples.ids, samples.files, strict=True):
+            room.held.require()
             with bad.may_fail(str(file)):
-                arrays.append(read_array(file))
+                sound = self.kind == "sound"
+                arrays.append(
+                    log_mel(read_wav(file, SOUND_HZ), SOUND_HZ) if sound else read_array(file)
+                )
                 files.append(file)
                 ids.append(name)
-        content = stacked(arrays, files, self.kind) | {"id": np.array(ids, dtype=str)}
-        result = arrays_of(content, self.path, self.kind)
+        content = stacked(arrays, files, self._kind) | {"id": np.array(ids, dtype=str)}
+        result = arrays_of(content, self.path, self._kind)
         return replace(result, notes=(*samples.notes, *result.notes, *bad.notes))
 
     def _frame(self, joined: Joined) -> "_Rows":
@@ -258,7 +291,7 @@ class ModalityFile:
         return self._texts(texts[filled], rows[filled], joined, notes)
 
     def _arrays(self, arrays: ModalityArrays, joined: Joined) -> "_Rows":
-        """Of an npz file, or of arrays in files of their own."""
+        """Of an npz or MATLAB file, or of arrays in files of their own."""
         require_unique(arrays.ids, self.path)
         rows, notes = joined.rows(arrays.ids, self.path)
         known = (rows >= 0) & arrays.present

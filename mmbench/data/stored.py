@@ -1,7 +1,7 @@
 """Inputs as they lie in memory or in a mapped file, read and scaled when somebody asks for them."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,11 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench.data.mapped import MappedRows, Values
 from mmbench.data.missingness.within import Gap
 from mmbench.data.scale import Scale
+
+PART = 256  # samples read at a time where all are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +22,54 @@ class Stored:
     """One modality of some samples, in the type in which it was stored.
 
     Args:
-        values: (sample, ...) on the CPU, maybe mapped from a file.
+        values: (sample, ...), maybe mapped from a file, maybe on an accelerator.
         scale: How they are standardised; None = they are token ids, or standardised already.
         lengths: (sample,) steps; None for kinds without.
         gap: What a scenario hides inside it; None = nothing.
+        place: (sample,) positions in `values`; None = they are those of the samples.
     """
 
     values: Tensor
     scale: Scale | None
     lengths: Tensor | None
     gap: Gap | None = None
+    place: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, values: Values, scale: Scale | None, lengths: Tensor | None, gap: Gap | None
+    ) -> "Stored":
+        """Over an array, without a copy."""
+        if isinstance(values, MappedRows):
+            place = torch.from_numpy(values.rows)
+            return cls(as_tensor(values.values), scale, lengths, gap, place)
+        return cls(as_tensor(values), scale, lengths, gap)
+
+    def raw(self, rows: Int[Tensor, " row"]) -> Tensor:
+        """Inputs of some samples as they are stored, where they are stored."""
+        rows = rows.to(self.values.device)
+        return self.values[rows if self.place is None else self.place[rows]]
+
+    def on(self, device: torch.device, count: int) -> "Stored":
+        """The same on a device: of all samples, in their order.
+
+        Args:
+            device: Which.
+            count: Number of samples.
+        """
+        values = self.values.new_empty((count, *self.values.shape[1:]), device=device)
+        for rows in torch.split(torch.arange(count), PART):
+            values[rows[0] : rows[-1] + 1] = self.raw(rows).to(device)
+        return Stored(
+            values,
+            None if self.scale is None else self.scale.on(device),
+            None if self.lengths is None else self.lengths.to(device),
+            self.gap,
+        )
 
     def read(self, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs of some samples, zero past their ends, and their lengths."""
-        x = self.values[rows]
+        x = self.raw(rows)
         if self.scale is not None:
             x = self.scale.apply(x)
         elif not x.dtype.is_floating_point:
@@ -41,15 +78,20 @@ class Stored:
             x, _ = with_gap(x, self.gap, rows)
         if self.lengths is None:
             return x, None
-        steps = self.lengths[rows]
+        steps = self.steps(rows)
         return zero_padding(x, steps), steps
+
+    def steps(self, rows: Int[Tensor, " row"]) -> Tensor:
+        """Lengths of some samples, of kinds that have them."""
+        assert self.lengths is not None
+        return self.lengths[rows.to(self.lengths.device)]
 
     def observed(self, rows: Int[Tensor, " row"]) -> Tensor:
         """Which entries are there, (row, ...) over the axes without channels; padding is not."""
-        x = self.values[rows]
+        x = self.raw(rows)
         assert self.gap is not None
-        seen = observed_by(self.gap, rows, x.shape)
-        return seen if self.lengths is None else zero_padding(seen, self.lengths[rows])
+        seen = observed_by(self.gap, rows, x.shape).to(x.device)
+        return seen if self.lengths is None else zero_padding(seen, self.steps(rows))
 
 
 def zero_padding(x: Tensor, steps: Int[Tensor, " row"]) -> Tensor:
@@ -114,6 +156,17 @@ class Inputs(Mapping[str, Tensor]):
         if name not in self._values:
             self._values[name] = self._read[name]()
         return self._values[name]
+
+    @property
+    def known(self) -> Collection[str]:
+        """Names of those that were asked for."""
+        return self._values.keys()
+
+    def read(self, names: Collection[str], *, pin: bool = False) -> None:
+        """Read some of them now, maybe into memory that an accelerator copies by itself."""
+        for name in names:
+            x = self._read[name]()
+            self._values[name] = x.pin_memory() if pin else x
 
     def __iter__(self) -> Iterator[str]:
         """Names of the modalities."""

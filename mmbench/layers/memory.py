@@ -104,6 +104,7 @@ def nearest(
     if not 1 <= k <= BLOCK:
         raise ValueError(f"the number of neighbours must be 1 to {BLOCK}, found {k}")
     blocks = max(1, math.ceil(len(keys) / BLOCK))
+    query = query.to(keys)  # under autocast one of them may be half as wide
     step = max(1, SCORES // (blocks * BLOCK))
     held = query.new_full((min(step, len(query)), blocks * BLOCK), -math.inf)
     rows, scores = [], []
@@ -732,7 +733,7 @@ class Memory(nn.Module):
             if stored.gap is not None:  # as it is read: what is hidden must not be kept
                 destination[f"{prefix}input_{m}"] = stored.read(self._place)[0]
                 continue
-            destination[f"{prefix}input_{m}"] = stored.values[self._place]
+            destination[f"{prefix}input_{m}"] = stored.raw(self._place)
             if stored.scale is not None:
                 destination[f"{prefix}scale_{m}"] = torch.stack(
                     [stored.scale.mean, stored.scale.inverse_std]

@@ -18,7 +18,7 @@ from mmbench.data.cache import cached
 from mmbench.data.embeddings import content
 from mmbench.layers.pooling import valid_steps
 from mmbench.sources import distributions, sources
-from mmbench.store import Claim
+from mmbench.store import ALONE, Claim
 
 LEAST_VARIANCE = 1e-3  # of inputs whose scale is one
 PRIOR_INSTANCES = 1e-2  # how many instances a component's own mean counts for in a token
@@ -115,7 +115,7 @@ class DiagonalMixture(nn.Module):
             }
 
             def build(folder: Path, held: Claim) -> None:
-                expectation_maximisation(rows, components, folder)
+                expectation_maximisation(rows, components, folder, held)
 
             state = _read(cached(spec, build, home=home) / LAST_ROUND)
         with torch.no_grad():
@@ -138,7 +138,10 @@ def diagonal_log_density(
 
 
 def expectation_maximisation(
-    rows: Sequence[Float[Tensor, "_ feature"]], components: int, folder: Path | None = None
+    rows: Sequence[Float[Tensor, "_ feature"]],
+    components: int,
+    folder: Path | None = None,
+    held: Claim = ALONE,
 ) -> dict[str, Tensor]:
     """Fit a mixture of diagonal Gaussians, deterministically.
 
@@ -149,17 +152,21 @@ def expectation_maximisation(
         rows: At least one; pieces are read one after the other.
         components: K, >= 1. With fewer different rows than that, some components coincide.
         folder: Where the state is kept after each round, and found by a later call.
+        held: On what is fitted; it ends at the next piece of rows after that is lost.
 
     Returns:
         `mean`, `variance` (K, F), `log_weight` (K,), and `round` and `likelihood`, the number of
         the last round and the mean log-likelihood of the rows before it.
+
+    Raises:
+        LostClaimError: If `held` is lost in between.
     """
     file = None if folder is None else folder / LAST_ROUND
     state = _start(rows, components) if file is None or not file.exists() else _read(file)
     least = LEAST_GAIN * rows[0].shape[1]
     while not state["ended"]:
         before = state["likelihood"]
-        state = _round(rows, state)
+        state = _round(rows, state, held)
         last = state["round"] >= MOST_ROUNDS or state["likelihood"] - before < least
         state["ended"] = torch.as_tensor(last)
         if file is not None:
@@ -192,7 +199,9 @@ def _start(rows: Sequence[Tensor], components: int) -> dict[str, Tensor]:
     }
 
 
-def _round(rows: Sequence[Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _round(
+    rows: Sequence[Tensor], state: dict[str, Tensor], held: Claim = ALONE
+) -> dict[str, Tensor]:
     """One pass over all rows: posterior, then the weighted moments."""
     mean, variance, log_weight = state["mean"], state["variance"], state["log_weight"]
     mass = torch.zeros(len(mean), dtype=torch.float64)
@@ -200,6 +209,7 @@ def _round(rows: Sequence[Tensor], state: dict[str, Tensor]) -> dict[str, Tensor
     second = torch.zeros_like(first)
     total = torch.zeros((), dtype=torch.float64)
     for x in rows:
+        held.require()
         square = x.square()
         joint = log_weight + _log_density(x, square, mean, variance)
         likelihood = joint.logsumexp(1, keepdim=True)

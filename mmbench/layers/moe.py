@@ -45,7 +45,8 @@ def top_k_gates(logits: Float[Tensor, "token expert"], k: int) -> Float[Tensor, 
     """
     _require_choosable(k, logits.shape[1])
     top, chosen = logits.topk(k, dim=1)
-    return torch.zeros_like(logits).scatter(1, chosen, top.softmax(1))
+    gates = top.softmax(1)
+    return gates.new_zeros(logits.shape).scatter(1, chosen, gates)
 
 
 def softmax_top_k_gates(
@@ -67,7 +68,7 @@ def softmax_top_k_gates(
     """
     _require_choosable(k, logits.shape[1])
     top, chosen = logits.softmax(1).topk(k, dim=1)
-    return torch.zeros_like(logits).scatter(1, chosen, top)
+    return top.new_zeros(logits.shape).scatter(1, chosen, top)
 
 
 def _require_choosable(k: int, experts: int) -> None:
@@ -287,7 +288,8 @@ class Experts(nn.Module):
         h = self.drop(self.activation(h))
         answers = [part @ out for part, out in zip(torch.split(h, counts), self.w2, strict=True)]
         # gates weigh the answers: most often these are narrower than the hidden units
-        return (gates @ self.b2).index_add(0, token, torch.cat(answers) * weight[:, None])
+        bias = gates @ self.b2
+        return bias.index_add(0, token, (torch.cat(answers) * weight[:, None]).to(bias))
 
 
 class SparseMoE(nn.Module):

@@ -320,6 +320,7 @@ class DyMo(Method):
             x = self.network.tokens(truth)
             z = self.network(x, seen)[1]
             where = (presence_code(seen) - 1, batch.target)
+            z = z.to(self.sums)
             self.sums.index_put_(where, z, accumulate=True)
             self.counts.index_put_(where, torch.ones_like(z[:, 0]), accumulate=True)
         error = (self.rebuild(x, seen) - x).square().mean((2, 3))

@@ -46,7 +46,7 @@ from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, ranges
 
 Embeddings = Float[Tensor, "modality batch dim"]
@@ -83,7 +83,7 @@ class M3Care(Method):
         2022,
         "https://doi.org/10.1145/3534678.3539388",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(threshold=Real(0.0, 0.5))
 
     def __init__(
@@ -232,6 +232,7 @@ class Similarity(nn.Module):
             with torch.no_grad():
                 known = present.any(1, keepdim=True)
                 for average, now in ((self.mean, mean), (self.variance, variance)):
+                    now = now.to(average)
                     average.copy_(torch.where(known, average.lerp(now, MOMENTUM), average))
         x = (x - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
         return torch.where(present[:, :, None], x, 0.0)
@@ -245,7 +246,7 @@ class Similarity(nn.Module):
         total = torch.where(pair, squared_distance(x, x), 0.0).sum((1, 2))
         now = total / count.clamp_min(1)
         now = torch.where(count > 0, now, self.bandwidth)
-        self.bandwidth.lerp_(now, MOMENTUM)
+        self.bandwidth.lerp_(now.to(self.bandwidth), MOMENTUM)
         return now
 
     def forward(

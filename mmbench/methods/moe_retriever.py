@@ -222,7 +222,7 @@ def integrate(
     halves = (sizes > 0).view(-1, 2).sum(1)
     share = counts / (sizes[half] * halves[query]).clamp_min(1)
     gap = answers.new_zeros(queries, *answers.shape[1:])
-    return gap.index_add(0, query, answers * share[:, None, None])
+    return gap.index_add(0, query, (answers * share[:, None, None]).to(gap))
 
 
 def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: Tokens) -> Tokens:
@@ -230,7 +230,7 @@ def scatter(retrieved: Float[Tensor, "query token dim"], rows: list[Tensor], z: 
     parts = torch.split(retrieved, [len(row) for row in rows])
     gap = torch.zeros_like(z[:, 0])
     pairs = zip(rows, parts, strict=True)
-    return torch.stack([gap.index_copy(0, row, part) for row, part in pairs], dim=1)
+    return torch.stack([gap.index_copy(0, row, part.to(gap)) for row, part in pairs], dim=1)
 
 
 class MoERetriever(Method):

@@ -522,7 +522,7 @@ class ClassMixtures(nn.Module):
         # of all prototypes of a class, a sample has one
         slot, enters = slot.amin(2).flatten(), new.any(2).flatten()
         rows = torch.where(enters[:, None], h.repeat_interleave(member.shape[1], 0), 0.0)
-        self.queue.index_copy_(0, slot, rows)
+        self.queue.index_copy_(0, slot, rows.to(self.queue))
         was_empty = self.filled == 0
         self.filled += new.sum(0)
         self._move(was_empty, seen[:, None] & (self.filled > 0))

@@ -138,22 +138,56 @@ def test_a_run_of_another_content_is_an_error_and_nothing_is_joined(finished, tm
 
 def test_published_runs_are_made_again_and_a_changed_one_is_found(finished, tmp_path):
     sweep, _ = finished
-    outdated, checks = verify(sweep.folder, tmp_path / "a", sample=2, data_root=NO_DATA)
-    assert outdated == {}
-    assert [check.state for check in checks] == ["equal", "equal"]
+    verified = verify(sweep.folder, tmp_path / "a", sample=2, data_root=NO_DATA)
+    assert verified.outdated == {}
+    assert [check.state for check in verified.checks] == ["equal", "equal"]
     published = tmp_path / "tiny-limit64"
     published.mkdir()
     for name in ("leaderboard.csv", "suite.json"):
         (published / name).write_bytes((sweep.folder / name).read_bytes())
-    _, checks = verify(published, tmp_path / "b", sample=1, data_root=NO_DATA)
-    assert [check.state for check in checks] == ["within"], "no predictions: by the interval"
+    verified = verify(published, tmp_path / "b", sample=1, data_root=NO_DATA)
+    states = [check.state for check in verified.checks]
+    assert states == ["within"], "no predictions: by the interval"
     board = pd.read_csv(published / "leaderboard.csv")
     board["mean"] += 0.5
     board["sources"] = "0123456789abcdef"
     board.to_csv(published / "leaderboard.csv", index=False)
-    outdated, checks = verify(published, tmp_path / "c", sample=1, data_root=NO_DATA)
-    assert [check.state for check in checks] == ["differs"]
-    assert outdated == {("mfeat", "mcar30"): ["late_logistic", "zero_fill"]}
+    verified = verify(published, tmp_path / "c", sample=1, data_root=NO_DATA)
+    assert [check.state for check in verified.checks] == ["differs"]
+    assert verified.outdated == {("mfeat", "mcar30"): ["late_logistic", "zero_fill"]}
+    board.drop(columns="sources").to_csv(published / "leaderboard.csv", index=False)
+    verified = verify(published, tmp_path / "d", sample=1, data_root=NO_DATA)
+    assert verified.checks == []
+    assert "did not name their sources" in verified.skipped
+
+
+def test_the_shortest_runs_are_drawn_where_few_are_as_short_as_asked(finished, tmp_path):
+    sweep, _ = finished
+    for seconds, sample in ((0.0, 1), (0.0, 3)):
+        at = tmp_path / f"{sample}"
+        verified = verify(sweep.folder, at, sample=sample, seconds=seconds, data_root=NO_DATA)
+        assert len(verified.checks) == sample
+    board = pd.read_csv(sweep.folder / "leaderboard.csv")
+    quickest = board.groupby("method")["train_s"].mean().idxmin()
+    assert sum(quickest in check.title for check in verified.checks) == 2
+
+
+def test_data_that_are_not_here_are_left_out_by_name(finished, tmp_path):
+    sweep, _ = finished
+    published = tmp_path / "tiny-limit64"
+    published.mkdir()
+    suite = json.loads((sweep.folder / "suite.json").read_text())
+    suite["data"].append({"name": "rosmap"})
+    (published / "suite.json").write_text(json.dumps(suite))
+    board = pd.read_csv(sweep.folder / "leaderboard.csv")
+    board.to_csv(published / "leaderboard.csv", index=False)
+    verified = verify(published, tmp_path / "a", sample=9, data_root=NO_DATA)
+    assert list(verified.absent) == ["rosmap"]
+    assert [check.state for check in verified.checks] == ["within"] * 4
+    (published / "suite.json").write_text(json.dumps(suite | {"data": [{"name": "rosmap"}]}))
+    verified = verify(published, tmp_path / "b", sample=9, data_root=NO_DATA)
+    assert verified.checks == []
+    assert "set --data-root or MMBENCH_DATA" in verified.skipped
 
 
 def test_a_table_that_does_not_name_its_sources_is_out_of_date():
@@ -167,6 +201,46 @@ def test_a_table_that_does_not_name_its_sources_is_out_of_date():
 def test_a_folder_without_a_table_or_a_suite_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"holds no leaderboard\.csv"):
         verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)
-    (tmp_path / "leaderboard.csv").write_text("data,scenario,method,n_seeds\n")
+    row = {"data": "d", "sources": "s", "protocol": 2}
+    pd.DataFrame([row]).to_csv(tmp_path / "leaderboard.csv", index=False)
     with pytest.raises(ValueError, match="does not say of which suite it is"):
         verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)
+
+
+def test_a_part_of_a_suite_that_is_committed_as_an_archive_goes_on_elsewhere(tmp_path):
+    """Search and all: the other machine trains what is left and nothing else."""
+    words = suite(seeds=2, methods=METHODS, tune={"trials": 2}).model_dump()
+    here = mmbench.Sweep(words, "methods=[late_logistic]", results=tmp_path / "here")
+    here.run(workers=1)
+    whole = mmbench.Sweep(words, results=tmp_path / "here")
+    part = whole.todo()  # the trials of zero_fill
+    for _ in whole.execute(part[:1], 1):
+        pass
+    file, runs = mmbench.Sweep(words, results=tmp_path / "here").archive()
+    assert runs == 3
+    there = tmp_path / "there" / whole.folder.name
+    there.mkdir(parents=True)
+    (there / file.name).write_bytes(file.read_bytes())
+    other = mmbench.Sweep(words, results=tmp_path / "there")
+    assert other.archived() == 3
+    assert [run.spec.key for run in other.todo()] == [run.spec.key for run in whole.todo()]
+    assert other.taken_up == 3
+    assert other.archived() == 0
+    other.run(workers=1)
+    assert {run.state for run in other.runs(read_up_to=None)} == {"done"}
+    made = list(other.runs_folder.glob("[!.]*/*/*/[!.]*"))
+    archived = [run for run in made if "archived" in json.loads((run / "done").read_text())]
+    assert len(archived) == 3
+    more, runs = other.archive()
+    assert runs == len(made)
+    assert mmbench.bench.archive.merge(whole.folder, more) == len(made) - 3
+
+
+def test_a_damaged_archive_is_not_taken_up_in_part(finished, tmp_path):
+    _, file = finished
+    there = tmp_path / "tiny-limit64"
+    there.mkdir()
+    (there / file.name).write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"archive\.zip is"):
+        mmbench.Sweep(words(), results=tmp_path).todo()
+    assert not (there / "runs").exists()

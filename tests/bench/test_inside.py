@@ -3,14 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from arrays import Arrays, alike
 from sweeps import NO_DATA, specs
 
+from mmbench.bench.leaderboard import leaderboard
 from mmbench.bench.record import find_run, read_predictions
 from mmbench.bench.result import read_result
+from mmbench.bench.run.build import build_data
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.run import run
+from mmbench.data.missingness.within import Gap, realised_inside
+from mmbench.data.samples import Samples
 from mmbench.method import Method, Paper
 
 NATURAL = {"mechanism": "natural"}
@@ -64,3 +69,28 @@ def test_a_run_records_what_was_hidden_inside(tmp_path):
     assert condition.mechanism == "features"
     assert condition.missing_rate_nominal == 0.5
     assert "mmbench.data.missingness.within" in read_result(found.folder).sources
+    assert read_result(found.folder).conditions["natural"].inside == {}
+    data = build_data(spec, NO_DATA)
+    data.setup()
+    seen = [gap.observed for gap in data.condition_gaps("features_0.5").values()]
+    gone, total = sum((~one).sum() for one in seen), sum(one.size for one in seen)
+    assert 0.45 < gone / total < 0.55
+    assert condition.inside_rate == gone / total
+    board = leaderboard([found]).drop_duplicates("condition").set_index("condition")
+    assert board["inside_rate_realised"]["features_0.5"] == pytest.approx(gone / total)
+    assert np.isnan(board["inside_rate_realised"]["natural"])
+
+
+def test_what_went_inside_is_counted_of_what_is_there_without_padding():
+    samples = Samples(
+        modalities=("sound", "lab"),
+        inputs={"sound": np.zeros((3, 4, 2)), "lab": np.zeros((3, 5))},
+        target=np.zeros(3, int),
+        sample_id=np.arange(3),
+        presence=np.ones((3, 2), bool),
+        lengths={"sound": np.array([4, 2, 3])},
+    )
+    presence = np.array([[True, True], [True, False], [False, True]])
+    sound = np.array([[1, 0, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]], bool)  # padding is never there
+    gaps = {"sound": Gap(sound), "lab": Gap(noise=None)}
+    assert realised_inside(gaps, samples, presence) == {"sound": (2, 6)}

@@ -30,6 +30,7 @@ def record(
     sources=None,
     machine="one",
     rising=False,
+    last="mcar_0.3",
 ):
     """Write a finished run whose accuracy under each condition is given."""
     folder = runs / spec.folder
@@ -44,7 +45,7 @@ def record(
             bayes_se={"accuracy": 0.01},
             samples=samples,
         )
-        for (name, rate), value in zip((("complete", 0.0), ("mcar_0.3", 0.3)), values, strict=True)
+        for (name, rate), value in zip((("complete", 0.0), (last, 0.3)), values, strict=True)
     }
     made = {"sources": sources or {"mmbench.method": "a"}, "machine": machine, "code": code}
     # of the kind with few metrics, all of them given above
@@ -87,6 +88,19 @@ def test_numbers_are_those_worked_by_hand(runs):
     assert row["missing_rate_realised"] == pytest.approx(0.01)
     assert cell(board, "majority", "mcar_0.3")["rank"] == 2
     assert cell(board, "zero_fill", "mcar_0.3")["rank_borda"] == 1
+
+
+def test_data_sets_with_other_patterns_are_ranked_together(runs, tmp_path):
+    """A condition that a data set does not have is no hole."""
+    other = [
+        record(replace(run.spec, data_label="other"), tmp_path, (0.2, 0.1), last="image+text")
+        if run.spec.method == "zero_fill"
+        else record(replace(run.spec, data_label="other"), tmp_path, (0.6, 0.7), last="image+text")
+        for run in runs
+    ]
+    board = leaderboard([*runs, *other])
+    assert cell(board, "zero_fill", "mcar_0.3")["rank_borda"] == 1.5
+    assert cell(board, "majority", "image+text")["rank_borda"] == 1.5
 
 
 def test_lower_is_better_where_it_is(runs):

@@ -29,6 +29,17 @@ def test_made_up_gpu_ids_are_dealt_out_to_the_workers(monkeypatch):
         assert local.gpus() == []
 
 
+def test_a_slot_has_as_many_gpus_as_its_runs_ask_for(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    assert local.gpu_slots(1) == ["0", "1", "2", "3", "4"]
+    assert local.gpu_slots(2) == ["0,1", "2,3"]
+    assert local.gpu_slots(6) == []
+    assert local.default_workers(devices=2) == 2
+    [spec] = specs(methods=["zero_fill"], trainer={"devices": 3})
+    assert local.devices_of([spec]) == 3
+    assert local.devices_of([]) == 1
+
+
 @pytest.mark.slow
 def test_a_worker_sees_its_gpu_alone_before_it_imports_torch():
     pool = ProcessPoolExecutor(

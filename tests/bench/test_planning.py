@@ -1,16 +1,16 @@
 """What `plan` says before anything is trained: how long, and what would be found."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from sweeps import NO_DATA, suite
+from sweeps import suite
 
 import mmbench
-from mmbench.bench.record import Outcome
-from mmbench.bench.run import timing
-from mmbench.bench.run.timing import seconds_of
+from mmbench.bench.record import find_run
+from mmbench.bench.result import read_result
 from mmbench.bench.verdict import ALL, COLUMNS
 
 
@@ -26,9 +26,13 @@ def test_what_is_left_counts_trials_and_what_is_known_is_taken_from_finished_run
     assert expected["seconds"].isna().all()
     tuned = sweep(tmp_path, "tune.trials=5", seeds=2, methods=methods)
     assert tuned.expected().set_index("method")["runs"].to_dict() == {
-        "majority": 2 + 5,  # until the search begins, nobody knows that it has nothing to draw
-        "zero_fill": 2 + 5,
+        "majority": 1 + 5,  # until the search begins, nobody knows that it has nothing to draw
+        "zero_fill": 1 + 5,  # the best trial is the run of the first seed
     }
+    tuned.plan()
+    assert tuned.expected().set_index("method")["runs"].to_dict() == {
+        "majority": 2, "zero_fill": 1 + 5,
+    }  # fmt: skip
     one = sweep(tmp_path, seeds=1, methods=methods)
     one.run(workers=1)
     known = sweep(tmp_path, seeds=2, methods=methods).expected().set_index("method")
@@ -36,29 +40,31 @@ def test_what_is_left_counts_trials_and_what_is_known_is_taken_from_finished_run
     assert (known["seconds"] > 0).all()
 
 
-def test_short_trainings_tell_how_long_a_long_one_takes(tmp_path, monkeypatch):
-    def run(spec, runs, root):
-        return Outcome("done", "", 2.0 + 0.5 * spec.trainer_args["max_epochs"])
+def test_one_run_of_each_tells_how_long_the_others_take_and_is_none_too_many(tmp_path):
+    methods = ["majority", {"name": "zero_fill", "args": {"dim": 8}}, "abmil"]
+    own = sweep(tmp_path, "tune.trials=2", "tune.lengths=[1,3]", methods=methods)
+    todo = own.unmeasured()
+    assert [run.spec.method for run in todo] == ["zero_fill", "majority"], "abmil does not apply"
+    for event in own.execute(todo, 1):
+        assert event.outcome is None or event.outcome.state == "done"
+    assert own.unmeasured() == []
+    own.plan()
+    (row,) = own.expected().to_dict("records")
+    found = [find_run(spec, own.runs_folder) for spec in own.searches.trials]
+    [run] = [run for run in found if run.state == "done"]
+    took = json.loads((run.folder / "done").read_text())["wall_s"]
+    assert took > read_result(run.folder).cost.seconds
+    assert row == {"data": "mfeat", "method": "zero_fill", "runs": 1,
+                   "seconds": pytest.approx(3 * took)}  # fmt: skip
 
-    monkeypatch.setattr(timing, "run", run)
-    methods = ["majority", "zero_fill"]
-    majority, trained = sweep(tmp_path, methods=methods, trainer={"max_epochs": 30}).specs
-    assert seconds_of(trained, NO_DATA) == pytest.approx(2.0 + 0.5 * 30)
-    assert seconds_of(majority, NO_DATA) == 2.5
-    (more,) = sweep(
-        tmp_path, methods=["zero_fill"], trainer={"max_epochs": 1, "min_steps": 40, "batch_size": 8}
-    ).specs
-    steps = 64 // 8  # of an epoch
-    assert seconds_of(more, NO_DATA) == pytest.approx(2.0 + 0.5 * 40 / steps)
 
-
-def test_what_was_measured_is_kept(tmp_path):
-    own = sweep(tmp_path, methods=["majority"], trainer={"max_epochs": 2})
-    own.measure()
-    record = json.loads((own.folder / "timings.json").read_text())
-    assert record["mfeat"]["majority"] > 0
-    assert own.expected()["seconds"].tolist() == [record["mfeat"]["majority"]]
-    assert not own.runs_folder.exists()
+def test_a_published_table_tells_how_long_its_runs_took(tmp_path):
+    own = sweep(tmp_path, seeds=1)
+    own.run(workers=1)
+    [cost] = [read_result(run.folder).cost for run in own.runs() if run.spec.method == "zero_fill"]
+    shutil.rmtree(own.runs_folder)
+    again = sweep(tmp_path, seeds=1).expected().set_index("method")
+    assert again.loc["zero_fill", "seconds"] == pytest.approx(cost.seconds, rel=1e-3)
 
 
 def test_the_power_rests_on_tables_that_are_there(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mmbench.bench import plots, report
@@ -23,6 +24,7 @@ from mmbench.bench.record import Run
 from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.result import write_result
 from mmbench.bench.spec import RunSpec, load_suite
+from mmbench.bench.verdict import ALL, COLUMNS, EVERY, Verdict
 from mmbench.diagnostics import (
     Matrix,
     Recovery,
@@ -338,6 +340,71 @@ def test_without_two_data_sets_the_page_says_why_there_are_no_ranks(runs, tmp_pa
     assert "No ranks over data sets: they need at least 3 methods" in text
 
 
+# --- the first screen -------------------------------------------------------------------------
+
+
+def board_of(ranks, tables, *, variant="paper"):
+    """Rows of a board: mean ranks of methods, and for each table its ranks and p against the best.
+
+    Args:
+        ranks: Method -> mean rank.
+        tables: For each table method -> (rank, p).
+        variant: Of all of them.
+    """
+    return pd.DataFrame(
+        {
+            "data": "d", "scenario": "s", "condition": f"c{i}", "name": name, "variant": variant,
+            "metric": "mse", "mean": 0.5, "n_seeds": 3, "n_seeds_planned": 3,
+            "rank": float(rank), "p_vs_best": p, "rank_borda": ranks[name],
+        }
+        for i, table in enumerate(tables)
+        for name, (rank, p) in table.items()
+    )  # fmt: skip
+
+
+SURE = {"a": (1, np.nan), "b": (2, 0.01), "c": (3, 0.04)}
+OPEN = {"a": (1, np.nan), "b": (2, 0.6), "c": (3, 0.04)}
+LOST = {"b": (1, np.nan), "a": (2, 0.02), "c": (3, 0.01)}
+RANKS = {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("tables", "beyond", "why"),
+    [
+        ([SURE, SURE], "yes", "Best in 2 of 2 conditions, in 2 of them ahead of every other"),
+        ([SURE, OPEN], "partly", "Best in 2 of 2 conditions, in 1 of them"),
+        ([OPEN, LOST], "no", "Best in 1 of 2 conditions, in 0 of them ahead of every other"),
+        ([SURE, LOST], "partly", "beaten beyond chance in 1 (p"),
+    ],
+)
+def test_the_page_begins_with_who_leads_and_whether_it_is_beyond_chance(tables, beyond, why):
+    found = report._answer(board_of(RANKS, tables))
+    assert (found.leader, found.second, found.beyond) == ("a", "b (2.00)", beyond)
+    assert why in found.why
+
+
+def test_what_was_not_tested_or_is_shared_or_unranked_is_said_so():
+    untested = [{name: (rank, np.nan) for name, (rank, _) in SURE.items()}]
+    found = report._answer(board_of(RANKS, untested))
+    assert (found.beyond, found.why) == ("not tested", "Best in 1 of 1 conditions.")
+    assert report._answer(board_of(RANKS | {"b": 1.0}, [SURE])).leader == "a and b"
+    assert report._answer(board_of(dict.fromkeys(RANKS, np.nan), [SURE])) is None
+    assert report._answer(board_of(RANKS, [SURE], variant="official")) is None
+
+
+def test_a_rival_without_a_p_does_not_make_a_lead_sure():
+    assert report._answer(board_of(RANKS, [SURE | {"c": (3, np.nan)}])).beyond == "no"
+
+
+def test_the_answer_stands_before_everything_else(runs, tmp_path):
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", said=["A verdict."])
+    words = Page(path.read_text()).text
+    order = ["steady leads", "beyond chance: not tested", "A verdict.", "of 18 planned", "filter"]
+    places = [words.find(one) for one in order[:-1]]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
 def test_the_ceiling_is_drawn_only_where_it_is_known(page):
     figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
     curves = [Page(f).text for f in figures if "over the missing rate" in f]
@@ -452,6 +519,24 @@ def test_diagnostics_of_another_version_are_named_and_do_not_stop_the_page(runs,
     assert "holds no diagnostics that this version can read" in Page(path.read_text()).text
 
 
+def test_reliability_is_drawn_by_pattern_where_it_is_known(runs, tmp_path):
+    board = leaderboard(runs)
+    mse = board[board["metric"] == "mse"]
+    metric = "split_conformal_coverage_90"
+    path = write_report(
+        "x", runs, pd.concat([board, mse.assign(metric=metric)]), tmp_path, metric="mse"
+    )
+    labels = [a["aria-label"] for a in Page(path.read_text()).all("svg") if "aria-label" in a]
+    assert [label.split(",")[0] for label in labels if label.startswith(metric)] == [
+        f"{metric} on first", f"{metric} on second"
+    ]  # fmt: skip
+    assert "under 4 conditions" in next(label for label in labels if label.startswith(metric))
+
+
+def test_without_probabilities_there_is_no_section_on_them(page):
+    assert 'id="reliability"' not in page
+
+
 def test_what_missing_modalities_cost_has_a_section_of_its_own(runs, tmp_path):
     robust = robustness(runs)
     path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", robust=robust)
@@ -544,6 +629,45 @@ def test_rows_beyond_the_limit_are_counted(runs, tmp_path, monkeypatch):
 
 
 # --- plots ------------------------------------------------------------------------------------
+
+
+def test_names_that_differ_only_at_their_end_stay_apart_in_every_plot():
+    names = [f"retrieval_augmented_prompts(num_experts={n})" for n in (4, 8, 16)]
+    names += [f"retrieval_augmented_prompts(dim={n}, heads=4)" for n in (64, 128)]
+    one = np.array([0.0, 0.5])
+    lines = [
+        plots.Line(name, i, one, one + i, one * np.nan, one * np.nan)
+        for i, name in enumerate(names)
+    ]
+    dots = [plots.Dot(name, i, 10.0**i, float(i)) for i, name in enumerate(names)]
+    ranks = {name: (float(i + 1), i) for i, name in enumerate(names)}
+    drawn = [
+        plots.curves(lines, None, metric="mse", higher=False, alt="curves of five methods"),
+        plots.pareto(dots, cost="s", metric="mse", higher=False, alt="costs of five methods"),
+        plots.heat(np.zeros((5, 2)), names, ["x", "y"], alt="five methods by two"),
+        plots.bars(np.arange(5.0), names, alt="bars of five methods", across="x"),
+        plots.critical_difference(ranks, 1.0, alt="ranks of five methods"),
+    ]
+    for svg in drawn:
+        texts = [element.text for element in ElementTree.fromstring(svg).iter("text")]
+        short = [text for text in texts if "…" in text]
+        assert len(set(short)) == 5, short
+        assert max(map(len, short)) <= 21
+
+
+def test_what_two_long_names_share_goes_where_cutting_the_middle_would_make_them_alike():
+    pair = [
+        "a_very_long_common_beginning_x1_and_a_common_end",
+        "a_very_long_common_beginning_x2_and_a_common_end",
+    ]
+    assert plots._apart(pair) == ["a_very…1_and_a_common", "a_very…2_and_a_common"]
+    assert plots._apart(["short", "a_very_long_name_that_is_cut_at_all"]) == [
+        "short",
+        "a_very_lon…cut_at_all",
+    ]
+    assert (
+        plots._apart(["x" * 40, "x" * 40 + "y"])[0] != plots._apart(["x" * 40, "x" * 40 + "y"])[1]
+    )
 
 
 def test_labels_move_as_little_as_needed_and_never_overlap():
@@ -666,6 +790,12 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
   found.runs = runs.length;
   found.spec = JSON.parse(runs[0].querySelector("pre").textContent);
   found.curves = [...runs[0].querySelectorAll("svg")].map((svg) => svg.getAttribute("aria-label"));
+  found.more = document.querySelector("#leaderboard .scroll").hasAttribute("data-more");
+  const box = document.querySelector("#leaderboard .scroll");
+  box.scrollLeft = box.scrollWidth;
+  await wait(200);
+  found.end = box.hasAttribute("data-more");
+  found.second = document.querySelectorAll("#board thead th")[1].textContent;
   found.wide = document.documentElement.scrollWidth - innerWidth;
   document.body.replaceChildren();
   document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
@@ -709,6 +839,8 @@ def test_the_page_works_in_a_browser(page, runs, tmp_path):
     assert found["runs"] == len(runs)
     assert found["spec"] == runs[0].spec.to_json()
     assert [label.split(":")[0] for label in found["curves"]] == ["train/task", "val/mse"]
+    assert found["second"] == "score"  # what one looks for comes first where little fits
+    assert (found["more"], found["end"]) == (True, False)  # it hints at scrolling until the end
     assert found["wide"] <= 0  # nothing sticks out of a narrow window
 
 
@@ -730,3 +862,30 @@ def test_doubts_about_a_data_set_are_said_once_and_escaped(page):
     said = "<li><b>first</b>: the class &lt;i&gt;rare&lt;/i&gt; is never trained on</li>"
     assert page.count(said) == 1
     assert "<li><b>second</b>" not in page
+
+
+def test_the_page_shows_what_its_sentences_rest_on_with_both_errors_apart(runs, tmp_path):
+    row = dict.fromkeys(COLUMNS, 0.0) | {
+        "method": HOSTILE, "reference": "steady", "metric": "mse", "n_trainings": 2, "p": 0.0004,
+        "gain": 0.05, "ci_low": 0.03, "ci_high": 0.07, "se_seeds": 0.011, "se_samples": 0.022,
+    }  # fmt: skip
+    places = [
+        ("first", ALL), (EVERY, ALL), (EVERY, "rate 0.5"), (EVERY, "rate 0"), (EVERY, "patterns"),
+    ]  # fmt: skip
+    table = pd.DataFrame([row | {"data": data, "over": over} for data, over in places])
+    said = Verdict(["Nobody <b>wins</b>."], table)
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", verdict=said)
+    source = path.read_text(encoding="utf-8")
+    text = " ".join(Page(source).text.split())
+    assert "Nobody <b>wins</b>." in text
+    assert HOSTILE not in source
+    assert "+0.050 [+0.030, +0.070] < 0.001 +0.050 s 0.011 t 0.022" in text
+    assert "method rate 0 rate 0.5 patterns" in text
+    assert text.count("+0.050 [+0.030, +0.070] *") == 3
+
+
+def test_ranks_stand_for_each_missing_rate_and_patterns_are_no_rate(page):
+    text = " ".join(Page(page).text.split())
+    assert "mean rank over data sets at each missing rate" in text
+    assert "method rate 0 rate 0.3 rate 0.5" in text
+    assert "Order at the lowest and at the highest missing rate: Kendall's tau 1.00" in text

@@ -22,8 +22,8 @@ TABLES = sorted(file.stem for file in (BENCHMARKS / "reported").glob("*.csv"))
 SUITES = {
     "cp_imoe_section_2_3": "cp_imoe_main",
     "cp_imoe_table_s3": "cp_imoe_backbone",
-    "moe_retriever_table1": "moe_retriever_on_shipped",
-    "moe_retriever_table2": "moe_retriever_mosi",
+    "moe_retriever_table1": "moe_retriever_table1",
+    "moe_retriever_table2": "moe_retriever_table2",
     "moe_retriever_table3": "moe_retriever_ablation",
     "redeem_table1": "redeem_main",
     "redeem_table3": "redeem_ablation",

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
 
-from mmbench import store
-from mmbench.bench.record import find_run, read_predictions, samples_digest
+from mmbench import store, trained
+from mmbench.bench.record import find_run, read_calibration, read_predictions, samples_digest
 from mmbench.bench.result import read_result
-from mmbench.bench.run import provenance
+from mmbench.bench.run import meters, provenance
 from mmbench.bench.run.build import build_data, check_arguments
 from mmbench.bench.run.evaluation import evaluate
 from mmbench.bench.run.failures import DivergedError, LeakError, classify
@@ -32,8 +32,9 @@ from mmbench.bench.run.scoring import _require_no_leak
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.run.threads import threads
 from mmbench.bench.run.training import seed_everything
+from mmbench.data.missingness.stream import Stream
 from mmbench.method import Method
-from mmbench.metrics.metric import score
+from mmbench.metrics.metric import metrics_for, score
 from mmbench.registry import METHODS
 from mmbench.store import Claim
 
@@ -73,6 +74,7 @@ def test_a_run_leaves_the_files_that_are_promised(finished):
         "metrics.csv",
         "metrics.json",
         "weights.safetensors",
+        "calibration.npz",
         "predictions/complete.npz",
         "predictions/mcar_0.3.npz",
     }
@@ -90,6 +92,43 @@ def test_stored_scores_are_those_of_the_stored_predictions(finished):
         realised = 1 - kept["presence"].mean()
         assert condition.realised.missing_rate == pytest.approx(realised)
         assert condition.missing_rate_nominal == (0.0 if name == "complete" else 0.3)
+
+
+def test_sets_are_calibrated_on_validation_samples_of_which_the_same_is_hidden(finished):
+    spec, runs = finished
+    found = find_run(spec, runs)
+    data = build_data(spec, NO_DATA)
+    data.setup()
+    val = data.split("val").samples
+    method = trained.load(found).method
+    for name, condition in read_result(found.folder).conditions.items():
+        known = read_calibration(found, name)
+        assert (known.target == val.target).all()
+        shown = data.conditions[name].draw(val, Stream(data.scenario.mask_seed, "test"))
+        batch = data.on_validation(10**6).split("test")[list(range(len(val)))]
+        with torch.no_grad():
+            again = method.eval()(batch.hide(torch.from_numpy(~shown)))
+        np.testing.assert_allclose(known.logits, again.numpy(), rtol=1e-4, atol=1e-4)
+        kept = read_predictions(found, name)
+        for metric in metrics_for("single_label", calibrated=True):
+            expected = score(
+                metric, kept["logits"], kept["target"], "single_label", calibration=known
+            )
+            assert condition.scores[metric] == expected
+    assert not np.allclose(
+        read_calibration(found, "complete").logits, read_calibration(found, "mcar_0.3").logits
+    )
+
+
+def test_validation_samples_that_calibrate_are_bounded_in_number_and_none_of_the_test_split():
+    data = build_data(specs(limit=None)[1], NO_DATA)
+    few = data.on_validation(50)
+    held = few.split("test").samples
+    assert len(held) == 50
+    assert set(held.sample_id) < set(data.samples("val").sample_id)
+    assert few.condition_presence("mcar_0.3").shape == (50, 2)
+    assert len(data.split("test")) == 300  # the data itself are as they were
+    assert len(data.condition_presence("mcar_0.3")) == 300
 
 
 def test_kept_weights_give_the_kept_predictions(finished):
@@ -393,6 +432,33 @@ def test_a_machine_without_git_runs_and_says_the_version(monkeypatch, tmp_path):
     assert provenance._commit() == version("mmbench")
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "#!/bin/sh\nexit 128",
+        "#!/bin/sh\nprintf '\\377\\376 odd'",
+        "#!/bin/sh\necho no commit",
+        "#!/bin/sh\nexec /bin/sleep 60",
+        "#!/bin/sh\nkill -9 $$",
+        "#!/nonexistent/sh",
+        "\0 no program",
+    ],
+)
+def test_a_git_that_fails_or_hangs_or_talks_nonsense_costs_no_run(script, monkeypatch, tmp_path):
+    (tmp_path / "git").write_text(script)
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(provenance, "GIT_S", 0.5)
+    assert provenance._commit() == version("mmbench")
+
+
+def test_the_commit_is_not_that_of_a_repository_that_a_hook_names(monkeypatch, tmp_path):
+    commit = provenance._commit()
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert provenance._commit() == commit
+
+
 def test_the_processor_is_named_by_its_model(tmp_path):
     file = tmp_path / "cpuinfo"
     file.write_text("processor\t: 0\nmodel name\t: A Processor @ 2 GHz\n")
@@ -515,3 +581,14 @@ def test_the_peak_of_a_run_is_not_that_of_the_run_before():
     held = np.ones(2**25)
     assert peak_mib(torch.device("cpu")) > 256
     del held
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no process forgets its peak")
+def test_where_a_peak_cannot_be_forgotten_the_log_of_the_run_says_whose_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(meters, "CLEAR_REFS", tmp_path / "forbidden" / "clear_refs")
+    [spec] = specs(methods=["majority"])
+    assert run(spec, tmp_path / "runs", NO_DATA).state == "done"
+    [log] = (tmp_path / "runs").rglob("log.txt")
+    assert "the peak memory is that of this process since it started" in log.read_text()

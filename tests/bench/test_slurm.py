@@ -176,3 +176,22 @@ def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
     out = end(process, code=130)
     assert "the workers go on; `scancel --me --name=mmbench-forty-" in out
     assert live(here / "results" / "forty" / "runs")
+
+
+def test_settings_are_searched_by_workers_of_the_cluster_as_on_one_machine(here, cluster):
+    """Each round of a search waits for the scores of the one before, wherever they were made."""
+    tune = {"trials": 10, "lengths": [1, 2]}  # more than are drawn before any score is read
+    words = suite(methods=["zero_fill"], seeds=2, tune=tune)
+    text = yaml.safe_dump(words.model_dump(exclude={"limit", "keep_weights"}) | {"limit": 64})
+    (here / "tuned.yaml").write_text(text)
+    command = [sys.executable, "-m", "mmbench", "run", "tuned.yaml", "--executor", "slurm"]
+    args = ["--executor-args", "nodes=2,cpus_per_task=8", "--workers", "2"]
+    done = subprocess.run([*command, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sweep = mmbench.Sweep("tuned.yaml")
+    assert {run.state for run in sweep.runs(read_up_to=None)} == {"done"}
+    assert {spec.tuned for spec in sweep.specs} == {10}
+    alone = mmbench.Sweep("tuned.yaml", results="alone")
+    alone.run(workers=2)
+    searches = [(one.folder / "search.json").read_bytes() for one in (sweep, alone)]
+    assert searches[0] == searches[1]

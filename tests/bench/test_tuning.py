@@ -1,6 +1,7 @@
 """The search of settings: equal budgets, validation alone, a record that goes on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,54 @@ def test_trials_wait_for_scores_only_where_they_need_them(tmp_path, monkeypatch)
     monkeypatch.setattr(planned, "read", lambda folder: planned_result(0.5))
     search = planned.go(monkeypatch)
     assert [trial.state for trial in search.trials] == ["done"] * SPREAD + ["open"] * TOGETHER
+
+
+def test_trials_of_all_methods_are_given_the_same_epochs_and_the_best_length_goes_on(
+    tmp_path, monkeypatch
+):
+    """A method that needs long trainings gets no more epochs to search with than any other."""
+    tune = {"trials": 10, "lengths": [1, 0.5, 3, 0.5]}
+    methods = ["zero_fill", "mean_fusion"]
+    planned = Planned(tmp_path, closeness, trials=10)
+    planned.suite = suite(methods=methods, tune=tune, trainer={"max_epochs": 30}, seeds=2)
+    planned.searches = Searches(planned.suite, tmp_path)
+    planned.specs = mmbench.bench.plan.plan(planned.suite)
+    planned.searches.plan(planned.specs)
+    monkeypatch.setattr(tuning, "read_result", planned.read)
+    planned.searches.begin(lambda spec: (SPACE, DEFAULTS))
+    planned.searches.advance(planned.find)
+    steps = 4  # of an epoch
+    of = {name: [] for name in methods}
+    for spec in planned.searches.trials:
+        of[spec.method].append(spec.epochs(steps))
+    assert of["zero_fill"] == of["mean_fusion"] == [30, 15, 90, 15, 30, 15, 90, 15, 30, 15]
+    for spec in planned.searches.plan(planned.specs):
+        search = planned.searches.of[
+            next(
+                name for name in planned.searches.of if name.startswith(default_key(planned, spec))
+            )
+        ]
+        best = search.best(10, "accuracy")
+        assert spec.length == best.length
+        assert spec.trainer_args["max_epochs"] == 30, "the trainer is the suite's for all"
+    rows = planned.searches.table(lambda spec: Run(spec, tmp_path, "waiting"))
+    assert all("length=" in settings for settings in rows["settings"])
+    plain = Searches(suite(methods=methods, tune={"trials": 10}), tmp_path)
+    plain.plan(planned.specs)
+    assert not plain.trials, "trials of other lengths are another search"
+
+
+def default_key(planned, spec):
+    """Key of the run with the suite's settings of the same method."""
+    return next(s.key for s in planned.specs if s.method == spec.method and s.seed == 0)
+
+
+def test_a_length_of_one_leaves_every_key_as_it_was_and_another_makes_another_run():
+    (spec,) = mmbench.bench.plan.plan(suite(methods=["zero_fill"]))
+    long = replace(spec, length=2.0)
+    assert long.key != spec.key
+    assert replace(long, length=1.0).key == spec.key
+    assert long.epochs(10) == 2 * spec.epochs(10)
 
 
 def test_a_search_without_a_score_keeps_the_defaults_and_says_so(tmp_path, monkeypatch):

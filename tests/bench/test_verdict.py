@@ -11,7 +11,16 @@ from mmbench.bench.record import Run, read_records
 from mmbench.bench.result import write_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import Spread, difference, pooled_difference
-from mmbench.bench.verdict import ALL, EVERY, spread, verdict
+from mmbench.bench.verdict import (
+    ALL,
+    EVERY,
+    Verdict,
+    _Group,
+    _stability,
+    compare,
+    spread,
+    verdict,
+)
 from mmbench.metrics.metric import score
 from mmbench.store import write_arrays
 from results import condition, result
@@ -162,3 +171,30 @@ def test_typical_variances_come_back_from_a_table(tmp_path):
     assert typical.seeds == pytest.approx(2 * 0.01**2, rel=0.6)
     assert typical.samples == pytest.approx(0.15 * 0.85 / SAMPLES, rel=0.6)
     assert spread(found.comparisons.assign(se_seeds=np.nan)) is None
+
+
+def test_the_order_at_the_lowest_rate_is_compared_with_that_at_the_highest(
+    tmp_path,
+):
+    shares = {"late_logistic": 0.6, "shaspec": 0.9, "momke": 0.75}
+    sentences = said(made(tmp_path, shares)).sentences
+    [line] = [one for one in sentences if "Kendall's tau" in one]
+    assert line == (
+        "The order of the methods at rate 0 and at rate 0.3 agrees by a Kendall's tau of 1.00 (1 = "
+        "the same; mean over 2 data sets), and the same method is best on 2 of 2."
+    )
+    up, down = (
+        _Group(np.array([scores, scores]), np.eye(3)) for scores in ([0.1, 0.2, 0.3], [3, 2, 1.0])
+    )
+    [line] = _stability({"d": {ALL: up, "patterns": up, "rate 0": up, "rate 0.65": down}})
+    assert "tau of -1.00" in line
+    assert "best on 0 of 1" in line
+    assert _stability({"d": {ALL: up, "patterns": up, "rate 0": up}}) == []
+
+
+def test_methods_of_any_variant_are_compared_with_the_first_where_none_has_a_hole(tmp_path):
+    runs = made(tmp_path, {"a": 0.8, "b": 0.6})
+    runs = [run for run in runs if (run.spec.method, run.spec.data_label) != ("b", "two")]
+    found = compare(runs, read_records(runs), ["a", "b"], "accuracy", ScoreCache(None))
+    assert set(found["data"]) == {"one", EVERY}
+    assert over_all(Verdict([], found), "one").loc["b", "gain"] == pytest.approx(-0.2, abs=0.03)

@@ -323,6 +323,15 @@ class LearnsNothing(Sound):
         return {"task": -1e-3 * super().loss(batch)["task"]}
 
 
+@breaks("trains_in_bfloat16", "the loss is inf after 0 steps")
+class RoundsToOne(Sound):
+    """Between 0.996 and 1 there is no number of that format."""
+
+    def loss(self, batch):
+        almost_one = self(batch) * 0 + 0.999
+        return super().loss(batch) | {"entropy": -(1 - almost_one).log().mean()}
+
+
 @breaks("batches_stay_as_they_are", "the loss changes target of a batch in place")
 class SmoothsTheTargetInPlace(Sound):
     def loss(self, batch):

@@ -1,6 +1,7 @@
 """Every method that is cut off, twice, ends with the bits of one that never was."""
 
 import inspect
+import os
 import zlib
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from sweeps import NO_DATA, specs
 
 from mmbench.bench.record import find_run, read_predictions
 from mmbench.bench.run import training
+from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.run import run
 from mmbench.registry import METHODS
 
@@ -66,10 +68,33 @@ def cut(monkeypatch):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_method_that_is_cut_off_twice_ends_with_the_same_bits(name, cut, tmp_path):
-    spec = spec_of(name)
+    end_alike(spec_of(name), cut, tmp_path)
+
+
+def test_augmentation_goes_on_with_the_epoch_that_was_cut_off(cut, tmp_path):
+    [spec] = specs(
+        data=[
+            {
+                "name": "openmoji",
+                "args": {
+                    "modalities": ["image", "english"],
+                    "augment": {"image": ["flip", "crop", "colour"]},
+                },
+            }
+        ],
+        methods=[{"name": "zero_fill", "args": {"dim": 24}}],
+        trainer={"max_epochs": 3, "batch_size": 16, "checkpoint_minutes": 0},
+        keep_weights=True,
+        limit=48,
+    )
+    end_alike(spec, cut, tmp_path)
+
+
+def end_alike(spec, cut, tmp_path):
+    """A run that is cut off twice has the weights, predictions and curve of one that never was."""
     counter = cut(Cut())
     assert run(spec, tmp_path / "whole", NO_DATA).state == "done"
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    rng = np.random.default_rng(zlib.crc32(spec.method.encode()))
     third = counter.batches // 3
     # the first after a whole epoch, so that there is something to go on from
     for first, last in ((3, 2 * third), (1, third)):
@@ -110,3 +135,14 @@ def test_a_short_training_writes_no_checkpoint(cut, tmp_path):
     rest = cut(Cut())
     assert run(spec, tmp_path, NO_DATA).state == "done"
     assert rest.batches == 9
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_checkpoint_that_was_cut_short_is_none(share, tmp_path):
+    file = tmp_path / "some.ckpt"
+    checkpoints = Checkpoints(file, 1.0, tmp_path / "metrics.csv")
+    assert checkpoints.newest is None
+    torch.save({"weights": torch.zeros(999)}, file)
+    assert checkpoints.newest == file
+    os.truncate(file, int(share * file.stat().st_size))
+    assert checkpoints.newest is None

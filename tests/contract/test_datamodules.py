@@ -15,7 +15,7 @@ from mmbench.data.scenario import Scenario
 from mmbench.data.task import AXES
 from mmbench.registry import DATASETS
 
-SHIPPED = ("mfeat", "openmoji", "synthetic", "tabler")
+SHIPPED = ("gaussian", "mfeat", "openmoji", "synthetic", "tabler")
 WITHOUT_FILES = (*SHIPPED, "table")
 HAS_RDATA = importlib.util.find_spec("rdata") is not None
 NAMES = [
@@ -33,6 +33,7 @@ NAMES = [
     ),
 ]
 ARGUMENTS = {
+    "gaussian": {"n_train": 150, "n_val": 60, "n_test": 90},
     "synthetic": {
         "num_modalities": 4,
         "kinds": ("vector", "sequence", "bag", "image"),
@@ -41,7 +42,7 @@ ARGUMENTS = {
         "n_test": 90,
     },
     "table": {"files": {"lab": "lab.csv", "ecg": "ecg.csv"}, "labels": "labels.csv"},
-    **{name: {"size": 12} for name in TWINS},
+    **{name: {"size": 12} for name in TWINS if name not in ("adni", "avmnist", "mimic_iv", "tcga")},
 }
 MCAR = {"mechanism": "mcar", "missing_rate": 0.4}
 SCENARIOS = {

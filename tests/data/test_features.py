@@ -82,7 +82,7 @@ def fakes(monkeypatch, tmp_path):
     """Encoders that only count how often they are asked, and a cache of our own."""
     asked = []
 
-    def encode(x):
+    def encode(x, held):
         asked.append(len(x))
         return np.full((len(x), 2), float(len(asked)), np.float32)
 
@@ -114,7 +114,7 @@ def test_a_build_that_broke_off_keeps_the_modalities_that_it_finished(fakes, mon
     pictures = {"image": np.zeros((4, 3, 8, 8), np.uint8)}
     working = features.text_features
 
-    def broken(texts):
+    def broken(texts, held):
         raise OSError("disk full")
 
     monkeypatch.setattr(features, "text_features", broken)

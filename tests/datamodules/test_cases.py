@@ -280,7 +280,8 @@ def test_what_is_predicted_is_never_a_feature(root):
     inputs, _, _ = whole(data)
     assert inputs["a"].tolist() == [[k + 0.25, -k] for k in range(N)]
     assert data.notes() == (
-        "all.csv: left out outcome, split, since target, split or group is no feature",
+        "all.csv: left out outcome, split, which give the target away or deal the samples, and so "
+        "are no features",
     )
     (root / "all.csv").write_text(lines([["outcome", *rows[0][1:]], *rows[1:]]))
     refused(

@@ -11,11 +11,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from datamodules.twins import avmnist as twin
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.missingness.protocol import pattern_name
 from mmbench.data.propensity import LabelPropensity, natural_weights
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
+from mmbench.health import examine
 from mmbench.registry import DATASETS
 
 ROOT = Path(os.environ.get("MMBENCH_DATA", "data"))
@@ -243,3 +245,52 @@ def test_bbc4view():
         for name in part.modalities:
             part.inputs[name][:] = np.log1p(part.inputs[name])
     assert min(probe(parts, name, 0.01) for name in parts["train"].modalities) > 0.75
+
+
+@needs("mimic_iv_demo")
+def test_mimic_the_open_demo_has_these_stays_and_no_notes():
+    last = DATASETS.get("mimic_iv")(ROOT, SCENARIO, folder="mimic_iv_demo")
+    assert not examine(last).problems
+    parts = {split: last.load(split) for split in SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 34, "val": 7, "test": 7}
+    assert sum(int(part.target.sum()) for part in parts.values()) == 17
+    every = DATASETS.get("mimic_iv")(
+        ROOT, SCENARIO, folder="mimic_iv_demo", visits="every", codes="tokens"
+    )
+    presence = np.concatenate([every.load(split).presence for split in SPLITS])
+    assert len(presence) == 213
+    assert presence.mean(axis=0) == pytest.approx([0.892, 0, 1], abs=1e-3)
+
+
+@needs("fsdd")
+def test_avmnist_the_real_recordings_have_their_counts_and_a_signal(tmp_path, monkeypatch):
+    """With generated pictures, as many as MNIST's of the rarest digit are enough."""
+    monkeypatch.setattr(twin, "PICTURES", {"train": 300, "t10k": 40})
+    twin.write(tmp_path / "more")
+    home = tmp_path / "more/avmnist"
+    (home / "TWIN.txt").unlink()
+    for path in (home / "fsdd/recordings").glob("*"):
+        path.unlink()
+    (home / "fsdd/recordings").rmdir()
+    (home / "fsdd/recordings.tar.xz").symlink_to(next((ROOT / "fsdd").glob("recordings*")))
+    data = DATASETS.get("avmnist")(tmp_path / "more", SCENARIO)
+    assert not examine(data).problems  # 3,000 recordings, 300 of the test, 30 of each digit
+    parts = {split: data.load(split) for split in SPLITS}
+    assert [len(parts[split]) for split in SPLITS] == [2_400, 300, 300]
+    assert data.notes() == ("17 recordings cut to 100 steps",)
+    for part in parts.values():
+        steps = np.arange(100) < part.lengths["sound"][:, None]
+        means = (part.inputs["sound"] * steps[:, :, None]).sum(1) / steps.sum(1)[:, None]
+        part.inputs["sound"] = means  # type: ignore[index]
+    assert probe(parts, "sound") > 0.75
+
+
+@needs("avmnist")
+def test_avmnist_is_whole_and_pictures_have_a_signal():
+    data = DATASETS.get("avmnist")(ROOT, SCENARIO)
+    assert not examine(data).problems
+    parts = {split: data.load(split) for split in SPLITS}
+    assert [len(parts[split]) for split in SPLITS] == [2_400, 300, 300]
+    for part in parts.values():
+        part.inputs["image"] = part.inputs["image"].reshape(len(part), -1)  # type: ignore[index]
+    assert probe(parts, "image", c=0.01) > 0.8

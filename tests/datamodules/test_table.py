@@ -267,7 +267,7 @@ def test_a_column_of_train_val_and_test_is_one_partition(root):
 
 def test_an_unknown_ending_is_refused(root):
     (root / "lab.xlsx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"lab.xlsx is none of .csv, .tsv, .parquet and .npz"):
+    with pytest.raises(ValueError, match=r"lab.xlsx is none of .csv, .tsv, .parquet, .h5ad"):
         table(root, files={"lab": "lab.xlsx"}, kinds={}).load("train")
 
 

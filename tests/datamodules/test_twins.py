@@ -19,13 +19,18 @@ SCENARIO = Scenario("natural", natural(), natural(), (natural(),))
 SMALL = {"size": 16}
 # arguments that make the reading of a set quick
 ASKED = {
+    "adni": {},
+    "avmnist": {},
+    "cmu_mosi": {},
     "derm7pt": SMALL,
     "enrico": {"size": [18, 10]},
     "food101": SMALL,
     "harvard_glaucoma": SMALL,
     "hateful_memes": SMALL,
+    "mimic_iv": {},
     "mmc_amd": SMALL,
     "mmimdb": SMALL,
+    "tcga": {},
 }
 LARGEST = 5 * 2**20  # bytes
 

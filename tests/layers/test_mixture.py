@@ -148,9 +148,9 @@ def kept_rounds(monkeypatch, tmp_path):
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
     rounds, original = [], mixture._round
 
-    def counting(rows, state):
+    def counting(rows, state, held):
         rounds.append(int(state["round"]))
-        return original(rows, state)
+        return original(rows, state, held)
 
     monkeypatch.setattr(mixture, "_round", counting)
     return rounds
@@ -180,10 +180,10 @@ def test_a_fit_that_was_cut_off_goes_on_with_the_next_round(monkeypatch, tmp_pat
     rounds.clear()
     counting = mixture._round
 
-    def killed(rows, state):
+    def killed(rows, state, held):
         if state["round"] == 2:
             raise KeyboardInterrupt
-        return counting(rows, state)
+        return counting(rows, state, held)
 
     monkeypatch.setattr(mixture, "_round", killed)
     with pytest.raises(KeyboardInterrupt):

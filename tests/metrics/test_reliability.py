@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from mmbench.metrics.metric import score
+from mmbench.metrics import reliability
+from mmbench.metrics.metric import Calibration, score, score_resampled
 
 
 def single(name, logits, target):
@@ -56,3 +57,79 @@ def test_equally_sure_samples_count_as_in_random_order(seed):
     mixed = np.round(rng.random((12, 3)), 1)
     found = single("aurc", mixed, target)
     assert single("aurc", mixed[order], target[order]) == pytest.approx(found)
+
+
+# --- sets whose threshold comes from other samples ----------------------------------------------
+
+COVERAGE, SIZE = "split_conformal_coverage_90", "split_conformal_size_90"
+
+
+def calibrated(name, logits, target, calibration, weight=None):
+    known = Calibration(np.asarray(calibration[0], np.float32), calibration[1])
+    return score(name, logits, target, "single_label", weight, known)
+
+
+def mean_coverage(n, draws=1500, test=20):
+    """Over draws of n validation and some test samples of one law."""
+    found = []
+    for seed in range(draws):
+        logits, target = rows(n + test, seed)
+        found.append(calibrated(COVERAGE, logits[n:], target[n:], (logits[:n], target[:n])))
+    return np.mean(found), draws, test
+
+
+def too_low(n):
+    """Whether coverage of exchangeable samples is lower than chance allows, 4 standard errors."""
+    covered, draws, test = mean_coverage(n)
+    expected = np.ceil(0.9 * (n + 1)) / (n + 1)
+    # in one draw, samples share a threshold: beta-binomial
+    variance = expected * (1 - expected) * (1 / test + (1 - 1 / test) / (n + 2))
+    return covered < expected - 4 * np.sqrt(variance / draws), covered - expected
+
+
+@pytest.mark.parametrize("n", [9, 20, 33])
+def test_exchangeable_samples_are_covered_as_often_as_promised(n):
+    lower, off = too_low(n)
+    assert not lower
+    assert abs(off) < 0.015  # nor much more often: no set is larger than it has to be
+
+
+def test_a_threshold_without_the_correction_for_few_samples_covers_too_few(monkeypatch):
+    def uncorrected(calibration):
+        p = special.softmax(calibration.logits, axis=1)
+        own = np.sort(p[np.arange(len(p)), calibration.target])[::-1]
+        return own[int(np.ceil(0.9 * len(own))) - 1]
+
+    monkeypatch.setattr(reliability, "_threshold", uncorrected)
+    assert too_low(20)[0]
+
+
+def test_sets_by_a_slow_search_for_the_threshold():
+    logits, target = rows(60, seed=3)
+    known, truth = rows(29, seed=4)
+    p = special.softmax(known.astype(np.float32).astype(float), axis=1)
+    own = p[np.arange(29), truth]
+    # of 30 gaps between 29 values 27 keep the promise
+    threshold = max(t for t in own if (own >= t).sum() >= 27)
+    held = special.softmax(logits, axis=1) >= threshold
+    assert calibrated(COVERAGE, logits, target, (known, truth)) == held[range(60), target].mean()
+    assert calibrated(SIZE, logits, target, (known, truth)) == pytest.approx(held.sum(1).mean())
+    weight = np.arange(60.0)
+    expected = np.average(held.sum(1), weights=weight)
+    assert calibrated(SIZE, logits, target, (known, truth), weight) == pytest.approx(expected)
+
+
+def test_where_too_few_samples_have_a_say_every_class_is_named():
+    logits, target = rows(10)
+    assert calibrated(SIZE, logits, target, rows(8)) == 4
+    assert calibrated(COVERAGE, logits, target, rows(8)) == 1
+    assert calibrated(SIZE, logits, target, (np.zeros((0, 4)), np.zeros(0, int))) == 4
+
+
+def test_what_calibrates_by_other_samples_is_undefined_without_them_and_has_no_resamples():
+    logits, target = rows(30)
+    assert np.isnan(score(SIZE, logits, target, "single_label"))
+    assert np.isnan(score_resampled(SIZE, logits, target, "single_label", np.ones((3, 30)))).all()
+    broken = rows(30)[0]
+    broken[0] = np.nan
+    assert np.isnan(calibrated(SIZE, logits, target, (broken, target)))

@@ -33,6 +33,7 @@ class Order:
         data_root: Folder of the user's data, absolute.
         logs: Folder for what workers print.
         runs: How many runs are left: more slots than that are of no use.
+        devices: How many devices of one machine each run asks for: a slot has as many.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Order:
     data_root: Path
     logs: Path
     runs: int
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,15 @@ class Placement:
         alive: Says how many workers wait or run, as the engine knows; None = it does not know.
         leave: Called when `mmbench run` ends before they do; returns one line on what becomes of
             them.
+        placed: One line on workers placed before of which the engine cannot say whether they are
+            gone; then no more are placed. Empty if there are none.
     """
 
     text: str
     start: Callable[[], str]
     alive: Callable[[], int | None]
     leave: Callable[[], str]
+    placed: Callable[[], str] = str
 
 
 Engine = Callable[[Order, Mapping[str, str]], Placement]

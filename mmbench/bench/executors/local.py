@@ -12,10 +12,9 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mmbench.bench.executors.queue import Queue, Ticket
 from mmbench.bench.executors.sharing import Sharing
 from mmbench.bench.record import MEMORY, Outcome, killed, record_failure
 from mmbench.bench.spec import RunSpec
+from mmbench.processes import end_with_parent
 from mmbench.store import LEASE_S, heartbeat, leftovers, release
 
 DEAD = (BrokenProcessPool, OSError, EOFError)  # what handing in a run raises then
@@ -67,9 +67,46 @@ def gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(devices.iterdir())] if devices.is_dir() else []
 
 
-def default_workers(per_gpu: int | None = 1) -> int:
-    """As many workers as share the GPUs; without GPUs one a core of this process, at most 8."""
-    return Sharing(gpus(), per_gpu).slots or min(cores(), 8)
+def gpu_slots(devices: int) -> list[str]:
+    """GPUs of each slot, as CUDA_VISIBLE_DEVICES has them; those that fill no slot are left out.
+
+    Args:
+        devices: How many a run asks for.
+    """
+    ids = gpus()
+    firsts = range(0, len(ids) - devices + 1, devices)
+    return [",".join(ids[first : first + devices]) for first in firsts]
+
+
+def devices_of(specs: Iterable[RunSpec]) -> int:
+    """How many devices a slot needs for the runs of a suite, which share their trainer."""
+    return max((spec.devices for spec in specs), default=1)
+
+
+def require_devices(specs: Iterable[RunSpec]) -> None:
+    """Refuse runs that ask for more devices than this machine has.
+
+    Raises:
+        ValueError: If one does.
+    """
+    for devices, accelerator in {(s.devices, s.trainer_args.get("accelerator")) for s in specs}:
+        ids = [] if accelerator == "cpu" else gpus()
+        count, kind = (len(ids), "GPU") if ids else (cores(), "core")
+        if devices > max(count, 1):
+            raise ValueError(
+                f"trainer.devices: a run asks for {devices}, and this machine has {count} {kind}"
+                f"{'' if count == 1 else 's'}; ask for fewer, or run where there are more"
+            )
+
+
+def default_workers(per_gpu: int | None = 1, devices: int = 1) -> int:
+    """As many runs at a time as there are slots on GPUs; without any, one a core, at most 8.
+
+    Args:
+        per_gpu: How many share the GPUs of a slot; None = as many as find room.
+        devices: How many a run asks for.
+    """
+    return Sharing(gpu_slots(devices), per_gpu).slots or max(1, min(cores(), 8) // devices)
 
 
 def cores() -> int:
@@ -88,10 +125,11 @@ def execute(
     Args:
         queue: What is to be done.
         root: Folder of the user's data.
-        workers: Runs at a time, >= 1; each has a process of its own.
+        workers: Runs at a time, >= 1; each has a process of its own, which starts one for each
+            device where a run asks for several.
         per_gpu: How many of them share a GPU; None = as many as find room.
     """
-    sharing = Sharing(gpus(), per_gpu)
+    sharing = Sharing(gpu_slots(devices_of(queue.specs)), per_gpu)
     pools: dict[int, _Worker] = {}
     flying: dict[Future[Any], _Flight] = {}
     lost: Counter[str] = Counter()  # times that a process died before it began, by key of its run
@@ -285,7 +323,7 @@ def _warm_up(gpu: str | None, environment: dict[str, str]) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     keep_freed_memory()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # it would train on for nobody
     import mmbench.bench.run.run  # noqa: F401 - imported once a worker, not once a run
 
     # half a million objects of the imports need not be visited again after every run
@@ -313,14 +351,6 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
     """End as the signal ends a process: a fit would hold it back and be recorded as a failure."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would train on for nobody."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # only workers come here
-    parent.join()
-    os._exit(1)
 
 
 def _work(ticket: Ticket, runs: Path, root: Path, shared: int) -> Outcome:

@@ -280,9 +280,7 @@ class Queue:
             chosen = {spec.key for spec in self._chunk}
             if chosen != set(me.peer.chunk):
                 me.take([spec.key for spec in self._chunk])
-            if not any(
-                chosen & set(peer.chunk) for peer in me.others() if peer.name < me.peer.name
-            ):
+            if not any(chosen & set(peer.chunk) for peer in me.others_before()):
                 return
             self._chunk.clear()
 

@@ -32,7 +32,8 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
     Args:
         order: The worker.
         args: `address` (default `auto`), `num_gpus` and `num_cpus` of a slot (fractions are
-            allowed; by default one GPU where the cluster has any, and one CPU) and `workers`, the
+            allowed; by default one GPU for each device of a run, where the cluster has any, and
+            as many CPUs) and `workers`, the
             number of slots (default: as many as the cluster has room for).
 
     Raises:
@@ -46,7 +47,7 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
                 f"known: {', '.join(KNOWN)}"
             )
     workers = take_number(options, "workers", 0, least=0)
-    cpus = _share(options, "num_cpus", 1.0)
+    cpus = _share(options, "num_cpus", float(order.devices))
     gpus = _share(options, "num_gpus", None)
     address = options.get("address", "auto")
     try:
@@ -70,7 +71,10 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
             said = " ".join(str(error).split())
             raise ValueError(f"no Ray cluster at {address!r}: {said}") from error
         room = ray.cluster_resources()
-        each = {"CPU": cpus, "GPU": (1.0 if room.get("GPU") else 0.0) if gpus is None else gpus}
+        each = {
+            "CPU": cpus,
+            "GPU": (order.devices if room.get("GPU") else 0.0) if gpus is None else gpus,
+        }
         slots = min(int(room.get(name, 0.0) / need) for name, need in each.items() if need)
         count = min(workers or slots, order.runs)
         if not slots:
@@ -99,7 +103,8 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
     text = (
         f"one actor a slot at {address}, "
         f"{workers or 'as many slots as the cluster has room for'}, num_cpus={cpus:g}, "
-        f"num_gpus={'1 if there are any' if gpus is None else f'{gpus:g}'}; each starts\n"
+        f"num_gpus={f'{order.devices} if there are any' if gpus is None else f'{gpus:g}'}; each "
+        "starts\n"
         f"{' '.join(order.command)} --workers 1\n"
     )
     return Placement(text, start, alive, leave)

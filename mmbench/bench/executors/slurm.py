@@ -5,15 +5,19 @@ itself: on SIGUSR2, shortly before its time is up, it asks to be queued again; o
 its runs back and ends. States are read from `squeue`, never from `sacct`, which many clusters lack.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmbench.bench.executors.engine import Order, Placement, take_number
+from mmbench.store import write_json
 
+NOTE = "slurm.json"  # in a suite's folder: the array that was placed last
 NOTICE_S = 120  # before the end of its time, a worker is told
 MARGIN_MIN = 3  # before the end of its time, a worker takes nothing more
 ANSWER_S = 10.0  # a cluster that does not answer in this time is taken as one that does not answer
@@ -26,14 +30,17 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
     Args:
         order: The worker.
         args: `nodes` (tasks of the array, default 1), `workers` (runs at a time on each; default
-            `gpus_per_node`, else 1) or in its place `per_gpu`, as `--per-gpu`, and `time` (minutes
-            a worker has before it queues again). All others are options of `sbatch`, such as
-            `partition=gpu` or `gpus_per_node=8`; what the cluster refuses, it says itself.
+            as many as `gpus_per_node` are enough for, else 1) or in its place `per_gpu`, as
+            `--per-gpu`, and `time` (minutes a worker has before it queues again). All others are
+            options of `sbatch`, such as `partition=gpu` or `gpus_per_node=8`; what the cluster
+            refuses, it says itself.
 
     Raises:
-        ValueError: If a value cannot stand in the text.
+        ValueError: If a value cannot stand in the text, or a node has too few GPUs for a run.
     """
     text = script(order, args)
+
+    note = order.folder / NOTE
 
     def start() -> str:
         if shutil.which("sbatch") is None:
@@ -46,6 +53,7 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
             said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
             raise ValueError(f"the cluster refuses the job: {said}")
         job = done.stdout.strip().partition(";")[0]
+        write_json(note, {"job": job, "name": order.name})
         return f"job array {job} is queued; what its workers print lies in {order.logs}"
 
     def alive() -> int | None:
@@ -55,7 +63,24 @@ def place(order: Order, args: Mapping[str, str]) -> Placement:
     def leave() -> str:
         return f"the workers go on; `scancel --me --name={order.name}` ends them"
 
-    return Placement(text, start, alive, leave)
+    def placed() -> str:
+        return _placed(note)
+
+    return Placement(text, start, alive, leave, placed)
+
+
+def _placed(note: Path) -> str:
+    """What is known of an array that was placed before; empty if none was."""
+    try:
+        job = json.loads(note.read_text(encoding="utf-8"))["job"]
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError):
+        job = "of unknown number"
+    return (
+        f"squeue does not answer, and job array {job} was placed before: no more workers are, as "
+        f"long as {note} is there"
+    )
 
 
 def script(order: Order, args: Mapping[str, str]) -> str:
@@ -70,7 +95,13 @@ def script(order: Order, args: Mapping[str, str]) -> str:
             raise ValueError(f"--executor-args {name}={value!r} cannot be an option of sbatch")
     nodes = take_number(options, "nodes", 1)
     gpus = options.get("gpus_per_node", "1").rpartition(":")[2]  # a type may stand before it
-    workers = take_number(options, "workers", int(gpus) if gpus.isdecimal() else 1)
+    count = int(gpus) if gpus.isdecimal() else 1
+    if "gpus_per_node" in options and count < order.devices:
+        raise ValueError(
+            f"trainer.devices: a run asks for {order.devices}, and a node has {count} "
+            f"(--executor-args gpus_per_node={options['gpus_per_node']})"
+        )
+    workers = take_number(options, "workers", max(1, count // order.devices))
     nodes = min(nodes, max(1, -(-order.runs // workers)))
     if "per_gpu" in options:  # then the worker counts its slots where it runs
         command = [*order.command, "--per-gpu", options.pop("per_gpu")]
@@ -81,7 +112,7 @@ def script(order: Order, args: Mapping[str, str]) -> str:
         options["time"] = str(minutes)
         command += ["--time", str(minutes - MARGIN_MIN)]
     if not options.keys() & {"cpus_per_task", "cpus_per_gpu", "exclusive"}:
-        options["cpus_per_task"] = str(workers)
+        options["cpus_per_task"] = str(workers * order.devices)
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={order.name}",

@@ -59,6 +59,10 @@ class Announcement:
         """All other workers that live."""
         return [peer for file, peer in _live(self.file.parent) if file != self.file]
 
+    def others_before(self) -> list[Peer]:
+        """Those of them whose names come before this one's, who keep what both have chosen."""
+        return [peer for _, peer in _live(self.file.parent, before=self.file.name)]
+
 
 @contextlib.contextmanager
 def announced(runs: Path, slots: int) -> Iterator[Announcement]:
@@ -86,8 +90,10 @@ def live(runs: Path) -> list[Peer]:
     return [peer for _, peer in _live(runs / FOLDER)]
 
 
-def _live(folder: Path) -> Iterator[tuple[Path, Peer]]:
+def _live(folder: Path, before: str | None = None) -> Iterator[tuple[Path, Peer]]:
     for file in sorted(folder.glob("[!.]*.json")):
+        if before is not None and file.name >= before:
+            return
         try:
             note = json.loads(file.read_text(encoding="utf-8"))
             peer = Peer(**note | {"chunk": tuple(note["chunk"])})

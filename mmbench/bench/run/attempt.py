@@ -104,7 +104,8 @@ def _carry_out(
     with log_to(folder / "log.txt"), threads(spec.trainer_args.get("threads", 1)):
         try:
             ended = steps(folder, held)
-            more: dict[str, JSON] = {"why": ended.why} if ended.why else {}
+            wall_s = round(time.perf_counter() - began, 3)
+            more: dict[str, JSON] = {"why": ended.why} if ended.why else {"wall_s": wall_s}
         except (KeyboardInterrupt, LostClaimError):
             raise  # the user ends the sweep, or another goes on with the run
         except BaseException as error:  # a plugin may raise anything, and call sys.exit

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.strategies import StrategyRegistry
 
 from mmbench.bench.run.loggers import require_logger
-from mmbench.bench.run.selection import require_defined
+from mmbench.bench.run.selection import Epochs, require_defined, require_validation
 from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
 from mmbench.data.missingness.fixed import Natural
 from mmbench.data.scenario import Scenario
@@ -39,6 +38,8 @@ OURS = (
     "decay",
     "threads",
     "time_limit",
+    "devices",
+    "strategy",
 )  # trainer settings that Lightning does not get
 # arguments of Lightning's trainer that would take away what every run rests on
 REFUSED = {
@@ -47,24 +48,29 @@ REFUSED = {
     "default_root_dir": "a run writes into its own folder",
     "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
     "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
+    "limit_predict_batches": "a run predicts every test sample",
+    "limit_test_batches": "a run predicts every test sample",
     "overfit_batches": "it selects the epoch on training samples",
+    "plugins": "a run says itself how its processes find each other",
+    "num_nodes": "a run stays on one machine, with as many processes as trainer.devices says",
     "num_sanity_val_steps": "an epoch would be selected before training",
+    "use_distributed_sampler": "several devices share every batch",
 }
 AT_LEAST_ONE = {
     "accumulate_grad_batches",
     "check_val_every_n_epoch",
-    "devices",
     "gradient_clip_val",
-    "num_nodes",
     "val_check_interval",
 }
-PLACES = ("devices", "num_nodes")  # of a machine that need not be this one
 MOST_TRAINED = 4 * 10**9  # weights of a method; AdamW takes 16 bytes for each
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
 
-def check_arguments(spec: RunSpec, root: Path) -> None:
+def check_arguments(spec: RunSpec, root: Path) -> str | None:
     """Find a user's mistakes in a planned run before anything is written.
+
+    Returns:
+        Why the method does not apply to the task; None if it does.
 
     Raises:
         ValueError: If the method or data set does not exist or import, an argument is wrong,
@@ -76,9 +82,11 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     task = data.task
     data.require_scenario()
     encoded = encoded_task(spec, data)
-    if method.reason_not(task, **args) is None:
+    epochs: Epochs = ()
+    reason = method.reason_not(task, **args)
+    if reason is None:
         args_text = json.dumps(spec.method_args, sort_keys=True)
-        why = _why_not_built(spec.method, args_text, _with_pixels(encoded, data))
+        why, epochs = _construction(spec.method, args_text, _with_pixels(encoded, data))
         if why:
             raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
@@ -91,6 +99,9 @@ def check_arguments(spec: RunSpec, root: Path) -> None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+    if method.applies.trains and reason is None:
+        require_validation(data, spec.trainer_args, epochs)
+    return reason
 
 
 def _with_pixels(task: Task, data: DataModule) -> Task:
@@ -105,24 +116,29 @@ def _with_pixels(task: Task, data: DataModule) -> Task:
 
 
 @lru_cache(maxsize=4096)  # the same under every scenario
-def _why_not_built(name: str, args: str, task: Task) -> str:
-    """What a method's constructor refuses; empty if nothing. It is built without its numbers."""
+def _construction(name: str, args: str, task: Task) -> tuple[str, Epochs]:
+    """What a method's constructor refuses, empty if nothing, and the epochs of its stages.
+
+    It is built without its numbers.
+    """
     cls = METHODS.get(name)
     bound = bind(cls, json.loads(args), given=("task",))
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             method = cls(task, **bound)
+            epochs = tuple(stage.epochs for stage in method.stages)
     except ValueError as error:
-        return str(error)
+        return str(error), ()
     except KeyboardInterrupt:
         raise
     except BaseException:  # a plugin's: it may want the numbers, and its run says what is wrong
-        return ""
+        return "", ()
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     if trained > MOST_TRAINED:
-        return f"{trained:,} weights would be trained, more than {MOST_TRAINED:,}; make it smaller"
-    return ""
+        why = f"{trained:,} weights would be trained, more than {MOST_TRAINED:,}; make it smaller"
+        return why, epochs
+    return "", epochs
 
 
 def require_fold(spec: RunSpec, root: Path) -> None:
@@ -162,25 +178,23 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
 def _why_no_trainer(text: str) -> str:
     """What Lightning refuses of trainer settings; empty if nothing.
 
-    Where a run happens need not be here: of accelerators and strategies the names are checked.
+    Where a run happens need not be here: of an accelerator the name is checked.
     """
     settings = {name: value for name, value in json.loads(text).items() if name not in OURS}
     accelerators = ("auto", "gpu", *AcceleratorRegistry.available_accelerators())
-    strategies = ("auto", *StrategyRegistry.available_strategies())
-    for name, known in (("accelerator", accelerators), ("strategy", strategies)):
-        value = settings.pop(name, "auto")
-        if value not in known:
-            close = suggest(str(value), known)
-            return f"no {name} {value!r} for trainer.{name}{close}; such as {', '.join(known[:6])}"
+    accelerator = settings.pop("accelerator", "auto")
+    if accelerator not in accelerators:
+        close = suggest(str(accelerator), accelerators)
+        some = ", ".join(accelerators[:6])
+        return f"no accelerator {accelerator!r} for trainer.accelerator{close}; such as {some}"
     for name in AT_LEAST_ONE & settings.keys():
         value = settings[name]
-        if isinstance(value, int | float) and value <= 0 and (name, value) != ("devices", -1):
+        if isinstance(value, int | float) and value <= 0:
             return f"trainer.{name} must be above 0, found {value}"
     try:
         bind(Trainer, settings, given=())
     except ValueError as error:
         return str(error).replace("Trainer: ", "trainer.", 1)
-    settings = {name: value for name, value in settings.items() if name not in PLACES}
     if not settings:
         return ""
     log = logging.getLogger("lightning.pytorch")
@@ -204,13 +218,14 @@ def bound_method(spec: RunSpec) -> tuple[type[Method], dict[str, Any]]:
     return cls, bind(cls, spec.method_args, given=("task",))
 
 
-def search_space(spec: RunSpec) -> tuple[dict[str, Draw], dict[str, Any]]:
+def search_space(spec: RunSpec, root: Path) -> tuple[dict[str, Draw], dict[str, Any]]:
     """What may be drawn of a run's method and is not set by the suite, with the defaults.
 
-    Nothing of a method without training: those choose by validation among `candidates`.
+    Nothing of a method that does not apply, or without training: those choose by validation among
+    `candidates`.
     """
     cls, args = bound_method(spec)
-    if not cls.applies.trains:
+    if not cls.applies.trains or reason_to_skip(cls, args, build_data(spec, root)) is not None:
         return {}, {}
     defaults = {
         each.name: each.default for each in parameters(cls) if each.default is not each.empty

@@ -2,6 +2,7 @@
 
 import io
 import time
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -41,8 +42,8 @@ class Checkpoints(Callback):
 
     @property
     def newest(self) -> Path | None:
-        """The checkpoint to go on from; None if there is none."""
-        return self.file if self.file.is_file() else None
+        """The checkpoint to go on from; None if there is none, or it was cut short since."""
+        return self.file if zipfile.is_zipfile(self.file) else None
 
     @property
     def seconds(self) -> float:

@@ -13,9 +13,15 @@ class DivergedError(RuntimeError):
     """The method's outputs are no longer finite."""
 
 
+class RankError(RuntimeError):
+    """What ended one of several processes that train together, as `classify` put it there."""
+
+
 def classify(error: BaseException) -> str:
     """One line about a failure, its kind first (out of memory, diverged, leak, input, disk)."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, RankError):
+        return text
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return f"out of memory: {text}"
     if isinstance(error, DivergedError):

@@ -63,6 +63,7 @@ def stage_identity(
         method_label="",
         data_label="",
         keep_weights=False,
+        tuned=0,
         # who watches a training is no part of what comes of it
         trainer_args={name: one for name, one in spec.trainer_args.items() if name != "logger"},
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send everything that is printed, logged or warned of into one file."""
-    with path.open("w", encoding="utf-8", buffering=1) as file:
+    """Send everything that is printed, logged or warned of to the end of one file."""
+    with path.open("a", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
         loggers = [
             logging.getLogger(n) for n in ("mmbench", "lightning.pytorch", "lightning.fabric")

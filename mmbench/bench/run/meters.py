@@ -1,6 +1,5 @@
 """Meters: operations, energy, peak memory."""
 
-import contextlib
 import ctypes
 import gc
 import logging
@@ -92,7 +91,7 @@ def _count(call: Callable[[Batch], Any], batch: Batch) -> float:
 
 
 def energy_j() -> float | None:
-    """Joules that this process's GPU has drawn since its driver started; None without NVML."""
+    """Joules that this run's GPUs have drawn since their driver started; None without NVML."""
     if not torch.cuda.is_available():
         return None
     try:
@@ -100,28 +99,43 @@ def energy_j() -> float | None:
     except ImportError:
         return None
     pynvml.nvmlInit()
-    # the uuid: NVML does not know of CUDA_VISIBLE_DEVICES
-    uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-    device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
+    joules = 0.0
+    for number in range(torch.cuda.device_count()):  # a slot shows a run its own GPUs alone
+        # the uuid: NVML does not know of CUDA_VISIBLE_DEVICES
+        uuid = f"GPU-{torch.cuda.get_device_properties(number).uuid}"
+        device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        joules += float(pynvml.nvmlDeviceGetTotalEnergyConsumption(device)) / 1000
+    return joules
 
 
 def forget_peak() -> None:
     """Begin to look for the peak memory anew, so that a run's is not that of one before it.
 
     A warm worker keeps what its runs freed; that goes back first. Where the system cannot forget
-    (any but Linux), the peak is that of the process since it started.
+    (any but Linux, and containers that forbid it), the peak is that of the process since it
+    started, and the log of the run says so.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if sys.platform != "linux":
+        _say_whose_peak(f"{sys.platform} cannot forget it")
         return
     gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-    with contextlib.suppress(OSError):  # a container may forbid it
+    try:
         CLEAR_REFS.write_text(FORGET_PEAK)
+    except OSError as error:
+        _say_whose_peak(str(error))
+
+
+def _say_whose_peak(why: str) -> None:
+    logging.getLogger(__name__).warning(
+        "the peak memory is that of this process since it started, runs before this one included: "
+        "%s",
+        why,
+    )
 
 
 def peak_mib(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from functools import lru_cache
@@ -16,6 +17,7 @@ from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.sources import distributions, sources
 
+GIT_S = 10.0  # after which git is not waited for
 HERE = "mmbench.bench.run"
 STEPS = tuple(
     f"{HERE}.{step}" for step in ("training", "schedule", "selection", "evaluation", "threads")
@@ -90,11 +92,18 @@ def _commit() -> str:
     if not (here / ".git").exists() or shutil.which("git") is None:
         return release
 
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
+    # in a hook of git these name another repository
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, env=plain, timeout=GIT_S)
+        except (OSError, subprocess.TimeoutExpired):  # no program, or a file system that hangs
+            return ""
+        return done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else ""
 
     head = git("rev-parse", "--short=10", "HEAD")
-    if head is None:  # a checkout of somebody else, for instance
+    if not re.fullmatch(r"[0-9a-f]{10,}", head):  # a checkout of somebody else, for instance
         return release
     return f"{release}-{head}{'+' if git('status', '--porcelain', '-uno') else ''}"

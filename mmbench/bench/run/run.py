@@ -16,16 +16,23 @@ from mmbench.bench.run.attempt import Ended, publish_run
 from mmbench.bench.run.build import bound_method, build_data, encoded_task, reason_to_skip
 from mmbench.bench.run.cost import cost
 from mmbench.bench.run.diagnostics import diagnostics
-from mmbench.bench.run.evaluation import evaluate, predict_unlabelled, write_predictions
+from mmbench.bench.run.evaluation import (
+    calibrations,
+    evaluate,
+    predict_unlabelled,
+    write_predictions,
+)
 from mmbench.bench.run.meters import forget_peak, metered
 from mmbench.bench.run.notes import notes
 from mmbench.bench.run.provenance import provenance
 from mmbench.bench.run.scoring import score_conditions
 from mmbench.bench.run.selection import require_defined
+from mmbench.bench.run.together import together
 from mmbench.bench.run.training import seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness.measure import realised
 from mmbench.data.scale import TargetScale
+from mmbench.data.survival import SurvivalScale
 from mmbench.diagnostics import write_diagnostics
 from mmbench.method import Method
 from mmbench.store import Claim
@@ -53,8 +60,17 @@ def run(
     Returns:
         How it ended.
     """
-    steps = partial(_train_and_evaluate, spec, root)
+    steps = partial(_on_its_devices, spec, root)
     return publish_run(spec, runs, steps, overwrite=overwrite, wait=wait, shared=shared)
+
+
+def _on_its_devices(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:
+    """Fill the private folder of a run, here or in as many processes as it has devices."""
+    steps = partial(_train_and_evaluate, spec, root)
+    if spec.devices > 1 and bound_method(spec)[0].applies.trains:
+        threads = spec.trainer_args.get("threads", 1)
+        return together(steps, spec.devices, folder, held, threads=threads)
+    return steps(folder, held)
 
 
 def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) -> Ended:
@@ -83,8 +99,10 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     # of the evaluation alone: another one begins anew
     if content := metered("diagnostics", lambda: diagnostics(method, data, training.device)):
         write_diagnostics(folder / "diagnostics.npz", content)
-    write_predictions(folder, data, logits, predict_unlabelled(method, data, training.device))
-    conditions = score_conditions(spec, root, data, logits)
+    unlabelled = predict_unlabelled(method, data, training.device)
+    calibration = calibrations(method, data, training.device, held)
+    write_predictions(folder, data, logits, unlabelled, calibration)
+    conditions = score_conditions(spec, root, data, logits, calibration)
     if spec.keep_weights:
         weights = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
         save_file(weights, folder / "weights.safetensors")
@@ -104,7 +122,7 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     return Ended("done", "", training.seconds + eval_s)
 
 
-def _scale(scale: TargetScale | None) -> Scale | None:
-    if scale is None:
+def _scale(scale: TargetScale | SurvivalScale | None) -> Scale | None:
+    if not isinstance(scale, TargetScale):
         return None
     return Scale(mean=tuple(scale.mean.tolist()), std=tuple(scale.std.tolist()))

@@ -18,25 +18,45 @@ from mmbench.bench.run.build import build_data
 from mmbench.bench.spec import RunSpec
 from mmbench.data.batch import LeakError
 from mmbench.data.missingness.measure import dependence, realised
+from mmbench.data.missingness.within import realised_inside
 from mmbench.data.propensity import natural_weights as propensity_weights
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
 from mmbench.metrics.degradation import effective_sample_size
-from mmbench.metrics.metric import find_metric, metrics_for, score, score_resampled
+from mmbench.metrics.metric import (
+    Calibration,
+    find_metric,
+    metrics_for,
+    score,
+    score_resampled,
+)
 
 CEILING_RESAMPLES = 100  # enough for a standard error to about 7 %
 SAME = {"batch_size": 1}  # trainer settings that have no bearing on a ceiling
 
 
 def score_conditions(
-    spec: RunSpec, root: Path, data: DataModule, logits: Mapping[str, NDArray[Any]]
+    spec: RunSpec,
+    root: Path,
+    data: DataModule,
+    logits: Mapping[str, NDArray[Any]],
+    calibration: Mapping[str, Calibration],
 ) -> dict[str, ConditionResult]:
     """What the record says of each test condition: how much was missing, and the scores.
+
+    Args:
+        spec: Of the run.
+        root: Folder of the user's data.
+        data: What was predicted.
+        logits: Condition -> outputs for the test split.
+        calibration: Condition -> predictions of validation samples; scores that need them are
+            left out where there are none.
 
     Raises:
         LeakError: If a prediction beats the best possible one by more than chance allows.
     """
     test, task = data.split("test").samples, data.task
+    train = data.raw_target("train")
     weights = natural_weights(data)
     ceilings = _ceilings(spec, root)
     conditions = {}
@@ -47,6 +67,7 @@ def score_conditions(
         if best is not None:
             _require_no_leak(name, output, best.log_posterior, test.target)
         weighted = {} if weights is None else _weighted_scores(task, output, test.target, weights)
+        plain = _scores(task, output, test.target, train)
         conditions[name] = ConditionResult(
             mechanism=missingness.mechanism,
             missing_rate_nominal=missingness.nominal_rate,
@@ -55,15 +76,37 @@ def score_conditions(
             n=len(test),
             samples=samples_digest(test.sample_id, test.target, presence),
             effective_n=None if weights is None else effective_sample_size(weights),
-            scores={**_scores(task, output, test.target), **weighted},
+            scores={
+                **plain,
+                **_calibrated(task, output, test.target, calibration.get(name)),
+                **weighted,
+            },
             bayes={} if best is None else {**best.scores},
             bayes_se={} if best is None else {**best.errors},
+            inside=realised_inside(data.condition_gaps(name), test, presence),
         )
     return conditions
 
 
-def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
-    return {name: score(name, output, target, task.kind) for name in metrics_for(task.kind)}
+def _scores(
+    task: Task,
+    output: NDArray[Any],
+    target: NDArray[Any],
+    train: NDArray[Any] | None = None,
+) -> dict[str, float]:
+    names = metrics_for(task.kind)
+    return {name: score(name, output, target, task.kind, train=train) for name in names}
+
+
+def _calibrated(
+    task: Task, output: NDArray[Any], target: NDArray[Any], calibration: Calibration | None
+) -> dict[str, float]:
+    if calibration is None:
+        return {}
+    return {
+        name: score(name, output, target, task.kind, calibration=calibration)
+        for name in metrics_for(task.kind, calibrated=True)
+    }
 
 
 def natural_weights(data: DataModule) -> Float[np.ndarray, " sample"] | None:

@@ -28,7 +28,7 @@ from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.schedule import Schedule
 from mmbench.bench.run.selection import KeepBest, still_rising
 from mmbench.bench.spec import RunSpec
-from mmbench.data.cache import cached
+from mmbench.data.cache import cached_unless_lost
 from mmbench.data.digest import digest
 from mmbench.datamodule import DataModule, Fitting
 from mmbench.method import Method, Stage
@@ -98,6 +98,7 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: C
         return Training(time.perf_counter() - began, stages, device)
     prepare_s = time.perf_counter() - began
     before_j = metered("joules", energy_j)
+    is_first = True
     for number, stage in enumerate(method.stages):
         if number:
             # the same draws whether the stage before was trained, loaded or resumed
@@ -105,9 +106,9 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: C
         result, trainer, curve = _train_stage(spec, folder, data, method, stage, held)
         stages.append(result)
         curves.append(curve)
-        device = trainer.strategy.root_device
-        if trainer.world_size > 1 and not trainer.is_global_zero:
-            return Training(prepare_s, stages, device, writes_record=False)
+        device, is_first = trainer.strategy.root_device, trainer.is_global_zero
+    if not is_first:
+        return Training(prepare_s, stages, device, writes_record=False)
     if len(stages) > 1:
         _join_curves(folder / CURVE, [result.stage for result in stages], curves)
     after_j = metered("joules", energy_j)
@@ -149,7 +150,10 @@ def _train_stage(
         try:
             with loggers(spec, results, "" if alone else stage.name) as others:
                 trainer.loggers = [*trainer.loggers, *others]  # the first writes the curve
-                trainer.fit(method, datamodule=Fitting(data), ckpt_path=going_on, weights_only=True)
+                if trainer.global_rank:  # the same weights, and draws of its own
+                    torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+                fitting = Fitting(data, trainer.strategy.root_device)
+                trainer.fit(method, datamodule=fitting, ckpt_path=going_on, weights_only=True)
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes one the other
                 raise KeyboardInterrupt from error
@@ -188,7 +192,7 @@ def _train_stage(
         shutil.move(logs / CURVE, part / CURVE)
         logs.rmdir()
 
-    made = cached(identity, build, home=home)
+    made = cached_unless_lost(identity, build, home=home)
     method.load_state_dict(load_file(made / "weights.safetensors"), strict=False)
     return read_stage(made / RECORD), trainer, made / CURVE
 
@@ -209,9 +213,12 @@ def _trainer(
 ) -> Trainer:
     least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
-        "max_epochs": max(epochs or spec.trainer_args["max_epochs"], least),
-        "devices": 1,
-        "plugins": [_alone()],
+        "max_epochs": max(epochs, least) if epochs else spec.epochs(steps_an_epoch),
+        "devices": spec.devices,
+        # experts that no sample of a batch went to have no gradient
+        "strategy": "ddp_find_unused_parameters_true" if spec.devices > 1 else "auto",
+        "use_distributed_sampler": False,  # the loader shares out every batch
+        "plugins": [_local_environment()],
         "accelerator": "auto",
         "logger": CSVLogger(folder, name="", version=""),
         "callbacks": callbacks,
@@ -222,13 +229,11 @@ def _trainer(
         "log_every_n_steps": 10**9,  # methods log once an epoch
     }
     arguments = {name: value for name, value in spec.trainer_args.items() if name not in OURS}
-    if arguments.get("devices", 1) not in (1, "1") or arguments.keys() & {"num_nodes", "strategy"}:
-        del settings["plugins"]  # several processes: Lightning finds out who starts them
     return Trainer(**settings | arguments)
 
 
-def _alone() -> LightningEnvironment:
-    """A process by itself, whatever a cluster's variables say of the job that it is part of."""
+def _local_environment() -> LightningEnvironment:
+    """One process, or those of `together`, whatever a cluster says of the job it is part of."""
     environment = LightningEnvironment()
     environment.set_global_rank(0)  # of a task of a Slurm job, Lightning takes the rank at import
     return environment

@@ -37,9 +37,9 @@
   // --- leaderboard ---------------------------------------------------------------------------
   const NAMES = {
     data: "data", scenario: "scenario", condition: "condition", name: "method", metric: "metric",
-    mean: "score", rank: "rank", rank_borda: "mean rank", p_vs_best: "p against best",
+    mean: "score", ci_low: "over seeds", sample_ci_low: "over samples", rank: "rank", rank_borda: "mean rank", p_vs_best: "p against best",
     regret_to_bayes: "below best possible", seeds: "trainings", missing_rate_realised: "missing rate",
-    incomplete_rate_realised: "incomplete", params_total: "parameters", train_s: "training, s",
+    incomplete_rate_realised: "incomplete", inside_rate_realised: "gone inside", params_total: "parameters", train_s: "training, s",
     params_trainable: "trainable", flops_per_sample: "operations", infer_ms_std: "± ms",
     energy_j: "energy, J", infer_ms_per_sample: "inference, ms", peak_mib: "peak, MiB", effective_n: "samples", note: "note",
   };
@@ -60,9 +60,12 @@
     const number = (name, row) => (columns[name] ? columns[name][row] : null);
     const isText = (name) => !Array.isArray(columns[name]);
     const varies = (name) => columns[name].values.length > 1;
-    const shown = ["name", "data", "scenario", "condition", "metric", "mean", "rank", "seeds",
+    // where little fits, what one looks for comes first
+    const narrow = matchMedia("(max-width: 40rem)").matches;
+    const place = ["data", "scenario", "condition", "metric"];
+    const shown = ["name", ...(narrow ? ["mean", "ci_low", "sample_ci_low", "rank", ...place] : [...place, "mean", "ci_low", "sample_ci_low", "rank"]), "seeds",
       "rank_borda", "p_vs_best", "regret_to_bayes", "missing_rate_realised",
-      "incomplete_rate_realised", "effective_n", "params_total", "params_trainable",
+      "incomplete_rate_realised", "inside_rate_realised", "effective_n", "params_total", "params_trainable",
       "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
       "note"].filter((name) => columns[name]
         && (!["scenario", "data", "condition"].includes(name) || varies(name)));
@@ -157,6 +160,10 @@
           }
           if (isText(name)) return make("td", { class: name === "note" ? "text lost" : "text of-" + name, text: text(name, row) });
           const value = columns[name][row];
+          if (name === "ci_low" || name === "sample_ci_low") {
+            const end = number(name.replace("low", "high"), row);
+            return make("td", { text: value === null || end === null ? "–" : value.toFixed(3) + " to " + end.toFixed(3) });
+          }
           if (name !== "mean") return make("td", { text: short(value) });
           const spread = number("std_seeds", row);
           const cell = make("td", { class: "score", text: value === null ? "–" : value.toFixed(3) + (spread === null ? "" : " ± " + spread.toFixed(3)) });
@@ -254,6 +261,16 @@
     words.addEventListener("input", later(filter));
     filter();
   };
+  // --- tables that are wider than the window --------------------------------------------------
+  const hint = (box) => {
+    const mark = () => box.toggleAttribute("data-more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.addEventListener("scroll", mark, { passive: true });
+    const watch = new ResizeObserver(mark);
+    watch.observe(box);
+    for (const inner of box.children) watch.observe(inner);
+  };
+  document.querySelectorAll(".scroll").forEach(hint);
+
   // --- a sweep that runs -----------------------------------------------------------------------
   const follow = () => {
     const busy = () => document.hidden || document.querySelector("details.run[open]")

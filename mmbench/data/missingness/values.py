@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from mmbench.data.mapped import chunks
 from mmbench.data.samples import Samples
 
 
@@ -19,20 +20,22 @@ def modality_value(samples: Samples, modality: str) -> Float[np.ndarray, " sampl
     """
     values = samples.inputs[modality]
     present = samples.presence[:, samples.modalities.index(modality)]
-    value = np.full(len(samples), np.nan)
-    steps = samples.lengths.get(modality)
-    x = values[present]
-    features = tuple(range(1, x.ndim))
-    if steps is None:
-        value[present] = x.mean(axis=features, dtype=np.float64)
-    elif np.issubdtype(x.dtype, np.integer):
-        value[present] = steps[present]
-    else:
-        valid = np.arange(x.shape[1]) < steps[present][:, None]
+    lengths = samples.lengths.get(modality)
+    if lengths is not None and np.issubdtype(values.dtype, np.integer):
+        return np.where(present, lengths, np.nan)
+    mean = np.full(len(samples), np.nan)
+    features = tuple(range(1, values.ndim))
+    for part in chunks(values):
+        rows = part.start + np.flatnonzero(present[part])
+        x = values[rows]
+        if lengths is None:
+            mean[rows] = x.mean(axis=features, dtype=np.float64)
+            continue
+        valid = np.arange(x.shape[1]) < lengths[rows][:, None]
         valid = np.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), x.shape)
         total = np.where(valid, x, 0).sum(axis=features, dtype=np.float64)
-        value[present] = total / np.maximum(valid.sum(axis=features), 1)
-    return value
+        mean[rows] = total / np.maximum(valid.sum(axis=features), 1)
+    return mean
 
 
 def modality_values(samples: Samples) -> Float[np.ndarray, "sample modality"]:

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from mmbench.data.missingness.protocol import modality_index
 from mmbench.data.missingness.rates import share
 from mmbench.data.missingness.stream import Stream
-from mmbench.data.samples import Samples
+from mmbench.data.samples import PresenceArray, Samples
 from mmbench.data.task import Kind, Modality
 
 Rates = float | Mapping[str, float]
@@ -135,6 +135,32 @@ def gaps(
                 past = result.get(modality.name)
                 result[modality.name] = gap if past is None else past.joined(gap)
     return result
+
+
+def realised_inside(
+    gaps_of: Mapping[str, Gap], samples: Samples, presence: PresenceArray
+) -> dict[str, tuple[int, int]]:
+    """Entries inside modalities that went, and how many there were; what noise touches stays.
+
+    Args:
+        gaps_of: From `gaps`, for these samples.
+        samples: Some samples; padding is no entry of theirs.
+        presence: Which modalities they show; what is in one that is absent does not count.
+
+    Returns:
+        Modality -> entries gone and entries in all, for modalities that something may go from.
+    """
+    counts = {}
+    for name, gap in gaps_of.items():
+        if gap.observed is None:
+            continue
+        rows = presence[:, samples.modalities.index(name)]
+        stays = gap.observed[rows].reshape(int(rows.sum()), -1)
+        total = stays.size
+        if name in samples.lengths:
+            total = int(np.maximum(samples.lengths[name][rows], 1).sum())
+        counts[name] = (total - int(stays.sum()), total)
+    return counts
 
 
 def fitting(one: Within, modalities: Sequence[Modality]) -> list[Modality]:

@@ -1,0 +1,99 @@
+"""Rows of arrays that lie in mapped files: no copy of them is made before somebody reads."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+LARGE_BYTES = 2**26  # mapped arrays below it are copied: quicker than an index over them
+READ_BYTES = 2**26  # read at a time where all of an array is looked at
+
+
+class MappedRows:
+    """Rows of a mapped array, in any order; what is asked of it is gathered from the file.
+
+    Args:
+        values: (row, ...) mapped from a file.
+        rows: Positions in it.
+    """
+
+    def __init__(self, values: NDArray[Any], rows: Int[np.ndarray, " sample"]) -> None:
+        self.values = values
+        self.rows = rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array."""
+        return len(self.rows), *self.values.shape[1:]
+
+    @property
+    def ndim(self) -> int:
+        """As of an array."""
+        return self.values.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As of an array."""
+        return self.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """What a copy would take."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Entries as of an array, read from the file now."""
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if first is None or first is Ellipsis:
+            return np.asarray(np.asarray(self)[key])
+        some = np.asarray(self.values[self.rows[first]])
+        if not rest:
+            return some
+        if isinstance(first, slice | int | np.integer):
+            whole = (slice(None),) if isinstance(first, slice) else ()
+            return np.asarray(some[(*whole, *rest)])
+        return np.asarray(self.values[(self.rows[first], *rest)])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All rows, read into memory.
+
+        Raises:
+            ValueError: If a view is asked for, which there is not.
+        """
+        if copy is False:
+            raise ValueError("rows of a mapped file have no array that could be referred to")
+        return np.asarray(self.values[self.rows], dtype)
+
+
+Values = NDArray[Any] | MappedRows
+
+
+def is_mapped(values: Values) -> bool:
+    """Whether values lie in a mapped file, and are so many that no copy is made of them."""
+    if isinstance(values, MappedRows):
+        return True
+    return isinstance(values, np.memmap) and values.nbytes >= LARGE_BYTES
+
+
+def at_rows(values: Values, rows: NDArray[Any]) -> Values:
+    """These rows (or where a bool mask is True): an index over a mapped file, else a copy."""
+    if isinstance(values, MappedRows):
+        return MappedRows(values.values, values.rows[rows])
+    if is_mapped(values):
+        return MappedRows(values, np.arange(len(values))[rows])
+    copies: NDArray[Any] = values[rows]
+    return copies
+
+
+def chunks(values: Values, most_bytes: int = READ_BYTES) -> Iterator[slice]:
+    """Slices of all rows that take no more than so many bytes, or hold a single row."""
+    row_bytes = max(1, int(np.prod(values.shape[1:])) * values.dtype.itemsize)
+    each = max(1, most_bytes // row_bytes)
+    for start in range(0, len(values), each):
+        yield slice(start, min(start + each, len(values)))
