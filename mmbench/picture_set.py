@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.digest import digest
 from mmbench.data.features import TEXT_PACKAGE, installed
+from mmbench.data.mapped import at_rows
 from mmbench.data.parsed import Arrays, parsed
 from mmbench.data.pictures import Pictures, contents, decoded
 from mmbench.data.sample_files import read_picture, sides
