@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmbench.data.files import locate, read_npz
-from mmbench.data.parsed import Arrays, parsed
+from mmbench.data.parsed import Arrays, Room, parsed
 from mmbench.data.pictures import Pictures, decoded
 from mmbench.data.sample_files import Skipped, pixels_of
 from mmbench.data.samples import SPLITS
@@ -91,7 +91,7 @@ class HarvardGlaucoma(PictureSet):
                 raise ValueError(f"{folder} has no file data_<number>.npz")
         files = [file for part in parts for file in part]
         spec = {"what": "labels", "skip_bad": self.skip_bad, "names": [f.name for f in files]}
-        labels = parsed(files, spec, lambda _: _labels(files, self.skip_bad), code=__name__)
+        labels = parsed(files, spec, partial(_labels, files, self.skip_bad), code=__name__)
         label = labels["glaucoma"]
         rows = np.flatnonzero(label >= 0)
         of = np.repeat(np.arange(len(SPLITS)), [len(part) for part in parts])
@@ -119,11 +119,12 @@ class HarvardGlaucoma(PictureSet):
         )
 
 
-def _labels(files: Sequence[Path], skip_bad: int) -> Arrays:
+def _labels(files: Sequence[Path], skip_bad: int, room: Room) -> Arrays:
     """Label of each file, -1 = it is bad and was let pass."""
     label = np.full(len(files), -1, dtype=np.int64)
     bad = Skipped(skip_bad, "glaucoma")
     for row, file in enumerate(files):
+        room.held.require()
         with bad.may_fail(f"file {row + 1:,} of {len(files):,}"):
             value = read_npz(file, ["glaucoma"])["glaucoma"]
             if value.size != 1 or value.dtype.kind not in "biuf" or value.item() not in (0, 1):
@@ -134,14 +135,14 @@ def _labels(files: Sequence[Path], skip_bad: int) -> Arrays:
 
 def _picture(
     file: Path, *, name: str, slices: Slices, size: tuple[int, int]
-) -> UInt8[np.ndarray, "3 height width"] | None:
-    """The picture that a file holds; None if its array is empty."""
+) -> UInt8[np.ndarray, "channel height width"]:
+    """The picture that a file holds; without channels if its array is empty."""
     if not file.is_file():
         raise ValueError(f"no file {file}")
     key = ARRAYS[name]
     array: NDArray[Any] = read_npz(file, [key])[key]
     if not array.size:
-        return None
+        return np.zeros((0, *size), np.uint8)
     if array.ndim != DIMENSIONS[name] or array.dtype.kind not in "uif":
         raise ValueError(
             f"{file}: {key} is {array.shape} of {array.dtype}, but {DIMENSIONS[name]} axes of "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Shaped
 
 from mmbench.data.files import locate
 from mmbench.data.samples import SPLITS, Split
@@ -136,7 +136,7 @@ class MmcAmd(PictureSet):
             },
         )
 
-    def subject_of(self, split: Split) -> NDArray[np.str_]:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " person"]:
         """Persons of a split as its lists name them."""
         paths = [self._list(split, "SubjectSets", name) for name in self.pictures]
         return np.array(sorted({line for path in paths for line in _lines(path)}), dtype=str)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
@@ -227,7 +227,7 @@ class DataModule(LightningDataModule, ABC):
         """The data set's own names of its sample ids; empty where the ids are names enough."""
         return {}
 
-    def subject_of(self, split: Split) -> NDArray[np.str_] | None:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " person"] | None:
         """Names of the people of a split, in any order; None if samples belong to nobody.
 
         `mmbench data check` refuses a set in which somebody is in two splits.

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from numpy.typing import NDArray
 
 from mmbench.data.digest import digest
 from mmbench.data.features import TEXT_PACKAGE, installed
+from mmbench.data.mapped import at_rows
 from mmbench.data.parsed import Arrays, parsed
 from mmbench.data.pictures import Pictures, contents, decoded
 from mmbench.data.sample_files import read_picture, sides
@@ -171,19 +172,15 @@ class PictureSet(DataModule):
 
     @cached_property
     def _samples(self) -> Samples:
-        index, rows = self.index, self._rows
-
-        def of(x: NDArray[Any]) -> NDArray[Any]:
-            return x if len(rows) == len(index.names) else x[rows]  # mapped arrays stay mapped
-
+        index, rows, columns = self.index, self._rows, self._columns
         return Samples(
-            modalities=tuple(one.modality.name for one in self._columns),
-            inputs={one.modality.name: of(one.x) for one in self._columns},
-            target=of(index.target),
-            sample_id=of(stable_ids(index.names)),
-            presence=of(np.stack([one.present for one in self._columns], axis=1)),
+            modalities=tuple(one.modality.name for one in columns),
+            inputs={one.modality.name: at_rows(one.x, rows) for one in columns},
+            target=index.target[rows],
+            sample_id=stable_ids(index.names)[rows],
+            presence=np.stack([one.present for one in columns], axis=1)[rows],
             lengths={
-                one.modality.name: of(one.length) for one in self._columns if one.length is not None
+                one.modality.name: one.length[rows] for one in columns if one.length is not None
             },
         )
 
@@ -201,7 +198,7 @@ class PictureSet(DataModule):
         """The names as the files have them."""
         return dict(zip(stable_ids(self.index.names).tolist(), self.index.names, strict=True))
 
-    def subject_of(self, split: Split) -> NDArray[np.str_] | None:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"] | None:
         """See `DataModule`."""
         if self.index.subjects is None:
             return None

@@ -11,10 +11,11 @@ from jaxtyping import Bool, UInt8
 
 from mmbench.data.digest import digest
 from mmbench.data.files import content_of
-from mmbench.data.parsed import Arrays, Room, parsed
+from mmbench.data.parsed import MANY_FILES, Arrays, Room, content_of_all, parsed
 from mmbench.data.sample_files import Skipped
 
-Read = Callable[[Path], UInt8[np.ndarray, "3 height width"] | None]
+# an entry without channels says that the file has no picture
+Read = Callable[[Path], UInt8[np.ndarray, "channel height width"]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def decoded(
 
     Args:
         files: One a sample; None = it has none.
-        read: Gives the pixels of a file, or None if the file says that there is no picture.
+        read: Gives the pixels of a file, in 3 channels, or in none where it holds no picture.
         size: Height and width of what `read` gives.
         skip_bad: So many pictures may be unreadable or missing; their samples lack the modality.
         name: Of the modality.
@@ -79,23 +80,41 @@ def _decode(
     name: str,
     room: Room,
 ) -> Arrays:
-    x = room("x", (len(files), 3, *size), np.uint8)
-    present = np.zeros(len(files), bool)
+    rows = [row for row, file in enumerate(files) if file is not None]
+    channels = np.zeros(len(files), np.int64)
     bad = Skipped(skip_bad, name)
-    for row, file in enumerate(files):
-        if file is None:
-            continue
-        with bad.may_fail(f"picture {row + 1:,} of {len(files):,}"):
-            pixels = read(file)
-            if pixels is not None:
-                x[row], present[row] = pixels, True
-    return {"x": x, "present": present, "notes": np.array(bad.notes, dtype=str)}
+
+    def refuse(number: int, error: ValueError) -> None:
+        with bad.may_fail(f"picture {rows[number] + 1:,} of {len(files):,}"):
+            raise error
+
+    x = room.decode(
+        "x",
+        (len(files), 3, *size),
+        np.uint8,
+        [file for file in files if file is not None],
+        read,
+        rows=rows,
+        length=channels,
+        refuse=refuse,
+    )
+    return {"x": x, "present": channels > 0, "notes": np.array(bad.notes, dtype=str)}
 
 
 def contents(files: Sequence[Path | None], root: Path) -> dict[str, str]:
     """Hash of the pictures in each folder, by the folder's path below the root."""
-    folders: dict[Path, dict[str, str]] = {}
+    folders: dict[Path, set[Path]] = {}
     for file in files:
         if file is not None and file.is_file():
-            folders.setdefault(file.parent, {})[file.name] = content_of(file)
-    return {str(one.relative_to(root)): digest(hashes) for one, hashes in folders.items()}
+            folders.setdefault(file.parent, set()).add(file)
+    return {
+        str(folder.relative_to(root)): _content(sorted(inside))
+        for folder, inside in folders.items()
+    }
+
+
+def _content(files: Sequence[Path]) -> str:
+    """Hash of names and contents of the files of a folder."""
+    if len(files) < MANY_FILES:
+        return digest({file.name: content_of(file) for file in files})
+    return digest({"names": [file.name for file in files], "all": content_of_all(files)})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules.hateful_memes import HatefulMemes
+from mmbench.data import parsed
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
@@ -96,7 +97,12 @@ def test_a_line_that_says_something_else_is_named(root, change, message):
         data_of(root).describe()
 
 
-def test_a_bad_picture_is_named_by_its_number_and_as_many_pass_as_are_allowed(root):
+@pytest.mark.parametrize("large", [False, True])
+def test_a_bad_picture_is_named_by_its_number_and_as_many_pass_as_are_allowed(
+    root, large, monkeypatch
+):
+    if large:  # decoded into the cache
+        monkeypatch.setattr(parsed, "SMALL_BYTES", 0)
     said = memes(root, "train")
     bad = root / "hateful_memes" / said[16]["img"]
     bad.write_bytes(b"no picture")
