@@ -122,6 +122,7 @@ class Tcga(DataModule):
         slides: Patches from .pt or .h5 files, or prototypes.
         reports: Words, one vector, or prototypes.
         partition: See above.
+        complete: Whether slides that lack one of the three are left out, as in the paper.
         most: Patches of a slide, >= 1; of more, a choice fixed by the slide's name.
         max_tokens: Words of a report, >= 1; longer ones are cut.
         **common: Passed to `DataModule`; fold is 0..4.
@@ -157,6 +158,7 @@ class Tcga(DataModule):
         slides: Literal["pt", "h5", "prototypes"] = "pt",
         reports: Literal["tokens", "vector", "prototypes"] = "tokens",
         partition: Literal["patients", "files"] = "patients",
+        complete: bool = False,
         most: int = 2048,
         max_tokens: int = 512,
         **common: Any,
@@ -168,6 +170,7 @@ class Tcga(DataModule):
         self.home = f"tcga/{cohort.upper()}"
         self.slides, self.reports = slides, reports
         self.partition = partition
+        self.complete = complete
         self.most, self.max_tokens = most, max_tokens
         names = FOLDERS[slides]
         folder = next((one for one in names if (root / self.home / one).is_dir()), names[0])
@@ -181,7 +184,7 @@ class Tcga(DataModule):
             f"{self.home}/rna_all.csv",
             f"{self.home}/{text}",
         )
-        self.published = self.cohort.published  # type: ignore[misc]
+        self.published = () if complete else self.cohort.published  # type: ignore[misc]
 
     def ingredients(self) -> dict[str, dict[str, str]]:
         """See `DataModule`; a folder has a hash over the files of its slides."""
@@ -202,11 +205,11 @@ class Tcga(DataModule):
             ValueError: If a file is not there or is not laid out as described; the message names
                 it.
         """
-        return self._content[1].take(rows_of(self._index["part"].to_numpy(), split))
+        return self._content[1].take(self._rows(split))
 
     def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"]:
         """Patients of a split, by the first 12 letters of their barcode."""
-        rows = rows_of(self._index["part"].to_numpy(), split)
+        rows = self._rows(split)
         patients: Shaped[np.ndarray, " sample"] = self._index["patient"].to_numpy(str)[rows]
         return patients
 
@@ -220,6 +223,11 @@ class Tcga(DataModule):
         both = set(self.subject_of("train")) & set(self.subject_of("test"))
         said = f"{self.lists[-1]}: {len(both)} of its patients are in training, too"
         return (*self._content[2], *([said] if both else []))
+
+    def _rows(self, split: Split) -> NDArray[np.int_]:
+        """Slides of a split."""
+        rows = rows_of(self._index["part"].to_numpy(), split)
+        return rows[self._content[1].presence[rows].all(axis=1)] if self.complete else rows
 
     @cached_property
     def _index(self) -> pd.DataFrame:
@@ -306,6 +314,9 @@ class Tcga(DataModule):
         if not some.all():
             lost = index["slide"][~some].iloc[0]
             raise ValueError(f"slide {lost} has neither patches nor RNA nor a report; leave it out")
+        if self.complete:
+            less = int((~presence.all(axis=1)).sum())
+            notes.append(f"{less} slides that lack patches, RNA or a report left out")
         lengths = {"slide": bags[0]["length"]}
         if report.has_lengths:
             lengths["report"] = text["length"]

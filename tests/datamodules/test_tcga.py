@@ -195,3 +195,12 @@ def test_the_whole_is_compared_with_the_published_counts(root):
     problems = examine(tcga(root)).problems
     assert any("72 samples, but 955 in the label table" in one for one in problems)
     assert any("of ILC, but 168 in" in one for one in problems)
+
+
+def test_incomplete_slides_are_left_out_if_asked_and_the_others_stay_where_they_were(root):
+    every, data = by_slide(tcga(root)), tcga(root, complete=True)
+    full = {s: split for s, (split, k, part) in every.items() if part.presence[k].all()}
+    assert {s: split for s, (split, *_) in by_slide(data).items()} == full
+    assert sum(len(data.subject_of(split)) for split in SPLITS) == len(full) < len(every)
+    less = len(every) - len(full)
+    assert f"{less} slides that lack patches, RNA or a report left out" in data.notes()
