@@ -206,8 +206,7 @@ class PictureSet(DataModule):
         if self.index.subjects is None:
             return None
         rows = rows_of(self.index.part, split)
-        subjects: NDArray[np.str_] = np.array(self.index.subjects, dtype=str)[rows]
-        return subjects
+        return np.array([self.index.subjects[row] for row in rows], dtype=str)
 
     def notes(self) -> tuple[str, ...]:
         """What was found in the index, cut, or left out, a line each."""

@@ -11,7 +11,8 @@ and a title, 90,688 in the original. Every step is a process of its own, as in a
 3. Found: the same once more, by another process.
 4. An epoch: every training picture gathered, scaled and handed over in batches of 64.
 
-Peak memory is that of the hungriest of these processes.
+Beside each time stands the processor time of the process and of those that it started: ratios of
+that hold on a busy machine, too. Peak memory is that of the hungriest of these processes.
 """
 
 import argparse
@@ -54,22 +55,30 @@ def write_twin(root: Path, pairs: int) -> None:
     pd.DataFrame({"id": ids, "title": title}).to_csv(root / "title.csv", index=False)
 
 
-def decode(files: list[Path]) -> int:
-    """Decode and forget."""
+def decode(files: list[Path]) -> float:
+    """Decode and forget; processor seconds."""
     from mmbench.data.sample_files import read_picture
 
-    return sum(read_picture(file, (STORED, STORED)).nbytes for file in files)
+    began = time.process_time()
+    for file in files:
+        read_picture(file, (STORED, STORED))
+    return time.process_time() - began
 
 
-def bare(root: Path) -> float:
-    """Seconds of decoding all pictures by all cores, which are at work already."""
+def cpu_s() -> float:
+    """Processor seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def bare(root: Path) -> tuple[float, float]:
+    """Seconds of decoding all pictures by all cores, which are at work already, and of a core."""
     files = sorted(root.glob("images/*/*.jpg"))
     cores = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(decode, [files[:8]] * cores))  # everything is imported
         began = time.perf_counter()
-        list(pool.map(decode, [files[k : k + 256] for k in range(0, len(files), 256)]))
-        return time.perf_counter() - began
+        spent = sum(pool.map(decode, [files[k : k + 256] for k in range(0, len(files), 256)]))
+        return time.perf_counter() - began, spent
 
 
 def food(root: Path) -> Any:
@@ -89,29 +98,29 @@ def food(root: Path) -> Any:
     )
 
 
-def prepare(root: Path) -> float:
-    """Seconds until all splits can be read, imports aside."""
+def prepare(root: Path) -> tuple[float, float]:
+    """Seconds until all splits can be read, imports aside, and of a core."""
     data = food(root)
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), cpu_s()
     for split in ("train", "val", "test"):
         data.samples(split)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, cpu_s() - spent
 
 
-def epoch(root: Path) -> tuple[float, float]:
-    """Seconds for a sample of reading training pictures in batches; of fitting scales, before."""
+def epoch(root: Path) -> tuple[float, float, float]:
+    """Seconds, and of a core, to read a training picture in a batch; of fitting scales, before."""
     data = food(root)
     data.samples("train")
     began = time.perf_counter()
     data.setup()
     scales_s = time.perf_counter() - began
     loader = data.train_dataloader()
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), cpu_s()
     samples = 0
     for _ in range(EPOCHS):
         for batch in loader:
             samples += len(batch.inputs["photo"])
-    return (time.perf_counter() - began) / samples, scales_s
+    return (time.perf_counter() - began) / samples, (cpu_s() - spent) / samples, scales_s
 
 
 def measured(step: Callable[[Path], Any], root: Path) -> tuple[Any, float]:
@@ -134,6 +143,11 @@ def _report(step: Callable[[Path], Any], root: Path, writer: Any) -> None:
     writer.send((value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
 
 
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
 def main() -> None:
     """Print a line for each figure."""
     parser = argparse.ArgumentParser()
@@ -144,17 +158,24 @@ def main() -> None:
         os.environ["MMBENCH_CACHE"] = str(root / "cache")
         write_twin(root, pairs)
         run = partial(measured, root=root)
-        bare_s, _ = run(bare)
-        prepared_s, prepared_gib = run(prepare)
-        again_s, again_gib = run(prepare)
-        (sample_s, scales_s), epoch_gib = run(epoch)
-    epoch_s = pairs * sample_s
-    peak = max(prepared_gib, again_gib, epoch_gib)
-    print(f"{pairs:,} pairs, decoded by {len(os.sched_getaffinity(0))} cores in {bare_s:.1f} s")
-    print(f"prepared in {prepared_s:.1f} s: {bare_s / prepared_s:.2f} x as fast (at least 0.8)")
-    print(f"found by a second process in {again_s:.2f} s (at most 2)")
-    print(f"reading as many once: {epoch_s:.1f} s, {bare_s / epoch_s:.1f} x faster (at least 5)")
-    print(f"scales fitted in {scales_s:.2f} s; peak memory {peak:.2f} GiB (at most 2)")
+        (bare_s, bare_cpu), _ = run(bare)
+        cores = len(os.sched_getaffinity(0))
+        say(f"{pairs:,} pairs, decoded by {cores} cores in {bare_s:.1f} s ({bare_cpu:.1f} of one)")
+        (prepared_s, prepared_cpu), prepared_gib = run(prepare)
+        say(
+            f"prepared in {prepared_s:.1f} s ({prepared_cpu:.1f}): {bare_s / prepared_s:.2f} x as "
+            f"fast ({bare_cpu / prepared_cpu:.2f}; at least 0.8)"
+        )
+        (again_s, again_cpu), again_gib = run(prepare)
+        say(f"found by a second process in {again_s:.2f} s ({again_cpu:.2f}; at most 2)")
+        (sample_s, sample_cpu, scales_s), epoch_gib = run(epoch)
+        epoch_s, epoch_cpu = pairs * sample_s, pairs * sample_cpu
+        say(
+            f"read once in {epoch_s:.1f} s ({epoch_cpu:.1f}): {bare_s / epoch_s:.1f} x faster than "
+            f"decoding ({bare_cpu / epoch_cpu:.1f}; at least 5)"
+        )
+        peak = max(prepared_gib, again_gib, epoch_gib)
+        say(f"scales fitted in {scales_s:.2f} s; peak memory {peak:.2f} GiB (at most 2)")
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ def _structured(
     time: Float[np.ndarray, " sample"], event: Float[np.ndarray, " sample"]
 ) -> NDArray[Any]:
     """As scikit-survival wants them."""
-    found = np.empty(len(time), dtype=[("event", bool), ("time", np.float64)])
-    found["event"], found["time"] = event > 0, time
-    return found
+    outcome = np.empty(len(time), dtype=[("event", bool), ("time", np.float64)])
+    outcome["event"], outcome["time"] = event > 0, time
+    return outcome
 
 
 def _library() -> Any:

@@ -22,7 +22,10 @@ from mmbench.bench.result import read_result
 from mmbench.datamodule import _Shared
 
 SRC = Path(mmbench.__file__).parents[1]
-METHODS = [{"name": "zero_fill", "args": {"dim": 8, "dropout": 0.0}}]
+PLAIN = {  # without dropout, of which each process draws its own
+    "methods": [{"name": "zero_fill", "args": {"dim": 8, "dropout": 0.0}}],
+    "encoders": {"dropout": 0.0},
+}
 TOGETHER = {"devices": 2, "strategy": "ddp"}
 
 
@@ -40,9 +43,9 @@ def test_every_sample_of_a_batch_is_with_one_of_the_processes():
 @pytest.mark.slow
 def test_two_processes_leave_one_record_and_the_score_of_one(tmp_path):
     """By this machine's engine, and by `mmbench work`: each batch shared out, none added."""
-    words = suite(methods=METHODS, trainer=trainer(**TOGETHER)).model_dump(exclude_none=True)
+    words = suite(**PLAIN, trainer=trainer(**TOGETHER)).model_dump(exclude_none=True)
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(words | {"name": "two"}))
-    [one] = specs(methods=METHODS, trainer=trainer())
+    [one] = specs(**PLAIN, trainer=trainer())
     outcomes = [
         event.outcome.state
         for event in local.execute(Queue([one], tmp_path / "one"), NO_DATA, workers=1)
