@@ -89,7 +89,8 @@ def write_suite(folder, **changes):
     (folder / "suite.yaml").write_text(yaml.safe_dump(suite | changes))
 
 
-def test_scores_of_survival_reach_the_tables_and_come_near_the_best(
+@pytest.mark.slow
+def test_the_tables_and_the_report_hold_scores_that_come_near_the_best(
     root, hazards, tmp_path, mmbench
 ):
     write_suite(tmp_path)
@@ -131,7 +132,9 @@ def test_a_cox_model_is_not_selected_by_what_needs_its_baseline(root, tmp_path, 
     assert len(error.strip().splitlines()) == 1
 
 
-def test_who_has_no_outcome_yet_is_given_a_survival_curve(root, tmp_path, mmbench):
+def test_scores_reach_the_table_and_who_has_no_outcome_yet_is_given_a_survival_curve(
+    root, tmp_path, mmbench
+):
     labels = pd.read_csv(root / "labels.csv", dtype=str)
     labels.loc[:4, "event"] = ""
     for file in FILES.values():
@@ -143,6 +146,10 @@ def test_who_has_no_outcome_yet_is_given_a_survival_curve(root, tmp_path, mmbenc
     write_suite(tmp_path, data=data, methods=methods, seeds=1, trainer={"max_epochs": 1})
     code, out, error = mmbench("run", "suite.yaml", "--data-root", ".", "--results", ".")
     assert code == 0, out + error
+    board = pd.read_csv(tmp_path / "own" / "leaderboard.csv")
+    wide = board.pivot(index="data", columns="metric", values="mean")
+    assert {*wide} >= {"c_index", "integrated_brier"}
+    assert wide.notna().all(axis=None)
     found = sorted(tmp_path.glob("own/runs/k*/natural/zero_fill/*/predictions/unlabelled.csv"))
     assert len(found) == 2
     for file in found:
