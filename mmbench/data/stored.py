@@ -165,7 +165,7 @@ class Inputs(Mapping[str, Tensor]):
     def read(self, names: Collection[str], *, pin: bool = False) -> None:
         """Read some of them now, maybe into memory that an accelerator copies by itself."""
         for name in names:
-            x = self._read[name]()
+            x = self[name]
             self._values[name] = x.pin_memory() if pin else x
 
     def __iter__(self) -> Iterator[str]:
