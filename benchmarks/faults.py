@@ -30,7 +30,8 @@ from mmbench.store import PRIVATE, claim
 RUNS = 100
 MIB = 2**20
 AT_REST = 6  # files that are damaged while no run begins or ends
-MOVE_S = 6.0  # to wait for a run to begin or to end, before the next fault
+DONE = "*/runs/[!.]*/*/*/[!.]*/done"
+MOVE_S = 60.0  # to wait for a run to begin or to end, before the next fault
 TIMES = ("train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j")
 SUITE = {
     "name": "faults",
@@ -130,6 +131,7 @@ class Disturbed:
         }
         acts = self.rng.choices(list(kinds), weights=list(kinds.values()))
         if not moved:
+            time.sleep(1.0)  # so that somebody notices in between
             acts = [self.damage_a_file] * AT_REST
         for act in acts:
             if done := act():
@@ -154,7 +156,8 @@ class Disturbed:
             if now != self.seen:
                 self.seen = now
                 return True
-            if all(process.poll() is not None for process in self.processes):
+            ended = all(process.poll() is not None for process in self.processes)
+            if ended or len(list(self.results.glob(DONE))) == RUNS:
                 break
             time.sleep(0.05)
         return False

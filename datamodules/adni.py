@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from mmbench.data.entries import Entries, Joined, ModalityFile
@@ -147,11 +148,11 @@ class Adni(DataModule):
         """
         return self._samples.take(rows_of(self._people[2], split))
 
-    def subject_of(self, split: Split) -> NDArray[np.str_]:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"]:
         """The people of a split."""
         names, _, part = self._people
-        subjects: NDArray[np.str_] = names.to_numpy(str)[rows_of(part, split)]
-        return subjects
+        people: Shaped[np.ndarray, " sample"] = names.to_numpy(str)[rows_of(part, split)]
+        return people
 
     def names_of_ids(self) -> Mapping[int, str]:
         """PTID of each sample."""

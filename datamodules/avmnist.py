@@ -250,5 +250,5 @@ def read_idx(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
         shape = np.frombuffer(content, ">u4", count=axes, offset=4).astype(int)
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
         if values.size != shape.prod():
-            raise ValueError(f"it says {[*shape]}, but has {values.size} values")
+            raise ValueError(f"it says {shape.tolist()}, but has {values.size} values")
     return values.reshape(shape)

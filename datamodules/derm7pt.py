@@ -45,8 +45,9 @@ REFUSED = {
     **dict.fromkeys(CRITERIA, "experts marked it on the pictures to find the diagnosis"),
 }
 INDEXES: dict[Split, str] = {
-    split: f"derm7pt/meta/{name}_indexes.csv"
-    for split, name in (("train", "train"), ("val", "valid"), ("test", "test"))
+    "train": "derm7pt/meta/train_indexes.csv",
+    "val": "derm7pt/meta/valid_indexes.csv",
+    "test": "derm7pt/meta/test_indexes.csv",
 }
 CASES = "derm7pt/meta/meta.csv"
 
@@ -147,9 +148,9 @@ class Derm7pt(PictureSet):
             for name, words in self._words().items()
             for word in words
         ]
-        empty = np.stack([(self._cases[name] == "").to_numpy() for name in self.meta])
-        x = np.stack(features, axis=1)
-        return [*columns, Column(self.modalities()[-1], x, ~empty.all(axis=0))]
+        filled = np.stack([(self._cases[name] != "").to_numpy() for name in self.meta])
+        present = np.asarray(filled.any(axis=0))
+        return [*columns, Column(self.modalities()[-1], np.stack(features, axis=1), present)]
 
     def _words(self) -> dict[str, list[str]]:
         """Words of each column of `meta` that training shows."""

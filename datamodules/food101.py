@@ -136,13 +136,14 @@ class Food101(PictureTextSet):
 
 
 def _titles(path: Path) -> pd.DataFrame:
-    table = read_csv(path, header=None, dtype=str, keep_default_na=False)
+    table: pd.DataFrame = read_csv(path, header=None, dtype=str, keep_default_na=False)
     if table.shape[1] != 3:
         raise ValueError(
             f"{path} has {table.shape[1]} columns, but picture, title and dish are expected"
         )
     table.columns = pd.Index(["picture", "title", "dish"])
-    table = table.apply(lambda column: column.str.strip())
+    for name in table:
+        table[name] = table[name].str.strip()
     header = int(not table["picture"][0].lower().endswith(PICTURES))
     table = table.iloc[header:].reset_index(drop=True)
     for column in ("picture", "dish"):

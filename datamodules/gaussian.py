@@ -124,7 +124,7 @@ class _Gapped(World):
         columns = [[x.name for x in self.modalities].index(name) for name in samples.modalities]
         values, seen, noise = [], [], []
         for name, present in zip(samples.modalities, presence.T, strict=True):
-            x = samples.inputs[name].astype(np.float64)
+            x = np.asarray(samples.inputs[name], dtype=np.float64)
             gap = self.gaps.get(name, Gap())
             deviation = 0.0
             if gap.noise is not None:

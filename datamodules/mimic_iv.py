@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from mmbench.data.columns import features
@@ -139,11 +140,10 @@ class MimicIv(DataModule):
         """
         return self._content[1].take(rows_of(self._content[2], split))
 
-    def subject_of(self, split: Split) -> NDArray[np.str_]:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"]:
         """Patients of a split."""
         rows = np.isin(self._cohort["hadm_id"], self.samples(split).sample_id)
-        subjects: NDArray[np.str_] = self._cohort["subject_id"].to_numpy(str)[rows]
-        return subjects
+        return self._cohort["subject_id"].to_numpy(str)[rows]
 
     def names_of_ids(self) -> Mapping[int, str]:
         """`hadm_id` and `subject_id` of each stay."""

@@ -120,10 +120,10 @@ class Mmimdb(PictureTextSet):
         """See `PictureSet`."""
         if not self.hdf5:
             return super().columns()
-        finite = {name: np.isfinite(self._features[name]).all(axis=1) for name in FEATURES}
         return [
-            Column(modality, self._features[modality.name], finite[modality.name])
+            Column(modality, x, np.asarray(np.isfinite(x).all(axis=1)))
             for modality in self.modalities()
+            for x in [self._features[modality.name]]
         ]
 
     def read_index(self) -> Index:
@@ -178,10 +178,8 @@ def _film(path: Path, plot: str) -> tuple[str, list[str]]:
     film = read_json(path)
     if not isinstance(film, dict):
         raise ValueError(f"{path} describes no film: a mapping is expected")
-    plots, genres = film.get("plot", []), film.get("genres")
-    for name, texts in (("plot", plots), ("genres", genres)):
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{path}: {name} must be a list of texts, found {str(texts)[:60]!r}")
+    plots = _texts(path, "plot", film.get("plot", []))
+    genres = _texts(path, "genres", film.get("genres"))
     outline = film.get("plot outline")
     if plot == "outline" and isinstance(outline, str) and outline.strip():
         text = outline
@@ -190,6 +188,13 @@ def _film(path: Path, plot: str) -> tuple[str, list[str]]:
     else:
         text = plots[0] if plots else ""
     return text, genres
+
+
+def _texts(path: Path, name: str, value: Any) -> list[str]:
+    """A list of texts, as a film's description has it under a name."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{path}: {name} must be a list of texts, found {str(value)[:60]!r}")
+    return value
 
 
 def _features(path: Path, room: Room) -> Arrays:

@@ -26,13 +26,16 @@ from mmbench.data.splits import (
     stratified,
     stratified_groups,
 )
-from mmbench.data.task import Task, TaskKind
+from mmbench.data.survival import SurvivalScale, reason_no_outcome, reason_not_comparable
+from mmbench.data.task import FEWEST_INTERVALS, Task, TaskKind
 from mmbench.data.texts import PACKAGED
 from mmbench.datamodule import DataModule, Source
 from mmbench.registry import suggest
 
 VECTOR: FileKind = "vector"
 BOOLEANS = {"true": "1", "false": "0"}
+TIME_AND_EVENT = ("time", "event")  # target columns of survival, unless the user names others
+INTERVALS = 8
 
 
 class Table(DataModule):
@@ -90,6 +93,11 @@ class Table(DataModule):
 
     Classes: the texts of the target column, by size if all of them are numbers.
 
+    Survival: two target columns, a time above 0 in any unit and an event, 1 or true where it
+    occurred then, 0 or false where the sample was last seen without it. Shares are stratified by
+    event. Methods learn hazards of intervals that end at quantiles of the training event times, or
+    the log risk of Cox; see `intervals`.
+
     Split: the column named by `split`, which says train, val or test, or numbers folds (0, 1,
     ... K - 1 or 1 ... K: fold k tests on the k-th, validates on the next and trains on the rest);
     or shares of train, val and test: stratified by class, in the order of a hash of the id, with
@@ -103,11 +111,14 @@ class Table(DataModule):
         files: Modality -> file; at least one.
         labels: Labels file, CSV or parquet.
         id: Name of the id column, in every file; `Unnamed: 0` for a first column without one.
-        target: Column to predict; several for multi_label and regression.
+        target: Column to predict; several for multi_label and regression; time and event, in this
+            order, for survival. None = label; of survival time and event.
         split: A column of the labels file, or three shares that sum to 1.
         group: A column of the labels file; samples of a group are never dealt to two splits.
         kinds: Modality -> kind, or `sound` for recordings; vector unless said otherwise.
-        task: Classes to choose from, 0 / 1 for each column, or numbers.
+        task: Classes to choose from, 0 / 1 for each column, numbers, or times to an event.
+        intervals: Of survival, whose hazards are learned, >= 3; 0 = none, the log risk of Cox; None
+            = 8.
         separator: Of labels in one cell, such as `|` in `Drama|Comedy`; multi_label with one
             target column. Labels are the words that occur, in the order of classes.
         unlabelled: Whether rows without a label are refused, left out (drop), or in no split and
@@ -143,11 +154,12 @@ class Table(DataModule):
         files: Mapping[str | bool, str],
         labels: str,
         id: str = "id",
-        target: str | Sequence[str] = "label",
+        target: str | Sequence[str] | None = None,
         split: str | Sequence[float] = (0.7, 0.15, 0.15),
         group: str | None = None,
         kinds: Mapping[str | bool, FileKind] | None = None,
         task: TaskKind = "single_label",
+        intervals: int | None = None,
         separator: str | None = None,
         unlabelled: Literal["refuse", "drop", "predict"] = "refuse",
         indicators: bool = False,
@@ -168,12 +180,15 @@ class Table(DataModule):
         self.labels_file = labels
         self.files = (labels, *self.paths.values())  # type: ignore[misc]  # not of the class
         self.id_column = id
+        if target is None:
+            target = TIME_AND_EVENT if task == "survival" else "label"
         self.targets = [target] if isinstance(target, str) else list(target)
         self.split_by = split if isinstance(split, str) else tuple(split)
         self.group_by = group
         self.kinds: dict[str, FileKind] = dict.fromkeys(self.paths, VECTOR)
         self.kinds |= _names(kinds or {}, "kinds")
         self.task_kind = task
+        self.intervals = INTERVALS if intervals is None else intervals
         self.separator = separator
         self.unlabelled = unlabelled
         self.indicators = indicators
@@ -191,6 +206,18 @@ class Table(DataModule):
             raise ValueError(
                 f"a single_label task has one target column, found {self.targets}; "
                 "for several take task=multi_label or task=regression"
+            )
+        if task == "survival" and len(self.targets) != 2:
+            raise ValueError(
+                "a survival task has two target columns, time and event, such as "
+                f"target=[days, died]; found {self.targets}"
+            )
+        if intervals is not None and task != "survival":
+            raise ValueError(f"intervals={intervals} belongs to task=survival, found task={task}")
+        if self.intervals and self.intervals < FEWEST_INTERVALS:
+            raise ValueError(
+                f"intervals must be 0, the log risk of Cox, or at least {FEWEST_INTERVALS}, found "
+                f"{self.intervals}"
             )
         if separator is not None and (task != "multi_label" or len(self.targets) != 1):
             raise ValueError(
@@ -337,7 +364,10 @@ class Table(DataModule):
 
     @cached_property
     def _outputs(self) -> list[str]:
-        """Names of the classes, labels or regressed quantities."""
+        """Names of the classes, labels, regressed quantities or intervals."""
+        if self.task_kind == "survival":
+            hazards = [f"hazard {number}" for number in range(1, self.intervals + 1)]
+            return hazards or ["log risk"]
         if self._of_numbers:
             return self.targets
         text = self._labels.text(self.targets[0])
@@ -368,7 +398,9 @@ class Table(DataModule):
         columns = []
         for name in self.targets:
             text = frame.text(name)
-            if self.task_kind == "multi_label":
+            if self.task_kind == "multi_label" or (
+                self.task_kind == "survival" and name == self.targets[1]
+            ):
                 text = text.map(lambda one: BOOLEANS.get(one.lower(), one))
             values, bad = to_numbers(text, comma=frame.commas)
             if (bad | ~np.isfinite(values)).any():
@@ -389,7 +421,13 @@ class Table(DataModule):
                     "multi_label task are 0 or 1"
                 )
             columns.append(values)
-        return np.stack(columns, axis=1)
+        target = np.stack(columns, axis=1)
+        if self.task_kind == "survival":
+            bad_rows = np.flatnonzero((target[:, 0] <= 0) | ~np.isin(target[:, 1], (0, 1)))
+            if len(bad_rows):
+                row, names = int(bad_rows[0]), " and ".join(self.targets)
+                raise ValueError(f"{frame.where(row)}, {names}: {reason_no_outcome(target[[row]])}")
+        return target
 
     @property
     def _joined(self) -> "pd.Index[str]":
@@ -450,9 +488,12 @@ class Table(DataModule):
         """By shares."""
         assert not isinstance(self.split_by, str)
         _, val, test = self.split_by
-        single = self.task_kind == "single_label"
         ids = self._ids[: len(self._labels.ids)]
-        stratum = self._target if single else np.zeros(len(ids), np.int64)
+        stratum = np.zeros(len(ids), np.int64)
+        if self.task_kind == "single_label":
+            stratum = self._target
+        elif self.task_kind == "survival":
+            stratum = self._target[:, 1].astype(np.int64)
         shares: dict[str, Any] = {"val": val, "test": test, "fold": self.fold, "folds": self.folds}
         if self.group_by is None:
             return stratified(ids, stratum, **shares)
@@ -513,7 +554,24 @@ class Table(DataModule):
             lengths={one.modality.name: one.length for one in entries if one.modality.has_lengths},
         )
         task = Task(self.task_kind, modalities, tuple(self._outputs))
+        if task.kind == "survival":
+            self._require_survival(task)
         return task, samples, tuple(note for one in entries for note in one.notes)
+
+    def _require_survival(self, task: Task) -> None:
+        """Refuse splits of which no survival can be learned, or none scored."""
+        for split in SPLITS:
+            target = self._target[rows_of(self._part, split)]
+            try:
+                if split == "train":
+                    SurvivalScale.fit(task, target)
+            except ValueError as error:
+                raise ValueError(f"{self.labels_file}: {error}") from error
+            if problem := reason_not_comparable(target):
+                raise ValueError(
+                    f"{self.labels_file}: the {split} split {problem}, so that it has no c_index; "
+                    "deal it more samples"
+                )
 
     def _file(self, name: str) -> ModalityFile:
         return ModalityFile(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from mmbench.data.bags import drawn, read_bag
@@ -203,10 +204,10 @@ class Tcga(DataModule):
         """
         return self._content[1].take(rows_of(self._index["part"].to_numpy(), split))
 
-    def subject_of(self, split: Split) -> NDArray[np.str_]:
+    def subject_of(self, split: Split) -> Shaped[np.ndarray, " sample"]:
         """Patients of a split, by the first 12 letters of their barcode."""
         rows = rows_of(self._index["part"].to_numpy(), split)
-        patients: NDArray[np.str_] = self._index["patient"].to_numpy(str)[rows]
+        patients: Shaped[np.ndarray, " sample"] = self._index["patient"].to_numpy(str)[rows]
         return patients
 
     def names_of_ids(self) -> Mapping[int, str]:

@@ -40,6 +40,7 @@ from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scale import Scale, TargetScale
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import Inputs, Stored, as_tensor
+from mmbench.data.survival import SurvivalScale
 from mmbench.data.task import Pixels, Task
 from mmbench.sources import distributions, sources
 
@@ -316,7 +317,7 @@ class DataModule(LightningDataModule, ABC):
         self._splits: dict[Split, _Split] = {}
         self._resident: dict[tuple[Split, torch.device], _Split] = {}
         scales: dict[str, Scale | None] = {}
-        self.target_scale: TargetScale | None = None
+        self.target_scale: TargetScale | SurvivalScale | None = None
         for split in SPLITS:
             samples = self.samples(split)
             presence = drawn[split].draw(samples, Stream(self.scenario.mask_seed, split))
@@ -337,7 +338,8 @@ class DataModule(LightningDataModule, ABC):
                     if m.kind == "image" and samples.inputs[m.name].dtype == np.uint8
                     if (scale := scales[m.name])
                 }
-                self.target_scale = TargetScale.fit(task, samples.target)
+                target = samples.target
+                self.target_scale = TargetScale.fit(task, target) or SurvivalScale.fit(task, target)
             self._scales = scales
             teach = split != "test" and self.scenario.regime == "full_access"
             self._splits[split] = _Split(
@@ -348,7 +350,8 @@ class DataModule(LightningDataModule, ABC):
         """Outputs of a method as they are scored: a regression's in the units of its targets.
 
         Methods learn and predict outcomes that are standardised by the training targets
-        (`target_scale`), so that one learning rate serves ages and prices; other outputs stay.
+        (`target_scale`), so that one learning rate serves ages and prices. Those of survival become
+        log cumulative hazards at `target_scale.times`; other outputs stay.
         """
         self.setup()
         return output if self.target_scale is None else self.target_scale.undo(output)
@@ -592,7 +595,7 @@ class _Split(Dataset[Batch]):
         samples: Samples,
         presence: PresenceArray,
         scales: Mapping[str, Scale | None],
-        target_scale: TargetScale | None,
+        target_scale: TargetScale | SurvivalScale | None,
         gap: Mapping[str, Gap],
         *,
         teach: bool,

@@ -110,8 +110,8 @@ def _broken_promises(task: Task, samples: Samples) -> list[str]:
         low, high = samples.target.min(), samples.target.max()
         if shape or low < 0 or high >= task.num_outputs:
             problems.append(f"its classes are not whole numbers from 0 to {task.num_outputs - 1}")
-    elif shape != (task.num_outputs,):
-        problems.append(f"a target has the shape {shape}, the task says {(task.num_outputs,)}")
+    elif shape != (expected := (2,) if task.kind == "survival" else (task.num_outputs,)):
+        problems.append(f"a target has the shape {shape}, the task says {expected}")
     return problems
 
 
@@ -142,8 +142,8 @@ def _other_counts(data: DataModule, task: Task, counts: Counts) -> list[str]:
 
 
 def _shared_subjects(data: DataModule, loaded: Mapping[Split, Samples]) -> list[str]:
-    subjects = {split: data.subject_of(split) for split in loaded}
-    problems, splits = [], [split for split in subjects if subjects[split] is not None]
+    subjects = {split: names for split in loaded if (names := data.subject_of(split)) is not None}
+    problems, splits = [], list(subjects)
     for i, one in enumerate(splits):
         for other in splits[i + 1 :]:
             both = np.intersect1d(subjects[one], subjects[other])

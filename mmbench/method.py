@@ -15,9 +15,12 @@ from mmbench.bounds import Decay, LearningRate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Kind, Task, TaskKind
 from mmbench.diagnostics import Diagnostic
+from mmbench.layers.survival import survival_loss
 from mmbench.search import Draw, ranges
 
-ALL_TASKS: tuple[TaskKind, ...] = ("single_label", "multi_label", "regression")
+# kinds whose loss knows one sample alone; that of survival may compare them, so methods declare it
+ROW_TASKS: tuple[TaskKind, ...] = ("single_label", "multi_label", "regression")
+ALL_TASKS: tuple[TaskKind, ...] = (*ROW_TASKS, "survival")
 ALL_KINDS: tuple[Kind, ...] = ("vector", "sequence", "image", "volume", "tokens", "bag")
 
 
@@ -67,7 +70,8 @@ class Applies:
     """What a method cannot do without; a pair that does not apply is a dash in the table.
 
     Args:
-        tasks: Task kinds that it can learn.
+        tasks: Task kinds that it can learn; `ALL_TASKS` where every loss of a prediction is a
+            `task_loss`, or takes rows of a `row_loss` that was told which.
         kinds: Modality kinds that it can read.
         one_of: Kinds of which at least one modality has to be; empty = any.
         min_modalities: Fewest modalities.
@@ -77,7 +81,7 @@ class Applies:
         trains: Whether it has parameters to fit by gradient.
     """
 
-    tasks: tuple[TaskKind, ...] = ALL_TASKS
+    tasks: tuple[TaskKind, ...] = ROW_TASKS
     kinds: tuple[Kind, ...] = ALL_KINDS
     one_of: tuple[Kind, ...] = ()
     min_modalities: int = 1
@@ -175,7 +179,8 @@ class Method(LightningModule, ABC):
         """Predict from what is present.
 
         Returns:
-            Logits for classes or labels, values for regression.
+            Logits for classes or labels, values for regression; for survival the log risk of Cox or
+            logits of the hazards of intervals.
         """
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -252,13 +257,27 @@ class Method(LightningModule, ABC):
 
     @final
     def row_loss(
-        self, output: Float[Tensor, "batch output"], target: Tensor
+        self,
+        output: Float[Tensor, "batch output"],
+        target: Tensor,
+        among: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Each sample's cross-entropy, binary cross-entropy or squared error, by kind of task."""
+        """Each sample's cross-entropy, binary cross-entropy or squared error, by kind of task.
+
+        Of survival its negative log (partial) likelihood. That of Cox compares samples: whoever
+        takes a part of the rows has to say of which.
+
+        Args:
+            output: As from `forward`.
+            target: Of the same samples.
+            among: Who is compared; None = all. Rows of others hold any number.
+        """
         if self.task.kind == "single_label":
             return F.cross_entropy(output, target, reduction="none")
         if self.task.kind == "multi_label":
             return F.binary_cross_entropy_with_logits(output, target, reduction="none").mean(1)
+        if self.task.kind == "survival":
+            return survival_loss(output, target, among)
         return F.mse_loss(output, target, reduction="none").mean(1)
 
     @final

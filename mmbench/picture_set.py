@@ -205,7 +205,8 @@ class PictureSet(DataModule):
         """See `DataModule`."""
         if self.index.subjects is None:
             return None
-        return np.array(self.index.subjects, dtype=str)[rows_of(self.index.part, split)]
+        rows = rows_of(self.index.part, split)
+        return np.array([self.index.subjects[row] for row in rows], dtype=str)
 
     def notes(self) -> tuple[str, ...]:
         """What was found in the index, cut, or left out, a line each."""

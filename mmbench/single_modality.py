@@ -60,5 +60,6 @@ class SingleModality(Method, ABC):
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Mean loss of the samples that have the modality; zero if there is none."""
-        rows = self.row_loss(self(batch), batch.target)
-        return {"task": masked_mean(rows, batch.has(self.read.name), dim=0)}
+        has = batch.has(self.read.name)
+        rows = self.row_loss(self(batch), batch.target, has)
+        return {"task": masked_mean(rows, has, dim=0)}

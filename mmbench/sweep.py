@@ -239,10 +239,8 @@ class Sweep:
         predicted = rows["infer_ms_per_sample"] * rows["effective_n"] / 1000
         by = [rows["data"], rows["method"], rows["scenario"]]
         each = rows["train_s"].groupby(by).mean() + predicted.groupby(by).sum()
-        return {
-            (str(data), str(method)): float(seconds)
-            for (data, method), seconds in each.groupby(level=[0, 1]).mean().items()
-        }
+        rows = each.groupby(level=[0, 1]).mean().reset_index()
+        return {(str(d), str(m)): float(s) for d, m, s in rows.itertuples(index=False, name=None)}
 
     def _ended(self, spec: RunSpec) -> bool:
         return self._find(spec).state in FINISHED

@@ -46,7 +46,8 @@ class Trained:
         """Predict a batch as evaluation does, without its targets and ids.
 
         Returns:
-            Logits, float32; of a regression the values in the units of its targets, float64.
+            Logits (of survival the log risk, or those of hazards), float32; of a regression the
+            values in the units of its targets, float64.
         """
         output = self.method(batch.blind().to(self.method.device))
         values: NDArray[Any] = output.float().cpu().numpy()

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import pwd
 import re
 import resource
 import shutil
@@ -35,6 +36,7 @@ from mmbench.bench.run.run import run
 from mmbench.cli import errors, main
 from mmbench.cli.run import _every
 from mmbench.cli.show import print_table
+from mmbench.data import parsed
 from mmbench.data.cache import cached
 from mmbench.data.masks import TITLE
 from mmbench.registry import METHODS
@@ -562,18 +564,18 @@ def test_a_plugin_with_the_name_of_a_built_in_method_is_listed_beside_it(plugins
     assert f"\n{name}-plugin/{name} " in out
 
 
-@pytest.mark.parametrize(
-    "hangs",
-    [
-        "import time; time.sleep(60)",
-        "while True: pass",
-        "import threading; threading.Event().wait()",
-        "import subprocess; subprocess.run(['sleep', '60'])",
-        "import os; os.read(os.pipe()[0], 1)",
-    ],
+SLOW = (
+    "import time; time.sleep({s})",
+    "import time\nend = time.monotonic() + {s}\nwhile time.monotonic() < end: pass",
+    "import threading; threading.Event().wait({s})",
+    "import subprocess; subprocess.run(['sleep', '{s}'])",
+    "import os, select; select.select([os.pipe()[0]], [], [], {s})",
 )
+
+
+@pytest.mark.parametrize("hangs", SLOW)
 def test_an_import_that_hangs_is_ended(plugins, mmbench, monkeypatch, hangs):
-    plugins(hangs=f"{hangs}\nMine = 3")
+    plugins(hangs=f"{hangs.format(s=60)}\nMine = 3")
     monkeypatch.setattr(registry, "MOST_S", 0.3)
     began = time.monotonic()
     name = "hangs-plugin/hangs"
@@ -583,11 +585,45 @@ def test_an_import_that_hangs_is_ended(plugins, mmbench, monkeypatch, hangs):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_slow_import_is_said(plugins, mmbench, monkeypatch, caplog):
-    plugins(slow="import time; time.sleep(0.3)\nMine = 3")
+@pytest.mark.parametrize("slow", SLOW)
+def test_a_slow_import_is_said(plugins, mmbench, monkeypatch, caplog, slow):
+    monkeypatch.delitem(sys.modules, "slow_plugin", raising=False)
+    plugins(slow=f"{slow.format(s=0.3)}\nMine = 3")
     monkeypatch.setattr(registry, "SLOW_S", 0.05)
     assert refused(mmbench("check", "slow-plugin/slow"), "slow")
     assert "method 'slow-plugin/slow' is still being imported (module slow_plugin)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "clash"),
+    [
+        ("mine = one:A\nmine = two:B", True),
+        ("mine = one:A\nmine = one:B", True),
+        ("mine = one:A\nother = one:A\nmine = one", True),
+        ("mine = one:A\nmine = one:A", False),  # the same, said twice
+        ("mine = one:A\nMine = one:B", False),
+        ("mine = one:A\nmine-2 = one:A", False),
+    ],
+)
+def test_two_plugins_of_one_name_are_refused_by_name_and_two_names_are_two(
+    here, mmbench, monkeypatch, lines, clash
+):
+    info = here / "clashing-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: clashing\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mmbench.methods]\n{lines}\n")
+    monkeypatch.syspath_prepend(here)
+    METHODS.__dict__.pop("_plugins", None)
+    try:
+        said = mmbench("list", "methods")
+        if clash:
+            assert refused(said, "two methods are named 'clashing/mine': ", "one:A")
+        else:
+            assert said[0] == 0
+            names = {line.partition(" ")[0] for line in lines.splitlines()}
+            assert all(f"\nclashing/{name} " in said[1] for name in names)
+    finally:
+        METHODS.__dict__.pop("_plugins", None)
 
 
 BROKEN = """
@@ -678,6 +714,7 @@ def bare(*words, files=None, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
+TABLE = ("table", "files.b=b.csv", "labels=labels.csv", "--data-root", ".")
 TINY = ("quickstart", "methods=[majority]", "data=[mfeat]", "seeds=1", "limit=40", "--workers", "1")
 
 
@@ -691,6 +728,123 @@ def test_a_run_needs_no_git_no_home_and_no_unicode(here, tmp_path):
     assert b"started majority" in out
     assert b"+-" in out or b"mean" in out
     assert b"Traceback" not in error
+
+
+@pytest.mark.parametrize("cache", ["/proc/x", "/sys/x", "/dev/null/x", "labels.csv", "a" * 300])
+def test_a_cache_that_cannot_be_written_costs_time_alone(here, mmbench, monkeypatch, caplog, cache):
+    monkeypatch.setenv("MMBENCH_CACHE", cache)
+    monkeypatch.setattr(parsed, "SMALL_BYTES", 0)
+    before = sorted(here.rglob("*"))
+    code, out, error = mmbench("data", "describe", *TABLE)
+    assert code == 0, error
+    assert "42" in out  # samples of the training split
+    assert "cannot be kept for other processes" in caplog.text
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", *TINY[:-2]],
+        ["list", "methods"],
+        ["data", "describe", "mfeat"],
+        ["status", "quickstart"],
+        ["masks", "export", "mfeat", "natural", "--out", "m.csv"],
+    ],
+)
+def test_whoever_has_no_home_needs_none_for_what_is_small(here, mmbench, monkeypatch, words):
+    monkeypatch.delenv("MMBENCH_CACHE")
+    homeless(monkeypatch)
+    code, _, error = mmbench(*words)
+    assert code == 0, error
+
+
+def test_whoever_has_no_home_is_told_what_to_set(here, mmbench, monkeypatch):
+    monkeypatch.delenv("MMBENCH_CACHE")
+    homeless(monkeypatch)
+    monkeypatch.setattr(parsed, "SMALL_BYTES", 0)
+    assert refused(mmbench("data", "describe", *TABLE), "there is no home folder; set MMBENCH_CACH")
+
+
+def homeless(monkeypatch):
+    """As a user of a container, whom its list of users does not know."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["list", "methods"], 0),
+        (["plan", "--help"], 0),
+        (["data", "describe", "table", "files.b=b.csv", "labels=labels.csv"], 0),
+        (["status", "qüickstart"], 2),
+        (["list", "méthodes"], 2),
+        (["status", "--verifié"], 2),
+    ],
+)
+def test_signs_that_a_terminal_lacks_are_spelt_out(here, monkeypatch, words, code):
+    monkeypatch.setenv("MMBENCH_DATA", str(here))
+    labels = pd.DataFrame({"id": IDS, "label": ["süß", "漢字"] * 30})
+    labels.to_csv("labels.csv", index=False)
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(sys, "argv", ["mmbench", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    for stream in streams:
+        stream.flush()
+    said = b"".join(stream.buffer.getvalue() for stream in streams)
+    assert (end.value.code or 0) == code, said
+    assert said.isascii()
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "-5", "abc", "9" * 30])
+def test_a_terminal_of_no_width_is_told_what_is_wrong_all_the_same(mmbench, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert refused(mmbench("status", "nonsense"), "no suite named 'nonsense'")
+    code, _, error = mmbench("plan", "--nonsense")
+    assert code == 2
+    assert "nonsense" in "".join(error.split())
+    code, out, error = mmbench("list", "methods")
+    assert code == 0, error
+    assert "majority" in "".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["masks", "export", "mfeat", "natural", "--out", "m.csv"],
+        ["new", "method", "mine"],
+        ["new", "data", "mine"],
+        ["data", "init", "."],
+        ["archive", "r"],
+        ["leaderboard", "r"],
+        ["report", "r"],
+    ],
+)
+def test_a_full_disk_is_one_line_and_nothing_is_half_written(
+    here, finished, mmbench, monkeypatch, words
+):
+    shutil.copytree(finished, "r")
+    before = {file: file.stat().st_size for file in here.rglob("*")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        code, _, error = mmbench(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1, error
+    assert "File too large" in error
+    assert error.count("\n") == 1
+    assert {file: file.stat().st_size for file in here.rglob("*")} == before
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_part(here):

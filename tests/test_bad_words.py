@@ -146,6 +146,86 @@ def test_a_trainer_that_cannot_be_had_is_refused(refused, word, message):
     refused(message, "tiny.yaml", f"trainer.{word}")
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("limit_val_batches=0", "leaves nothing to select an epoch by"),
+        ("limit_val_batches=0.0", "leaves nothing to select an epoch by"),
+        ("limit_val_batches=false", "limit_val_batches"),
+        ("limit_val_batches=1e-9", "limit_val_batches: 1e-09 of "),
+        ("limit_val_batches=-1", "limit_val_batches"),
+        ("limit_val_batches=2.5", "limit_val_batches"),
+        ("limit_val_batches=[0]", "limit_val_batches"),
+        ("callbacks=[]", "callbacks cannot be set: one of ours selects the epoch"),
+        ("callbacks={}", "callbacks cannot be set"),
+        ("callbacks=lightning.pytorch.callbacks.Timer", "callbacks cannot be set"),
+        ("callbacks=[{class_path: a.B}]", "callbacks cannot be set"),
+        ("callbacks=false", "callbacks cannot be set"),
+        ("logger=false", "trainer.logger"),
+        ("logger=true", "trainer.logger"),
+        ("logger=[]", "trainer.logger"),
+        ("logger=[csv, wandb]", "trainer.logger"),
+        ("logger={class_path: a.B}", "trainer.logger"),
+        ("plugins=[]", "plugins cannot be set"),
+        ("limit_test_batches=0", "limit_test_batches cannot be set"),
+        ("limit_predict_batches=1", "limit_predict_batches cannot be set"),
+    ],
+)
+def test_a_trainer_without_what_every_run_rests_on_is_refused(refused, word, message):
+    refused(message, "tiny.yaml", f"trainer.{word}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check_val_every_n_epoch=2"], "(1 epochs of 22), before the first validation after 44"),
+        (["check_val_every_n_epoch=1000000000"], "look at trainer.check_val_every_n_epoch"),
+        (["check_val_every_n_epoch=4", "max_epochs=3"], "after 66 batches (3 epochs of 22)"),
+        (["check_val_every_n_epoch=3", "min_steps=34"], "after 44 batches (2 epochs of 22)"),
+        (["max_steps=21"], "after 21 batches (1 epochs of 22), before the first validation"),
+        (["max_steps=8", "accumulate_grad_batches=2"], "training would end after 16 batches"),
+        (["val_check_interval=23"], "23 is more than the 22 batches of an epoch"),
+        (
+            ["check_val_every_n_epoch=null", "val_check_interval=23"],
+            "training would end after 22 batches",
+        ),
+        (["limit_train_batches=5", "val_check_interval=6"], "6 is more than the 5 batches"),
+        (["limit_train_batches=0.01"], "limit_train_batches: 0.01 of 22 batches leaves none"),
+        (["max_steps=6", "limit_train_batches=7"], "look at trainer.limit_train_batches, trainer"),
+    ],
+)
+def test_a_training_that_would_end_before_an_epoch_is_validated_is_refused(refused, words, message):
+    refused(message, "tiny.yaml", "trainer.batch_size=64", *(f"trainer.{word}" for word in words))
+
+
+def test_the_epochs_of_a_stage_count_where_it_has_its_own(refused):
+    warm = method("flex_moe", dim=8, general_epochs=1)
+    words = ("trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "trainer.batch_size=64")
+    refused("training would end after 22 batches", "tiny.yaml", warm, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check_val_every_n_epoch=2", "max_epochs=2"],
+        ["check_val_every_n_epoch=3", "min_steps=45"],
+        ["max_steps=22"],
+        ["val_check_interval=22"],
+        ["val_check_interval=0.5", "max_steps=11"],
+        ["check_val_every_n_epoch=null", "val_check_interval=22"],
+        ["limit_val_batches=1"],
+    ],
+)
+def test_a_training_with_one_validation_is_planned(tmp_path, monkeypatch, capsys, words):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(WORDS))
+    monkeypatch.chdir(tmp_path)
+    words = [f"trainer.{word}" for word in ("batch_size=64", *words)]
+    monkeypatch.setattr(sys, "argv", ["mmbench", "plan", "tiny.yaml", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capsys.readouterr().err
+
+
 def test_a_trainer_of_another_machine_is_planned(tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(WORDS))
     monkeypatch.chdir(tmp_path)

@@ -77,7 +77,7 @@ def test_workers_that_begin_together_share_the_runs_and_none_is_done_twice(here)
 
 @pytest.mark.slow
 def test_workers_that_begin_together_search_settings_and_end_with_the_best(here):
-    words = suite(methods=["zero_fill", "mean_fusion"], seeds=2, tune={"trials": 10})
+    words = suite(methods=["zero_fill"], seeds=2, tune={"trials": 10})
     (here / "tuned.yaml").write_text(yaml.safe_dump(words.model_dump()))
     workers = [start("work", "tuned.yaml", "--workers", "1") for _ in range(2)]
     said = [end(worker) for worker in workers]
@@ -85,7 +85,7 @@ def test_workers_that_begin_together_search_settings_and_end_with_the_best(here)
     assert {run.state for run in sweep.runs(read_up_to=None)} == {"done"}
     assert {spec.tuned for spec in sweep.specs} == {10}
     runs = len(sweep.known)
-    assert runs == 2 * (10 + 1), "the best trial is the run of the first seed"
+    assert runs == 10 + 1, "the best trial is the run of the first seed"
     assert sum(text.count(": done") for text in said) == runs
     assert all(": done" in text for text in said)
 

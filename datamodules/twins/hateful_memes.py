@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def write(root: Path, *, seed: int = 0) -> None:
     (folder / "img").mkdir(parents=True)
     number = 1000
     for part, n in SIZES.items():
-        lines = []
+        lines: list[dict[str, Any]] = []
         for k in range(n):
             label = int(rng.random() < 0.4)
             words = text(rng, label)

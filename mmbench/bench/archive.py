@@ -7,7 +7,7 @@ suite.json, content.json, search.json    as they lie in the folder of results
 runs.parquet         a row a run: how it ended, and its specification, record and environment
 samples.parquet      what runs have in common: targets, masks and ids of a test condition, as npz
 predictions.parquet  a row a run and condition: outputs in float16, or in float32 where those of
-                     a regression, or larger ones, would lose by it
+                     a regression or of survival, or larger ones, would lose by it
 """
 
 import hashlib
@@ -160,7 +160,8 @@ def _predictions(place: int, run: Run, samples: dict[str, bytes]) -> Iterator[di
     for condition in result.conditions:
         arrays = read_predictions(run, condition)
         output = arrays.pop("logits")
-        half = output.astype(np.float16) if result.task.kind != "regression" else None
+        rounded = result.task.kind in ("single_label", "multi_label")
+        half = output.astype(np.float16) if rounded else None
         fits = half is not None and bool(np.isfinite(half).all())
         yield {
             "run": place,

@@ -85,8 +85,8 @@ def exported(
             },
             "evaluation_results": [_result(row, sources) for row in rows],
         }
-        name = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(record, sort_keys=True))
-        records[Path(_plain(suite), developer, model, f"{name}.json")] = record
+        number = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(record, sort_keys=True))
+        records[Path(_plain(suite), developer, model, f"{number}.json")] = record
     return records
 
 

@@ -10,14 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import (
-    IPW,
-    Run,
-    is_bootstrapped,
-    read_predictions,
-    read_records,
-    safe_csv,
-)
+from mmbench.bench.record import IPW, Run, is_bootstrapped, read_records, read_scored, safe_csv
 from mmbench.bench.result import read_result
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
@@ -239,16 +232,16 @@ def _compared(
     kind = read_result(here[0].folder).task.kind
     resampled = []
     for fold in sorted({run.spec.fold for run in here}):
-        logits, target = [], np.empty(0)
+        logits, target, train = [], np.empty(0), None
         for method in part["method"]:
             arrays = [
-                read_predictions(run, condition, only=("logits", "target"))
+                read_scored(run, condition)
                 for run in here
                 if (run.spec.fold, run.spec.method_label) == (fold, method)
             ]
             logits.append([one["logits"] for one in arrays])
-            target = arrays[0]["target"]
-        resampled.append(bootstrap(metric, logits, target, kind, seed=fold))
+            target, train = arrays[0]["target"], arrays[0].get("train")
+        resampled.append(bootstrap(metric, logits, target, kind, train=train, seed=fold))
     scores = part["mean"].to_numpy(float)
     leader = best(scores, _better(metric))
     over_folds = np.mean(resampled, axis=0)

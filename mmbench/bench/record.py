@@ -23,7 +23,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,8 @@ from mmbench.bench.result import ConditionResult, Result, read_result
 from mmbench.bench.spec import RunSpec
 from mmbench.config import JSON
 from mmbench.data.files import read_npz
-from mmbench.metrics.metric import Calibration, find_metric, metrics_for, score
+from mmbench.data.task import TaskKind
+from mmbench.metrics.metric import Calibration, metrics_for, score
 from mmbench.store import (
     attempt,
     checksums,
@@ -196,6 +197,13 @@ def read_predictions(
     return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
 
 
+def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:
+    """What scores are computed from: `logits`, `target` and, of survival, `train`."""
+    survival = read_result(run.folder).task.kind == "survival"
+    train = ("train",) if survival else ()
+    return read_predictions(run, condition, only=("logits", "target", *train))
+
+
 def read_calibration(run: Run, condition: str) -> Calibration | None:
     """Predictions of validation samples under a test condition; None if the run kept none."""
     file = run.folder / CALIBRATION
@@ -211,7 +219,9 @@ def is_bootstrapped(metric: str) -> bool:
 
     It is not where weights, or a calibration, would have to be drawn as well.
     """
-    return not metric.endswith(IPW) and not find_metric(metric).calibrated
+    kinds = get_args(TaskKind)
+    calibrated = any(metric in metrics_for(kind, calibrated=True) for kind in kinds)
+    return not metric.endswith(IPW) and not calibrated
 
 
 def safe_csv(table: pd.DataFrame, *, digits: int) -> str:
@@ -315,10 +325,10 @@ def _newer_scores(
         missing += later
     if not missing:
         return {}
-    predictions = read_predictions(run, name, only=("logits", "target"))
+    predictions = read_scored(run, name)
+    logits, target, train = predictions["logits"], predictions["target"], predictions.get("train")
     return {
-        m: score(m, predictions["logits"], predictions["target"], kind, calibration=calibration)
-        for m in missing
+        m: score(m, logits, target, kind, calibration=calibration, train=train) for m in missing
     }
 
 

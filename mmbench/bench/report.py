@@ -705,7 +705,7 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
         for name, run in by_place.get((card.data, card.scenario), {}).items():
             path = run.folder / "predictions" / f"{card.columns[0]}.npz"
             task = read_result(run.folder).task
-            if task.kind != "regression" and path.is_file():
+            if task.kind in ("single_label", "multi_label") and path.is_file():
                 labels = task.outputs
                 predictions = read_predictions(run, card.columns[0], only=("logits", "target"))
                 rows[name] = f1_by_class(predictions["logits"], predictions["target"])

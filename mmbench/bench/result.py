@@ -38,8 +38,8 @@ class Asked:
     """The task that a method was given.
 
     Args:
-        kind: `single_label`, `multi_label` or `regression`.
-        outputs: Names of classes, labels or target values.
+        kind: `single_label`, `multi_label`, `regression` or `survival`.
+        outputs: Names of classes, labels, target values or intervals.
         modalities: Their names, in order.
     """
 

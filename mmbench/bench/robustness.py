@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, read_predictions
+from mmbench.bench.record import IPW, Run, read_scored
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.metrics.degradation import (
@@ -194,11 +194,12 @@ def pooled(
             continue
 
         def make(run: Run = run, names: list[str] = names) -> list[float]:
-            predictions = {n: read_predictions(run, n, only=("logits", "target")) for n in names}
+            predictions = {n: read_scored(run, n) for n in names}
             logits = {name: arrays["logits"] for name, arrays in predictions.items()}
             target = {name: arrays["target"] for name, arrays in predictions.items()}
             kind = read_result(run.folder).task.kind
-            return [pooled_over_patterns(metric, logits, target, kind)]
+            train = predictions[names[0]].get("train")
+            return [pooled_over_patterns(metric, logits, target, kind, train=train)]
 
         rows.append(
             {

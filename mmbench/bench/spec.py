@@ -325,7 +325,7 @@ class RunSpec:
         Args:
             steps: Of the optimiser in an epoch.
         """
-        least = math.ceil(self.trainer_args.get("min_steps", 0) / steps)
+        least: int = math.ceil(self.trainer_args.get("min_steps", 0) / steps)
         epochs = max(int(self.trainer_args["max_epochs"]), least)
         return max(1, round(self.length * epochs))
 

@@ -35,6 +35,7 @@ def bootstrap(
     target: Num[np.ndarray, " sample *output"],
     task_kind: TaskKind,
     *,
+    train: Num[np.ndarray, "..."] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Float[Array, "method resample"]:
@@ -51,6 +52,7 @@ def bootstrap(
             that order.
         target: As in `mmbench.metrics.metric.score`.
         task_kind: Kind of the task.
+        train: As there.
         resamples: How many, >= 1.
         seed: Decides which samples are drawn, together with their number.
 
@@ -67,7 +69,10 @@ def bootstrap(
         stop = start + len(counts)
         for method, logits in enumerate(runs):
             if logits:
-                scores = [score_resampled(metric, z, target, task_kind, counts) for z in logits]
+                scores = [
+                    score_resampled(metric, z, target, task_kind, counts, train=train)
+                    for z in logits
+                ]
                 values[method, start:stop] = np.mean(scores, axis=0)
         start = stop
     return values

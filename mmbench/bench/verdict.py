@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import Run, is_bootstrapped, read_predictions
+from mmbench.bench.record import Run, is_bootstrapped, read_scored
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import (
@@ -229,17 +229,19 @@ def _resampled(
     for scenario, condition in pairs:
         by_fold = []
         for fold in folds:
-            logits, target = [], np.empty(0)
+            logits, target, train = [], np.empty(0), None
             for method in methods:
                 arrays = [
-                    read_predictions(run, condition, only=("logits", "target"))
+                    read_scored(run, condition)
                     for run in here
                     if (run.spec.scenario_name, run.spec.fold, run.spec.method_label)
                     == (scenario, fold, method)
                 ]
                 logits.append([one["logits"] for one in arrays])
-                target = arrays[0]["target"]
-            by_fold.append(bootstrap(metric, logits, target, kind, resamples=RESAMPLES, seed=fold))
+                target, train = arrays[0]["target"], arrays[0].get("train")
+            by_fold.append(
+                bootstrap(metric, logits, target, kind, train=train, resamples=RESAMPLES, seed=fold)
+            )
         means[scenario, condition] = np.mean(by_fold, axis=0)
     return means
 

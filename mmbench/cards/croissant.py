@@ -20,7 +20,7 @@ from mmbench.config import JSON
 from mmbench.data.files import content_of, locate
 from mmbench.data.masks import PresenceTable
 from mmbench.data.missingness.measure import realised
-from mmbench.data.samples import SPLITS, Samples
+from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.datamodule import DataModule
 
 TERMS = (
@@ -160,7 +160,7 @@ def _lost(samples: Samples) -> str:
     return f"{len(samples)} samples, " + (", ".join(parts) or "nothing") + "."
 
 
-def _records(data: DataModule, splits: Mapping[str, Samples]) -> list[JSON]:
+def _records(data: DataModule, splits: Mapping[Split, Samples]) -> list[JSON]:
     task = data.task
     modalities = [
         {
@@ -179,7 +179,7 @@ def _records(data: DataModule, splits: Mapping[str, Samples]) -> list[JSON]:
         for split, samples in splits.items()
     ]
     outputs: list[dict[str, Any]] = [{"name": str(output)} for output in task.outputs]
-    if task.kind != "regression":
+    if task.kind in ("single_label", "multi_label"):
         for split, samples in splits.items():
             counts = (
                 np.bincount(samples.target, minlength=task.num_outputs)
@@ -188,7 +188,11 @@ def _records(data: DataModule, splits: Mapping[str, Samples]) -> list[JSON]:
             )
             for output, count in zip(outputs, counts, strict=True):
                 output[split] = int(count)
-    tables = {"modalities": modalities, "splits": sizes, task.kind: outputs}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "modalities": modalities,
+        "splits": sizes,
+        task.kind: outputs,
+    }
     return [_inline(name, rows) for name, rows in tables.items()]
 
 

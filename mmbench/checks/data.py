@@ -18,6 +18,7 @@ from mmbench.data.mapped import chunks
 from mmbench.data.samples import SPLITS, PresenceArray, Samples, Split
 from mmbench.data.scenario import Scenario
 from mmbench.data.stored import observed_by
+from mmbench.data.survival import reason_no_outcome, reason_not_comparable
 from mmbench.data.task import Task
 from mmbench.datamodule import DataModule
 from mmbench.health import examine
@@ -118,6 +119,9 @@ def values_are_in_range(subject: Subject) -> None:
         samples = subject.data.samples(split)
         if task.kind == "multi_label":
             assert np.isin(samples.target, (0, 1)).all(), f"{split}: a label is neither 0 nor 1"
+        if task.kind == "survival":
+            problem = reason_no_outcome(samples.target) or reason_not_comparable(samples.target)
+            assert not problem, f"{split}: {problem}"
         assert np.isfinite(samples.target).all(), f"{split}: a target is not finite"
         for column, modality in enumerate(task.modalities):
             rows = samples.presence[:, column]
@@ -372,7 +376,7 @@ def no_feature_is_the_target(subject: Subject) -> None:
 def every_output_occurs_in_training(subject: Subject) -> None:
     """Every class, and both values of every label, occur in training."""
     task, target = subject.data.task, subject.data.samples("train").target
-    if task.kind == "regression":
+    if task.kind in ("regression", "survival"):
         return
     seen: NDArray[np.bool_]
     if task.kind == "single_label":

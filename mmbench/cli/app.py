@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from mmbench.cli.work import work
 
 # signs of our tables where the terminal has none of them
 PLAIN = {"±": "+-", "↑": "^", "†": "+", "·": "-", "…": "...", "—": "-", "≥": ">=", "≤": "<="}
+NARROWEST = 20  # columns of a terminal that is believed
 
 
 class _Group(TyperGroup):
@@ -118,6 +120,9 @@ def _options(
 def start() -> None:
     """Run the command line; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     debug = sys.argv[1:2] == ["--debug"]
+    width = os.environ.get("COLUMNS", "")
+    if width.isdecimal() and not (len(width) < 6 and int(width) >= NARROWEST):
+        del os.environ["COLUMNS"]  # in no room, or in endless room, nothing would be printed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is spelt out
             stream.reconfigure(errors="mmbench.plain")

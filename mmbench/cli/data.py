@@ -240,6 +240,13 @@ def _print_source(data: Any) -> None:
 def _print_target(task: Any, splits: Mapping[str, Any]) -> None:
     import numpy as np
 
+    if task.kind == "survival":
+        times = [samples.target[:, 0] for samples in splits.values()]
+        rows = [("median time", *(f"{np.median(time):g}" for time in times))]
+        events = [samples.target[:, 1] for samples in splits.values()]
+        rows.append(("events", *(f"{event.sum():g} of {len(event)}" for event in events)))
+        print_table(("survival", *splits), rows)
+        return
     if task.kind == "regression":
         rows = []
         for i, output in enumerate(task.outputs):

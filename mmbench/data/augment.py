@@ -58,7 +58,8 @@ class Draws:
         total = sum((bits >> 15 * part) & 0x7FFF for part in range(4))
         assert isinstance(total, Tensor)
         z = (total - 2 * 0x7FFF).float() / (2**15 * (1 / 3) ** 0.5)
-        return z.view(len(self.sample_id), *shape)
+        normal: Tensor = z.view(len(self.sample_id), *shape)
+        return normal
 
 
 def _per_sample(numbers: Float[Tensor, " batch"], x: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class Batch:
         inputs: Modality -> (batch, ...) in the axes of its kind; zeros where absent.
         presence: True = the sample has the modality; at least one in every row.
         target: (batch,) int64 for single_label, (batch, output) float otherwise; outcomes of a
-            regression are standardised by those of the training split. `Withheld` in evaluation.
+            regression are standardised by those of the training split; of survival (batch, 2), see
+            `SurvivalScale.apply`. `Withheld` in evaluation.
         sample_id: Tells samples apart; opaque in evaluation, see `blind`.
         lengths: Modality -> (batch,) steps, for sequences, tokens and bags; 0 where absent.
         observed: Modality -> (batch, ...) bool over the axes of its entries (features of a vector,

@@ -24,7 +24,8 @@ class Samples:
         inputs: Modality -> array (sample, ...) in the axes of its kind; images may be uint8
             (0..255) and token ids any integer type. Absent entries may hold anything. An array
             that is mapped from a large file is never copied: parts of these samples refer to it.
-        target: (sample,) int for single_label, (sample, output) float otherwise.
+        target: (sample,) int for single_label, (sample, 2) time and event for survival, (sample,
+            output) float otherwise.
         sample_id: Unique int64, the same in every run: masks and predictions are joined on it.
         presence: True = the sample has the modality; at least one in every row.
         lengths: Modality -> (sample,) steps, for sequences, tokens and bags.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from mmbench.registry import suggest
 
 Kind = Literal["vector", "sequence", "image", "volume", "tokens", "bag"]
-TaskKind = Literal["single_label", "multi_label", "regression"]
+TaskKind = Literal["single_label", "multi_label", "regression", "survival"]
 
 AXES: dict[Kind, tuple[str, ...]] = {
     "vector": ("feature",),
@@ -21,6 +21,7 @@ WITH_LENGTHS: frozenset[Kind] = frozenset({"sequence", "tokens", "bag"})
 
 
 MOST_LAYERS = 256
+FEWEST_INTERVALS = 3  # the Brier score is integrated between the ends of at least two
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +148,12 @@ class Task:
     """What goes in and what is predicted.
 
     Args:
-        kind: `single_label` (target int in 0..C-1), `multi_label` (target 0/1, shape (C,)) or
-            `regression` (target float, shape (C,)).
+        kind: `single_label` (target int in 0..C-1), `multi_label` (target 0/1, shape (C,)),
+            `regression` (target float, shape (C,)) or `survival` (target time > 0 and event 0/1,
+            shape (2,)).
         modalities: In the order of the columns of presence.
-        outputs: Names of the classes, or of the regressed quantities.
+        outputs: Names of the classes, or of the regressed quantities; of survival one, the log risk
+            of Cox, or one for each of K >= 3 intervals, of which the hazards are learned.
 
     Raises:
         ValueError: If there is no modality, a name occurs twice, or there are no outputs.
@@ -163,6 +166,10 @@ class Task:
     def __post_init__(self) -> None:
         if not self.modalities or not self.outputs:
             raise ValueError("a task needs at least one modality and one output")
+        if self.kind == "survival" and 1 < self.num_outputs < FEWEST_INTERVALS:
+            raise ValueError(
+                f"hazards need at least {FEWEST_INTERVALS} intervals, found {self.num_outputs}"
+            )
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"modality names must differ, found {self.names}")
 
@@ -173,7 +180,7 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        """C: classes, labels or regressed quantities."""
+        """C: classes, labels, regressed quantities or intervals."""
         return len(self.outputs)
 
     def one_of(self, kinds: Sequence[Kind], name: str | None = None) -> Modality:

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmbench.data.task import Task
+from mmbench.layers.survival import survival_prior
 
 
 def output_prior(task: Task, target: Tensor) -> Float[Tensor, " output"]:
@@ -15,11 +16,14 @@ def output_prior(task: Task, target: Tensor) -> Float[Tensor, " output"]:
 
     Args:
         task: Says what the targets are.
-        target: (sample,) classes, or (sample, output).
+        target: (sample,) classes, or (sample, output), or of survival (sample, 2).
 
     Returns:
-        Log-frequencies of the classes, log-odds of the labels, or the mean outcome.
+        Log-frequencies of the classes, log-odds of the labels, or the mean outcome; of survival 0,
+        or the log-odds of the hazards.
     """
+    if task.kind == "survival":
+        return survival_prior(task.num_outputs, target)
     if task.kind == "single_label":
         counts = torch.bincount(target, minlength=task.num_outputs).float() + 1
         return (counts / counts.sum()).log()

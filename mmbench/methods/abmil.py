@@ -24,7 +24,7 @@ from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
 from mmbench.layers.pooling import valid_steps
-from mmbench.method import Applies, Paper
+from mmbench.method import ALL_TASKS, Applies, Paper
 from mmbench.search import Choice, ranges
 from mmbench.single_modality import SingleModality
 
@@ -50,7 +50,7 @@ class ABMIL(SingleModality):
         2018,
         "https://arxiv.org/abs/1802.04712",
     )
-    applies = Applies(one_of=("bag", "sequence"))
+    applies = Applies(tasks=ALL_TASKS, one_of=("bag", "sequence"))
     search = ranges(dim=Choice((64, 128, 256, 512)))
     own_encoders = "attention over the instances is the method"
 

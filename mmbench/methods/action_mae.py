@@ -36,7 +36,7 @@ from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.stacked import StackedLinear
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch token dim"]
@@ -69,7 +69,7 @@ class ActionMAE(Method):
         2023,
         "https://arxiv.org/abs/2211.13916",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         memory=Whole(1, 16, log=True),
         reconstruct=Real(0.1, 10.0, log=True),

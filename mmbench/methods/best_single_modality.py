@@ -19,7 +19,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.prior import output_prior
-from mmbench.method import Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 
 
 class BestSingleModality(Method):
@@ -34,6 +34,7 @@ class BestSingleModality(Method):
     """
 
     paper = Paper("Best single modality (baseline)")
+    applies = Applies(tasks=ALL_TASKS)
 
     prior: Tensor
     best: Tensor
@@ -81,8 +82,8 @@ class BestSingleModality(Method):
         return {"task": (rows.sum(0) / batch.presence.sum(0).clamp_min(1)).sum()}
 
     def _row_losses(self, batch: Batch) -> Float[Tensor, "batch modality"]:
-        output = self.each(batch).unbind(1)
-        return torch.stack([self.row_loss(o, batch.target) for o in output], dim=1)
+        each = zip(self.each(batch).unbind(1), batch.presence.unbind(1), strict=True)
+        return torch.stack([self.row_loss(o, batch.target, has) for o, has in each], dim=1)
 
     def candidates(self, batch: Batch) -> Float[Tensor, "batch modality output"]:
         """Every modality's own prediction, gaps included."""

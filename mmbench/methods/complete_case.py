@@ -13,7 +13,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import LateFusion
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 
 
 class CompleteCase(Method):
@@ -28,7 +28,7 @@ class CompleteCase(Method):
     """
 
     paper = Paper("Complete-case analysis (baseline)")
-    applies = Applies(complete_rows=True)
+    applies = Applies(tasks=ALL_TASKS, complete_rows=True)
 
     def __init__(
         self,
@@ -50,5 +50,5 @@ class CompleteCase(Method):
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Mean loss of the complete samples of a batch; zero if there is none."""
         complete = batch.presence.all(dim=1)
-        rows = self.row_loss(self(batch), batch.target)
+        rows = self.row_loss(self(batch), batch.target, complete)
         return {"task": masked_mean(rows, complete, dim=0)}

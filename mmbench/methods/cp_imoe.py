@@ -58,7 +58,7 @@ from mmbench.diagnostics import Diagnostic, Matrix, RouterUsage
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.views import View
-from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.method import ALL_TASKS, Applies, Method, Paper, Stage
 from mmbench.registry import suggest
 from mmbench.search import Real, ranges
 
@@ -133,7 +133,7 @@ class CPIMoE(Method):
         2026,
         "https://github.com/lijing-coder/CP-IMoE",
     )
-    applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 status prompts
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2, max_modalities=8)  # 2^M - 1 status prompts
     search = ranges(penalty=Real(0.1, 10.0, log=True))
 
     status_prompt: Tensor
@@ -298,11 +298,14 @@ class CPIMoE(Method):
         b, presence = self.features(batch), batch.presence
         if kind == "specific":
             said = zip(self.specific_logits(b).unbind(1), presence.unbind(1), strict=True)
-            each = [masked_mean(self.row_loss(z, batch.target), present, 0) for z, present in said]
+            each = [
+                masked_mean(self.row_loss(z, batch.target, present), present, 0)
+                for z, present in said
+            ]
             return {kind: torch.stack(each).sum()}
         f = self.interactions[kind](b)
         counted = paired(batch)
-        rows = self.row_loss(self.interaction_heads[kind](f), batch.target)
+        rows = self.row_loss(self.interaction_heads[kind](f), batch.target, counted)
         distance = pull_together if kind == "redundant" else push_apart
         weight = self.penalties[kind] if self.official else self.penalty
         return {

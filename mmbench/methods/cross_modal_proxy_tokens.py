@@ -35,7 +35,7 @@ from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.stacked import StackedLinear
-from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.method import ALL_TASKS, Applies, Method, Paper, Stage
 from mmbench.search import Real, Whole, ranges
 
 ClassTokens = Float[Tensor, "batch modality dim"]
@@ -115,7 +115,7 @@ class CMPT(Method):
         2025,
         "https://arxiv.org/abs/2501.17823",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         rank=Whole(1, 8, log=True),
         alignment=Real(0.02, 2.0, log=True),
@@ -202,9 +202,10 @@ class CMPT(Method):
         """Terms of the present stage."""
         truth = batch.teacher or batch
         if self.stage == "unimodal":
-            rows = [self.row_loss(output, batch.target) for output in self.alone(truth)]
-            each = masked_mean(torch.stack(rows, dim=1), truth.presence, dim=0)
-            return {"task": each.sum()}
+            each = zip(self.alone(truth), truth.presence.unbind(1), strict=True)
+            rows = [self.row_loss(output, batch.target, has) for output, has in each]
+            means = masked_mean(torch.stack(rows, dim=1), truth.presence, dim=0)
+            return {"task": means.sum()}
         k, y = self.read(truth)
         output = self.predict(k, y, random_pattern(batch.presence))
         return {

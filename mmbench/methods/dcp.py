@@ -37,7 +37,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
 from mmbench.layers.prompts import fallback, pattern_index, patterns_seen
-from mmbench.method import Applies, Paper
+from mmbench.method import ALL_TASKS, Applies, Paper
 from mmbench.prompting import PromptMethod
 from mmbench.search import Choice, ranges
 
@@ -125,7 +125,8 @@ class DCP(PromptMethod):
         2024,
         "https://arxiv.org/abs/2410.06558",
     )
-    applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
+    # 2^M - 1 sets of prompts
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2, max_modalities=8)
     search = ranges(
         rows=Choice((2, 4, 8)),
     )

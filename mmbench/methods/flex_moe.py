@@ -46,7 +46,7 @@ from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, Routing, SparseBlock, cv_squared
 from mmbench.layers.usage import UsageMeter
-from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.method import ALL_TASKS, Applies, Method, Paper, Stage
 from mmbench.search import Choice, Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -80,7 +80,7 @@ class FlexMoE(Method):
         2024,
         "https://arxiv.org/abs/2410.08245",
     )
-    applies = Applies(min_modalities=2, max_modalities=MOST_MODALITIES)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2, max_modalities=MOST_MODALITIES)
     search = ranges(
         tokens=Choice((4, 8, 16)),
         gate_loss=Real(1e-3, 1.0, log=True),
@@ -182,7 +182,7 @@ class FlexMoE(Method):
             # who asks nobody is balanced with nobody, and complete samples have no specialist
             routings = [r.only(counted.repeat_interleave(tokens)) for r in routings]
             c = torch.zeros_like(c)
-        task = masked_mean(self.row_loss(output, batch.target), counted, 0)
+        task = masked_mean(self.row_loss(output, batch.target, counted), counted, 0)
         shape = (*batch.presence.shape, -1, routings[0].gates.shape[1])
         gate = [
             gate_loss(

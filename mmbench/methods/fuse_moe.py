@@ -44,7 +44,7 @@ from mmbench.layers.attention import SelfAttention
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, LEAST_NOISE, Experts, route
 from mmbench.layers.usage import UsageMeter
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Choice, Real, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -86,7 +86,7 @@ class FuseMoE(Method):
         2024,
         "https://arxiv.org/abs/2402.03226",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         layers=Whole(1, 3),
         hidden=Choice((64, 128, 256)),

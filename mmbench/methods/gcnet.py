@@ -30,7 +30,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import random_pattern
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, Whole, ranges
 
 Nodes = Float[Tensor, "batch node dim"]
@@ -125,7 +125,8 @@ class GCNet(Method):
         2023,
         "https://arxiv.org/abs/2203.02177",
     )
-    applies = Applies(min_modalities=2, one_of=("sequence", "tokens"))  # what has an order in time
+    # one that has an order in time
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2, one_of=("sequence", "tokens"))
     search = ranges(
         window=Whole(1, 4),
         reconstruct=Real(0.1, 10.0, log=True),

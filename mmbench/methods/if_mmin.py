@@ -40,7 +40,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.moments import central_moment_discrepancy
-from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.method import ALL_TASKS, Applies, Method, Paper, Stage
 from mmbench.search import Real, Whole, ranges
 
 Features = Float[Tensor, "batch modality dim"]
@@ -141,7 +141,7 @@ class IFMMIN(Method):
         2023,
         "https://arxiv.org/abs/2210.15359",
     )
-    applies = Applies(min_modalities=2, complete_rows=True)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2, complete_rows=True)
     search = ranges(
         blocks=Whole(1, 8),
         imagination=Real(0.1, 10.0, log=True),
@@ -238,7 +238,7 @@ class IFMMIN(Method):
         pairs = list(combinations(s.unbind(1), 2))
         apart = [central_moment_discrepancy(a, b, complete, complete) for a, b in pairs]
         return {
-            "task": masked_mean(self.row_loss(output, truth.target), complete, dim=0),
+            "task": masked_mean(self.row_loss(output, truth.target, complete), complete, dim=0),
             "discrepancy": torch.stack(apart).mean(),
         }
 

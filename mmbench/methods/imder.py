@@ -44,7 +44,7 @@ from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.stacked import StackedBlock, StackedLinear
-from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.method import ALL_TASKS, Applies, Method, Paper, Stage
 from mmbench.search import Choice, Real, ranges
 
 Tokens = Float[Tensor, "modality batch token dim"]
@@ -184,7 +184,7 @@ class IMDer(Method):
         "https://papers.neurips.cc/paper_files/paper/2023/hash/"
         "372cb7805eaccb2b7eed641271a30eec-Abstract-Conference.html",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         steps=Choice((10, 20, 50)),
         recover=Real(0.01, 1.0, log=True),

@@ -26,7 +26,7 @@ from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import random_drop
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, Whole, ranges
 
 
@@ -53,7 +53,7 @@ class LateFusionTransformer(Method):
         2025,
         "https://arxiv.org/abs/2512.22991",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         drop=Real(0.0, 0.6),
         depth=Whole(1, 6),

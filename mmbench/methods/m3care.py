@@ -46,7 +46,7 @@ from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.retrieval import SupportBank
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, ranges
 
 Embeddings = Float[Tensor, "modality batch dim"]
@@ -83,7 +83,7 @@ class M3Care(Method):
         2022,
         "https://doi.org/10.1145/3534678.3539388",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(threshold=Real(0.0, 0.5))
 
     def __init__(

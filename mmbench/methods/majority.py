@@ -14,14 +14,14 @@ from torch import Tensor
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prior import output_prior
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 
 
 class Majority(Method):
     """Constant prediction; has nothing to train."""
 
     paper = Paper("Majority class (baseline)")
-    applies = Applies(trains=False)
+    applies = Applies(tasks=ALL_TASKS, trains=False)
 
     prior: Tensor
 

@@ -37,7 +37,7 @@ from mmbench.layers.prompts import (
     patterns_seen,
     with_dummies,
 )
-from mmbench.method import Applies, Paper
+from mmbench.method import ALL_TASKS, Applies, Paper
 from mmbench.prompting import PromptMethod
 from mmbench.search import Choice, ranges
 
@@ -61,7 +61,8 @@ class MAPs(PromptMethod):
         2023,
         "https://arxiv.org/abs/2303.03369",
     )
-    applies = Applies(min_modalities=2, max_modalities=8)  # 2^M - 1 sets of prompts
+    # 2^M - 1 sets of prompts
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2, max_modalities=8)
     search = ranges(length=Choice((4, 8, 16)))
 
     def __init__(

@@ -13,7 +13,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
-from mmbench.method import Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 
 
 class MeanFusion(Method):
@@ -28,6 +28,7 @@ class MeanFusion(Method):
     """
 
     paper = Paper("Mean fusion (baseline)")
+    applies = Applies(tasks=ALL_TASKS)
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.late_fusion import StackedMLP
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.vision import COARSEST
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, ranges
 
 PROJECTED = 64  # numbers that stand for the words of a text
@@ -61,7 +61,7 @@ class MFM(Method):
         2019,
         "https://arxiv.org/abs/1806.06176",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         reconstruct=Real(0.01, 1.0, log=True),
         discrepancy=Real(1.0, 1000.0, log=True),

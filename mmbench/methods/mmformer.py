@@ -30,7 +30,7 @@ from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Choice, Whole, ranges
 
 Tokens = Float[Tensor, "batch modality token dim"]
@@ -62,7 +62,7 @@ class MMFormer(Method):
         2022,
         "https://arxiv.org/abs/2206.02425",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         tokens=Choice((4, 8, 16)),
         depth=Whole(1, 3),
@@ -151,7 +151,8 @@ class MMFormer(Method):
         if self.unimodal is not None:
             # before the random hiding: each modality that a sample has must be useful alone
             alone = self.unimodal(z.flatten(2)).unbind(1)
-            rows = torch.stack([self.row_loss(o, batch.target) for o in alone], dim=1)
+            each = zip(alone, batch.presence.unbind(1), strict=True)
+            rows = torch.stack([self.row_loss(o, batch.target, has) for o, has in each], dim=1)
             terms["unimodal"] = masked_mean(rows, batch.presence, dim=0).sum()
         for step, (head, x) in enumerate(zip(self.progressive, steps, strict=False)):
             output = head(self._side_by_side(x, seen))

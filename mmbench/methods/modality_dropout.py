@@ -15,7 +15,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.fusion import random_drop
 from mmbench.layers.late_fusion import LateFusion
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, ranges
 
 
@@ -40,7 +40,7 @@ class ModalityDropout(Method):
         2016,
         "https://arxiv.org/abs/1501.00102",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(drop=Real(0.0, 0.6))
 
     def __init__(

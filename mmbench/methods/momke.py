@@ -45,7 +45,7 @@ from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.pooling import valid_steps
 from mmbench.layers.stacked import StackedLinear
 from mmbench.layers.usage import UsageMeter
-from mmbench.method import Applies, Method, Paper, Stage
+from mmbench.method import ALL_TASKS, Applies, Method, Paper, Stage
 from mmbench.search import Whole, ranges
 
 Steps = Float[Tensor, "modality batch step dim"]
@@ -195,7 +195,7 @@ class MoMKE(Method):
         2024,
         "https://doi.org/10.1145/3664647.3681683",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(depth=Whole(1, 4))
     own_encoders = "steps of sequences are projected one by one, as in the paper"
 
@@ -334,8 +334,10 @@ class MoMKE(Method):
         batch = batch.teacher or batch
         outputs = self.alone(batch)
         return {
-            name: masked_mean(self.row_loss(output, batch.target), batch.has(name), dim=0)
-            for name, output in zip(batch.modalities, outputs, strict=True)
+            name: masked_mean(self.row_loss(output, batch.target, has), has, dim=0)
+            for name, output, has in zip(
+                batch.modalities, outputs, batch.presence.unbind(1), strict=True
+            )
         }
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:

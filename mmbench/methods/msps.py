@@ -29,7 +29,7 @@ from mmbench.bounds import Count, Depth, LossWeight
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.prompts import Dummy, PromptKind, Prompts, with_dummies
-from mmbench.method import Applies, Paper
+from mmbench.method import ALL_TASKS, Applies, Paper
 from mmbench.prompting import PromptMethod
 from mmbench.search import Choice, Real, ranges
 
@@ -56,7 +56,7 @@ class MSPs(PromptMethod):
         2024,
         "https://arxiv.org/abs/2312.15890",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         length=Choice((4, 8, 16)),
         orthogonality=Real(0.1, 10.0, log=True),

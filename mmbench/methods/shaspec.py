@@ -35,7 +35,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.late_fusion import StackedMLP
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Real, ranges
 
 
@@ -59,7 +59,7 @@ class ShaSpec(Method):
         2023,
         "https://arxiv.org/abs/2307.14126",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         alpha=Real(0.01, 1.0, log=True),
         beta=Real(0.002, 0.2, log=True),

@@ -41,7 +41,7 @@ from mmbench.data.task import Task
 from mmbench.layers.encoders import KINDS, ModalityEncoders
 from mmbench.layers.fusion import random_pattern
 from mmbench.layers.stacked import StackedLinear
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Choice, Real, ranges
 
 Fused = tuple[
@@ -231,7 +231,7 @@ class SMIL(Method):
         2021,
         "https://arxiv.org/abs/2103.05677",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         hidden=Choice((32, 64, 128)),
         centres=Choice((5, 10, 20)),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
-from mmbench.method import Applies, Paper
+from mmbench.method import ALL_TASKS, Applies, Paper
 from mmbench.search import Choice, ranges
 from mmbench.single_modality import SingleModality
 
@@ -44,7 +44,7 @@ class SNN(SingleModality):
     paper = Paper(
         "Self-Normalizing Neural Networks", "NeurIPS", 2017, "https://arxiv.org/abs/1706.02515"
     )
-    applies = Applies(one_of=("vector",))
+    applies = Applies(tasks=ALL_TASKS, one_of=("vector",))
     search = ranges(dim=Choice((64, 128, 256, 512)))
     own_encoders = "the network on the vector is the method"
 

@@ -43,7 +43,7 @@ from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.moments import central_moment_discrepancy
 from mmbench.layers.pooling import adaptive_mean
 from mmbench.layers.stacked import StackedBlock
-from mmbench.method import Applies, Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 from mmbench.search import Choice, Real, Whole, ranges
 
 Steps = Float[Tensor, "batch modality step dim"]
@@ -185,7 +185,7 @@ class TFRNet(Method):
         2021,
         "https://doi.org/10.1145/3474085.3475585",
     )
-    applies = Applies(min_modalities=2)
+    applies = Applies(tasks=ALL_TASKS, min_modalities=2)
     search = ranges(
         dim=Choice((30, 60, 120)),  # of 6 heads
         depth=Whole(1, 4),

@@ -13,7 +13,7 @@ from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.encoders import encoder
 from mmbench.layers.late_fusion import head
-from mmbench.method import ALL_KINDS, Applies, Paper
+from mmbench.method import ALL_KINDS, ALL_TASKS, Applies, Paper
 from mmbench.single_modality import SingleModality
 
 
@@ -31,7 +31,7 @@ class Unimodal(SingleModality):
     """
 
     paper = Paper("One modality alone (baseline)")
-    applies = Applies(one_of=ALL_KINDS)
+    applies = Applies(tasks=ALL_TASKS, one_of=ALL_KINDS)
 
     def __init__(
         self,

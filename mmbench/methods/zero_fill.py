@@ -12,7 +12,7 @@ from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.late_fusion import LateFusion
-from mmbench.method import Method, Paper
+from mmbench.method import ALL_TASKS, Applies, Method, Paper
 
 
 class ZeroFill(Method):
@@ -27,6 +27,7 @@ class ZeroFill(Method):
     """
 
     paper = Paper("Late fusion with zero filling (baseline)")
+    applies = Applies(tasks=ALL_TASKS)
 
     def __init__(
         self,

@@ -116,6 +116,8 @@ def pooled_over_patterns(
     logits: Mapping[str, Float[np.ndarray, "_ output"]],
     target: Mapping[str, Num[np.ndarray, "..."]],
     task_kind: TaskKind,
+    *,
+    train: Num[np.ndarray, "..."] | None = None,
 ) -> float:
     """Score of the samples of all patterns together, so that common patterns count more.
 
@@ -127,6 +129,7 @@ def pooled_over_patterns(
         logits: Pattern -> predictions for the samples that have it.
         target: Pattern -> their targets.
         task_kind: Kind of the task.
+        train: As in `mmbench.metrics.metric.score`.
 
     Raises:
         ValueError: As `mmbench.metrics.metric.score`, and if the two name different patterns.
@@ -137,7 +140,8 @@ def pooled_over_patterns(
             "give both for the same ones, at least one"
         )
     rows = [target[pattern] for pattern in logits]
-    return score(metric, np.concatenate(list(logits.values())), np.concatenate(rows), task_kind)
+    together = np.concatenate(list(logits.values()))
+    return score(metric, together, np.concatenate(rows), task_kind, train=train)
 
 
 def cost_of_absence(

@@ -8,7 +8,8 @@ A new metric is one function in a file of this folder:
 It then occurs in every record, table and selection rule. With a third argument `weight`
 (resample, sample) it returns one score for each row of weights, which makes the bootstrap and
 weighted scores matrix work; without it the bootstrap repeats rows and calls it again and again.
-With a fourth, `calibration`, it is given predictions of validation samples as well.
+With a fourth, `calibration`, it is given predictions of validation samples as well; with `train`,
+the targets of the training split.
 """
 
 import importlib
@@ -23,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 import mmbench.metrics
+from mmbench.data.survival import reason_no_outcome
 from mmbench.data.task import TaskKind
 from mmbench.metrics.weighted import Array
 from mmbench.registry import suggest
@@ -59,6 +61,8 @@ class Metric:
         function: Takes (logits, target), (logits, target, weight) or, besides, a calibration.
         weighted: Whether it takes `weight`.
         calibrated: Whether it takes `calibration`, and so `weight`, too.
+        needs_train: Whether it takes `train`.
+        resampled: The same with `weight`, for resamples alone; None = `function`.
     """
 
     name: str
@@ -67,24 +71,33 @@ class Metric:
     function: Callable[..., Any]
     weighted: bool
     calibrated: bool
+    needs_train: bool
+    resampled: Callable[..., Any] | None
 
 
 _METRICS: dict[str, Metric] = {}
 
 
 def metric(
-    name: str, *, tasks: tuple[TaskKind, ...], better: Better
+    name: str,
+    *,
+    tasks: tuple[TaskKind, ...],
+    better: Better,
+    resampled: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function as a metric.
 
     The function meets float64 logits (sample, output) without NaN, and a target that fits them:
     int (sample,) for single_label, 0.0 or 1.0 (sample, output) for multi_label, float
-    (sample, output) for regression. It returns NaN where the metric is undefined.
+    (sample, output) for regression, time and event (sample, 2) for survival. It returns NaN where
+    the metric is undefined.
 
     Args:
         name: New name, as it will stand in tables.
         tasks: Task kinds that it is defined for.
         better: Which direction is better.
+        resampled: Takes (logits, target, weight) and gives what the function would for repeated
+            rows; for one without `weight` that is slow to call a thousand times.
 
     Raises:
         ValueError: If another function has the name.
@@ -99,8 +112,12 @@ def metric(
                 f"{function.__qualname__}; rename one of them"
             )
         takes = inspect.signature(function).parameters
-        calibrated = "calibration" in takes
-        _METRICS[name] = Metric(name, tasks, better, function, "weight" in takes, calibrated)
+        weighted, calibrated, needs_train = (
+            one in takes for one in ("weight", "calibration", "train")
+        )
+        _METRICS[name] = Metric(
+            name, tasks, better, function, weighted, calibrated, needs_train, resampled
+        )
         return function
 
     return register
@@ -175,18 +192,22 @@ def score(
     task_kind: TaskKind,
     weight: Float[np.ndarray, " weight"] | None = None,
     calibration: Calibration | None = None,
+    *,
+    train: Num[np.ndarray, "..."] | None = None,
 ) -> float:
     """Score predictions.
 
     Args:
         name: Name of a metric.
         logits: Outputs of `Method.forward`: logits of classes or labels, or regressed values.
-            -inf is a class of probability 0.
-        target: Int (sample,) for single_label, otherwise (sample, output).
+            -inf is a class of probability 0. Of survival, log cumulative hazards (sample, time).
+        target: Int (sample,) for single_label, (sample, 2) for survival, otherwise
+            (sample, output).
         task_kind: Kind of the task.
         weight: Importance of each sample, >= 0, for example one over the probability that it was
             seen; None = all the same. Only ratios matter.
         calibration: For a metric that takes one; others do not look at it.
+        train: Targets of the training split, for metrics of survival.
 
     Returns:
         The score; NaN if the metric is undefined here, if there is no sample (of weight > 0), if
@@ -194,13 +215,14 @@ def score(
         diverged has no score, whatever its argmax.
 
     Raises:
-        ValueError: If the metric does not exist, does not fit the task or takes no weights, or
-            the arrays do not fit each other.
+        ValueError: If the metric does not exist, does not fit the task, takes no weights or needs
+            `train`, or the arrays do not fit each other.
     """
     metric, logits, target = _checked(name, logits, target, task_kind)
     if weight is None and not metric.weighted:
         usable = len(logits) > 0 and _are_numbers(logits, task_kind)
-        return float(metric.function(logits, target)) if usable else float("nan")
+        known = {"train": _train(name, train)} if metric.needs_train else {}
+        return float(metric.function(logits, target, **known)) if usable else float("nan")
     if not metric.weighted:
         raise ValueError(
             f"metric {name!r} takes no weights; give its function a third argument "
@@ -224,6 +246,8 @@ def score_resampled(
     target: Num[np.ndarray, "..."],
     task_kind: TaskKind,
     counts: Float[np.ndarray, "resample weight"],
+    *,
+    train: Num[np.ndarray, "..."] | None = None,
 ) -> Float[np.ndarray, " resample"]:
     """Score every resample of the same predictions at once.
 
@@ -234,6 +258,7 @@ def score_resampled(
         task_kind: Kind of the task.
         counts: How often each sample occurs in each resample, >= 0. Fastest where the
             transpose is contiguous (samples along the slow axis of memory).
+        train: As in `score`; not resampled.
 
     Returns:
         What `score` would give for the rows repeated `counts` times; NaN as there, and so for
@@ -245,12 +270,19 @@ def score_resampled(
     metric, logits, target = _checked(name, logits, target, task_kind)
     if metric.calibrated:
         return np.full(len(counts), np.nan)
-    if metric.weighted:
+    if metric.weighted or metric.resampled:
         return _weighted_scores(metric, logits, target, task_kind, counts.astype(float, copy=False))
     if (counts != np.floor(counts)).any():
         raise ValueError(f"metric {name!r} takes no weights, so counts must be whole numbers")
     rows = [np.repeat(np.arange(len(logits)), row.astype(int)) for row in counts]
-    return np.array([score(name, logits[place], target[place], task_kind) for place in rows], float)
+    scores = [score(name, logits[place], target[place], task_kind, train=train) for place in rows]
+    return np.array(scores, float)
+
+
+def _train(name: str, train: Num[np.ndarray, "..."] | None) -> Target:
+    if train is None:
+        raise ValueError(f"metric {name!r} needs the targets of the training split; give train=")
+    return train.astype(np.float64)
 
 
 def _weighted_scores(
@@ -268,11 +300,12 @@ def _weighted_scores(
     if not _are_numbers(logits, task_kind):
         return np.full(len(weight), np.nan)
     scores = np.full(len(weight), np.nan)
+    function = metric.resampled or metric.function
     filled = total > 0
     if filled.all():
-        scores[:] = metric.function(logits, target, weight)
+        scores[:] = function(logits, target, weight)
     elif filled.any():
-        scores[filled] = metric.function(logits, target, weight[filled])
+        scores[filled] = function(logits, target, weight[filled])
     return scores
 
 
@@ -290,7 +323,7 @@ def _checked(
             f"choose from {', '.join(metrics_for(task_kind))}"
         )
     n, outputs = logits.shape
-    expected = (n,) if task_kind == "single_label" else (n, outputs)
+    expected = {"single_label": (n,), "survival": (n, 2)}.get(task_kind, (n, outputs))
     if target.shape != expected:
         raise ValueError(
             f"logits {logits.shape} of a {task_kind} task need a target of shape {expected}, "
@@ -310,6 +343,8 @@ def _checked(
         raise ValueError("a multi_label target holds 0 and 1 only; found other values")
     if not np.isfinite(target).all():
         raise ValueError("a target is NaN or infinite; drop such samples")
+    if task_kind == "survival" and (bad := reason_no_outcome(target)):
+        raise ValueError(bad)
     return metric, logits.astype(np.float64), target
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from sweeps import NO_DATA, specs, suite
+from torch.utils.data import BatchSampler
 
 import mmbench
 from mmbench import Sweep
@@ -18,9 +19,13 @@ from mmbench.bench.executors import local
 from mmbench.bench.executors.queue import Queue
 from mmbench.bench.record import find_run, read_predictions
 from mmbench.bench.result import read_result
+from mmbench.datamodule import _Shared
 
 SRC = Path(mmbench.__file__).parents[1]
-METHODS = [{"name": "zero_fill", "args": {"dim": 8, "dropout": 0.0}}]
+PLAIN = {  # without dropout, of which each process draws its own
+    "methods": [{"name": "zero_fill", "args": {"dim": 8, "dropout": 0.0}}],
+    "encoders": {"dropout": 0.0},
+}
 TOGETHER = {"devices": 2, "strategy": "ddp"}
 
 
@@ -29,20 +34,18 @@ def trainer(**more):
 
 
 def test_every_sample_of_a_batch_is_with_one_of_the_processes():
-    from mmbench.datamodule import _Shared
-
-    batches = [[5, 3, 8, 1], [2, 7, 4], [6]]
+    batches = BatchSampler([5, 3, 8, 1, 2, 7, 4, 6, 9], 4, drop_last=False)
     parts = [list(_Shared(batches, rank, 2)) for rank in range(2)]
-    assert parts == [[[5, 8], [2, 4], [6]], [[3, 1], [7], [6]]]
+    assert parts == [[[5, 8], [2, 4], [9]], [[3, 1], [7, 6], [9]]]
     assert len(_Shared(batches, 0, 2)) == 3
 
 
 @pytest.mark.slow
 def test_two_processes_leave_one_record_and_the_score_of_one(tmp_path):
     """By this machine's engine, and by `mmbench work`: each batch shared out, none added."""
-    words = suite(methods=METHODS, trainer=trainer(**TOGETHER)).model_dump(exclude_none=True)
+    words = suite(**PLAIN, trainer=trainer(**TOGETHER)).model_dump(exclude_none=True)
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(words | {"name": "two"}))
-    [one] = specs(methods=METHODS, trainer=trainer())
+    [one] = specs(**PLAIN, trainer=trainer())
     outcomes = [
         event.outcome.state
         for event in local.execute(Queue([one], tmp_path / "one"), NO_DATA, workers=1)

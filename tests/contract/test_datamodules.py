@@ -47,7 +47,7 @@ ARGUMENTS = {
 MCAR = {"mechanism": "mcar", "missing_rate": 0.4}
 SCENARIOS = {
     "natural": {"train": {"mechanism": "natural"}, "test": {"mechanism": "every_pattern"}},
-    "mcar": {"train": MCAR, "test": {"mechanism": "mcar", "missing_rate": [0.0, 0.2, 0.5]}},
+    "mcar": {"train": MCAR, "test": {"mechanism": "mcar", "missing_rate": [0.0, 0.2, 0.45]}},
     "natural_mcar": {
         "train": MCAR | {"mechanism": "natural + mcar"},
         "val": {"mechanism": "natural"},

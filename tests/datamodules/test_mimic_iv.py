@@ -96,7 +96,7 @@ def test_a_stay_is_the_last_one_or_each_and_nobody_is_in_two_splits(root):
 
 
 def test_labs_are_means_of_the_stay_and_say_what_was_not_measured(root, monkeypatch):
-    monkeypatch.setattr(mimic_iv, "ROWS", 7)  # values of one stay come in several pieces
+    monkeypatch.setattr(mimic_iv, "ROWS", 200)  # values of one stay come in several pieces
     labs = table(root, "labevents")
     found = samples_of(mimic(root))
     means = labs.dropna(subset=["hadm_id"]).groupby(["hadm_id", "itemid"])["valuenum"].mean()

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from mmbench.bench.run.loggers import require_logger
-from mmbench.bench.run.selection import require_defined
+from mmbench.bench.run.selection import Epochs, require_defined, require_validation
 from mmbench.bench.spec import DataEntry, RunSpec, bind, parameters
 from mmbench.data.missingness.fixed import Natural
 from mmbench.data.scenario import Scenario
@@ -48,7 +48,10 @@ REFUSED = {
     "default_root_dir": "a run writes into its own folder",
     "enable_checkpointing": "a run keeps the weights of the selected epoch itself (keep_weights)",
     "fast_dev_run": "it trains on one batch; for a smoke test give --limit",
+    "limit_predict_batches": "a run predicts every test sample",
+    "limit_test_batches": "a run predicts every test sample",
     "overfit_batches": "it selects the epoch on training samples",
+    "plugins": "a run says itself how its processes find each other",
     "num_nodes": "a run stays on one machine, with as many processes as trainer.devices says",
     "num_sanity_val_steps": "an epoch would be selected before training",
     "use_distributed_sampler": "several devices share every batch",
@@ -79,10 +82,11 @@ def check_arguments(spec: RunSpec, root: Path) -> str | None:
     task = data.task
     data.require_scenario()
     encoded = encoded_task(spec, data)
+    epochs: Epochs = ()
     reason = method.reason_not(task, **args)
     if reason is None:
         args_text = json.dumps(spec.method_args, sort_keys=True)
-        why = _why_not_built(spec.method, args_text, _with_pixels(encoded, data))
+        why, epochs = _construction(spec.method, args_text, _with_pixels(encoded, data))
         if why:
             raise ValueError(f"{spec.method_label} on {spec.data_label}: {why}")
     metric = spec.select["metric"]
@@ -95,6 +99,8 @@ def check_arguments(spec: RunSpec, root: Path) -> str | None:
     if method.applies.trains and spec.select["on"] == "val":
         require_defined(data, metric)
     _check_trainer(spec.trainer_args)
+    if method.applies.trains and reason is None:
+        require_validation(data, spec.trainer_args, epochs)
     return reason
 
 
@@ -110,24 +116,29 @@ def _with_pixels(task: Task, data: DataModule) -> Task:
 
 
 @lru_cache(maxsize=4096)  # the same under every scenario
-def _why_not_built(name: str, args: str, task: Task) -> str:
-    """What a method's constructor refuses; empty if nothing. It is built without its numbers."""
+def _construction(name: str, args: str, task: Task) -> tuple[str, Epochs]:
+    """What a method's constructor refuses, empty if nothing, and the epochs of its stages.
+
+    It is built without its numbers.
+    """
     cls = METHODS.get(name)
     bound = bind(cls, json.loads(args), given=("task",))
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             method = cls(task, **bound)
+            epochs = tuple(stage.epochs for stage in method.stages)
     except ValueError as error:
-        return str(error)
+        return str(error), ()
     except KeyboardInterrupt:
         raise
     except BaseException:  # a plugin's: it may want the numbers, and its run says what is wrong
-        return ""
+        return "", ()
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     if trained > MOST_TRAINED:
-        return f"{trained:,} weights would be trained, more than {MOST_TRAINED:,}; make it smaller"
-    return ""
+        why = f"{trained:,} weights would be trained, more than {MOST_TRAINED:,}; make it smaller"
+        return why, epochs
+    return "", epochs
 
 
 def require_fold(spec: RunSpec, root: Path) -> None:

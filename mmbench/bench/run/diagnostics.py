@@ -40,7 +40,7 @@ def with_truth(diagnostic: Diagnostic, data: DataModule) -> Diagnostic:
     test, train = data.split("test"), data.split("train").samples
     rows = test.rows_of(torch.from_numpy(diagnostic.query)).numpy()
     label = None
-    if data.task.kind != "regression":
+    if data.task.kind in ("single_label", "multi_label"):
         order = np.argsort(train.sample_id)
         known = diagnostic.neighbour >= 0
         ids = np.where(known, diagnostic.neighbour, train.sample_id[0])

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mmbench.bench.record import CALIBRATION, safe_csv
 from mmbench.bench.run.failures import DivergedError
 from mmbench.data.embeddings import Embeddings
+from mmbench.data.survival import SurvivalScale
 from mmbench.datamodule import DataModule
 from mmbench.metrics.metric import Calibration, metrics_for
 from mmbench.store import ALONE, Claim, write_arrays, write_text
@@ -46,7 +48,7 @@ def evaluate(
 
     Returns:
         Condition -> outputs in order of the test split: float32, or the values of a regression in
-        units (`DataModule.in_units`).
+        units, or log cumulative hazards (`DataModule.in_units`).
 
     Raises:
         DivergedError: If an output is not finite.
@@ -78,7 +80,20 @@ def evaluate(
     for name, output in logits.items():
         if not np.isfinite(output).all():
             raise DivergedError(f"outputs under the condition {name} are not finite")
+    _fit_baseline(method, data, device)
     return {name: data.in_units(output) for name, output in logits.items()}
+
+
+def _fit_baseline(method: LightningModule, data: DataModule, device: torch.device | str) -> None:
+    """Give a Cox model the baseline hazard that goes with its log risks of training samples."""
+    scale = data.target_scale
+    if not isinstance(scale, SurvivalScale) or scale.baseline is None:
+        return
+    train = (replace(batch, teacher=None).blind().to(device) for batch in data.batches("train"))
+    log_risk = torch.cat([method(batch)[:, 0] for batch in train]).float().cpu().numpy()
+    if not np.isfinite(log_risk).all():
+        raise DivergedError("log risks of training samples are not finite")
+    data.target_scale = scale.with_baseline(data.raw_target("train"), log_risk)
 
 
 def calibrations(
@@ -122,7 +137,8 @@ def predict_unlabelled(
 
     Returns:
         A row a sample: `id`, for classes and labels what is `predicted`, and an output each: a
-        probability, or a value in units. None if all samples have a label.
+        probability, or a value in units; for survival the probability to survive each time at
+        which predictions are scored. None if all samples have a label.
     """
     method.eval().to(device)
     ids, parts = [], []
@@ -141,6 +157,11 @@ def predict_unlabelled(
         return pd.DataFrame(table).join(
             pd.DataFrame(data.in_units(output.numpy()), columns=outputs)
         )
+    if task.kind == "survival":
+        survival = np.exp(-np.exp(data.in_units(output.numpy())))
+        return pd.DataFrame(table).join(
+            pd.DataFrame(survival, columns=[f"survival {t}" for t in _scored_outputs(data)])
+        )
     if task.kind == "single_label":
         chance = output.softmax(1).numpy()
         table["predicted"] = [outputs[k] for k in chance.argmax(1)]
@@ -148,6 +169,14 @@ def predict_unlabelled(
         chance = output.sigmoid().numpy()
         table["predicted"] = ["|".join(np.array(outputs)[row > 0.5]) for row in chance]
     return pd.DataFrame(table).join(pd.DataFrame(chance, columns=outputs), rsuffix=" (probability)")
+
+
+def _scored_outputs(data: DataModule) -> tuple[str, ...]:
+    """Names of the columns of stored predictions: of survival the times."""
+    scale = data.target_scale
+    if isinstance(scale, SurvivalScale):
+        return tuple(f"{time:.9g}" for time in scale.times)
+    return data.task.outputs
 
 
 def write_predictions(
@@ -160,8 +189,8 @@ def write_predictions(
     """Write a file a condition: outputs beside target, presence and id of each test sample.
 
     Beside the ids lie the names that the data set has for them, if it has, and those of the
-    outputs. Samples without a label get a CSV file, what one calibrates by a file beside the
-    folder.
+    outputs; of survival the targets of training, which its scores need. Samples without a label
+    get a CSV file, what one calibrates by a file beside the folder.
     """
     if calibration:
         logits_of = [one.logits for one in calibration.values()]
@@ -174,6 +203,8 @@ def write_predictions(
         write_text(folder / "predictions" / "unlabelled.csv", text)
     test, names = data.split("test").samples, data.names_of_ids()
     known = {"id": np.array([names[one] for one in test.sample_id.tolist()])} if names else {}
+    if data.task.kind == "survival":
+        known["train"] = data.raw_target("train")
     for name, output in logits.items():
         write_arrays(
             folder / "predictions" / f"{name}.npz",
@@ -182,7 +213,7 @@ def write_predictions(
                 "target": test.target,
                 "presence": data.condition_presence(name),
                 "sample_id": test.sample_id,
-                "outputs": np.array(data.task.outputs),
+                "outputs": np.array(_scored_outputs(data)),
                 **known,
             },
         )

@@ -18,6 +18,12 @@ def notes(data: DataModule) -> list[str]:
 
 def _about_targets(data: DataModule) -> list[str]:
     task = data.task
+    if task.kind == "survival":
+        return [
+            f"no event occurs in {split}, so that it has no scores"
+            for split in ("val", "test")
+            if not data.raw_target(split)[:, 1].any()
+        ]
     if task.kind == "regression":
         target = data.raw_target("train")
         constant = [bool((column == column[0]).all()) for column in target.T]

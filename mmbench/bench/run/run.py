@@ -32,6 +32,7 @@ from mmbench.bench.run.training import seed_everything, train
 from mmbench.bench.spec import RunSpec
 from mmbench.data.missingness.measure import realised
 from mmbench.data.scale import TargetScale
+from mmbench.data.survival import SurvivalScale
 from mmbench.diagnostics import write_diagnostics
 from mmbench.method import Method
 from mmbench.store import Claim
@@ -121,7 +122,7 @@ def _train_and_evaluate(spec: RunSpec, root: Path, folder: Path, held: Claim) ->
     return Ended("done", "", training.seconds + eval_s)
 
 
-def _scale(scale: TargetScale | None) -> Scale | None:
-    if scale is None:
+def _scale(scale: TargetScale | SurvivalScale | None) -> Scale | None:
+    if not isinstance(scale, TargetScale):
         return None
     return Scale(mean=tuple(scale.mean.tolist()), std=tuple(scale.std.tolist()))

@@ -56,6 +56,7 @@ def score_conditions(
         LeakError: If a prediction beats the best possible one by more than chance allows.
     """
     test, task = data.split("test").samples, data.task
+    train = data.raw_target("train")
     weights = natural_weights(data)
     ceilings = _ceilings(spec, root)
     conditions = {}
@@ -66,6 +67,7 @@ def score_conditions(
         if best is not None:
             _require_no_leak(name, output, best.log_posterior, test.target)
         weighted = {} if weights is None else _weighted_scores(task, output, test.target, weights)
+        plain = _scores(task, output, test.target, train)
         conditions[name] = ConditionResult(
             mechanism=missingness.mechanism,
             missing_rate_nominal=missingness.nominal_rate,
@@ -75,7 +77,7 @@ def score_conditions(
             samples=samples_digest(test.sample_id, test.target, presence),
             effective_n=None if weights is None else effective_sample_size(weights),
             scores={
-                **_scores(task, output, test.target),
+                **plain,
                 **_calibrated(task, output, test.target, calibration.get(name)),
                 **weighted,
             },
@@ -86,8 +88,14 @@ def score_conditions(
     return conditions
 
 
-def _scores(task: Task, output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
-    return {name: score(name, output, target, task.kind) for name in metrics_for(task.kind)}
+def _scores(
+    task: Task,
+    output: NDArray[Any],
+    target: NDArray[Any],
+    train: NDArray[Any] | None = None,
+) -> dict[str, float]:
+    names = metrics_for(task.kind)
+    return {name: score(name, output, target, task.kind, train=train) for name in names}
 
 
 def _calibrated(

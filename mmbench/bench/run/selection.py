@@ -1,7 +1,7 @@
 """Which epoch's weights are kept."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,24 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import linregress
 
 from mmbench.bench.run.failures import DivergedError
+from mmbench.data.samples import Split
+from mmbench.data.survival import reason_not_comparable
 from mmbench.datamodule import DataModule
 from mmbench.method import Method
 from mmbench.metrics.metric import higher_is_better, score
 
+# settings of the trainer that say how far a training goes, and when it is validated
+PACES = (
+    "check_val_every_n_epoch",
+    "limit_train_batches",
+    "limit_val_batches",
+    "max_steps",
+    "val_check_interval",
+)
 RISING_P, RISING_SHARE = 0.01, 0.05  # see `still_rising`
 FEWEST_EPOCHS = 4  # of half a curve; a shorter one says nothing
+
+Epochs = tuple[int | None, ...]  # of the stages of a method; None = as the suite says
 
 
 def require_defined(data: DataModule, metric: str) -> None:
@@ -23,17 +35,88 @@ def require_defined(data: DataModule, metric: str) -> None:
 
     Raises:
         ValueError: If it is empty, holds one class where the metric needs two, has constant
-            targets, and the like.
+            targets, and the like; or if a Cox model were selected by what needs its baseline.
     """
+    if metric == "integrated_brier" and data.task.num_outputs == 1:
+        raise ValueError(
+            "select.metric 'integrated_brier' needs the baseline hazard of a Cox model, which is "
+            "fitted when training is over; select by c_index, or learn hazards of intervals"
+        )
     target, task = data.raw_target("val"), data.task
+    train = data.raw_target("train") if task.kind == "survival" else None
     probe = np.random.default_rng(0).normal(size=(len(target), task.num_outputs))
-    if not len(target) or math.isnan(score(metric, probe, target, task.kind)):
+    if not len(target) or math.isnan(score(metric, probe, target, task.kind, train=train)):
         alike = len(target) and bool((target == target[0]).all())
         reason = "all targets are the same there" if alike else f"it has {len(target)} samples"
+        if task.kind == "survival" and len(target):
+            reason = f"it {reason_not_comparable(target) or 'ends before the times of training'}"
         raise ValueError(
             f"select.metric {metric!r} is no number on the val split of {type(data).__name__}, "
             f"whatever is predicted ({reason}); choose another metric or split, or select.on: last"
         )
+
+
+def require_validation(data: DataModule, settings: Mapping[str, Any], epochs: Epochs) -> None:
+    """Refuse a training that would end before its first validation, or has no batch of a split.
+
+    What is counted in time (`max_time`, `val_check_interval` as one) only a run can tell.
+
+    Args:
+        data: The data set.
+        settings: Of the trainer, each of a type that Lightning takes.
+        epochs: Of the method's stages; empty = of one as the suite says.
+
+    Raises:
+        ValueError: If so.
+    """
+    if not settings.keys() & set(PACES):
+        return
+    batches = _batches(data, "train")
+    steps = _limited("train", batches, settings)
+    _limited("val", _batches(data, "val"), settings)
+    interval = settings.get("val_check_interval") or 1.0
+    if isinstance(interval, str | Mapping):
+        return
+    between = interval if isinstance(interval, int) else max(1, int(steps * interval))
+    every = settings.get("check_val_every_n_epoch", 1)
+    if every is not None and between > steps:
+        raise ValueError(
+            f"trainer.val_check_interval: {interval} is more than the {steps} batches of an epoch, "
+            "so that no epoch would be validated; lower it, or leave it out"
+        )
+    first = between if every is None else (every - 1) * steps + between
+    least = math.ceil(settings.get("min_steps", 0) / batches)
+    for of_stage in epochs or (None,):
+        passes = max(of_stage or settings["max_epochs"], least)
+        most = settings.get("max_steps", -1)
+        last = passes * steps
+        if most > 0:
+            last = min(last, most * settings.get("accumulate_grad_batches", 1))
+        if first > last:
+            raise ValueError(
+                f"training would end after {last} batches ({passes} epochs of {steps}), before the "
+                f"first validation after {first}, so that no epoch could be selected; look at "
+                f"{', '.join(f'trainer.{name}' for name in PACES if name in settings)}"
+            )
+
+
+def _batches(data: DataModule, split: Split) -> int:
+    count = len(data.samples(split))
+    return math.ceil((count if data.limit is None else min(count, data.limit)) / data.batch_size)
+
+
+def _limited(split: Split, batches: int, settings: Mapping[str, Any]) -> int:
+    """Batches of an epoch that `limit_train_batches` or `limit_val_batches` leaves."""
+    limit = settings.get(f"limit_{split}_batches")
+    if limit is None:
+        return batches
+    left = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if not left:
+        raise ValueError(
+            f"trainer.limit_{split}_batches: {limit} of {batches} batches leaves none; raise it, "
+            "or leave it out"
+        )
+    return left
 
 
 def still_rising(curve: Sequence[float], sign: float) -> bool:
@@ -116,10 +199,11 @@ class KeepBest(Callback):
         value = math.nan
         if len(output):
             output = self.data.in_units(output)
-            value = score(self.metric, output, target, self.data.task.kind)
+            train = self.data.raw_target("train")
+            value = score(self.metric, output, target, self.data.task.kind, train=train)
         # several devices predict all of it, and need not agree on the last bit
         value = trainer.strategy.broadcast(value)
-        pl_module.log(f"val/{self.metric}", value)
+        pl_module.log(f"val/{self.metric}", value, sync_dist=True)
         self.curve.append(value)
         if self.best is None and math.isnan(value) and self.on != "last":
             raise ValueError(

@@ -59,9 +59,9 @@ def together(steps: Steps, count: int, folder: Path, held: Claim, *, threads: in
                 record = ended if ended.mark is not None else record
             held.require()
     finally:
-        for process in processes:
-            process.kill()
-            process.join()
+        for begun in processes:
+            begun.kill()
+            begun.join()
     assert record is not None, "the first process writes the record"
     return record
 

@@ -98,6 +98,7 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: C
         return Training(time.perf_counter() - began, stages, device)
     prepare_s = time.perf_counter() - began
     before_j = metered("joules", energy_j)
+    is_first = True
     for number, stage in enumerate(method.stages):
         if number:
             # the same draws whether the stage before was trained, loaded or resumed
@@ -105,8 +106,8 @@ def train(spec: RunSpec, folder: Path, data: DataModule, method: Method, held: C
         result, trainer, curve = _train_stage(spec, folder, data, method, stage, held)
         stages.append(result)
         curves.append(curve)
-        device = trainer.strategy.root_device
-    if not trainer.is_global_zero:
+        device, is_first = trainer.strategy.root_device, trainer.is_global_zero
+    if not is_first:
         return Training(prepare_s, stages, device, writes_record=False)
     if len(stages) > 1:
         _join_curves(folder / CURVE, [result.stage for result in stages], curves)
