@@ -8,7 +8,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 LARGE_BYTES = 2**26  # mapped arrays below it are copied: quicker than an index over them
-READ_BYTES = 2**26  # read at a time where all of an array is looked at
+READ_BYTES = 2**24  # read at a time where all of an array is looked at
 
 
 class MappedRows:
