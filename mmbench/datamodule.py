@@ -706,7 +706,8 @@ class _Split(Dataset[Batch]):
         if by.views is None:
             return None
         visible = self._natural if self._teach else self._presence
-        return Embeddings(len(self) * by.views, partial(self._parts, visible, by=by))
+        parts = partial(self._parts, visible, by=by)
+        return Embeddings(len(self) * by.views, parts, at_once=True)
 
     def _parts(
         self, visible: Tensor, name: str, by: Augmentation | None = None

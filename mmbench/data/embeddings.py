@@ -45,6 +45,8 @@ class Embeddings:
             may see them; None = nothing is shared with other runs.
         stored: Modality -> where its inputs lie, for banks that refer to them instead of copying;
             whatever presence withholds is in there, too. None = nowhere.
+        at_once: Whether what a frozen encoder makes of all samples is computed when one is asked
+            for: batches of versions of samples seldom come again.
         learning: Whether encoders may learn meanwhile, so that only what is frozen is kept. An
             encoder that consists of a `trunk` and an `out` need only have its trunk frozen.
     """
@@ -55,11 +57,13 @@ class Embeddings:
         parts: Callable[[str], Parts] | None = None,
         stored: Mapping[str, Stored] | None = None,
         *,
+        at_once: bool = False,
         learning: bool = True,
     ) -> None:
         self.count = count
         self.stored = stored
         self.learning = learning
+        self.at_once = at_once
         self._parts = parts
         self._outputs: dict[tuple[int, str], Output] = {}
 
@@ -83,9 +87,23 @@ class Embeddings:
             values = self._outside(self.output(modality, trunk), out)
             if values is not None:
                 return values
-        if self._parts is None or not is_shared_between_runs(encoder):
+        if self._parts is None:
             return None
-        return stored_embeddings(encoder, partial(self._parts, modality), self.count)
+        if is_shared_between_runs(encoder):
+            return stored_embeddings(encoder, partial(self._parts, modality), self.count)
+        return self._of_all(modality, encoder) if self.at_once else None
+
+    @torch.no_grad()
+    def _of_all(self, modality: str, encoder: nn.Module) -> Tensor | None:
+        """Outputs of an encoder for all samples; None if they are too many."""
+        assert self._parts is not None
+        device = next(encoder.parameters()).device
+        outputs: list[Tensor] = []
+        for x, lengths in self._parts(modality):
+            outputs.append(encoder(x.to(device), None if lengths is None else lengths.to(device)))
+            if outputs[0][0].numel() * outputs[0].element_size() * self.count > MOST_BYTES:
+                return None
+        return torch.cat(outputs)
 
     @torch.no_grad()
     def _outside(self, trunk: "Output", out: nn.Module) -> Tensor | None:

@@ -57,7 +57,7 @@ class Loader(DataLoader[Batch]):
         for batch in ahead(self._read, islice(batches, len(self)), depth=DEPTH):
             yield batch
             # a frozen encoder that knows the samples asks for nothing
-            self._wanted = self.names & {name for one in _inputs(batch) for name in one.known}
+            self._wanted = self.names & {name for one in _inputs(batch) for name in one.uses}
         next(batches, None)  # as who iterates to the end draws from the order without a thread
 
     def _read(self, rows: list[int]) -> Batch:

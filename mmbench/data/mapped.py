@@ -8,7 +8,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 LARGE_BYTES = 2**26  # mapped arrays below it are copied: quicker than an index over them
-READ_BYTES = 2**26  # read at a time where all of an array is looked at
+READ_BYTES = 2**24  # read at a time where all of an array is looked at
 
 
 class MappedRows:
@@ -91,9 +91,9 @@ def at_rows(values: Values, rows: NDArray[Any]) -> Values:
     return copies
 
 
-def chunks(values: Values, most_bytes: int = READ_BYTES) -> Iterator[slice]:
-    """Slices of all rows that take no more than so many bytes, or hold a single row."""
+def chunks(values: Values) -> Iterator[slice]:
+    """Slices of all rows that take no more than `READ_BYTES`, or hold a single row."""
     row_bytes = max(1, int(np.prod(values.shape[1:])) * values.dtype.itemsize)
-    each = max(1, most_bytes // row_bytes)
+    each = max(1, READ_BYTES // row_bytes)
     for start in range(0, len(values), each):
         yield slice(start, min(start + each, len(values)))

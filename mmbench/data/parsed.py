@@ -158,9 +158,15 @@ def is_small(files: Sequence[Path]) -> bool:
     return sum(file.stat().st_size for file in files) < SMALL_BYTES
 
 
-def content_of_all(files: Sequence[Path]) -> str:
-    """Hash of many files in order, known by their stamps once they were read, on this machine."""
-    stamps = [stamp(file) for file in files]
+def content_of_all(files: Sequence[Path], stamps: Sequence[Sequence[int]] | None = None) -> str:
+    """Hash of many files in order, known by their stamps once they were read, on this machine.
+
+    Args:
+        files: Or folders.
+        stamps: Of each; None = they are looked up.
+    """
+    if stamps is None:
+        stamps = [stamp(file) for file in files]
 
     def content() -> str:
         whole = hashlib.sha256()
@@ -212,7 +218,6 @@ def parsed(
     stamps = [stamp(file) for file in files]
     if sum(size for size, *_ in stamps) < SMALL_BYTES:
         return read(memory)
-    many = len(files) >= MANY_FILES
     arrays: dict[str, NDArray[Any]] = {}
 
     def build(folder: Path, held: Claim) -> None:
@@ -231,10 +236,14 @@ def parsed(
             held.require()
             np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
 
+    if len(files) < MANY_FILES:
+        content = [content_of(file) for file in files]
+    else:
+        content = [content_of_all(files, stamps)]
     key = {
         **spec,
         "code": sources(code),
-        "content": [content_of_all(files)] if many else [content_of(file) for file in files],
+        "content": content,
         "libraries": {"numpy": np.__version__, "pandas": pd.__version__},
     }
     try:

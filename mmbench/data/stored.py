@@ -150,22 +150,22 @@ class Inputs(Mapping[str, Tensor]):
     def __init__(self, read: Mapping[str, Callable[[], Tensor]]) -> None:
         self._read = dict(read)
         self._values: dict[str, Tensor] = {}
+        self.uses: set[str] = set()  # names that somebody asked for
 
     def __getitem__(self, name: str) -> Tensor:
         """Inputs of one modality."""
+        self.uses.add(name)
+        return self._value(name)
+
+    def _value(self, name: str) -> Tensor:
         if name not in self._values:
             self._values[name] = self._read[name]()
         return self._values[name]
 
-    @property
-    def known(self) -> Collection[str]:
-        """Names of those that were asked for."""
-        return self._values.keys()
-
     def read(self, names: Collection[str], *, pin: bool = False) -> None:
         """Read some of them now, maybe into memory that an accelerator copies by itself."""
         for name in names:
-            x = self._read[name]()
+            x = self._value(name)
             self._values[name] = x.pin_memory() if pin else x
 
     def __iter__(self) -> Iterator[str]:

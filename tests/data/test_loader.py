@@ -87,7 +87,7 @@ def test_what_nobody_asks_for_is_not_read_ahead_for_long(files, monkeypatch):
     one = data.train_dataloader()
     for _ in range(2):
         for batch in one:
-            object.__getattribute__(batch, "inputs")["photo"]
+            batch.inputs["photo"]
     assert read.count(4) == 2 * 22
     assert 1 <= read.count(5) <= DEPTH + 2  # scans, before it was clear that nobody wants them
 

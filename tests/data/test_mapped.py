@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from photos import Photos, arrays, in_files
 
 from mmbench.data import mapped, scale
-from mmbench.data.mapped import MappedRows, at_rows, chunks
+from mmbench.data.mapped import MappedRows, at_rows
 from mmbench.data.missingness.values import modality_value
 from mmbench.data.scale import Moments, _rows
 
@@ -51,7 +51,6 @@ def test_rows_of_a_mapped_array_answer_as_a_copy_of_them_does(rows, rest):
     np.testing.assert_array_equal(part[(rows, *rest)], values[order][(rows, *rest)])
     np.testing.assert_array_equal(part[..., 1], values[order][..., 1])
     np.testing.assert_array_equal(np.array(part), values[order])
-    np.testing.assert_array_equal(np.vstack([part[k] for k in chunks(part, 1)]), values[order])
 
 
 def test_parts_of_mapped_samples_refer_to_the_file_and_hold_what_copies_hold(files, x):
@@ -84,7 +83,7 @@ def test_a_small_mapped_array_is_copied(tmp_path):
 
 
 def test_what_is_not_finite_is_named_in_whatever_chunk_it_lies(x, monkeypatch):
-    monkeypatch.setattr(chunks, "__defaults__", (2 * 96 * 2,))
+    monkeypatch.setattr(mapped, "READ_BYTES", 2 * 96 * 2)  # two scans
     x["scan"][7, 0, 1, 2, 1] = np.nan
     x["scan"][10] = np.inf
     with pytest.raises(ValueError, match="scan of sample 7 holds NaN or infinity"):
