@@ -1,5 +1,6 @@
 """Presence tables of a data set: drawn as a run draws them, taken over, compared, written."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from mmbench.registry import suggest
 
 Format = Literal["own", "missing_aware_prompts", "redeem"]
 Lacking = Literal["text", "image", "both"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, or a limit, says
 
 
 def missingness_of(
@@ -202,6 +205,8 @@ def save_new(table: PresenceTable, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         table.save(path)
     except OSError as error:
+        if error.errno in FULL:  # nothing is wrong with the place that was asked for
+            raise
         raise ValueError(
             f"{path} cannot be written ({error.strerror}); choose another --out"
         ) from error

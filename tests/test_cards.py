@@ -22,6 +22,7 @@ from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
 from mmbench.datamodule import Source
 from mmbench.method import Paper
+from mmbench.methods.zero_fill import ZeroFill
 from mmbench.registry import DATASETS, METHODS
 
 # what mlcroissant reads JSON-LD with
@@ -76,7 +77,7 @@ def test_authors_are_those_of_the_file_and_et_al_is_others():
     assert citation._authors("Greene, Cope and Orwell") == ("Greene", "Cope", "Orwell")
 
 
-class Odd:
+class Odd(ZeroFill):
     """Odd names.
 
     Paper: O'Neil et al., "Sets {of} 100 % & more", X 2020.
@@ -235,10 +236,10 @@ def test_a_presence_table_is_described_with_its_checksum_and_its_columns(tmp_pat
     assert json.loads(text)["rai:dataManipulationProtocol"].endswith('"missing_rate": 0.2}')
 
 
-def test_a_description_without_a_name_is_refused_by_the_reader(tmp_path):
+def test_a_description_of_no_known_kind_is_refused_by_the_reader(tmp_path):
     whole = json.loads(croissant.of_data_set("mfeat", data("mfeat")))
-    del whole["name"]
-    with pytest.raises(Exception, match="name"):
+    del whole["@type"]
+    with pytest.raises(Exception, match="Dataset"):
         read_by_mlcroissant(json.dumps(whole), tmp_path)
 
 

@@ -393,7 +393,7 @@ def load_suite(where: str | Path | Mapping[str, JSON], overrides: Sequence[str] 
     if not path.is_file():
         raise ValueError(
             f"no suite named {str(where)!r}{suggest(str(where), list(suites()))}; "
-            f"built in are {', '.join(suites())}; or give the path of a YAML file"
+            "`mmbench list suites` shows those that are built in; or give the path of a YAML file"
         )
     return parse(Suite, load_config(path, overrides, kind="suite"), str(path))
 

@@ -397,7 +397,8 @@ def test_a_rival_without_a_p_does_not_make_a_lead_sure():
 
 
 def test_the_answer_stands_before_everything_else(runs, tmp_path):
-    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", said=["A verdict."])
+    said = Verdict(["A verdict."], pd.DataFrame(columns=COLUMNS))
+    path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", verdict=said)
     words = Page(path.read_text()).text
     order = ["steady leads", "beyond chance: not tested", "A verdict.", "of 18 planned", "filter"]
     places = [words.find(one) for one in order[:-1]]

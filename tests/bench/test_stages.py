@@ -150,7 +150,9 @@ def test_what_a_stage_froze_runs_once_for_each_sample(tmp_path):
     afterwards = calls[6 * 3 * 2 * 2 + 6 :]  # one batch counts operations
     assert sum(afterwards[: 6 * 3 * 2]) == frozen
     rest = sum(afterwards[6 * 3 * 2 :])
-    assert rest < frozen * 2  # two more epochs would add as much
+    # once for validation as the test conditions show it, and once for the test split; two more
+    # epochs would add as much again
+    assert rest < frozen * 2.5
 
 
 @pytest.mark.slow

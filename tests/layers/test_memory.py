@@ -19,6 +19,7 @@ from mmbench.data.task import Modality, Task
 from mmbench.datamodule import DataModule, Source
 from mmbench.layers import memory, raw
 from mmbench.layers.memory import Memory, empty_index, fill_index, nearest, nearest_by_index
+from mmbench.method import ROW_TASKS
 from mmbench.methods.redeem import Redeem
 
 K = 5
@@ -253,7 +254,7 @@ def test_an_embedder_that_learns_gets_its_gradient():
     assert embed.linear.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.kind)
+@pytest.mark.parametrize("task", [t for t in TASKS if t.kind in ROW_TASKS], ids=lambda t: t.kind)
 def test_saved_weights_are_the_whole_memory(task):
     bank, _ = filled(task)
     fresh = Memory(task, K).eval()
