@@ -45,7 +45,7 @@ Files = dict[str, dict[str, Any]]  # path inside a folder -> size and checksum
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a file, so that a reader finds the whole of it or what was there before."""
-    write_file(path, lambda part: part.write_text(text, encoding="utf-8", errors=errors))
+    write_file(path, lambda part: part.write_text(text, "utf-8", errors, newline="\n"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from datamodules.mfeat import Mfeat
 from mmbench import __version__
 from mmbench.bench import every_eval
 from mmbench.bench.compare import read_board
@@ -84,6 +85,11 @@ class Odd(ZeroFill):
     """
 
     paper = Paper("Sets {of} 100 % & more_", "X #1", 2020, "https://a.b/c_d")
+
+
+class OddData(Mfeat):
+    """Odd terms."""
+
     source = Source(citation="A & B, 50 % off", url="see https://a.b/c; and https://d.e")
 
 
@@ -94,7 +100,7 @@ def test_what_bibtex_would_obey_is_escaped():
     assert r"title = {{Sets \{of\} 100 \% \& more\_}}," in fields
     assert r"howpublished = {X \#1}," in fields
     assert "url = {https://a.b/c_d}," in fields
-    found = citation.of_data("odd", Odd).bibtex()
+    found = citation.of_data("odd", OddData).bibtex()
     assert r"note = {A \& B, 50 \% off}," in found
     assert "url = {https://a.b/c}," in found
 

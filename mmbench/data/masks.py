@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from mmbench.config import JSON
 from mmbench.data.samples import PresenceArray, Samples
 from mmbench.data.splits import stable_hash
+from mmbench.store import write_text
 
 TITLE = "# mmbench presence table, version 1"
 
@@ -88,7 +89,7 @@ class PresenceTable:
     def save(self, path: Path) -> None:
         """Write the file; the same table gives the same bytes."""
         head, body = self._lines
-        path.write_text(f"{head}# sha256: {self.checksum}\n{body}", encoding="utf-8", newline="\n")
+        write_text(path, f"{head}# sha256: {self.checksum}\n{body}")
 
     @classmethod
     def load(cls, path: Path) -> "PresenceTable":
