@@ -6,7 +6,7 @@ SUITE ?= quickstart
 RESULTS ?= results
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: run test test-slow lint docs speed clean
+.PHONY: run test test-slow test-full lint docs speed clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,7 +20,10 @@ test: $(VENV)/.installed ## all tests but the slow ones, a process for each core
 	$(PYTEST) -m "not slow and not rebuild"
 
 test-slow: $(VENV)/.installed ## trainings, whole sweeps, killed workers, pages in a browser
-	$(PYTEST) -m slow --exitfirst
+	$(PYTEST) -m "slow and not full and not rebuild" --exitfirst
+
+test-full: $(VENV)/.installed ## every method on every kind of modality alone, and on every backbone
+	$(PYTEST) -m full --exitfirst
 
 lint: $(VENV)/.installed ## style, types and import contracts
 	$(BIN)/ruff check .

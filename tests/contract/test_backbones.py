@@ -11,7 +11,7 @@ from mmbench.data.task import Task
 from mmbench.prompting import PromptMethod
 from mmbench.registry import METHODS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 IMAGE = replace(MODALITIES["image"], pixels=PIXELS)
 TEXT = replace(MODALITIES["tokens"], tokenizer=NAME)
 TASK = Task("single_label", (IMAGE, TEXT), tuple("abc"))

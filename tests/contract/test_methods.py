@@ -56,6 +56,7 @@ def test_a_method_keeps_the_contract(name, check):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", METHODS.names())
 @pytest.mark.parametrize("check", OF_A_KIND)
 def test_a_method_keeps_the_contract_on_one_kind_of_modality_and_on_one_alone(name, check):
