@@ -44,7 +44,7 @@ IDS = "PTID"
 class Adni(DataModule):
     """2,380 people of the Alzheimer's Disease Neuroimaging Initiative, many without some modality.
 
-    Format, in `adni/`, as the preprocessing of Flex-MoE leaves it (tables may be compressed):
+    Format, in `adni/`, as the preprocessing of Flex-MoE leaves it (tables may be compressed)::
 
         label.csv                              PTID, DIAGNOSIS 1..3
         image/ADNI_G.npy                       (scan, voxel) volumes of grey matter, floats

@@ -32,7 +32,7 @@ PICTURES: Mapping[str, str] = {"train": "train", "val": "train", "test": "t10k"}
 class Avmnist(DataModule):
     """3,000 pairs of a picture of MNIST and a recording of the Free Spoken Digit Dataset.
 
-    Format, in `avmnist/` (files may be compressed: .gz, .xz, .bz2):
+    Format, in `avmnist/` (files may be compressed: .gz, .xz, .bz2)::
 
         mnist/train-images-idx3-ubyte     60,000 pictures of 28 x 28, as their authors have them
         mnist/train-labels-idx1-ubyte

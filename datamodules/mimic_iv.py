@@ -36,7 +36,7 @@ NOTES = "note/discharge.csv"
 class MimicIv(DataModule):
     """Adults with more than one stay in a hospital, as released by PhysioNet.
 
-    Format, in `mimic_iv/` (or `folder`), CSV with the released headers, compressed or not:
+    Format, in `mimic_iv/` (or `folder`), CSV with the released headers, compressed or not::
 
         hosp/patients.csv.gz         subject_id, anchor_age, anchor_year, dod
         hosp/admissions.csv.gz       subject_id, hadm_id, admittime, dischtime, deathtime

@@ -79,7 +79,7 @@ class Tcga(DataModule):
     """Slides with a subtype of cancer: features of patches, gene expression, a written report.
 
     Format, in `tcga/`, a folder for each cohort (BRCA, RCC, NSCLC), as the scripts of MoSARe and
-    CLAM leave it:
+    CLAM leave it::
 
         labels.csv                    slide_id (or filename), label
         feats_pt_wsi/SLIDE.pt         (patch, 1024) features of a slide's patches, of UNI in the
