@@ -22,7 +22,7 @@ test: $(VENV)/.installed ## all tests but the slow ones, a process for each core
 test-slow: $(VENV)/.installed ## trainings, whole sweeps, killed workers, pages in a browser
 	$(PYTEST) -n $$(n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) -m "slow and not full and not rebuild" # some wait
 
-test-full: $(VENV)/.installed ## every method on every kind of modality alone, and on every backbone
+test-full: $(VENV)/.installed ## every method on every kind of modality alone, on every backbone, in bfloat16
 	$(PYTEST) -m full --exitfirst
 
 lint: $(VENV)/.installed ## style, types and import contracts

@@ -18,6 +18,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "fits_a_few_samples" in item.name or "trains_in_bfloat16" in item.name:
             item.add_marker(pytest.mark.slow)
+        if "trains_in_bfloat16" in item.name:
+            item.add_marker(pytest.mark.full)
 
 
 def pytest_collection_finish():

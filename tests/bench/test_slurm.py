@@ -102,6 +102,7 @@ def test_a_worker_that_is_killed_costs_the_run_that_it_was_at(here, cluster):
     assert sum(begun(here).values()) <= 41
 
 
+@pytest.mark.full
 def test_a_worker_whose_time_is_nearly_up_is_queued_again_and_comes_back(here, cluster):
     process = start(args="nodes=1,cpus_per_task=8")
     cluster.wait_until(lambda: finished(here) >= 5, "five runs done")
@@ -167,6 +168,7 @@ def test_what_the_cluster_refuses_is_said_as_it_says_it(here, cluster):
     assert "invalid partition specified: nowhere" in out
 
 
+@pytest.mark.full
 def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
     write_suite(here, seconds=4.0)  # so that the workers are at it afterwards
     process = start()
@@ -178,6 +180,7 @@ def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
     assert live(here / "results" / "forty" / "runs")
 
 
+@pytest.mark.full
 def test_settings_are_searched_by_workers_of_the_cluster_as_on_one_machine(here, cluster):
     """Each round of a search waits for the scores of the one before, wherever they were made."""
     tune = {"trials": 10, "lengths": [1, 2]}  # more than are drawn before any score is read

@@ -186,7 +186,8 @@ def test_bad_pictures_may_pass_in_a_run_as_in_a_check(mmbench, tmp_path):
     assert "--skip-bad is for data sets with the argument skip_bad, not for openmoji" in error
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the suites of the papers train on them, too
+@pytest.mark.full
 @pytest.mark.parametrize("name", ASKED)
 def test_a_method_trains_on_a_twin(name, root, mmbench, tmp_path):
     suite = {
