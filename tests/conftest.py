@@ -1,6 +1,8 @@
 """Tests leave nothing in the user's cache, and no garbage collection visits what they import."""
 
 import gc
+import sys
+import warnings
 
 import pytest
 from slurm import cluster  # noqa: F401 - a fixture
@@ -11,6 +13,22 @@ def own_cache_of_all(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def mmbench(monkeypatch, capsys):
+    """Runs the command line in this process; returns exit code, output and errors."""
+
+    from mmbench.cli import main  # not above: shapes are checked of what is imported after this
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out, said.err
+
+    return call
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by marker

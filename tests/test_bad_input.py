@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 import zipfile
 from html import escape
 from pathlib import Path
@@ -55,20 +54,6 @@ def here(tmp_path, monkeypatch):
     labels = pd.DataFrame({"id": IDS, "label": ["yes", "no"] * 30})
     labels.to_csv("labels.csv", index=False)
     return tmp_path
-
-
-@pytest.fixture
-def mmbench(monkeypatch, capsys):
-    """Runs the command line in this process; returns exit code, output and errors."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
 
 
 def refused(result, *parts):

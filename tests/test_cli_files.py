@@ -12,7 +12,6 @@ import yaml
 from sweeps import NO_DATA, suite
 from twins import WRITE
 
-from mmbench.cli import main
 from mmbench.data.masks import PresenceTable
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
@@ -41,17 +40,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mmbench(here, monkeypatch, capsys):
+def mmbench(mmbench, here):
     """Runs the command line in this process; returns exit code, output and errors."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+    return mmbench
 
 
 def refused(result, message, *, code=2):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,26 +9,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmbench.cli import main
-
 N = 48
 IDS = [f"p{k:02d}" for k in range(N)]
 
 
 @pytest.fixture
-def mmbench(tmp_path, monkeypatch, capsys):
+def mmbench(mmbench, tmp_path, monkeypatch):
     """Runs the command line beside a folder `ward`; exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ward").mkdir()
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+    return mmbench
 
 
 @pytest.fixture

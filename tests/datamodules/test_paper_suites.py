@@ -1,13 +1,11 @@
 """The suites of the papers' tables, end to end on twins of their data."""
 
 import json
-import sys
 
 import pandas as pd
 import pytest
 
 from mmbench.bench.spec import load_suite
-from mmbench.cli import main
 from mmbench.registry import DATASETS
 
 # suite -> a few of its methods, made small; conditions of its table
@@ -44,16 +42,9 @@ FEWER = {
 
 
 @pytest.fixture
-def mmbench(tmp_path, monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+def mmbench(mmbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return mmbench
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -1,7 +1,6 @@
 """Pictures and arrays in files of their own, through the command line and by their values."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ import yaml
 from PIL import Image
 
 from datamodules.table import Table
-from mmbench.cli import main
 from mmbench.data import parsed
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
@@ -55,16 +53,9 @@ def both(root, **changes):
 
 
 @pytest.fixture
-def mmbench(root, monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.chdir(root)
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+def mmbench(mmbench, root, monkeypatch):
+    monkeypatch.chdir(root)
+    return mmbench
 
 
 def pictures(data):

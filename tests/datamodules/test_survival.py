@@ -1,7 +1,6 @@
 """Survival from a user's files to tables, through the real command line."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ import pytest
 import yaml
 
 from datamodules.table import Table
-from mmbench.cli import main
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.scenario import Scenario
 from mmbench.metrics.metric import score
@@ -56,18 +54,10 @@ def best_c_index(log_hazard):
 
 
 @pytest.fixture
-def mmbench(tmp_path, monkeypatch, capsys):
+def mmbench(mmbench, tmp_path, monkeypatch):
     """Runs the command line in a folder of its own; exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+    return mmbench
 
 
 def write_suite(folder, **changes):

@@ -2,14 +2,12 @@
 
 import filecmp
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mmbench.cli import main
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
@@ -45,16 +43,9 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture
-def mmbench(tmp_path, monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+def mmbench(mmbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return mmbench
 
 
 def module(name, root, **changes):

@@ -4,14 +4,12 @@ import csv
 import importlib.util
 import json
 import re
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from mmbench.cli import main
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.scenario import Scenario
 from mmbench.registry import DATASETS
@@ -22,19 +20,11 @@ CLASSES = ["<b>ill</b>", "well", "=unsure"]
 
 
 @pytest.fixture
-def mmbench(tmp_path, monkeypatch, capsys):
+def mmbench(mmbench, tmp_path, monkeypatch):
     """Runs the command line in a folder of its own; exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["mmbench", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return call
+    return mmbench
 
 
 def write(root, *, unlabelled=0, task="single_label"):
