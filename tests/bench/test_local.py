@@ -75,7 +75,7 @@ print((getrusage(RUSAGE_SELF).ru_minflt - before) * getpagesize() / (1 << 27))
 def await_beginning(target):
     """Until a run has begun to write: into a private folder beside its own."""
     deadline = time.monotonic() + 120
-    while not list(target.parent.glob(f".{target.name}.*/env.json")):
+    while not list(target.parent.glob(f".{target.name}.*/log.txt")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
