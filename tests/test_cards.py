@@ -243,6 +243,13 @@ def test_a_presence_table_is_described_with_its_checksum_and_its_rows(tmp_path):
     assert json.loads(text)["rai:dataManipulationProtocol"].endswith('"missing_rate": 0.2}')
 
 
+def test_a_presence_table_without_samples_is_refused(tmp_path):
+    empty = PresenceTable(("a", "b"), np.zeros(0, np.int64), np.zeros((0, 2), bool))
+    empty.save(tmp_path / "masks.csv")
+    message = refused("card", str(tmp_path / "masks.csv"), "--format", "croissant")
+    assert "holds no sample to describe" in message
+
+
 def test_a_description_of_no_known_kind_is_refused_by_the_reader(tmp_path):
     whole = json.loads(croissant.of_data_set("mfeat", data("mfeat")))
     del whole["@type"]

@@ -95,9 +95,11 @@ def of_table(file: Path) -> str:
     """A presence table: its columns, checksum, how it was drawn, and what came of it.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is none, or holds no sample.
     """
     table = PresenceTable.load(file)
+    if not len(table.sample_id):
+        raise ValueError(f"{file} holds no sample to describe")
     rates = realised(table.presence, np.ones_like(table.presence), table.modalities)
     drawn = json.dumps(dict(table.drawn), sort_keys=True)
     cells = zip(table.sample_id.tolist(), table.presence.astype(int).tolist(), strict=True)

@@ -520,10 +520,10 @@ def test_diagnostics_of_another_version_are_named_and_do_not_stop_the_page(runs,
     assert "holds no diagnostics that this version can read" in Page(path.read_text()).text
 
 
-def test_reliability_is_drawn_by_pattern_where_it_is_known(runs, tmp_path):
+@pytest.mark.parametrize("metric", ["brier", "split_conformal_coverage_90"])
+def test_reliability_is_drawn_by_pattern_where_it_is_known(metric, runs, tmp_path):
     board = leaderboard(runs)
     mse = board[board["metric"] == "mse"]
-    metric = "split_conformal_coverage_90"
     path = write_report(
         "x", runs, pd.concat([board, mse.assign(metric=metric)]), tmp_path, metric="mse"
     )
@@ -769,6 +769,7 @@ const choose = (label, text) => {
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 (async () => {
   const found = {};
+  found.place = document.querySelector("#board tbody th small").textContent;
   choose("data", "first");
   choose("condition", "complete");
   found.plain = names();
@@ -833,6 +834,7 @@ def test_the_page_works_in_a_browser(page, runs, tmp_path):
     unescaped = words[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     found = json.loads(unescaped.replace("&nbsp;", "\u00a0"))
     order = ["steady", HOSTILE, "wide", CLOSING, "choosy"]
+    assert found["place"] == "first · complete"  # its columns lie beyond the edge
     assert found["plain"] == order
     assert found["focused"] == "score"
     assert found["once"] == ["ascending", order]  # a loss: less is better, so less comes first
