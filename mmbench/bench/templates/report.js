@@ -168,11 +168,11 @@
           const value = columns[name][row];
           if (name === "ci_low" || name === "sample_ci_low") {
             const end = number(name.replace("low", "high"), row);
-            return make("td", { text: value === null || end === null ? "–" : value.toFixed(3) + " to " + end.toFixed(3) });
+            return make("td", { text: value === null || end === null ? "–" : value.toFixed(3) + "\u00a0to " + end.toFixed(3) });
           }
           if (name !== "mean") return make("td", { text: short(value) });
           const spread = number("std_seeds", row);
-          const cell = make("td", { class: "score", text: value === null ? "–" : value.toFixed(3) + (spread === null ? "" : " ± " + spread.toFixed(3)) });
+          const cell = make("td", { class: "score", text: value === null ? "–" : value.toFixed(3) + (spread === null ? "" : " ±\u00a0" + spread.toFixed(3)) });
           if (value !== null && high > low) {
             const [a, b] = [number("ci_low", row), number("ci_high", row)];
             const bar = make("span", { class: "bar", "aria-hidden": "true", title: a === null ? "" : "95 % interval " + a.toFixed(3) + " to " + b.toFixed(3) });
