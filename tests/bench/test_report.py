@@ -679,6 +679,16 @@ def test_labels_move_as_little_as_needed_and_never_overlap():
     assert crowded.max() <= 100.0
 
 
+@pytest.mark.parametrize("column", ["m0+m1+m2", "image+english+german", "c"])
+def test_what_the_columns_of_a_table_of_colours_are_lies_inside_it(column):
+    svg = plots.heat(
+        np.eye(7), list("abcdefg"), [f"{column}{i}" for i in range(7)], alt="", across="ACROSS"
+    )
+    height = float(re.search(r'viewBox="0 0 \S+ (\S+)"', svg)[1])
+    (place,) = re.findall(r' y="(\S+)"[^>]*>ACROSS<', svg)
+    assert float(place) < height - 2
+
+
 def test_groups_of_equal_methods_are_the_largest_ones():
     ranks = np.array([1.0, 1.5, 2.4, 4.0])
     assert plots._cliques(ranks, 1.0) == [(0, 1), (1, 2)]
