@@ -225,21 +225,29 @@ def test_natural_gaps_stand_in_the_field_for_missing_data(tmp_path):
     assert counts == len(made.samples("train"))
 
 
-def test_a_presence_table_is_described_with_its_checksum_and_its_columns(tmp_path):
+def test_a_presence_table_is_described_with_its_checksum_and_its_rows(tmp_path):
     table = PresenceTable(
-        ("a", "b"), np.arange(5), np.array([[1, 1], [0, 1], [1, 0], [1, 1], [1, 1]], bool),
+        ("a", "b"), np.array([7, 1, 2, 3, 4]),
+        np.array([[1, 1], [0, 1], [1, 0], [1, 1], [1, 1]], bool),
         {"mechanism": "mcar", "missing_rate": 0.2},
     )  # fmt: skip
     table.save(tmp_path / "masks.csv")
     text = ran("card", str(tmp_path / "masks.csv"), "--format", "croissant")
-    found = read_by_mlcroissant(text, tmp_path)
-    (described,) = found.metadata.file_objects
-    assert described.content_url == "masks.csv"
-    (record,) = found.metadata.record_sets
-    rows = pd.read_csv(tmp_path / "masks.csv", comment="#")
-    assert [field.name for field in record.fields] == [*rows]
-    assert "0.2000 of the entries are hidden" in found.metadata.data_collection_missing_data
+    described = read_by_mlcroissant(text, tmp_path)
+    (file,) = described.metadata.file_objects
+    assert file.content_url == "masks.csv"
+    rows = pd.DataFrame([*described.records("presence")])
+    written = pd.read_csv(tmp_path / "masks.csv", comment="#").add_prefix("presence/")
+    pd.testing.assert_frame_equal(rows, written, check_like=True)
+    assert "0.2000 of the entries are hidden" in described.metadata.data_collection_missing_data
     assert json.loads(text)["rai:dataManipulationProtocol"].endswith('"missing_rate": 0.2}')
+
+
+def test_a_presence_table_without_samples_is_refused(tmp_path):
+    empty = PresenceTable(("a", "b"), np.zeros(0, np.int64), np.zeros((0, 2), bool))
+    empty.save(tmp_path / "masks.csv")
+    message = refused("card", str(tmp_path / "masks.csv"), "--format", "croissant")
+    assert "holds no sample to describe" in message
 
 
 def test_a_description_of_no_known_kind_is_refused_by_the_reader(tmp_path):

@@ -218,9 +218,10 @@ def heat(
     tall = 17.0 if n <= 40 else 9.0
     labels = _apart(columns, 40)
     longest = max((len(label) for label in labels), default=0)
-    slanted = longest * 5.8 > cell
+    slanted = longest * 5.8 + 4 > cell  # or they touch
     size = min(SIZE, max(6.0, cell * 0.8)) if slanted else SIZE
-    bottom = (12 + 0.63 * size * longest if slanted else 20.0) + (14 if across else 0)
+    broad = max((len(label) + sum(c in "mwMW+" for c in label) / 2 for label in labels), default=0)
+    bottom = (12 + 0.63 * size * broad if slanted else 20.0) + (14 if across else 0)
     height = tall * n + bottom + 10
     figure = Figure(figsize=(wide / 72, height / 72), dpi=72)
     ax = figure.add_axes((left / wide, bottom / height, cell * m / wide, tall * n / height))
@@ -598,7 +599,7 @@ def _number(value: float, span: float) -> str:
         return f"{value:.0e}"
     if abs(value) >= 10 and span >= 1:
         return f"{value:.0f}"
-    return f"{value:.2f}"
+    return f"{value:z.2f}"  # no "-0.00"
 
 
 _TOKENS = {INK: "currentColor", RULE: "var(--rule)"} | {

@@ -55,6 +55,7 @@ WORDS = ("data", "scenario", "condition", "name", "metric", "seeds", "note", "mi
 COVERAGE = "split_conformal_coverage_90"
 RELIABILITY = {
     "ece": "calibration error of the most likely class (ece). Yellow is better.",
+    "brier": "squared error of the probabilities (brier). Yellow is better.",
     COVERAGE: "share of samples whose class is in a set that promises 90 %, by a threshold from "
     "validation samples of which the same is hidden. Blue is less than others reach.",
     "split_conformal_size_90": "mean number of classes in such a set. Yellow is better.",

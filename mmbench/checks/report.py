@@ -37,15 +37,23 @@ class Report:
         return sum(finding.outcome == "broken" for finding in self.findings)
 
     def text(self) -> str:
-        """A line for each rule that is kept, a paragraph for each that is not, and a count."""
+        """A line for each rule that is kept, a paragraph for each that is not, and a count.
+
+        What one mistake does to many rules is told once.
+        """
         lines = []
+        first: dict[str, str] = {}  # what happened -> the rule that met it first
         for finding in self.findings:
             lines.append(f"{finding.outcome:<8} {finding.rule}")
-            if finding.outcome != "passed":
-                lines += _paragraph("rule", finding.statement)
-                lines += _paragraph("tried", finding.tried)
-                lines += _paragraph("found", finding.happened)
-                lines += _paragraph("mend", finding.mend)
+            if finding.outcome == "passed":
+                continue
+            lines += _paragraph("rule", finding.statement)
+            if (earlier := first.setdefault(finding.happened, finding.rule)) != finding.rule:
+                lines += _paragraph("found", f"the same as {earlier}: mend that first")
+                continue
+            lines += _paragraph("tried", finding.tried)
+            lines += _paragraph("found", finding.happened)
+            lines += _paragraph("mend", finding.mend)
         warned = sum(finding.outcome == "warning" for finding in self.findings)
         passed = len(self.findings) - self.broken - warned
         end = f", {warned} to look at" if warned else ""

@@ -101,8 +101,10 @@ def try_rule(
         except BaseException as error:  # what a plugin raises, an exit included, is its own failure
             tried = f"{rule.tried}; with {name}" if name else rule.tried
             outcome: Outcome = "warning" if rule.warns else "broken"
-            happened = what_happened(error, home)
-            return Finding(rule.name, rule.statement, outcome, tried, happened, rule.mend)
+            happened, mend = what_happened(error, home), rule.mend
+            if not isinstance(error, AssertionError):  # it did not come so far as to be judged
+                mend = f"mend what raises; where nothing but this trial makes it raise, {mend}"
+            return Finding(rule.name, rule.statement, outcome, tried, happened, mend)
     every = ", ".join(name for name in names if name)
     return Finding(
         rule.name, rule.statement, "passed", f"{rule.tried}; with {every}" if every else rule.tried

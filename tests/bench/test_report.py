@@ -520,10 +520,10 @@ def test_diagnostics_of_another_version_are_named_and_do_not_stop_the_page(runs,
     assert "holds no diagnostics that this version can read" in Page(path.read_text()).text
 
 
-def test_reliability_is_drawn_by_pattern_where_it_is_known(runs, tmp_path):
+@pytest.mark.parametrize("metric", ["brier", "split_conformal_coverage_90"])
+def test_reliability_is_drawn_by_pattern_where_it_is_known(metric, runs, tmp_path):
     board = leaderboard(runs)
     mse = board[board["metric"] == "mse"]
-    metric = "split_conformal_coverage_90"
     path = write_report(
         "x", runs, pd.concat([board, mse.assign(metric=metric)]), tmp_path, metric="mse"
     )
@@ -679,6 +679,16 @@ def test_labels_move_as_little_as_needed_and_never_overlap():
     assert crowded.max() <= 100.0
 
 
+@pytest.mark.parametrize("column", ["m0+m1+m2", "image+english+german", "c"])
+def test_what_the_columns_of_a_table_of_colours_are_lies_inside_it(column):
+    svg = plots.heat(
+        np.eye(7), list("abcdefg"), [f"{column}{i}" for i in range(7)], alt="", across="ACROSS"
+    )
+    height = float(re.search(r'viewBox="0 0 \S+ (\S+)"', svg)[1])
+    (place,) = re.findall(r' y="(\S+)"[^>]*>ACROSS<', svg)
+    assert float(place) < height - 2
+
+
 def test_groups_of_equal_methods_are_the_largest_ones():
     ranks = np.array([1.0, 1.5, 2.4, 4.0])
     assert plots._cliques(ranks, 1.0) == [(0, 1), (1, 2)]
@@ -769,6 +779,7 @@ const choose = (label, text) => {
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 (async () => {
   const found = {};
+  found.place = document.querySelector("#board tbody th small").textContent;
   choose("data", "first");
   choose("condition", "complete");
   found.plain = names();
@@ -833,6 +844,7 @@ def test_the_page_works_in_a_browser(page, runs, tmp_path):
     unescaped = words[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
     found = json.loads(unescaped.replace("&nbsp;", "\u00a0"))
     order = ["steady", HOSTILE, "wide", CLOSING, "choosy"]
+    assert found["place"] == "first · complete"  # its columns lie beyond the edge
     assert found["plain"] == order
     assert found["focused"] == "score"
     assert found["once"] == ["ascending", order]  # a loss: less is better, so less comes first

@@ -556,6 +556,12 @@ def test_a_method_of_one_kind_is_tried_and_every_rule_is_tried_after_one_that_fa
     assert outcomes["evaluation_is_ours"].outcome == "passed"
     assert outcomes["another_process_builds_the_same"].outcome == "passed"
     assert report.broken >= 10
+    assert shape.mend.startswith("mend what raises")
+    # one mistake is told once, not by every rule that it breaks
+    text = " ".join(report.text().split())
+    first = next(one.rule for one in report.findings if one.happened == shape.happened)
+    assert text.count("forward was never run (line ") == 1
+    assert text.count(f"the same as {first}: mend that first") >= 10
 
 
 def test_a_warning_is_no_broken_rule():

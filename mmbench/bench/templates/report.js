@@ -62,8 +62,8 @@
     const varies = (name) => columns[name].values.length > 1;
     // where little fits, what one looks for comes first
     const narrow = matchMedia("(max-width: 40rem)").matches;
-    const place = ["data", "scenario", "condition", "metric"];
-    const shown = ["name", ...(narrow ? ["mean", "ci_low", "sample_ci_low", "rank", ...place] : [...place, "mean", "ci_low", "sample_ci_low", "rank"]), "seeds",
+    const places = ["data", "scenario", "condition", "metric"];
+    const shown = ["name", ...(narrow ? ["mean", "ci_low", "sample_ci_low", "rank", ...places] : [...places, "mean", "ci_low", "sample_ci_low", "rank"]), "seeds",
       "rank_borda", "p_vs_best", "regret_to_bayes", "missing_rate_realised",
       "incomplete_rate_realised", "inside_rate_realised", "effective_n", "params_total", "params_trainable",
       "flops_per_sample", "train_s", "infer_ms_per_sample", "infer_ms_std", "peak_mib", "energy_j",
@@ -153,7 +153,13 @@
       const place = (value) => 100 * Math.min(1, Math.max(0, (value - low) / (high - low)));
       table.tBodies[0].replaceChildren(...part.map((row) => make("tr", { class: number("rank", row) === 1 ? "first" : "" },
         ...shown.map((name) => {
-          if (name === "name") return make("th", { scope: "row", text: text(name, row), title: text(name, row) });
+          if (name === "name") {
+            const head = make("th", { scope: "row", text: text(name, row), title: text(name, row) });
+            // its place lies beyond the edge there
+            const where = places.filter((one) => narrow && shown.includes(one) && varies(one) && choices[one].value === "");
+            if (where.length) head.append(make("small", { text: where.map((one) => text(one, row)).join(" · ") }));
+            return head;
+          }
           if (name === "seeds") {
             const [done, planned] = text(name, row).split("/");
             return make("td", { class: done === planned ? "" : "lost", text: done === planned ? done : done + "/" + planned });
@@ -162,11 +168,11 @@
           const value = columns[name][row];
           if (name === "ci_low" || name === "sample_ci_low") {
             const end = number(name.replace("low", "high"), row);
-            return make("td", { text: value === null || end === null ? "–" : value.toFixed(3) + " to " + end.toFixed(3) });
+            return make("td", { text: value === null || end === null ? "–" : value.toFixed(3) + "\u00a0to " + end.toFixed(3) });
           }
           if (name !== "mean") return make("td", { text: short(value) });
           const spread = number("std_seeds", row);
-          const cell = make("td", { class: "score", text: value === null ? "–" : value.toFixed(3) + (spread === null ? "" : " ± " + spread.toFixed(3)) });
+          const cell = make("td", { class: "score", text: value === null ? "–" : value.toFixed(3) + (spread === null ? "" : " ±\u00a0" + spread.toFixed(3)) });
           if (value !== null && high > low) {
             const [a, b] = [number("ci_low", row), number("ci_high", row)];
             const bar = make("span", { class: "bar", "aria-hidden": "true", title: a === null ? "" : "95 % interval " + a.toFixed(3) + " to " + b.toFixed(3) });
