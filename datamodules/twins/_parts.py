@@ -1,6 +1,5 @@
 """Parts of twins with a signal, and the note that tells a twin from the real set."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def word_counts(
     rate = np.full((classes, width), 0.02)
     for number in range(classes):
         rate[number, number * 40 : (number + 1) * 40] = 1.0
-    x = rng.poisson(rate[target]).astype(np.float64)
+    x: NDArray[np.float64] = rng.poisson(rate[target]).astype(np.float64)
     x[np.arange(len(x)), target * 40] += 1
     return x
 
@@ -79,7 +78,6 @@ def word_counts(
 def save_matlab(path: Path, content: dict[str, Any]) -> None:
     """Write a MATLAB file whose header tells no time, so that equal contents are equal bytes."""
     path.parent.mkdir(parents=True)
-    buffer = BytesIO()
-    io.savemat(buffer, content)
-    header = b"MATLAB 5.0 MAT-file".ljust(116)
-    path.write_bytes(header + buffer.getvalue()[len(header) :])
+    io.savemat(path, content)
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 5.0 MAT-file".ljust(116))
