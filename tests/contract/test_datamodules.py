@@ -111,7 +111,7 @@ def spoilt(samples, entries, *, nan=False):
     """Other raw values in these entries, (sample, modality); NaN where asked for and possible."""
     inputs, lengths = {}, {}
     for column, name in enumerate(samples.modalities):
-        x, rows = samples.inputs[name].copy(), entries[:, column]
+        x, rows = np.array(samples.inputs[name]), entries[:, column]
         if np.issubdtype(x.dtype, np.floating):
             x[rows] = np.nan if nan else 3 * x[rows] + 100
         elif name in samples.lengths:  # token ids
