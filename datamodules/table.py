@@ -85,8 +85,8 @@ class Table(DataModule):
 
     Bags in files of their own (kind `bag`): a folder of files named by id, each of the instances
     of one sample, (instance, feature): `.npy`, a tensor in `.pt`, or `features` in `.h5`, as CLAM
-    writes patches of slides. They keep their type, float16 for one, and are padded when they are
-    read, of each sample at most `most`.
+    writes patches of slides; none of it NaN. They keep their type, float16 for one, and are padded
+    when they are read, of each sample at most `most`.
 
     Recordings (kind `sound`): a column of paths to wav files, or a folder of them named by id. They
     become sequences of 40 log-mel bands, a step every 10 ms, of one channel at 16 kHz; see

@@ -1,10 +1,12 @@
 """A twin of mixOmics' breast tumours, of fewer tumours."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from datamodules.twins._parts import sign, signal
 
@@ -21,7 +23,6 @@ def write(root: Path, *, seed: int = 0) -> None:
     """
     try:
         import rdata
-        import xarray
         from rdata.conversion.to_r import DEFAULT_CLASS_MAP
     except ImportError as error:
         raise ValueError(
@@ -35,13 +36,8 @@ def write(root: Path, *, seed: int = 0) -> None:
 
     def part(rows: slice, names: tuple[str, ...]) -> dict[str, Any]:
         content: dict[str, Any] = {
-            name: xarray.DataArray(
-                blocks[name][rows],
-                dims=("dim_0", "dim_1"),
-                coords={
-                    "dim_0": tumours[rows],
-                    "dim_1": [f"{name}-{j}" for j in range(WIDTHS[name])],
-                },
+            name: _Matrix(
+                blocks[name][rows], tumours[rows], [f"{name}-{j}" for j in range(WIDTHS[name])]
             )
             for name in names
         }
@@ -57,16 +53,23 @@ def write(root: Path, *, seed: int = 0) -> None:
         folder / "breast.TCGA.rda",
         {"breast.TCGA": parts},
         compression="xz",
-        constructor_dict={**DEFAULT_CLASS_MAP, xarray.DataArray: _matrix},
+        constructor_dict={**DEFAULT_CLASS_MAP, _Matrix: _in_r},
     )
     sign(folder, seed)
 
 
-def _matrix(data: Any, converter: Any) -> Any:
+@dataclass(frozen=True)
+class _Matrix:
+    values: Float[np.ndarray, "row column"]
+    rows: list[str]
+    columns: list[str]
+
+
+def _in_r(matrix: _Matrix, converter: Any) -> Any:
     """A matrix of R, with names of its rows and columns."""
-    matrix = converter.convert_to_r_object(data.values.ravel(order="F"))
-    names = [np.array(data.coords[axis].values, dtype=str) for axis in data.dims]
-    shape = np.array(data.shape, dtype=np.int32)
-    matrix.info.attributes = True
-    matrix.attributes = converter.convert_to_r_attributes({"dim": shape, "dimnames": names})
-    return matrix
+    result = converter.convert_to_r_object(matrix.values.ravel(order="F"))
+    names = [np.array(names, dtype=str) for names in (matrix.rows, matrix.columns)]
+    shape = np.array(matrix.values.shape, dtype=np.int32)
+    result.info.attributes = True
+    result.attributes = converter.convert_to_r_attributes({"dim": shape, "dimnames": names})
+    return result

@@ -228,6 +228,7 @@ def test_what_is_decoded_to_mapped_files_is_what_small_files_give(root, monkeypa
 
     _, small, _ = whole()
     monkeypatch.setattr(parsed, "SMALL_BYTES", 0)
+    monkeypatch.setattr(parsed, "PIECE_BYTES", 400)  # several files each
     data, train, test = whole()
     for name in names:
         np.testing.assert_array_equal(small.inputs[name], train.inputs[name])

@@ -162,6 +162,17 @@ def test_training_draws_other_patches_every_epoch_and_validation_never(root):
     assert torch.equal(copied.inputs["slide"], val)
 
 
+def test_what_a_frozen_encoder_makes_of_one_draw_serves_no_other_epoch(root):
+    class Mean(torch.nn.Linear):
+        def forward(self, x, lengths):
+            return super().forward(x.mean(1))
+
+    frozen = Mean(24, 2).requires_grad_(False).eval()
+    some, every = (next(iter(tcga(root, most=n).train_dataloader())) for n in (9, 30))
+    assert some.embeddings.embed("slide", frozen) is None
+    assert every.embeddings.embed("slide", frozen) is not None
+
+
 def test_more_patches_than_asked_for_are_drawn_alike_whatever_else_is_read(root):
     one, other = by_slide(tcga(root, most=9)), by_slide(tcga(root, most=9, fold=3))
     whole = by_slide(tcga(root))
