@@ -1,6 +1,7 @@
 """`mmbench work`: workers that share a folder, as processes of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,13 @@ def end(process, code=0):
     return out
 
 
+def said(answer, code=0):
+    """What the command line said in this process, where nothing else runs beside it."""
+    ended, out, error = answer
+    assert ended == code, out + error
+    return out + error
+
+
 def begun(here):
     """How often runs have begun, in all."""
     return sum(len(file.read_text().splitlines()) for file in here.glob("marks/*.txt"))
@@ -66,13 +74,18 @@ def wait_until(is_so):
 
 @pytest.mark.slow
 def test_workers_that_begin_together_share_the_runs_and_none_is_done_twice(here):
-    workers = [start("work", "twelve.yaml", "--workers", "1") for _ in range(3)]
-    said = [end(worker) for worker in workers]
+    watch = start("status", "twelve.yaml", "--watch")
+    workers = [start("work", "twelve.yaml", "--workers", "1") for _ in range(2)]
+    texts = [end(worker) for worker in workers]
     assert begun(here) == 12
-    assert sum(text.count(": done") for text in said) == 12
-    assert all(": done" in text for text in said)
+    assert sum(text.count(": done") for text in texts) == 12
+    assert all(": done" in text for text in texts)
     assert [run.state for run in Sweep("twelve.yaml").runs(read_up_to=None)] == ["done"] * 12
     assert not Sweep("twelve.yaml").workers()
+    out = end(watch)  # ends when all is done
+    assert out.splitlines()[0].endswith("12 waiting")
+    assert "12 done" in out
+    assert re.search(r"at it: [12] workers? with [12] slots?", out)
 
 
 @pytest.mark.slow
@@ -80,18 +93,18 @@ def test_workers_that_begin_together_search_settings_and_end_with_the_best(here)
     words = suite(methods=["zero_fill"], seeds=2, tune={"trials": 10})
     (here / "tuned.yaml").write_text(yaml.safe_dump(words.model_dump()))
     workers = [start("work", "tuned.yaml", "--workers", "1") for _ in range(2)]
-    said = [end(worker) for worker in workers]
+    texts = [end(worker) for worker in workers]
     sweep = Sweep("tuned.yaml")
     assert {run.state for run in sweep.runs(read_up_to=None)} == {"done"}
     assert {spec.tuned for spec in sweep.specs} == {10}
     runs = len(sweep.known)
     assert runs == 10 + 1, "the best trial is the run of the first seed"
-    assert sum(text.count(": done") for text in said) == runs
-    assert all(": done" in text for text in said)
+    assert sum(text.count(": done") for text in texts) == runs
+    assert all(": done" in text for text in texts)
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_told_to_end_gives_its_runs_back_at_once(here):
+def test_a_worker_that_is_told_to_end_gives_its_runs_back_at_once(here, mmbench):
     worker = start("work", "twelve.yaml", "--workers", "2")
     runs = Sweep("twelve.yaml").runs()
     wait_until(lambda: begun(here) >= 4)
@@ -100,17 +113,16 @@ def test_a_worker_that_is_told_to_end_gives_its_runs_back_at_once(here):
     assert "goes on from its checkpoints" in out
     assert not [run for run in runs if is_claimed(run.folder)]
     assert not list((here / "results").rglob(".*.claim"))
-    out = end(start("run", "twelve.yaml", "--workers", "2"))
-    assert "are finished)" in out
+    assert "are finished)" in said(mmbench("run", "twelve.yaml", "--workers", "2"))
     assert begun(here) <= 14
     assert not list((here / "results").rglob(".*.left.*"))
 
 
 @pytest.mark.slow
-def test_a_worker_joins_what_was_asked_with_overrides_and_less_than_the_suite(here):
-    assert "12 done" not in end(start("status", "twelve.yaml"))
-    end(start("run", "twelve.yaml", "--workers", "2", "seeds=2", "methods=[majority]"))
-    end(start("run", "twelve.yaml", "--workers", "2", "methods=[majority]"))
+def test_a_worker_joins_what_was_asked_with_overrides_and_less_than_the_suite(here, mmbench):
+    assert "12 done" not in said(mmbench("status", "twelve.yaml"))
+    said(mmbench("run", "twelve.yaml", "--workers", "2", "seeds=2", "methods=[majority]"))
+    said(mmbench("run", "twelve.yaml", "--workers", "2", "methods=[majority]"))
     part = Sweep("twelve.yaml", "methods=[majority]").board_folder
     assert part.name.startswith("part-")
     assert Sweep(part).specs == Sweep("twelve.yaml", "methods=[majority]").specs
@@ -119,22 +131,22 @@ def test_a_worker_joins_what_was_asked_with_overrides_and_less_than_the_suite(he
     for run in Sweep("twelve.yaml", "seeds=2", "methods=[majority]").runs():
         (run.folder / "done").unlink()
     # by the suite's name: what its folder holds, two seeds of one method
-    assert end(start("work", "twelve.yaml", "--workers", "1")).count(": done") == 2
+    assert said(mmbench("work", "twelve.yaml", "--workers", "1")).count(": done") == 2
 
 
 @pytest.mark.slow
-def test_a_worker_leaves_failures_alone_and_run_tries_them_again(here):
+def test_a_worker_leaves_failures_alone_and_run_tries_them_again(here, mmbench):
     words = yaml.safe_load((here / "twelve.yaml").read_text())
     words["methods"] = ["majority", {"name": "sleeper.Failing", "label": "failing"}]
     (here / "bad.yaml").write_text(yaml.safe_dump(words | {"name": "bad"}))
-    out = end(start("work", "bad.yaml", "--workers", "1"), code=1)
+    out = said(mmbench("work", "bad.yaml", "--workers", "1"), code=1)
     assert "failing / mfeat / mcar30 seed 0: failed: error: RuntimeError: made up" in out
-    assert end(start("work", "bad.yaml", "--workers", "1")) == ""
-    assert "failing" in end(start("run", "bad.yaml", "--workers", "1"), code=1)
+    assert said(mmbench("work", "bad.yaml", "--workers", "1")) == ""
+    assert "failing" in said(mmbench("run", "bad.yaml", "--workers", "1"), code=1)
 
 
-def test_a_worker_whose_time_is_up_takes_nothing(here):
-    assert end(start("work", "twelve.yaml", "--workers", "1", "--time", "0")) == ""
+def test_a_worker_whose_time_is_up_takes_nothing(here, mmbench):
+    assert said(mmbench("work", "twelve.yaml", "--workers", "1", "--time", "0")) == ""
     assert begun(here) == 0
 
 
@@ -202,12 +214,12 @@ def test_an_argument_that_is_wrong_is_one_line(tmp_path, args, message):
         script(order(tmp_path), parse_args(args))
 
 
-def test_an_engine_that_is_not_there_is_one_line(here):
+def test_an_engine_that_is_not_there_is_one_line(here, mmbench):
     with pytest.raises(ValueError, match="no engine 'slrum'; did you mean 'slurm'"):
         engine("slrum")
-    out = end(start("run", "twelve.yaml", "--executor", "slrum"), code=2)
+    out = said(mmbench("run", "twelve.yaml", "--executor", "slrum"), code=2)
     assert "no engine 'slrum'; did you mean 'slurm'?" in out
-    out = end(start("run", "twelve.yaml", "--executor-args", "nodes=2"), code=2)
+    out = said(mmbench("run", "twelve.yaml", "--executor-args", "nodes=2"), code=2)
     assert "for another --executor than local" in out
     assert not (here / "results").exists()
 
@@ -278,19 +290,19 @@ def place(order, args):
 
 
 @pytest.mark.slow
-def test_a_plugin_engine_is_one_function_and_an_entry_point(here, monkeypatch):
+def test_a_plugin_engine_is_one_function_and_an_entry_point(here, monkeypatch, mmbench):
     site = here / "site"
     info = site / "plain_engine-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plain-engine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[mmbench.executors]\nplain = plain_engine:place\n")
     (site / "plain_engine.py").write_text(PLUGIN)
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
+    monkeypatch.syspath_prepend(site)
     words = ["run", "twelve.yaml", "--executor", "plain", "--executor-args", "count=2"]
-    shown = end(start(*words, "--dry-run"))
+    shown = said(mmbench(*words, "--dry-run"))
     assert f"-m mmbench work {here / 'results' / 'twelve'} --data-root" in shown
     assert not (here / "results").exists()
-    out = end(start(*words))
+    out = said(mmbench(*words))
     assert "12 runs (2 processes), results in results/twelve" in out
     assert "12 runs in" in out
     assert begun(here) == 12
@@ -299,7 +311,7 @@ def test_a_plugin_engine_is_one_function_and_an_entry_point(here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_workers_are_gone_ends_and_says_what_is_left(here, monkeypatch):
+def test_a_sweep_whose_workers_are_gone_ends_and_says_what_is_left(here, monkeypatch, mmbench):
     site = here / "site"
     info = site / "no_engine-1.0.dist-info"
     info.mkdir(parents=True)
@@ -310,16 +322,6 @@ def test_a_sweep_whose_workers_are_gone_ends_and_says_what_is_left(here, monkeyp
         "def place(order, args):\n"
         "    return Placement('', lambda: 'nowhere', lambda: 0, lambda: '')\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
-    out = end(start("run", "twelve.yaml", "--executor", "none"), code=1)
+    monkeypatch.syspath_prepend(site)
+    out = said(mmbench("run", "twelve.yaml", "--executor", "none"), code=1)
     assert "12 of 12 runs are not finished" in out
-
-
-@pytest.mark.slow
-def test_watching_ends_when_all_is_done(here):
-    watch = start("status", "twelve.yaml", "--watch")
-    end(start("work", "twelve.yaml", "--workers", "2"))
-    out = end(watch)
-    assert out.splitlines()[0].endswith("12 waiting")
-    assert "12 done" in out
-    assert "at it: 1 worker with 2 slots" in out

@@ -29,6 +29,7 @@ def test_without_a_gpu_it_says_so_in_one_line(check, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_processor_agrees_with_itself_and_a_tolerance_that_nothing_keeps_is_seen(
     check, monkeypatch, capsys
 ):

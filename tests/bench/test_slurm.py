@@ -149,7 +149,7 @@ def test_a_job_of_higher_priority_pre_empts_workers_and_they_come_back(here, clu
 
 
 def test_the_submitter_may_be_killed_and_come_back(here, cluster):
-    write_suite(here, seconds=4.0)  # not all done before the second command looks
+    write_suite(here, seconds=2.0)  # not all done before the second command looks
     process = start()
     cluster.wait_until(lambda: finished(here) >= 3, "three runs done")
     process.send_signal(signal.SIGKILL)

@@ -93,6 +93,7 @@ class Half(ZeroFill):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_process_that_fails_or_dies_ends_the_others_and_says_why(tmp_path, monkeypatch):
     (tmp_path / "half_of_two.py").write_text(HALF)
     monkeypatch.syspath_prepend(str(tmp_path))

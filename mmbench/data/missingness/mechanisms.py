@@ -6,6 +6,7 @@ A plugin's is called `package/name`. It is a frozen dataclass that is a `Missing
 
 import importlib
 import inspect
+import sys
 from dataclasses import fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -32,6 +33,11 @@ def _built_in() -> dict[str, type[Any]]:
 
 
 def _plugins() -> dict[str, EntryPoint]:
+    return _installed(tuple(sys.path))
+
+
+@cache  # every condition of a scenario asks, and looking takes longer than to draw it
+def _installed(_: tuple[str, ...]) -> dict[str, EntryPoint]:
     return {
         f"{point.dist.name if point.dist else point.module}/{point.name}": point
         for point in entry_points(group=GROUP)
