@@ -2,8 +2,8 @@
 
 Prints two tables in less than four minutes; nothing is judged. By the clock, figures are those of a
 machine on which nothing else runs; by processor time, which counts this process and all below it,
-they hold on a busy one, too. The second table is a simulation: durations of the committed
-quickstart, replayed on made-up nodes by the code that orders and shares out real runs.
+they hold on a busy one, too. The other tables are simulations: durations and memory of the
+committed quickstart, replayed on made-up nodes by the code that orders and shares out real runs.
 
     python benchmarks/speed/sweep.py [overhead|workers|claims|nodes]...
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ import pandas as pd
 from mmbench.bench.executors.local import execute
 from mmbench.bench.executors.order import budget_s, data_of, in_order, joins
 from mmbench.bench.executors.queue import Queue
+from mmbench.bench.executors.sharing import CONTEXT_MIB, Sharing
 from mmbench.bench.plan import plan
 from mmbench.bench.record import Outcome, finish
 from mmbench.bench.spec import RunSpec, load_suite
@@ -33,8 +35,8 @@ from mmbench.store import attempt, claim, publish
 
 HERE = Path()
 BOARD = Path(__file__).parents[2] / "results" / "quickstart" / "leaderboard.csv"
-SLOTS = 8  # of a node
-RUNS_A_SLOT = 10  # of the simulated sweep
+GPUS = 8  # of a node
+RUNS_A_GPU = 10  # of the simulated sweep
 
 
 def short_runs(count: int) -> list[RunSpec]:
@@ -216,25 +218,54 @@ def claims() -> None:
 def real_runs(count: int) -> list[tuple[Any, float]]:
     """Runs like those of the committed quickstart, in the order of a plan, with their seconds."""
     board = pd.read_csv(BOARD)
-    kinds = board.groupby(["data", "scenario", "method"], sort=False)["train_s"].first()
+    kinds = board.groupby(["data", "scenario", "method"], sort=False)[["train_s", "peak_mib"]]
     rng = random.Random(0)
-    seeds = -(-count // len(kinds))
+    seeds = -(-count // kinds.ngroups)
     runs: list[tuple[Any, float]] = []
-    for data in dict.fromkeys(kind[0] for kind in kinds.index):
+    for data in board["data"].unique():
         for seed in range(seeds):
-            for kind, seconds in kinds.items():
+            for kind, cost in kinds.first().iterrows():
                 if kind[0] == data:
-                    spec = SimpleNamespace(data_label=data, fold=0, kind=kind, seed=seed)
+                    spec = SimpleNamespace(
+                        data_label=data, fold=0, kind=kind, seed=seed, peak_mib=cost["peak_mib"]
+                    )
                     # seeds differ by a tenth; loading and recording take half a second
-                    runs.append((spec, 0.5 + seconds * rng.lognormvariate(0, 0.1)))
+                    runs.append((spec, 0.5 + cost["train_s"] * rng.lognormvariate(0, 0.1)))
     return runs
 
 
-def simulate(nodes: int) -> tuple[int, float, float]:
-    """Runs, share of time that slots are busy until 5 % of the runs are left, and to the end."""
-    length = dict(enumerate(real_runs(nodes * SLOTS * RUNS_A_SLOT)))
+@dataclass
+class Simulated:
+    """What came of a simulation.
+
+    Args:
+        runs: How many.
+        until_late: Share of time that GPUs have a run until 5 % of the runs are left.
+        to_the_end: The same, to the end.
+        shared: Runs on a GPU that has any, on average until 5 % of the runs are left.
+        most_mib: Most memory that runs of one GPU needed together, with what CUDA takes for each.
+    """
+
+    runs: int
+    until_late: float
+    to_the_end: float
+    shared: float
+    most_mib: float
+
+
+def simulate(nodes: int, per_gpu: int | None = 1, gpu_mib: float = 0.0) -> Simulated:
+    """Replay runs on made-up nodes.
+
+    Args:
+        nodes: How many, of 8 GPUs each.
+        per_gpu: Runs that share a GPU, as in `Sharing`; they take no longer for it.
+        gpu_mib: Memory of a GPU.
+    """
+    sharing = Sharing([str(gpu) for gpu in range(GPUS)], per_gpu, lambda gpu: gpu_mib)
+    length = dict(enumerate(real_runs(nodes * GPUS * RUNS_A_GPU * (per_gpu or 8))))
     place = {id(spec): number for number, (spec, _) in length.items()}
     expected: dict[tuple[str, ...], float] = {}
+    peaks: dict[tuple[str, ...], float] = {}
 
     def seconds(spec: Any) -> float | None:
         return expected.get(spec.kind)
@@ -242,59 +273,101 @@ def simulate(nodes: int) -> tuple[int, float, float]:
     left = {number: spec for number, (spec, _) in length.items()}  # nobody has taken
     chunks: list[deque[Any]] = [deque() for _ in range(nodes)]
     near: dict[tuple[int, int], Any] = {}
-    clock, busy, ended, busy_until_late, late_at = 0.0, 0.0, 0, 0.0, 0.0
-    flying: list[tuple[float, int, int, int]] = []  # end, node, slot, number
-    begun: dict[int, float] = {}
-    idle = [(node, slot) for slot in range(SLOTS) for node in range(nodes)]
+    clock, ended, shared_s, most_mib = 0.0, 0, 0.0, 0.0
+    busy_s, late = 0.0, (0.0, 0.0, 0.0)
+    at_work: list[dict[int, Any]] = [{} for _ in range(nodes)]  # slot -> run
+    ends: list[tuple[float, int, int, int]] = []  # end, node, slot, number
+    idle = [(node, slot) for slot in range(sharing.slots) for node in range(nodes)]
 
     def take(node: int, slot: int) -> Any:
         if not chunks[node] and left:
             specs = list(left.values())
-            budget = budget_s(specs, seconds, slots=SLOTS, slots_in_all=SLOTS * nodes)
+            budget = budget_s(specs, seconds, slots=sharing.slots, slots_in_all=len(slots))
             for spec in in_order(specs, seconds, near.get((node, slot))):
                 if not joins(chunks[node], spec, seconds, budget):
                     break
                 chunks[node].append(spec)
                 del left[place[id(spec)]]
-        if chunks[node]:
-            at = near.get((node, slot))
-            spec = next((s for s in chunks[node] if data_of(s) == at), chunks[node][0])
-            chunks[node].remove(spec)
-            return spec
-        longest = max(chunks, key=len)  # what another has taken and not begun
-        return longest.pop() if longest else None
+        # what another has taken and not begun, if nothing else is left
+        chunk = chunks[node] or max(chunks, key=len)
+        free = [
+            spec
+            for spec in (chunk if chunk is chunks[node] else list(chunk)[-1:])
+            if sharing.fits(spec, slot, at_work[node], lambda each: peaks.get(each.kind))
+        ]
+        if not free:
+            return None
+        at = near.get((node, slot))
+        spec = next((each for each in free if data_of(each) == at), free[0])
+        chunk.remove(spec)
+        return spec
 
-    late = len(length) * 95 // 100
-    while idle or flying:
+    slots = list(idle)
+    late_at = len(length) * 95 // 100
+    while True:
+        waiting, full = [], set()  # a GPU that has no room for one has none for the next
         for node, slot in idle:
-            if (spec := take(node, slot)) is not None:
-                near[node, slot] = data_of(spec)
-                number = place[id(spec)]
-                begun[number] = clock
-                heapq.heappush(flying, (clock + length[number][1], node, slot, number))
-        if not flying:
+            gpu = (node, sharing.gpu(slot))
+            if gpu in full or (spec := take(node, slot)) is None:
+                waiting.append((node, slot))
+                full.add(gpu)
+                continue
+            near[node, slot] = data_of(spec)
+            beside = [*sharing.beside(slot, at_work[node]), spec]
+            most_mib = max(most_mib, sum(each.peak_mib + CONTEXT_MIB for each in beside))
+            at_work[node][slot] = spec
+            number = place[id(spec)]
+            heapq.heappush(ends, (clock + length[number][1], node, slot, number))
+        if not ends:
             break
-        clock, node, slot, number = heapq.heappop(flying)
+        past = clock
+        clock, node, slot, number = heapq.heappop(ends)
+        gpus = sum(len({sharing.gpu(each) for each in flying}) for flying in at_work)
+        busy_s += gpus * (clock - past)
+        shared_s += (len(ends) + 1) * (clock - past)
         spec, took = length[number]
+        del at_work[node][slot]
         expected.setdefault(spec.kind, took)
-        busy += took
+        peaks.setdefault(spec.kind, spec.peak_mib)
         ended += 1
-        if ended == late:
-            late_at = clock
-            busy_until_late = busy + sum(clock - begun[n] for *_, n in flying)
-        idle = [(node, slot)]
-    slots = nodes * SLOTS
-    return len(length), busy_until_late / (late_at * slots), busy / (clock * slots)
+        if ended == late_at:
+            late = clock, busy_s, shared_s
+        # only the node that has room again, and those that had nothing left to do, may take one
+        idle = [(node, slot), *waiting] if per_gpu is None else [(node, slot)]
+    assert not left
+    assert not any(chunks)
+    gpus = nodes * GPUS
+    at, busy_until, shared_until = late
+    return Simulated(
+        len(length),
+        busy_until / (at * gpus),
+        busy_s / (clock * gpus),
+        shared_until / busy_until,
+        most_mib,
+    )
 
 
 def nodes() -> None:
-    """How busy made-up nodes are."""
+    """How busy made-up nodes are, with a run a GPU and with as many as memory allows."""
     print()
     print("| nodes of 8 GPUs | runs | busy until 5 % of the runs are left | busy to the end |")
     print("|---:|---:|---:|---:|")
     for count in (1, 2, 4, 8, 16, 32, 64):
-        runs, until_late, to_the_end = simulate(count)
-        print(f"| {count} | {runs} | {until_late:.1%} | {to_the_end:.1%} |", flush=True)
+        one = simulate(count)
+        print(f"| {count} | {one.runs} | {one.until_late:.1%} | {one.to_the_end:.1%} |", flush=True)
+    print()
+    print(
+        "| nodes of 8 GPUs, `--per-gpu auto` | memory of a GPU, MiB | most that was needed | runs "
+        "| runs on a GPU | busy until 5 % of the runs are left | busy to the end |"
+    )
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    for count, gpu_mib in ((1, 4096.0), (1, 8192.0), (4, 4096.0), (4, 8192.0)):
+        one = simulate(count, None, gpu_mib)
+        print(
+            f"| {count} | {gpu_mib:,.0f} | {one.most_mib:,.0f} | {one.runs} | {one.shared:.1f} "
+            f"| {one.until_late:.1%} | {one.to_the_end:.1%} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
