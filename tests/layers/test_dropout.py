@@ -30,6 +30,18 @@ def test_evaluation_and_rate_zero_change_nothing():
     assert torch.equal(Dropout(0.0)(x), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_mask_is_one_uniform_number_an_element_against_the_rate(dtype):
+    x = torch.randn(64, 33, dtype=dtype)
+    torch.manual_seed(1)
+    y = Dropout(0.3)(x)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    scale = (torch.rand_like(x) >= 0.3).to(dtype) * (1 / 0.7)
+    assert torch.equal(y, x * scale)  # published numbers stand on these draws, bit by bit
+    assert torch.equal(torch.rand(1), after)
+
+
 def test_a_seed_fixes_the_mask():
     x = torch.ones(3, 7)
     layer = Dropout(0.3)

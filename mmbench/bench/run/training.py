@@ -140,7 +140,7 @@ def _train_stage(
     steps_an_epoch = len(data.train_dataloader())
     claimed = WhileClaimed(held)
     callbacks = [claimed, keep, *_schedule(spec), checkpoints]
-    trainer = _trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
+    trainer = make_trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
 
     def fit() -> StageResult:
         if stage.shared_across:
@@ -204,13 +204,22 @@ def _schedule(spec: RunSpec) -> list[Callback]:
     return [Schedule(warm_up or 0.0, decay)]
 
 
-def _trainer(
+def make_trainer(
     spec: RunSpec,
     folder: Path,
     callbacks: list[Callback],
     epochs: int | None,
     steps_an_epoch: int,
 ) -> Trainer:
+    """The trainer of one stage.
+
+    Args:
+        spec: Its settings.
+        folder: Gets the curve.
+        callbacks: What happens meanwhile, in this order.
+        epochs: Of the stage; None = as the run says.
+        steps_an_epoch: Batches of the training split.
+    """
     least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
         "max_epochs": max(epochs, least) if epochs else spec.epochs(steps_an_epoch),
