@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbench.data.bags import MOST
 from mmbench.data.entries import Joined, ModalityFile
 from mmbench.data.features import TEXT_PACKAGE, installed, text_folder
 from mmbench.data.files import content_of, locate
@@ -82,6 +83,11 @@ class Table(DataModule):
     and brought to `size`; more than 8 bits a channel are refused. A folder of `.npy` arrays named
     by id, of any other kind, is read like an npz file of them.
 
+    Bags in files of their own (kind `bag`): a folder of files named by id, each of the instances
+    of one sample, (instance, feature): `.npy`, a tensor in `.pt`, or `features` in `.h5`, as CLAM
+    writes patches of slides; none of it NaN. They keep their type, float16 for one, and are padded
+    when they are read, of each sample at most `most`.
+
     Recordings (kind `sound`): a column of paths to wav files, or a folder of them named by id. They
     become sequences of 40 log-mel bands, a step every 10 ms, of one channel at 16 kHz; see
     `mmbench.data.sound`.
@@ -133,6 +139,8 @@ class Table(DataModule):
             the tokenizer's model reads at most.
         size: Pixels that pictures in files of their own are brought to, a side or height and width;
             None = all of a modality have one size.
+        most: Instances of a bag in a file of its own, >= 1; of more, training draws others every
+            epoch, validation and test always the same ones.
         skip_bad: Of a modality, so many samples may be bad, >= 0: their file unreadable or missing,
             or a cell of their row refused. They lack the modality, and `notes` names them.
         **common: Passed to `DataModule`; fold is 0 with a column of train, val and test, below K
@@ -166,6 +174,7 @@ class Table(DataModule):
         tokenizer: str | None = None,
         max_tokens: int | None = None,
         size: int | Sequence[int] | None = None,
+        most: int = MOST,
         skip_bad: int = 0,
         **common: Any,
     ) -> None:
@@ -194,6 +203,9 @@ class Table(DataModule):
         self.indicators = indicators
         self.max_tokens = max_tokens
         self.size = None if size is None else sides(size)
+        if most < 1:
+            raise ValueError(f"most must be at least 1, found {most}")
+        self.most = most
         self.skip_bad = skip_bad
         self.packaged = tokenizer == PACKAGED
         self.tokenizer = None if tokenizer is None else self._folder(tokenizer)
@@ -585,6 +597,7 @@ class Table(DataModule):
             tokenizer=self.tokenizer,
             max_tokens=self.max_tokens,
             size=self.size,
+            most=self.most,
             skip_bad=self.skip_bad,
         )
 

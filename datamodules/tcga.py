@@ -12,15 +12,16 @@ import pandas as pd
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from mmbench.data.bags import drawn, read_bag
+from mmbench.data.bags import MOST, Bags, read_bags
 from mmbench.data.columns import features
 from mmbench.data.files import locate
 from mmbench.data.frames import Frame, columns_of, read_frame
-from mmbench.data.parsed import Arrays, Room, parsed
+from mmbench.data.mapped import Values
+from mmbench.data.parsed import Arrays, parsed
 from mmbench.data.pictures import contents
 from mmbench.data.samples import SPLITS, Samples, Split
 from mmbench.data.scenario import Scenario
-from mmbench.data.splits import grouped, rows_of, stable_hash, stable_ids, stratified_groups
+from mmbench.data.splits import grouped, rows_of, stable_ids, stratified_groups
 from mmbench.data.task import Modality, Task
 from mmbench.data.vocabulary import encode, vocabulary, words
 from mmbench.datamodule import Counts, DataModule, Source
@@ -123,7 +124,8 @@ class Tcga(DataModule):
         reports: Words, one vector, or prototypes.
         partition: See above.
         complete: Whether slides that lack one of the three are left out, as in the paper.
-        most: Patches of a slide, >= 1; of more, a choice fixed by the slide's name.
+        most: Patches of a slide, >= 1; of more, training draws others every epoch, validation and
+            test always the same ones.
         max_tokens: Words of a report, >= 1; longer ones are cut.
         **common: Passed to `DataModule`; fold is 0..4.
 
@@ -159,7 +161,7 @@ class Tcga(DataModule):
         reports: Literal["tokens", "vector", "prototypes"] = "tokens",
         partition: Literal["patients", "files"] = "patients",
         complete: bool = False,
-        most: int = 2048,
+        most: int = MOST,
         max_tokens: int = 512,
         **common: Any,
     ) -> None:
@@ -286,30 +288,33 @@ class Tcga(DataModule):
         notes: list[str] = []
         bags = [self._bags("slide", self.folder)]
         genes, has_genes = self._genes(notes)
-        text: Arrays
+        report_x: Values
         if self.reports == "tokens":
             text = self._texts(notes)
+            report_x, report_length, has_report = text["x"], text["length"], text["present"]
             report = Modality(
                 "report", "tokens", text["x"].shape[1:], vocab_size=int(text["vocab_size"])
             )
         else:
             bags.append(self._bags("report", f"{self.home}/{REPORTS[self.reports]}"))
-            text = bags[-1]
-            report = Modality("report", "bag", text["x"].shape[1:])
+            report_x, report_length = bags[-1], bags[-1].length
+            has_report = bags[-1].count > 0
+            report = Modality("report", "bag", report_x.shape[1:])
             if self.reports == "vector":
-                if text["x"].shape[1] != 1:
+                if report_x.shape[1] != 1:
                     raise ValueError(
                         f"{self.home}/{REPORTS['vector']} has several rows a slide, which are no "
                         "vector; say reports: prototypes"
                     )
-                text = {**text, "x": text["x"][:, 0]}
-                report = Modality("report", "vector", text["x"].shape[1:])
+                report_x = bags[-1][:, 0]
+                report = Modality("report", "vector", report_x.shape[1:])
         notes += [
-            f"{cut} slides have more than {self.most} patches; so many are drawn"
+            f"{one.cut} slides have more than {self.most} patches; so many are drawn, in training "
+            "others every epoch"
             for one in bags
-            if (cut := int(one["cut"]))
+            if one.cut
         ]
-        presence = np.stack([bags[0]["present"], has_genes, text["present"]], axis=1)
+        presence = np.stack([bags[0].count > 0, has_genes, has_report], axis=1)
         some = np.asarray(presence.any(axis=1))
         if not some.all():
             lost = index["slide"][~some].iloc[0]
@@ -317,17 +322,17 @@ class Tcga(DataModule):
         if self.complete:
             less = int((~presence.all(axis=1)).sum())
             notes.append(f"{less} slides that lack patches, RNA or a report left out")
-        lengths = {"slide": bags[0]["length"]}
+        lengths = {"slide": bags[0].length}
         if report.has_lengths:
-            lengths["report"] = text["length"]
+            lengths["report"] = report_length
         modalities = (
-            Modality("slide", "bag", bags[0]["x"].shape[1:]),
+            Modality("slide", "bag", bags[0].shape[1:]),
             Modality("rna", "vector", genes.shape[1:]),
             report,
         )
         samples = Samples(
             modalities=("slide", "rna", "report"),
-            inputs={"slide": bags[0]["x"], "rna": genes, "report": text["x"]},
+            inputs={"slide": bags[0], "rna": genes, "report": report_x},
             target=index["class"].to_numpy(np.int64),
             sample_id=stable_ids(index["slide"].tolist()),
             presence=presence,
@@ -340,34 +345,24 @@ class Tcga(DataModule):
         ending = "h5" if self.slides == "h5" and folder == self.folder else "pt"
         return [self.root / folder / f"{slide}.{ending}" for slide in self._index["slide"]]
 
-    def _bags(self, what: str, folder: str) -> Arrays:
+    def _bags(self, what: str, folder: str) -> Bags:
         """Features of each slide from a folder with a file a slide."""
         locate(self.root, folder)
-        slides, files = self._index["slide"].tolist(), self._slide_files(folder)
-        present = np.array([file.is_file() for file in files])
-        if not present.any():
+        files = self._slide_files(folder)
+        rows = [row for row, file in enumerate(files) if file.is_file()]
+        if not rows:
             raise ValueError(f"{files[0].parent} has no file of any slide, such as {files[0].name}")
-        spec = {"what": what, "slides": slides, "most": self.most}
+        some = [files[row] for row in rows]
 
-        def read(room: Room) -> Arrays:
-            rows = np.flatnonzero(present)
-            length = np.ones(len(files), np.int64)
-            first = read_bag(files[rows[0]])
-            counts = [len(first)] if len(rows) == 1 else [len(read_bag(files[k])) for k in rows]
-            length[rows] = np.minimum(counts, self.most)
-            x = room("x", (len(files), int(length.max()), first.shape[1]), first.dtype)
-            for row in rows:
-                bag = read_bag(files[row])
-                if bag.shape[1] != first.shape[1] or bag.dtype != first.dtype:
-                    raise ValueError(
-                        f"{files[row]} has {bag.shape[1]} features of {bag.dtype}, but "
-                        f"{files[rows[0]].name} {first.shape[1]} of {first.dtype}"
-                    )
-                x[row, : length[row]] = drawn(bag, self.most, stable_hash(slides[row]))
-            cut = int((np.array(counts) > self.most).sum())
-            return {"x": x, "present": present, "length": length, "cut": np.array(cut)}
+        def refuse(_: int, error: ValueError) -> None:
+            raise error
 
-        return parsed([file for file in files if file.is_file()], spec, read, code=__name__)
+        spec = {"what": what, "slides": [file.stem for file in some]}
+        arrays = parsed(some, spec, lambda room: read_bags(some, room, refuse), code=__name__)
+        count = np.zeros(len(files), np.int64)
+        count[rows] = arrays["count"]
+        key = stable_ids(self._index["slide"].tolist())
+        return Bags(arrays["instances"], count, key, most=self.most)
 
     def _genes(self, notes: list[str]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Expression by gene of each slide's tumour, and which slides have it."""

@@ -25,6 +25,7 @@ from torch.utils.data import (
 )
 
 from mmbench.data.augment import Augmentation
+from mmbench.data.bags import Bags
 from mmbench.data.batch import Batch, LeakError, opaque_ids, zero_absent
 from mmbench.data.digest import digest
 from mmbench.data.embeddings import AugmentedEmbeddings, BatchEmbeddings, Embeddings
@@ -453,7 +454,7 @@ class DataModule(LightningDataModule, ABC):
         data = self._near(split, device)
         copied = device is not None and device.type == "cuda" and data is self.split(split)
         source: Dataset[Batch] = data
-        if split == "train" and any(self._augment.values()):
+        if split == "train" and (any(self._augment.values()) or data.redrawn):
             source = _Augmented(data, self._augmentation, epoch or (lambda: 0))
         return Loader(
             source,
@@ -466,7 +467,7 @@ class DataModule(LightningDataModule, ABC):
     def _near(self, split: Split, device: torch.device | None) -> "_Split":
         """A split, on a device if it fits into `SHARE` of what is free there."""
         data = self.split(split)
-        if device is None:
+        if device is None or (split == "train" and data.redrawn):
             return data
         if (split, device) not in self._resident:
             if data.nbytes > SHARE * free_bytes(device):
@@ -635,6 +636,12 @@ class _Split(Dataset[Batch]):
         return [n for n in self.task.names if on_cpu and is_mapped(self.samples.inputs[n])]
 
     @property
+    def redrawn(self) -> list[str]:
+        """Bags of which an epoch of training shows a part, another one each time."""
+        inputs = self.samples.inputs
+        return [n for n in self.task.names if isinstance(x := inputs[n], Bags) and x.cut]
+
+    @property
     def nbytes(self) -> int:
         """What its inputs take."""
         return sum(self.samples.inputs[name].nbytes for name in self.task.names)
@@ -686,7 +693,7 @@ class _Split(Dataset[Batch]):
             assert view.by.views is not None
             rows = index * view.by.views + view.number.cpu()
             versions = BatchEmbeddings(view.embeddings, batch.inputs, batch.lengths, rows)
-        names = [name for name, of in view.by.names.items() if of]
+        names = [*self.redrawn, *(name for name, of in view.by.names.items() if of)]
         return replace(batch, embeddings=AugmentedEmbeddings(batch.embeddings, names, versions))
 
     def rows_of(self, opaque: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
@@ -724,7 +731,7 @@ class _Split(Dataset[Batch]):
     ) -> tuple[Tensor, Tensor | None]:
         """Scaled inputs and lengths of one modality, zero where absent or past the end."""
         present = presence[:, self.task.names.index(name)]
-        x, steps = self._stored[name].read(index)
+        x, steps = self._stored[name].read(index, None if view is None else view.number)
         if view is not None:
             x = view.by.apply(name, x, steps, self.ids(index), view.number.to(x.device))
         return zero_absent(x, present), None if steps is None else zero_absent(steps, present)

@@ -102,6 +102,47 @@ def test_what_the_target_is_like_decides_the_task(ward, mmbench):
         (ward / "suite.yaml").unlink()
 
 
+def survival(ward, **columns):
+    labels = pd.read_csv(ward / "labels.csv")[["stay_id", "patient"]]
+    labels.assign(**columns).to_csv(ward / "labels.csv", index=False)
+
+
+def test_a_time_and_an_event_are_a_survival_task_that_runs(ward, mmbench):
+    months = np.random.default_rng(1).exponential(20, N).round(1) + 0.1
+    survival(ward, survival_months=months, os_status=[0, 1, 1] * 16, age=range(30, 30 + N))
+    code, out, error = mmbench("data", "init", "ward")
+    assert code == 0, out + error
+    args = args_of(ward)
+    assert (args["task"], args["target"]) == ("survival", ["survival_months", "os_status"])
+    assert args["group"] == "patient"
+    said = "task: survival, since survival_months of labels.csv holds times above 0 and os_status"
+    assert f"guessed  {said}" in out
+    assert f"# guessed: {said}" in (ward / "suite.yaml").read_text()
+    assert "left out: age of labels.csv" in out
+    words = ["methods=[zero_fill]", "seeds=1", "trainer.max_epochs=1", "--data-root", "ward"]
+    code, out, error = mmbench("run", "ward/suite.yaml", *words)
+    assert code == 0, out + error
+
+
+@pytest.mark.parametrize(
+    ("columns", "target"),
+    [
+        ({"os_time": range(1, N + 1), "os_status": [0, 1] * 24, "pfs_time": range(2, N + 2)},
+         ["os_time", "os_status"]),
+        ({"time": range(N), "event": [0, 1] * 24}, None),  # a time of 0
+        ({"time": range(1, N + 1), "event": [0, 1, 2] * 16}, None),
+        ({"time": range(1, N + 1), "status": [0, 1] * 24, "died": [0, 0, 1] * 16}, None),
+        ({"time": range(1, N + 1), "event": [0, 1] * 24, "label": ["a", "b"] * 24}, "label"),
+    ],
+)  # fmt: skip
+def test_what_is_no_single_pair_of_time_and_event_is_no_survival(ward, mmbench, columns, target):
+    survival(ward, **columns)
+    code, out, _ = mmbench("data", "init", "ward")
+    assert args_of(ward).get("target") == target
+    assert code == (0 if target else 2)
+    assert ("open     target: which" in out) == (target is None)
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [("part", ["train"] * 24 + ["valid"] * 12 + ["test"] * 12), ("fold", [1, 2, 3, 4] * 12)],

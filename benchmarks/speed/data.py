@@ -1,6 +1,6 @@
 """What data of real size costs, as ratios to bare decoding, each beside its limit.
 
-    python benchmarks/speed/data.py [--pairs N]
+    python benchmarks/speed/data.py [--pairs N] [--slides N]
 
 A twin of Food-101 in size: N pairs of a small picture (JPEG, 80 x 80 pixels, brought to 64 x 64)
 and a title, 90,688 in the original. Every step is a process of its own, as in a sweep.
@@ -10,6 +10,8 @@ and a title, 90,688 in the original. Every step is a process of its own, as in a
 2. Prepared: the data set `table`, from its files to splits whose pictures are mapped.
 3. Found: the same once more, by another process.
 4. An epoch: every training picture gathered, scaled and handed over in batches of 64.
+5. Slides, a file each of 200 to 6,000 patches of 256 features (float16): prepared, and an epoch of
+   at most 2,048 patches of each drawn and read in batches of 8.
 
 Beside each time stands the processor time of the process and of those that it started: ratios of
 that hold on a busy machine, too. Peak memory is that of the hungriest of these processes.
@@ -34,6 +36,7 @@ from PIL import Image
 SIDE, STORED = 80, 64  # pixels
 CLASSES = 101
 EPOCHS = 2
+PATCHES, FEATURES = (200, 6000), 256
 
 
 def write_twin(root: Path, pairs: int) -> None:
@@ -53,6 +56,19 @@ def write_twin(root: Path, pairs: int) -> None:
     table.to_csv(root / "labels.csv", index=False)
     pd.DataFrame({"id": ids, "file": names}).to_csv(root / "photo.csv", index=False)
     pd.DataFrame({"id": ids, "title": title}).to_csv(root / "title.csv", index=False)
+
+
+def write_slides(root: Path, slides: int) -> float:
+    """Features of slides, labels, and GiB of the features."""
+    rng = np.random.default_rng(0)
+    (root / "slides").mkdir()
+    counts = rng.integers(*PATCHES, slides)
+    for k, count in enumerate(counts):
+        patches = rng.integers(-9, 9, (count, FEATURES)).astype(np.float16)
+        np.save(root / "slides" / f"{k}.npy", patches)
+    table = pd.DataFrame({"id": range(slides), "label": np.arange(slides) % 2})
+    table.to_csv(root / "slide_labels.csv", index=False)
+    return float(counts.sum()) * FEATURES * 2 / 2**30
 
 
 def decode(files: list[Path]) -> float:
@@ -123,6 +139,29 @@ def epoch(root: Path) -> tuple[float, float, float]:
     return (time.perf_counter() - began) / samples, (cpu_s() - spent) / samples, scales_s
 
 
+def bags(root: Path) -> tuple[float, float]:
+    """Seconds until slides can be read, and of an epoch."""
+    from datamodules.table import Table
+    from mmbench.data.missingness.fixed import natural
+    from mmbench.data.scenario import Scenario
+
+    began = time.perf_counter()
+    data = Table(
+        root,
+        Scenario("natural", natural(), natural(), (natural(),)),
+        files={"slide": "slides"},
+        labels="slide_labels.csv",
+        kinds={"slide": "bag"},
+        batch_size=8,
+    )
+    data.setup()
+    prepared_s = time.perf_counter() - began
+    began = time.perf_counter()
+    for batch in data.train_dataloader():
+        batch.inputs["slide"]
+    return prepared_s, time.perf_counter() - began
+
+
 def measured(step: Callable[[Path], Any], root: Path) -> tuple[Any, float]:
     """What a step gives in a process of its own, and the GiB that it held at most."""
     context = multiprocessing.get_context("spawn")
@@ -152,7 +191,9 @@ def main() -> None:
     """Print a line for each figure."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=5000, help="90688 for the whole of it")
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--slides", type=int, default=60, help="231 for a cohort")
+    args = parser.parse_args()
+    pairs = args.pairs
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         os.environ["MMBENCH_CACHE"] = str(root / "cache")
@@ -176,6 +217,13 @@ def main() -> None:
         )
         peak = max(prepared_gib, again_gib, epoch_gib)
         say(f"scales fitted in {scales_s:.2f} s; peak memory {peak:.2f} GiB (at most 2)")
+        slides_gib = write_slides(root, args.slides)
+        (slides_s, patches_s), bags_gib = run(bags)
+        say(
+            f"{args.slides} slides of {slides_gib:.2f} GiB prepared in {slides_s:.1f} s, read once "
+            f"in {patches_s:.1f} s; peak memory {bags_gib:.2f} GiB, {bags_gib - slides_gib:.2f} "
+            "beside the mapped file (at most 2)"
+        )
 
 
 if __name__ == "__main__":

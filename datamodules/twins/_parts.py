@@ -1,10 +1,13 @@
-"""Pictures and texts with a weak signal, and the note that tells a twin from the real set."""
+"""Parts of twins with a signal, and the note that tells a twin from the real set."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from PIL import Image
+from scipy import io
 
 SIDE = 32  # pixels
 COMMON = ("the", "of", "with", "a", "very", "on", "my", "and", "some", "good", "old", "day")
@@ -45,3 +48,36 @@ def text(rng: np.random.Generator, number: int, *, stem: str = "word", length: i
         for place in rng.integers(0, length, 2):
             chosen[place] = f"{stem}{number}"
     return " ".join(chosen)
+
+
+def signal(
+    rng: np.random.Generator, target: Int[np.ndarray, " sample"], width: int, *, scale: float = 1.0
+) -> Float[np.ndarray, "sample feature"]:
+    """Features of which a third move with the class."""
+    centres = rng.standard_normal((int(target.max()) + 1, width))
+    centres[:, width // 3 :] = 0
+    features: NDArray[np.float64] = scale * (
+        2 * centres[target] + rng.standard_normal((len(target), width))
+    )
+    return features
+
+
+def word_counts(
+    rng: np.random.Generator, target: Int[np.ndarray, " sample"], width: int
+) -> Float[np.ndarray, "sample word"]:
+    """Small whole numbers, most of them 0, no row empty; each class has 40 words of its own."""
+    classes = int(target.max()) + 1
+    rate = np.full((classes, width), 0.02)
+    for number in range(classes):
+        rate[number, number * 40 : (number + 1) * 40] = 1.0
+    x: NDArray[np.float64] = rng.poisson(rate[target]).astype(np.float64)
+    x[np.arange(len(x)), target * 40] += 1
+    return x
+
+
+def save_matlab(path: Path, content: dict[str, Any]) -> None:
+    """Write a MATLAB file whose header tells no time, so that equal contents are equal bytes."""
+    path.parent.mkdir(parents=True)
+    io.savemat(path, content)
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 5.0 MAT-file".ljust(116))

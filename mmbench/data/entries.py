@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,8 +14,11 @@ from numpy.typing import NDArray
 
 from mmbench.data.arrays import ENDINGS, arrays_of, read_arrays
 from mmbench.data.arrays import Arrays as ModalityArrays
+from mmbench.data.bags import MOST, Bags, read_bags
 from mmbench.data.columns import BadRowError, features
+from mmbench.data.decoders import decoder_of
 from mmbench.data.frames import Frame, likely_cause, read_frame, require_unique
+from mmbench.data.mapped import Values
 from mmbench.data.parsed import Arrays, Room, parsed
 from mmbench.data.pieces import Pieces
 from mmbench.data.sample_files import (
@@ -26,14 +28,11 @@ from mmbench.data.sample_files import (
     in_column,
     in_folder,
     read_array,
-    read_picture,
     stacked,
 )
-from mmbench.data.sound import log_mel, read_wav
-from mmbench.data.task import Kind, Modality
+from mmbench.data.splits import stable_ids
+from mmbench.data.task import WITH_LENGTHS, Kind, Modality
 from mmbench.data.texts import tokenised
-
-SOUND_HZ = 16_000  # that recordings are brought to
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Entries:
     """
 
     modality: Modality
-    x: NDArray[Any]
+    x: Values
     present: Bool[np.ndarray, " sample"]
     length: Int[np.ndarray, " sample"]
     notes: tuple[str, ...]
@@ -115,6 +114,7 @@ class ModalityFile:
         tokenizer: Folder of the tokenizer that cuts texts; None = words numbered by training.
         max_tokens: Of a text; longer ones are cut. None = the longest decides, or the tokenizer.
         size: Height and width that pictures are brought to; None = they have one size.
+        most: Instances that are read of a bag in a file of its own; of more, some are drawn.
         skip_bad: Bad samples that may pass, unreadable files or rows of what cannot be meant; they
             lack the modality.
     """
@@ -129,6 +129,7 @@ class ModalityFile:
     tokenizer: Path | None = None
     max_tokens: int | None = None
     size: tuple[int, int] | None = None
+    most: int = MOST
     skip_bad: int = 0
 
     @cached_property
@@ -174,6 +175,21 @@ class ModalityFile:
             spec["samples"] = list(self.samples.ids)
             files += [file for file in self.samples.files if file.is_file()]
         arrays = parsed(files, spec, partial(self._parse, joined), code=__name__)
+        notes = tuple(arrays["notes"].tolist())
+        if "instances" in arrays:
+            bags = Bags(
+                arrays["instances"],
+                arrays["count"],
+                stable_ids(joined.ids.tolist()),
+                most=self.most,
+            )
+            if bags.cut:
+                notes += (
+                    f"{self.path.name}: {bags.cut} samples have more than {self.most} instances; "
+                    "so many are drawn, in training others every epoch",
+                )
+            modality = Modality(self.name, self._kind, bags.shape[1:])
+            return Entries(modality, bags, arrays["present"], bags.length, notes)
         shape, size = arrays["x"].shape[1:], int(arrays["vocab_size"])
         whose = self._tokens.name if self._tokens else ""
         return Entries(
@@ -181,7 +197,7 @@ class ModalityFile:
             arrays["x"],
             arrays["present"],
             arrays["length"],
-            tuple(arrays["notes"].tolist()),
+            notes,
         )
 
     @cached_property
@@ -189,8 +205,8 @@ class ModalityFile:
         return None if self.tokenizer is None or self.kind != "tokens" else Pieces(self.tokenizer)
 
     def _parse(self, joined: Joined, room: Room) -> Arrays:
-        if self.samples is not None and self.kind == "image":
-            arrays = self._pictures(self.samples, joined, room)
+        if self.samples is not None and self.kind not in ("vector", "tokens"):
+            arrays = self._of_files(self.samples, joined, room)
         else:
             arrays = self._rows(joined, room).scattered(len(joined.ids))
         if not arrays["present"].any():
@@ -202,68 +218,60 @@ class ModalityFile:
 
     def _rows(self, joined: Joined, room: Room) -> "_Rows":
         if self.samples is not None:
-            return self._arrays(self._stacked(self.samples, room), joined)
+            return self._arrays(self._stacked(self.samples), joined)
         if self.path.suffix in ENDINGS:
             return self._arrays(read_arrays(self.path, self._kind), joined)
         return self._frame(joined)
 
-    def _pictures(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
+    def _of_files(self, samples: SampleFiles, joined: Joined, room: Room) -> Arrays:
+        """Pictures, sounds, arrays or bags in files of their own, decoded where there is room."""
         rows, notes = joined.rows(samples.ids, self.path)
         bad = Skipped(self.skip_bad, self.path.name)
-        some = np.flatnonzero(rows >= 0).tolist()
-        files = [samples.files[k] for k in some]
-        places = [samples.places[k] for k in some]
+        some = np.flatnonzero(rows >= 0)
+        if self.kind == "bag":  # they lie in the order of samples
+            some = some[np.argsort(rows[some])]
+        files = [samples.files[k] for k in some.tolist()]
         rows = rows[some]
-        shape = self._shape(files)
-
-        def picture(file: Path) -> NDArray[np.uint8]:
-            pixels = read_picture(file, self.size)
-            if pixels.shape != shape:
-                raise ValueError(
-                    f"{file} has {pixels.shape[1]} x {pixels.shape[2]} pixels, but those "
-                    f"before have {shape[1]} x {shape[2]}; say size: 224 (or another) to "
-                    "bring all to one size"
-                )
-            return pixels
-
-        present = np.zeros(len(joined.ids), bool)
-        present[rows] = True
+        length = np.zeros(len(joined.ids), np.int64)
 
         def refuse(number: int, error: ValueError) -> None:
-            with bad.may_fail(places[number]):
+            with bad.may_fail(samples.places[some[number]]):
                 raise error
-            present[rows[number]] = False
 
-        x = room.decode(
-            "x", (len(present), *shape), np.uint8, files, picture, rows=rows, refuse=refuse
-        )
+        content: dict[str, NDArray[Any]] = {}
+        if self.kind == "bag":
+            content |= read_bags(files, room, refuse)
+            length[rows] = content["count"]
+            content["count"] = length
+        else:
+            decoder = decoder_of(self.kind, files, self.size)
+            content["x"] = room.decode(
+                "x",
+                (len(length), *decoder.shape),
+                decoder.dtype,
+                files,
+                decoder.read,
+                rows=rows,
+                length=length,
+                refuse=refuse,
+            )
+            notes = [*decoder.notes, *notes]
+        present = length > 0
         return {
-            "x": x,
+            **content,
             "present": present,
-            "length": np.ones(len(present), np.int64),
+            "length": np.where(present & (self._kind in WITH_LENGTHS), length, 1),
             "vocab_size": np.array(0),
             "notes": np.array([*samples.notes, *notes, *bad.notes], dtype=str),
         }
 
-    def _shape(self, files: Sequence[Path]) -> tuple[int, ...]:
-        """Of pictures: of the first that can be read, unless they are brought to a size."""
-        if self.size is not None:
-            return 3, *self.size
-        for file in files:
-            with suppress(ValueError):
-                return read_picture(file, None).shape
-        return 3, 1, 1
-
-    def _stacked(self, samples: SampleFiles, room: Room) -> ModalityArrays:
+    def _stacked(self, samples: SampleFiles) -> ModalityArrays:
+        """Vectors or token ids, which are small."""
         arrays, files, ids = [], [], []
         bad = Skipped(self.skip_bad, self.path.name)
         for name, file in zip(samples.ids, samples.files, strict=True):
-            room.held.require()
             with bad.may_fail(str(file)):
-                sound = self.kind == "sound"
-                arrays.append(
-                    log_mel(read_wav(file, SOUND_HZ), SOUND_HZ) if sound else read_array(file)
-                )
+                arrays.append(read_array(file))
                 files.append(file)
                 ids.append(name)
         content = stacked(arrays, files, self._kind) | {"id": np.array(ids, dtype=str)}

@@ -14,6 +14,7 @@ from mmbench.data.files import COMPRESSIONS, read_npz
 from mmbench.data.frames import columns_of, likely_cause, read_frame, to_numbers
 from mmbench.data.sample_files import (
     ARRAY,
+    BAGS,
     PICTURES,
     FileKind,
     in_folder,
@@ -35,6 +36,15 @@ ID = re.compile(
 TARGET = re.compile(
     r"(?:.*[_\W])?(?:label|labels|target|class|diagnosis|outcome|y|genre|genres|sentiment|score)",
     re.IGNORECASE,
+)
+TIME = re.compile(
+    r"(?:.*[_\W])?(?:time(?:[_\W]to[_\W].*)?|duration|survival|follow[_\W]?up)|"
+    r"(?:.*[_\W])?(?:time|survival|os|pfs|dfs|follow[_\W]?up)[_\W](?:days|weeks|months|years)|"
+    r"(?:days|weeks|months|years)(?:[_\W]to[_\W].*)?",
+    re.IGNORECASE,
+)
+EVENT = re.compile(
+    r"(?:.*[_\W])?(?:event|status|dead|died|death|deceased|relapse|recurrence)", re.IGNORECASE
 )
 TEXT = re.compile(r"note|text|report|comment|title|transcript|abstract", re.IGNORECASE)
 GROUP = re.compile(r"(?:patient|subject|person|group|family|site)(?:[_\W]?id)?", re.IGNORECASE)
@@ -116,7 +126,9 @@ def guess(folder: Path) -> Guess:
         answer.reasons.append(f"files: {name} is {path.name}, of kind {kind}")
         if kind != "vector":
             kinds[name] = kind
-    roles = {ids, answer.args.get("target"), answer.args.get("split"), answer.args.get("group")}
+    target = answer.args.get("target")
+    targets = target if isinstance(target, list) else [target]
+    roles = {ids, *targets, answer.args.get("split"), answer.args.get("group")}
     rest = [name for name in tables[labels] if name not in roles and name]
     if not files and rest:
         files[_identifier(labels, files)] = labels.name
@@ -150,6 +162,8 @@ def _kind_of_folder(path: Path) -> FileKind | None:
         return "image"
     if any(one.suffix.lower() in SOUNDS for one in files):
         return "sound"
+    if any(one.suffix in BAGS and one.suffix != ARRAY for one in files):
+        return "bag"
     first = next((one for one in files if one.suffix == ARRAY), None)
     return None if first is None else KINDS.get(read_array(first).ndim + 1, "vector")
 
@@ -188,8 +202,12 @@ def _has_ids(path: Path, name: str) -> bool:
 
 
 def _labels(answer: Guess, tables: dict[Path, list[str]]) -> Path | None:
-    """The table with a column that is called like a target."""
-    with_target = [path for path, names in tables.items() if any(map(TARGET.fullmatch, names))]
+    """The table with a column that is called like a target, or with a time and an event."""
+    with_target = [path for path, names in tables.items() if any(map(TARGET.fullmatch, names))] or [
+        path
+        for path, names in tables.items()
+        if any(map(TIME.fullmatch, names)) and any(map(EVENT.fullmatch, names))
+    ]
     called = [path for path in tables if re.search(r"label|target|outcome", path.name.lower())]
     both = [path for path in called if path in with_target]
     for choice, why in (
@@ -227,7 +245,11 @@ def _roles(answer: Guess, labels: Path, ids: str, columns: Sequence[str]) -> Non
             answer.reasons.append(f"group: {name}, since it repeats; a {name} stays in one split")
     taken = {answer.args.get("split"), answer.args.get("group")}
     left = [name for name in text if name not in taken]
-    called = [name for name in left if TARGET.fullmatch(name)] or left
+    called = [name for name in left if TARGET.fullmatch(name)]
+    if not called and (pairs := _times_and_events({name: text[name] for name in left})):
+        _survival(answer, pairs, text, labels.name)
+        return
+    called = called or left
     if len(called) != 1:
         among = ", ".join(called[:10]) or "none is left"
         answer.unknown.append(f"target: which column of {labels.name} is to predict? {among}")
@@ -238,14 +260,57 @@ def _roles(answer: Guess, labels: Path, ids: str, columns: Sequence[str]) -> Non
     _task(answer, text[target], labels.name)
 
 
-def _task(answer: Guess, column: "pd.Series[str]", file: str) -> None:
-    filled = column[column != ""]
-    if len(filled) < len(column):
+def _times_and_events(text: dict[str, "pd.Series[str]"]) -> list[tuple[str, str]]:
+    """Pairs of columns that may be a time above 0 and whether the event occurred then.
+
+    Where there are several times or events, those belong together that begin alike (`os_`).
+    """
+    times, events = [], []
+    for name, column in text.items():
+        filled = column[column != ""].reset_index(drop=True)
+        if EVENT.fullmatch(name) and set(filled.str.lower()) in ({"0", "1"}, {"false", "true"}):
+            events.append(name)
+        elif TIME.fullmatch(name) and len(filled):
+            numbers, bad = to_numbers(filled)
+            if not bad.any() and (numbers > 0).all():
+                times.append(name)
+    pairs = [(time, event) for time in times for event in events]
+    if len(pairs) > 1:
+        alike = [pair for pair in pairs if len({re.split(r"[_\W]", one)[0] for one in pair}) == 1]
+        pairs = alike or pairs
+    return pairs
+
+
+def _survival(
+    answer: Guess, pairs: Sequence[tuple[str, str]], text: dict[str, "pd.Series[str]"], file: str
+) -> None:
+    if len(pairs) > 1:
+        among = ", ".join(f"[{time}, {event}]" for time, event in pairs[:10])
+        answer.unknown.append(
+            f"target: which time and event of {file} are to predict? task: survival with one of "
+            f"{among}"
+        )
+        return
+    [(time, event)] = pairs
+    _unlabelled(answer, int(((text[time] == "") | (text[event] == "")).sum()), file)
+    answer.args |= {"target": [time, event], "task": "survival"}
+    answer.reasons.append(
+        f"task: survival, since {time} of {file} holds times above 0 and {event} 0 and 1, taken as "
+        "1 = the event occurred then, 0 = last seen without it"
+    )
+
+
+def _unlabelled(answer: Guess, rows: int, file: str) -> None:
+    if rows:
         answer.args["unlabelled"] = "predict"
         answer.reasons.append(
-            f"unlabelled: predict, since {len(column) - len(filled)} rows of {file} have no label; "
-            "they are in no split"
+            f"unlabelled: predict, since {rows} rows of {file} have no label; they are in no split"
         )
+
+
+def _task(answer: Guess, column: "pd.Series[str]", file: str) -> None:
+    filled = column[column != ""]
+    _unlabelled(answer, len(column) - len(filled), file)
     numbers, bad = to_numbers(filled.reset_index(drop=True))
     if not bad.any() and len(np.unique(numbers)) > max(SEVERAL, len(filled) // 10):
         answer.args["task"] = "regression"
@@ -338,7 +403,9 @@ def _identifier(path: Path, taken: dict[str, str]) -> str:
 
 def suite_of(answer: Guess) -> str:
     """A suite in YAML that compares a few methods on the folder; reasons are its comments."""
-    regression = answer.args.get("task") == "regression"
+    metric = {"regression": "mae", "survival": "c_index"}.get(
+        answer.args.get("task", ""), "macro_f1"
+    )
     name = re.sub(r"[^\w-]+", "_", answer.folder.resolve().name) or "own"
     suite = {
         "name": name,
@@ -346,7 +413,7 @@ def suite_of(answer: Guess) -> str:
         "methods": ["majority", "best_single_modality", "zero_fill", "mean_fusion", "shaspec"],
         "scenarios": ["natural"],
         "seeds": 3,
-        "select": {"metric": "mae" if regression else "macro_f1", "on": "val"},
+        "select": {"metric": metric, "on": "val"},
     }
     said = [
         *(f"guessed: {line}" for line in answer.reasons),

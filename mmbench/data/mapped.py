@@ -60,6 +60,10 @@ class MappedRows:
             return np.asarray(some[(*whole, *rest)])
         return np.asarray(self.values[(self.rows[first], *rest)])
 
+    def take(self, some: NDArray[Any]) -> "MappedRows":
+        """The same of some of the rows, by number or by a mask."""
+        return MappedRows(self.values, self.rows[some])
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """All rows, read into memory.
 
@@ -84,7 +88,7 @@ def is_mapped(values: Values) -> bool:
 def at_rows(values: Values, rows: NDArray[Any]) -> Values:
     """These rows (or where a bool mask is True): an index over a mapped file, else a copy."""
     if isinstance(values, MappedRows):
-        return MappedRows(values.values, values.rows[rows])
+        return values.take(rows)
     if is_mapped(values):
         return MappedRows(values, np.arange(len(values))[rows])
     copies: NDArray[Any] = values[rows]

@@ -68,6 +68,7 @@ class Room:
         decode: Callable[[Item], NDArray[Any]],
         *,
         rows: Sequence[int] | NDArray[np.int_] | None = None,
+        starts: NDArray[np.int64] | None = None,
         length: NDArray[np.int64] | None = None,
         refuse: Callable[[int, ValueError], None] = _refuse,
     ) -> NDArray[Any]:
@@ -83,6 +84,7 @@ class Room:
             decode: Gives the entry of an item, in whatever process and order. An entry may be
                 shorter along its first axis; beyond it stay zeros.
             rows: Place of each item in the array; None = in order. Others stay zeros.
+            starts: Of entries that fill several rows, one after another: the first of each.
             length: (row,) int64, gets the size of each entry along its first axis.
             refuse: Called in order with the number of an item that cannot be decoded, and why; it
                 raises unless that may pass, and the entry stays zero.
@@ -92,8 +94,11 @@ class Room:
         """
         rows = np.arange(len(items)) if rows is None else np.asarray(rows)
         x = self._begun(name, shape, dtype)
-        each = max(1, PIECE_BYTES // max(1, int(np.prod(shape[1:])) * x.itemsize))
-        starts = range(0, len(items), each)
+        entry_bytes = int(np.prod(shape[1:])) * x.itemsize
+        if starts is not None:
+            entry_bytes = x.nbytes // max(1, len(items))
+        each = max(1, PIECE_BYTES // max(1, entry_bytes))
+        pieces = range(0, len(items), each)
 
         def piece(start: int) -> Piece:
             steps: list[int] = []
@@ -109,7 +114,10 @@ class Room:
                 except ValueError as error:
                     bad.append((number, str(error)))
                     continue
-                part[rows[number], : len(entry)] = entry
+                if starts is None:
+                    part[rows[number], : len(entry)] = entry
+                else:
+                    part[starts[number] : starts[number] + len(entry)] = entry
                 steps[-1] = len(entry)
             return steps, bad
 
@@ -121,12 +129,12 @@ class Room:
             steps, bad = json.loads(record.read_text(encoding="utf-8"))
             return steps, [(number, why) for number, why in bad]
 
-        alone = self.folder is None or len(starts) == 1
+        alone = self.folder is None or len(pieces) == 1
         with (
-            nullcontext() if alone else helpers(recorded, starts),
+            nullcontext() if alone else helpers(recorded, pieces),
             progress(f"decoding {name}", len(items)) as show,
         ):
-            for start in starts:
+            for start in pieces:
                 self.held.require()
                 steps, bad = piece(start) if self.folder is None else recorded(start)
                 for number, why in bad:

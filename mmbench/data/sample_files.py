@@ -21,6 +21,7 @@ from mmbench.data.unpacking import TooLargeError, require_size
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 ARRAY = ".npy"
+BAGS = (ARRAY, ".pt", ".h5")
 FileKind = Kind | Literal["sound"]  # what files hold: sounds are read as sequences
 NAMED = 5  # bad samples that a note names
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa", "RGBX")
@@ -92,12 +93,12 @@ class Skipped:
 
 
 def endings_of(kind: FileKind) -> tuple[str, ...]:
-    """Endings of the files of samples of a kind: pictures, sounds, else `.npy` arrays."""
-    return PICTURES if kind == "image" else SOUNDS if kind == "sound" else (ARRAY,)
+    """Endings of the files of samples of a kind: pictures, sounds, bags, else `.npy` arrays."""
+    return {"image": PICTURES, "sound": SOUNDS, "bag": BAGS}.get(kind, (ARRAY,))
 
 
 def in_folder(folder: Path, kind: FileKind) -> SampleFiles:
-    """Files of a folder that are named by id: pictures, sounds, else `.npy` arrays.
+    """Files of a folder that are named by id, see `endings_of`.
 
     Raises:
         ValueError: If there are none, or two have one id.
@@ -208,6 +209,25 @@ def read_array(path: Path) -> NDArray[Any]:
     return array
 
 
+def require_alike(
+    array: NDArray[Any], file: Path, first: tuple[Path, NDArray[Any]], kind: Kind
+) -> None:
+    """Refuse an array that does not go together with the first of its modality.
+
+    Raises:
+        ValueError: If so.
+    """
+    free = kind in WITH_LENGTHS
+    name, other = first[0].name, first[1]
+    if array.shape[free:] != other.shape[free:] or array.dtype.kind != other.dtype.kind:
+        raise ValueError(
+            f"{file} holds {array.shape} of {array.dtype}, but {name} {other.shape} of "
+            f"{other.dtype}; of kind {kind}, "
+            + ("all but the first axis" if free else "all shapes")
+            + " must be the same"
+        )
+
+
 def stacked(arrays: Sequence[NDArray[Any]], files: Sequence[Path], kind: Kind) -> dict[str, Any]:
     """Arrays side by side, as an npz file has them: `x` and, where they differ in it, `length`.
 
@@ -216,17 +236,10 @@ def stacked(arrays: Sequence[NDArray[Any]], files: Sequence[Path], kind: Kind) -
     """
     if not arrays:
         raise ValueError("no array is readable")
-    free = kind in WITH_LENGTHS
     first = arrays[0]
     for array, file in zip(arrays, files, strict=True):
-        if array.shape[free:] != first.shape[free:] or array.dtype.kind != first.dtype.kind:
-            raise ValueError(
-                f"{file} holds {array.shape} of {array.dtype}, but {files[0].name} {first.shape} "
-                f"of {first.dtype}; of kind {kind}, "
-                + ("all but the first axis" if free else "all shapes")
-                + " must be the same"
-            )
-    if not free:
+        require_alike(array, file, (files[0], first), kind)
+    if kind not in WITH_LENGTHS:
         return {"x": np.stack(arrays)}
     length = np.array([len(array) for array in arrays])
     dtype = np.result_type(*{array.dtype for array in arrays})

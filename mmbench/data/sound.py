@@ -34,6 +34,31 @@ def read_wav(
     Raises:
         ValueError: If it is no such file, is cut off or empty, or holds NaN or infinity.
     """
+    rate, mono = _mono(path, content)
+    if rate != rate_hz:
+        from scipy.signal import resample_poly
+
+        if content is None:
+            require_size(path, 4 * len(mono) * rate_hz // rate)  # a rate of 1 Hz would fill memory
+        common = math.gcd(rate, rate_hz)
+        mono = resample_poly(mono, rate_hz // common, rate // common)
+    return mono.astype(np.float32)
+
+
+def steps_of(path: Path, rate_hz: int) -> int:
+    """Steps of the log-mel sequence of a recording, which is read but not transformed.
+
+    Raises:
+        ValueError: See `read_wav`.
+    """
+    rate, mono = _mono(path, None)
+    values = -(-len(mono) * rate_hz // rate)  # as a resampled wave has, rounded up
+    window, hop = round(WINDOW_S * rate_hz), round(HOP_S * rate_hz)
+    return 1 + max(0, values - window) // hop
+
+
+def _mono(path: Path, content: bytes | None) -> tuple[int, Float[np.ndarray, " time"]]:
+    """Rate of a file, and its wave as one channel."""
     from scipy.io import wavfile
 
     with reading(path, "wav file"), warnings.catch_warnings():
@@ -45,15 +70,7 @@ def read_wav(
         x = _unit(wave)
         if not np.isfinite(x).all():
             raise ValueError("it holds NaN or infinity")
-    mono = x.mean(axis=1) if x.ndim == 2 else x
-    if rate != rate_hz:
-        from scipy.signal import resample_poly
-
-        if content is None:
-            require_size(path, 4 * len(mono) * rate_hz // rate)  # a rate of 1 Hz would fill memory
-        common = math.gcd(rate, rate_hz)
-        mono = resample_poly(mono, rate_hz // common, rate // common)
-    return mono.astype(np.float32)
+    return rate, x.mean(axis=1) if x.ndim == 2 else x
 
 
 def _unit(wave: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmbench.data.bags import Bags
 from mmbench.data.mapped import MappedRows, Values
 from mmbench.data.missingness.within import Gap
 from mmbench.data.scale import Scale
@@ -27,6 +28,7 @@ class Stored:
         lengths: (sample,) steps; None for kinds without.
         gap: What a scenario hides inside it; None = nothing.
         place: (sample,) positions in `values`; None = they are those of the samples.
+        bags: What draws the instances of samples from `values`, for bags in a file.
     """
 
     values: Tensor
@@ -34,6 +36,7 @@ class Stored:
     lengths: Tensor | None
     gap: Gap | None = None
     place: Tensor | None = None
+    bags: Bags | None = None
 
     @classmethod
     def of(
@@ -42,11 +45,20 @@ class Stored:
         """Over an array, without a copy."""
         if isinstance(values, MappedRows):
             place = torch.from_numpy(values.rows)
-            return cls(as_tensor(values.values), scale, lengths, gap, place)
+            bags = values if isinstance(values, Bags) else None
+            return cls(as_tensor(values.values), scale, lengths, gap, place, bags)
         return cls(as_tensor(values), scale, lengths, gap)
 
-    def raw(self, rows: Int[Tensor, " row"]) -> Tensor:
-        """Inputs of some samples as they are stored, where they are stored."""
+    def raw(self, rows: Int[Tensor, " row"], view: Int[Tensor, " row"] | None = None) -> Tensor:
+        """Inputs of some samples as they are stored, where they are stored.
+
+        Args:
+            rows: Their positions.
+            view: Which instances are drawn of bags; None = always the same ones.
+        """
+        if self.bags is not None:
+            draw = None if view is None else view.cpu().numpy()
+            return as_tensor(self.bags.read(rows.cpu().numpy(), draw))
         rows = rows.to(self.values.device)
         return self.values[rows if self.place is None else self.place[rows]]
 
@@ -57,7 +69,8 @@ class Stored:
             device: Which.
             count: Number of samples.
         """
-        values = self.values.new_empty((count, *self.values.shape[1:]), device=device)
+        values = self.raw(torch.arange(0))
+        values = values.new_empty((count, *values.shape[1:]), device=device)
         for rows in torch.split(torch.arange(count), PART):
             values[rows[0] : rows[-1] + 1] = self.raw(rows).to(device)
         return Stored(
@@ -67,9 +80,11 @@ class Stored:
             self.gap,
         )
 
-    def read(self, rows: Int[Tensor, " row"]) -> tuple[Tensor, Tensor | None]:
-        """Scaled inputs of some samples, zero past their ends, and their lengths."""
-        x = self.raw(rows)
+    def read(
+        self, rows: Int[Tensor, " row"], view: Int[Tensor, " row"] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scaled inputs of some samples, zero past their ends, and their lengths; see `raw`."""
+        x = self.raw(rows, view)
         if self.scale is not None:
             x = self.scale.apply(x)
         elif not x.dtype.is_floating_point:

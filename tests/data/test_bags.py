@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.data.bags import drawn, read_bag
+from mmbench.data.bags import Bags, read_bag
 
 BAG = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float16)
 
@@ -64,11 +64,44 @@ def test_what_is_no_bag_is_refused_in_a_line_that_names_it(tmp_path, content, wh
         read_bag(tmp_path / "a.pt")
 
 
-def test_of_many_instances_some_are_drawn_in_their_order_alike_for_a_seed():
-    many = np.arange(100)[:, None]
-    one = drawn(many, 10, 3)[:, 0]
-    assert len(set(one)) == 10
-    assert (np.diff(one) > 0).all()
-    np.testing.assert_array_equal(one, drawn(many, 10, 3)[:, 0])
-    assert not np.array_equal(one, drawn(many, 10, 4)[:, 0])
-    assert drawn(many, 100, 3) is many
+def bags(*counts, most=10):
+    """Instance k of sample s is [s, k]."""
+    values = [[s, k] for s, n in enumerate(counts) for k in range(n)]
+    key = 7 * np.arange(len(counts))
+    return Bags(np.array(values, np.float16), np.array(counts), key, most=most)
+
+
+def test_of_many_instances_some_are_drawn_in_their_order_alike_for_sample_and_view():
+    data = bags(100, 3, 0, 60)
+    views = np.array([1, 1, 1, 1])
+    one = data.read(np.arange(4), views)
+    assert one.dtype == np.float16
+    assert one.shape == data.shape == (4, 10, 2)
+    for row, count in ((0, 100), (3, 60)):
+        places = one[row, :, 1]
+        assert (one[row, :, 0] == row).all()
+        assert (np.diff(places) > 0).all()
+        assert places.max() < count
+    assert one[1].tolist() == [[1, 0], [1, 1], [1, 2], *[[0, 0]] * 7]
+    assert not one[2].any()
+    assert data.length.tolist() == [10, 3, 1, 10]
+    # neither the batch nor the order in it decides
+    np.testing.assert_array_equal(data.read(np.array([3, 0]), views[:2]), one[[3, 0]])
+    np.testing.assert_array_equal(
+        data.take(np.array([3, 1])).read(np.array([0]), views[:1])[0], one[3]
+    )
+    other = data.read(np.arange(4), 2 * views)
+    assert (other[[0, 3]] != one[[0, 3]]).any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(other[[1, 2]], one[[1, 2]])
+    fixed = data[np.arange(4)]
+    np.testing.assert_array_equal(fixed, data[np.arange(4)])
+    np.testing.assert_array_equal(fixed[:, 2:, 0], data[:, 2:, 0])
+    np.testing.assert_array_equal(fixed[3, :4], data[3, :4])
+
+
+def test_each_instance_is_drawn_as_often_as_any_other():
+    """Over 2,000 views each of 20 instances is among the 5 about 500 times (deviation 19)."""
+    data = bags(20, most=5)
+    draws = data.read(np.zeros(2000, int), np.arange(2000))
+    seen = np.bincount(draws[..., 1].astype(int).ravel(), minlength=20)
+    assert abs(seen - 500).max() < 5 * 19

@@ -79,9 +79,9 @@ def test_what_nobody_asks_for_is_not_read_ahead_for_long(files, monkeypatch):
     data.setup()
     whole = Stored.raw
 
-    def raw(self, rows):
+    def raw(self, rows, view=None):
         read.append(self.values.dim())
-        return whole(self, rows)
+        return whole(self, rows, view)
 
     monkeypatch.setattr(Stored, "raw", raw)
     one = data.train_dataloader()
@@ -100,11 +100,11 @@ def failing(data, monkeypatch, at):
     calls = []
     whole = Stored.raw
 
-    def raw(self, rows):
+    def raw(self, rows, view=None):
         calls.append(threading.current_thread().name)
         if len(calls) > at:
             raise UnreadableError("cannot be read")
-        return whole(self, rows)
+        return whole(self, rows, view)
 
     monkeypatch.setattr(Stored, "raw", raw)
     return calls

@@ -5,14 +5,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
+from scipy.io import wavfile
 
 from datamodules.table import Table
 from mmbench.data import parsed
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.samples import SPLITS
 from mmbench.data.scenario import Scenario
+from mmbench.data.sound import log_mel, read_wav
 
 SCENARIO = Scenario("natural", natural(), natural(), (natural(),))
 N = 40
@@ -197,3 +200,56 @@ def test_a_folder_of_arrays_named_by_id_is_read_like_an_npz_file(root):
         table(root, files={"ecg": "ecg"}, kinds={"ecg": "sequence"}).describe()
     with pytest.raises(ValueError, match=r"ecg has no file named by id that ends in .png"):
         table(root, files={"ecg": "ecg"}, kinds={"ecg": "image"}).describe()
+
+
+def test_what_is_decoded_to_mapped_files_is_what_small_files_give(root, monkeypatch):
+    """Sequences of float64 and an absent one, sounds at two rates, and bags in two formats."""
+    rng = np.random.default_rng(0)
+    for folder in ("ecg", "talk", "slide"):
+        (root / folder).mkdir()
+    for k, one in enumerate(IDS[:-1]):
+        steps = rng.normal(size=(1 + k % 5, 2))
+        np.save(root / "ecg" / f"{one}.npy", np.full((2, 2), np.nan) if k == 2 else steps)
+        rate = (8000, 44100)[k % 2]
+        wave = (1000 * rng.normal(size=rate // 20 + 7 * k)).astype(np.int16)
+        wavfile.write(root / "talk" / f"{one}.wav", rate, wave)
+        bag = rng.normal(size=(2 + k, 3)).astype(np.float16)
+        if k % 2:
+            np.save(root / "slide" / f"{one}.npy", bag)
+        else:
+            torch.save(torch.from_numpy(bag), root / "slide" / f"{one}.pt")
+    names = ("ecg", "talk", "slide", "vitals")
+    files = {name: name for name in names[:3]} | {"vitals": "vitals.csv"}
+    kinds = {"ecg": "sequence", "talk": "sound", "slide": "bag"}
+
+    def whole():
+        data = table(root, files=files, kinds=kinds, most=12)
+        return data, data.load("train"), data.load("test")
+
+    _, small, _ = whole()
+    monkeypatch.setattr(parsed, "SMALL_BYTES", 0)
+    monkeypatch.setattr(parsed, "PIECE_BYTES", 400)  # several files each
+    data, train, test = whole()
+    for name in names:
+        np.testing.assert_array_equal(small.inputs[name], train.inputs[name])
+    assert isinstance(train.inputs["slide"].values, np.memmap)
+    assert train.inputs["slide"].dtype == np.float16
+    assert len(train.inputs["slide"].values) == sum(2 + k for k in range(39))  # nothing is padded
+    assert train.inputs["ecg"].dtype == np.float64
+    assert train.presence[2].tolist() == [False, True, True, True]
+    assert test.presence[-1].tolist() == [False, False, False, True]
+    assert train.lengths["slide"].tolist() == [min(2 + k, 12) for k in range(24)]
+    for k in (0, 1):
+        wave = read_wav(root / "talk" / f"p{k}.wav", 16_000)
+        np.testing.assert_array_equal(
+            train.inputs["talk"][k][: train.lengths["talk"][k]], log_mel(wave, 16_000)
+        )
+    assert data.notes()[-1] == (
+        "slide: 28 samples have more than 12 instances; so many are drawn, in training others "
+        "every epoch"
+    )
+    (root / "slide" / "p7.npy").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"p7.npy is no readable npy file .*skip_bad: 1 lets it"):
+        whole()
+    data = table(root, files=files, kinds=kinds, most=12, skip_bad=1)
+    assert not data.load("train").presence[7, 2]

@@ -138,6 +138,41 @@ def test_words_that_name_a_subtype_are_read_by_nobody(root, cohort, word):
     assert tcga(root, cohort=cohort).describe() != data.describe()
 
 
+def test_training_draws_other_patches_every_epoch_and_validation_never(root):
+    def epoch(number, **arguments):
+        data = tcga(root, most=9, **arguments)
+        batches = data.train_dataloader(epoch=lambda: number)
+        slides = {
+            int(one): x
+            for batch in batches
+            for one, x in zip(batch.sample_id, batch.inputs["slide"], strict=True)
+        }
+        shown = torch.cat([batch.inputs["slide"] for batch in data.val_dataloader()])
+        return slides, shown
+
+    (first, val), (again, _), (second, later) = epoch(0), epoch(0, batch_size=5), epoch(1)
+    (other, _) = epoch(0, order_seed=1)
+    assert all(torch.equal(first[one], again[one]) for one in first)  # whatever the batch
+    many = [one for one in first if not torch.equal(first[one], second[one])]
+    assert len(many) > len(first) / 2
+    assert any(not torch.equal(first[one], other[one]) for one in first)
+    assert torch.equal(val, later)
+    split = tcga(root, most=9).split("val")  # as it is copied to an accelerator
+    copied = split.on(torch.device("cpu")).batch(torch.arange(len(split)))
+    assert torch.equal(copied.inputs["slide"], val)
+
+
+def test_what_a_frozen_encoder_makes_of_one_draw_serves_no_other_epoch(root):
+    class Mean(torch.nn.Linear):
+        def forward(self, x, lengths):
+            return super().forward(x.mean(1))
+
+    frozen = Mean(24, 2).requires_grad_(False).eval()
+    some, every = (next(iter(tcga(root, most=n).train_dataloader())) for n in (9, 30))
+    assert some.embeddings.embed("slide", frozen) is None
+    assert every.embeddings.embed("slide", frozen) is not None
+
+
 def test_more_patches_than_asked_for_are_drawn_alike_whatever_else_is_read(root):
     one, other = by_slide(tcga(root, most=9)), by_slide(tcga(root, most=9, fold=3))
     whole = by_slide(tcga(root))

@@ -1,6 +1,7 @@
 """Generated twins of the sets that users bring, through the command line as their owner would."""
 
 import filecmp
+import importlib.util
 import json
 from pathlib import Path
 
@@ -30,6 +31,9 @@ ASKED = {
     "mmimdb": SMALL,
     "tcga": {},
 }
+TABLES = ["rosmap", "three_sources", "hundred_leaves", "bbc4view"]  # see test_user_data.py, too
+if importlib.util.find_spec("rdata") is not None:
+    TABLES.append("breast_tcga")
 LARGEST = 5 * 2**20  # bytes
 
 
@@ -64,14 +68,14 @@ def features(data, split):
         if modality.kind == "tokens":
             x = np.stack([(x == number).any(axis=1) for number in range(2, modality.vocab_size)], 1)
         elif modality.kind != "vector":
-            x = x.reshape(len(x), x.shape[1], -1).mean(axis=2)
+            x = np.asarray(x).reshape(len(x), x.shape[1], -1).mean(axis=2)
         x = np.where(samples.presence[:, [column]], x, 0).astype(np.float64)
         parts.append(x)
     x = np.concatenate(parts, axis=1)
     return x, samples.target
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", [*ASKED, *TABLES])
 def test_a_twin_is_small_says_what_it_is_and_equals_its_seed_byte_for_byte(name, mmbench, tmp_path):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         code, out, _ = mmbench("data", "twin", name, "--out", folder, "--seed", seed)
@@ -117,6 +121,14 @@ def test_a_twin_is_whole_described_and_has_a_signal(name, mmbench, root):
         probe = LogisticRegression(C=0.1, max_iter=500).fit(x / scale, target)
         chance = np.bincount(truth).max() / len(truth)
         assert probe.score(test / scale, truth) > chance + 0.05
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_twin_of_tables_is_whole(name, mmbench):
+    assert mmbench("data", "twin", name, "--out", ".")[0] == 0
+    code, out, error = mmbench("data", "check", name, "--data-root", ".")
+    assert (code, error) == (0, "")
+    assert out.endswith(f"{name} is whole\n")
 
 
 @pytest.mark.parametrize("name", ASKED)

@@ -399,7 +399,7 @@ def test_what_is_remembered_is_neither_scaled_nor_read_again(monkeypatch):
     read = []
     whole = Stored.read
     monkeypatch.setattr(
-        Stored, "read", lambda self, rows: (read.append(self.values.dtype), whole(self, rows))[1]
+        Stored, "read", lambda self, *rows: (read.append(self.values.dtype), whole(self, *rows))[1]
     )
     for batch in data.train_dataloader():
         batch.embed("image", embed)
