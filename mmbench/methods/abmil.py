@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.task import Task
 from mmbench.layers.attention import GatedAttentionPool
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.pooling import valid_steps
 from mmbench.method import ALL_TASKS, Applies, Paper
 from mmbench.search import Choice, ranges
@@ -69,7 +70,7 @@ class ABMIL(SingleModality):
         self.head = nn.Sequential(
             nn.Linear(dim, dim // 2),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim // 2, task.num_outputs),
         )
 
@@ -85,7 +86,7 @@ class BagMean(nn.Module):
 
     def __init__(self, features: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.instance = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Dropout(dropout))
+        self.instance = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), Dropout(dropout))
         self.pool = GatedAttentionPool(dim)
 
     def forward(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.prior import output_prior
 from mmbench.method import ALL_TASKS, Applies, Method, Paper
@@ -54,7 +55,7 @@ class BestSingleModality(Method):
             nn.Sequential(
                 nn.Linear(dim, dim),
                 nn.GELU(),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 nn.Linear(dim, task.num_outputs),
             )
             for _ in task.names

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.method import Applies, Method, Paper, Stage
@@ -66,7 +67,7 @@ class Network(nn.Module):
         self.fuse = nn.Sequential(
             nn.Linear(len(task.modalities) * dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
-        self.head = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, task.num_outputs))
+        self.head = nn.Sequential(nn.GELU(), Dropout(dropout), nn.Linear(dim, task.num_outputs))
 
     def forward(self, batch: Batch) -> tuple[Joint, Logits]:
         """H and logits."""

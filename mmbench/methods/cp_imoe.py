@@ -55,6 +55,7 @@ from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.missingness.protocol import every_pattern, pattern_name
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic, Matrix, RouterUsage
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, presence_code
 from mmbench.layers.views import View
@@ -77,7 +78,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(dim, dim // 2), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim // 2, dim)
+            nn.Linear(dim, dim // 2), nn.ReLU(), Dropout(dropout), nn.Linear(dim // 2, dim)
         )
         self.norm = nn.LayerNorm(dim)
 
@@ -211,7 +212,7 @@ class CPIMoE(Method):
         self.router = nn.Sequential(
             nn.Linear(reads * dim, dim),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim, experts),
         )
         self.decide = FeedForward(dim, dropout)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import StackedMLP
@@ -95,7 +96,7 @@ class DrFuse(Method):
         self.disentangle, self.ranking = disentangle, ranking
         self.rows = outputs if task.kind == "multi_label" else 1
         self.stems = ModalityEncoders(task, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.shared = StackedMLP(modalities, dim, dim)
         self.distinct = StackedMLP(modalities, dim, dim)
         self.project = nn.Sequential(  # one for all modalities

@@ -41,6 +41,7 @@ from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
 from mmbench.layers.attention import SelfAttention
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.moe import GATE_LOSS_WEIGHT, LEAST_NOISE, Experts, route
 from mmbench.layers.usage import UsageMeter
@@ -133,7 +134,7 @@ class FuseMoE(Method):
             self.missing = nn.Parameter(0.02 * torch.randn(size))
         # one table for all modalities
         self.position = nn.Parameter(0.02 * self.official * torch.randn(tokens, dim))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         mixture = ReleasedMoE if self.official else FusionMoE
         self.layers = nn.ModuleList(
             FuseLayer(
@@ -148,7 +149,7 @@ class FuseMoE(Method):
         self.norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(modalities))
         width = modalities * dim
         self.residual = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width)
+            nn.Linear(width, width), nn.ReLU(), Dropout(dropout), nn.Linear(width, width)
         )
         self.head = nn.Linear(width, task.num_outputs)
 
@@ -238,11 +239,11 @@ class FuseLayer(nn.Module):
         self.mix = mix
         self.mlp = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+                nn.Linear(dim, 4 * dim), nn.ReLU(), Dropout(dropout), nn.Linear(4 * dim, dim)
             )
             for _ in range(modalities)
         )
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(
         self, z: Tokens, presence: Bool[Tensor, "batch modality"]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.late_fusion import LateFusion
@@ -46,7 +47,7 @@ class Unimodal(nn.Module):
         self.head = nn.Sequential(
             StackedLinear(count, dim, dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             StackedLinear(count, dim, task.num_outputs),
         )
 

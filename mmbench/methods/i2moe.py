@@ -42,6 +42,7 @@ from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.layers.moe import SparseBlock
@@ -239,7 +240,7 @@ class I2MoE(Method):
         self.reweight = nn.Sequential(
             nn.Linear(modalities * dim, dim),
             nn.ReLU(),
-            nn.Dropout(0.5),  # whatever `dropout` is, as in the released code
+            Dropout(0.5),  # whatever `dropout` is, as in the released code
             nn.Linear(dim, modalities + 2),
         )
 

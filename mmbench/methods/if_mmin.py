@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.moments import central_moment_discrepancy
@@ -169,10 +170,10 @@ class IFMMIN(Method):
             return nn.Sequential(
                 nn.Linear(features, dim),
                 nn.ReLU(),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 nn.Linear(dim, dim),
                 nn.ReLU(),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 nn.Linear(dim, task.num_outputs),
             )
 

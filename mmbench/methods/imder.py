@@ -41,6 +41,7 @@ from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, 
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import TransformerStack
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.stacked import StackedBlock, StackedLinear
@@ -144,7 +145,7 @@ class Recognise(nn.Module):
         self.layers = TransformerStack(dim, depth, heads=heads, dropout=dropout)
         width = modalities * dim
         self.block = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width)
+            nn.Linear(width, width), nn.ReLU(), Dropout(dropout), nn.Linear(width, width)
         )
         self.out = nn.Linear(width, task.num_outputs)
 

@@ -116,7 +116,7 @@ class M3Care(Method):
         self.head = nn.Sequential(
             nn.Linear(modalities * dim, 2 * dim),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(2 * dim, task.num_outputs),
         )
 

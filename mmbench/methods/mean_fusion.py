@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean
 from mmbench.method import ALL_TASKS, Applies, Method, Paper
@@ -42,7 +43,7 @@ class MeanFusion(Method):
         super().__init__(task, lr=lr, weight_decay=weight_decay)
         self.encode = ModalityEncoders(task, dim)
         self.head = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, task.num_outputs)
+            nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, task.num_outputs)
         )
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.late_fusion import StackedMLP
@@ -89,7 +90,7 @@ class MFM(Method):
         self.factors = StackedMLP(1 + modalities, dim, dim)
         self.decoders = nn.ModuleList(decoder(modality, dim) for modality in task.modalities)
         self.head = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, task.num_outputs)
+            nn.Linear(dim, dim), nn.GELU(), Dropout(dropout), nn.Linear(dim, task.num_outputs)
         )
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:

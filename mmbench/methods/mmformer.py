@@ -28,6 +28,7 @@ from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.layers.attention import PreNormBlock
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.method import ALL_TASKS, Applies, Method, Paper
@@ -99,7 +100,7 @@ class MMFormer(Method):
         self.head = nn.Sequential(
             nn.Linear(modalities * tokens * dim, dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim, outputs),
         )
         # shared by all modalities

@@ -40,6 +40,7 @@ from mmbench.bounds import Count, Decay, Depth, LearningRate, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Modality, Task
 from mmbench.diagnostics import Diagnostic
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import encoder
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.pooling import valid_steps
@@ -87,9 +88,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             StackedLinear(experts, dim, dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             StackedLinear(experts, dim, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(
@@ -224,7 +225,7 @@ class MoMKE(Method):
         self.regime, self.freeze_experts = regime, freeze_experts
         # the router is made last: what the first stage trains starts the same with any of them
         self.project = nn.ModuleList(projection(m, dim) for m in task.modalities)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.experts = ModalityExperts(
             count,
             dim,
@@ -243,9 +244,9 @@ class MoMKE(Method):
             nn.Sequential(
                 StackedLinear(count, dim, dim),
                 nn.GELU(),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 StackedLinear(count, dim, count),
-                nn.Dropout(dropout),
+                Dropout(dropout),
             )
             if router == "soft"
             else None

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, Depth, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.method import Applies, Method, Paper
@@ -84,7 +85,7 @@ class MUSE(Method):
         self.graph = BipartiteGraph(len(task.modalities), dim, layers, dropout)
         self.project = nn.Linear(dim, dim)
         self.head = nn.Sequential(
-            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, task.num_outputs)
+            nn.Linear(dim, dim), nn.ReLU(), Dropout(dropout), nn.Linear(dim, task.num_outputs)
         )
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
@@ -163,7 +164,7 @@ class BipartiteGraph(nn.Module):
         self.message = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(layers))
         self.update = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(layers))
         self.edge = nn.ModuleList(nn.Linear(3 * dim, dim) for _ in range(layers - 1))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.register_buffer("remembered", torch.zeros(layers - 1, modalities, dim))
         self.register_buffer("seen", torch.zeros(modalities, 1, dtype=torch.bool))
 

@@ -47,6 +47,7 @@ from mmbench.bounds import AtLeastZero, Count, Decay, Rate
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
 from mmbench.diagnostics import Diagnostic
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.memory import Memory
 from mmbench.layers.retrieval import queries
 from mmbench.layers.retrieved import (
@@ -99,7 +100,7 @@ class Generator(nn.Module):
         full = torch.randn(tokens, dim, dtype=torch.cfloat)
         half = (full + full.roll(-1, 0).flip(0).conj())[: tokens // 2 + 1] / 2
         self.spectrum = nn.Parameter(torch.view_as_real(half).clone())
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, dim)
 

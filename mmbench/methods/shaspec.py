@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from mmbench.bounds import Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_subset
 from mmbench.layers.late_fusion import StackedMLP
@@ -88,7 +89,7 @@ class ShaSpec(Method):
         self.head = nn.Sequential(
             nn.Linear(modalities * dim, dim),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim, task.num_outputs),
         )
 

@@ -38,6 +38,7 @@ from torch.func import functional_call
 from mmbench.bounds import Count, Decay, LearningRate, LossWeight, Rate, Width
 from mmbench.data.batch import Batch
 from mmbench.data.task import Task
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import KINDS, ModalityEncoders
 from mmbench.layers.fusion import random_pattern
 from mmbench.layers.stacked import StackedLinear
@@ -182,7 +183,7 @@ class Network(nn.Module):
         super().__init__()
         self.encode = ModalityEncoders(task, dim)
         self.fuse = nn.Linear(len(task.modalities) * dim, hidden)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.head = nn.Linear(hidden, task.num_outputs)
 
     def forward(self, batch: Batch, centres: Batch, guide: Guide, *, noisy: bool = False) -> Fused:

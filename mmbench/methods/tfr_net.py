@@ -38,6 +38,7 @@ from mmbench.bounds import Count, Decay, Depth, LearningRate, LossWeight, Rate, 
 from mmbench.data.batch import Batch, zero_absent
 from mmbench.data.task import Modality, Task
 from mmbench.layers.attention import TransformerStack
+from mmbench.layers.dropout import Dropout
 from mmbench.layers.encoders import KINDS, ModalityEncoders
 from mmbench.layers.fusion import masked_mean, random_pattern
 from mmbench.layers.moments import central_moment_discrepancy
@@ -104,7 +105,7 @@ class Gate(nn.Module):
         self.gru = nn.GRU(features, hidden, num_layers=3, batch_first=True, bidirectional=True)
         self.gate = nn.Conv1d(2 * hidden, 1, kernel_size=3, padding=1)
         self.out = nn.Linear(features + 2 * hidden, hidden)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "batch step features"]) -> Float[Tensor, "batch hidden"]:
         """Sum up one modality."""
@@ -218,7 +219,7 @@ class TFRNet(Method):
             nn.LayerNorm(modalities * hidden),
             nn.Linear(modalities * hidden, HIDDEN),
             nn.LeakyReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(HIDDEN, task.num_outputs),
         )
         self.generators = nn.ModuleList(

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+import mmbench
 from mmbench.layers.dropout import Dropout
 
 
@@ -50,3 +53,9 @@ def test_a_seed_fixes_the_mask():
     torch.manual_seed(1)
     assert torch.equal(layer(x), first)
     assert not torch.equal(layer(x), first)
+
+
+def test_every_method_draws_its_dropout_in_this_way():
+    folder = Path(mmbench.__file__).parent
+    files = [*folder.glob("methods/*.py"), *folder.glob("layers/*.py")]
+    assert [file.name for file in files if "nn.Dropout(" in file.read_text()] == ["dropout.py"]
