@@ -15,6 +15,5 @@ class Dropout(nn.Dropout):
         """Zero a share `p` of the elements in training, and scale the others up."""
         if not (self.training and self.p and x.is_cpu):
             return super().forward(x)
-        # in the memory of the draws: 0 or 1, then 0 or the scale
-        mask = torch.rand_like(x).ge_(self.p).mul_(1 / (1 - self.p))
-        return x * mask
+        mask = torch.rand_like(x) >= self.p  # not in place, which does not run under vmap
+        return x * mask.to(x.dtype).mul_(1 / (1 - self.p))

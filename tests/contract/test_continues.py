@@ -54,13 +54,13 @@ def spec_of(name):
 @pytest.fixture
 def cut(monkeypatch):
     """Give every trainer a callback that may end it."""
-    plain = training._trainer
+    plain = training.make_trainer
 
     def use(callback):
         def made(spec, folder, callbacks, *rest):
             return plain(spec, folder, [*callbacks, callback], *rest)
 
-        monkeypatch.setattr(training, "_trainer", made)
+        monkeypatch.setattr(training, "make_trainer", made)
         return callback
 
     return use
