@@ -134,7 +134,17 @@ def test_what_a_constructor_refuses_is_refused_before_any_run(refused, word, mes
         ("max_steps=0", "leaves nothing to train"),
         ("max_steps=-7", "max_steps"),
         ("max_time=x", "not a valid duration"),
-        ("precision=7", "precision"),
+        ("max_time='00:00:00:00'", "leaves nothing to train"),
+        ("max_time={seconds: -5}", "leaves nothing to train"),
+        ("max_time={}", "leaves nothing to train"),
+        ("min_epochs=-1", "min_epochs must be above 0"),
+        ("min_epochs=2", "min_epochs: 2 is more than trainer.max_epochs, 1"),
+        ("gradient_clip_algorithm=norm", "needs trainer.gradient_clip_val"),
+        ("precision=7", "no precision 7 for trainer.precision; choose from 32,"),
+        ("precision=32.0", "no precision 32.0"),
+        ("precision=64-true", "no precision '64-true'"),
+        ("precision=bf16-true", "no precision 'bf16-true'"),
+        ("accelerator=[cpu]", "no accelerator ['cpu']"),
         ("accelerator=gpuu", "did you mean 'gpu'?"),
         ("strategy=fsdp", "trainer.strategy: input should be 'auto' or 'ddp'"),
         ("log_every_n_steps=x", "trainer.log_every_n_steps: input should be a valid integer"),
@@ -144,6 +154,38 @@ def test_what_a_constructor_refuses_is_refused_before_any_run(refused, word, mes
 )
 def test_a_trainer_that_cannot_be_had_is_refused(refused, word, message):
     refused(message, "tiny.yaml", f"trainer.{word}")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "accumulate_grad_batches='2'",
+        "accumulate_grad_batches=true",
+        "check_val_every_n_epoch=true",
+        "gradient_clip_val=true",
+        "limit_train_batches='1'",
+        "limit_train_batches=true",
+        "limit_val_batches=true",
+        "max_steps=true",
+        "max_steps='3'",
+        "val_check_interval=true",
+        "deterministic=1",
+        "detect_anomaly='yes'",
+    ],
+)
+def test_a_text_or_a_truth_in_the_place_of_a_number_is_not_guessed_at(refused, word):
+    name = word.partition("=")[0]
+    refused(f"trainer.{name}", "tiny.yaml", f"trainer.{word}")
+
+
+def test_a_training_cannot_have_both_fewer_and_more_steps(refused):
+    words = ("trainer.min_steps=40", "trainer.max_steps=30", "trainer.batch_size=64")
+    refused("min_steps: 40 is more than trainer.max_steps, 30", "tiny.yaml", *words)
+
+
+def test_half_precision_that_a_cpu_would_compute_in_another_is_refused(refused):
+    words = ("trainer.precision=16-mixed", "trainer.accelerator=cpu")
+    refused("a CPU computes 16-mixed in bfloat16", "tiny.yaml", *words)
 
 
 @pytest.mark.parametrize(

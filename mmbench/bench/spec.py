@@ -438,13 +438,16 @@ def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str, Any]:
+def bind(
+    call: type, args: Mapping[str, JSON], given: Sequence[str], *, strict: bool = False
+) -> dict[str, Any]:
     """Check arguments against a constructor's signature and convert them to its types.
 
     Args:
         call: A class.
         args: From a suite.
         given: Parameters that mmbench itself passes; a suite may not.
+        strict: Whether a text that spells a number, or true in the place of 1, is refused.
 
     Raises:
         ValueError: If one is unknown, missing or of the wrong type.
@@ -461,7 +464,7 @@ def bind(call: type, args: Mapping[str, JSON], given: Sequence[str]) -> dict[str
     model: type[BaseModel] = create_model(  # type: ignore[call-overload]
         name,
         __config__=ConfigDict(
-            extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+            extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), strict=strict
         ),
         **known,
     )

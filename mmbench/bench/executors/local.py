@@ -89,7 +89,9 @@ def require_devices(specs: Iterable[RunSpec]) -> None:
     Raises:
         ValueError: If one does.
     """
-    for devices, accelerator in {(s.devices, s.trainer_args.get("accelerator")) for s in specs}:
+    # as text: what is no name of an accelerator is refused where the trainer is checked
+    asked = {(spec.devices, str(spec.trainer_args.get("accelerator"))) for spec in specs}
+    for devices, accelerator in asked:
         ids = [] if accelerator == "cpu" else gpus()
         count, kind = (len(ids), "GPU") if ids else (cores(), "core")
         if devices > max(count, 1):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Timer
 
 from mmbench.bench.run.loggers import require_logger
 from mmbench.bench.run.selection import Epochs, require_defined, require_validation
@@ -60,8 +61,11 @@ AT_LEAST_ONE = {
     "accumulate_grad_batches",
     "check_val_every_n_epoch",
     "gradient_clip_val",
+    "min_epochs",
     "val_check_interval",
 }
+HALF = (16, "16", "16-mixed")
+PRECISIONS = (32, "32", "32-true", *HALF, "bf16", "bf16-mixed")  # a batch stays in float32
 MOST_TRAINED = 4 * 10**9  # weights of a method; AdamW takes 16 bytes for each
 GIVEN_TO_DATA = ("root", "scenario", "fold", "batch_size", "order_seed", "limit")
 
@@ -165,13 +169,19 @@ def _check_trainer(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"trainer.{name} cannot be set: {REFUSED[name]}; leave it out")
         if name == "limit_val_batches" and not value:
             raise ValueError(
-                f"trainer.limit_val_batches: {value} leaves nothing to select an epoch by; leave "
-                "it out, or take the last epoch by select.on: last"
+                f"trainer.limit_val_batches: {value} leaves nothing to select an epoch by, and the "
+                "last one is validated, too; leave it out"
             )
         if name in ("limit_train_batches", "max_steps") and not value:
             raise ValueError(f"trainer.{name}: {value} leaves nothing to train; leave it out")
+    if "gradient_clip_algorithm" in settings and "gradient_clip_val" not in settings:
+        raise ValueError("trainer.gradient_clip_algorithm needs trainer.gradient_clip_val")
     if why := _why_no_trainer(json.dumps(dict(settings), sort_keys=True)):
         raise ValueError(why)
+    for what in ("epochs", "steps"):
+        least, most = settings.get(f"min_{what}", 0), settings.get(f"max_{what}", -1)
+        if 0 < most < least:
+            raise ValueError(f"trainer.min_{what}: {least} is more than trainer.max_{what}, {most}")
 
 
 @lru_cache(maxsize=64)
@@ -187,12 +197,18 @@ def _why_no_trainer(text: str) -> str:
         close = suggest(str(accelerator), accelerators)
         some = ", ".join(accelerators[:6])
         return f"no accelerator {accelerator!r} for trainer.accelerator{close}; such as {some}"
+    precision = settings.get("precision", "32-true")
+    if precision not in PRECISIONS or isinstance(precision, float):
+        known = ", ".join(dict.fromkeys(map(str, PRECISIONS)))
+        return f"no precision {precision!r} for trainer.precision; choose from {known}"
+    if precision in HALF and accelerator == "cpu":
+        return f"trainer.precision: a CPU computes {precision} in bfloat16; write bf16-mixed"
     for name in AT_LEAST_ONE & settings.keys():
         value = settings[name]
         if isinstance(value, int | float) and value <= 0:
             return f"trainer.{name} must be above 0, found {value}"
     try:
-        bind(Trainer, settings, given=())
+        bind(Trainer, settings, given=(), strict=True)
     except ValueError as error:
         return str(error).replace("Trainer: ", "trainer.", 1)
     if not settings:
@@ -203,12 +219,17 @@ def _why_no_trainer(text: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
+            trainer = Trainer(
+                accelerator="cpu", logger=False, enable_checkpointing=False, **settings
+            )
     except Exception as error:  # it names no type for what it refuses
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"trainer: {line[:300]} (found {', '.join(f'{k}={v}' for k, v in settings.items())})"
     finally:
         log.setLevel(level)
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]
+    if any((timer.time_remaining() or 0.0) <= 0 for timer in timers):
+        return f"trainer.max_time: {settings['max_time']} leaves nothing to train; leave it out"
     return ""
 
 
