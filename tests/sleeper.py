@@ -1,9 +1,11 @@
-"""Methods that cost time and no processor, or fail, for tests of who does which run when."""
+"""Methods that wait, or fail, for tests of who does which run when."""
 
+import os
 import time
 from pathlib import Path
 
 from mmbench.methods.majority import Majority
+from mmbench.methods.zero_fill import ZeroFill
 
 
 def sleepers(marks, count, seconds):
@@ -19,7 +21,7 @@ def sleepers(marks, count, seconds):
 
 
 class Sleeper(Majority):
-    """Majority, after a while.
+    """Majority, after a while, and after `hold` lets it go on.
 
     Args:
         seconds: How long a run takes at least.
@@ -38,6 +40,58 @@ class Sleeper(Majority):
         with self.mark.open("a") as file:
             file.write("begun\n")
         time.sleep(self.seconds)
+        while self.mark.with_suffix(".hold").exists():
+            time.sleep(0.01)
+
+
+def hold(marks, numbers):
+    """Let these sleepers not end; `unlink` of the files that are returned lets them go on."""
+    files = [Path(marks) / f"{number}.hold" for number in numbers]
+    for file in files:
+        file.touch()
+    return files
+
+
+class Mortal(Majority):
+    """Majority that waits for its process to be killed, before it goes on in another one.
+
+    Args:
+        deaths: How often it waits.
+        marks: Folder in which each beginning leaves a line.
+        number: Which of many.
+    """
+
+    def __init__(self, task, *, deaths: int = 1, marks: str = "", number: int = 0) -> None:
+        super().__init__(task)
+        self.deaths = deaths
+        self.mark = Path(marks) / f"{number}.txt"
+
+    def prepare(self, train) -> None:
+        """Write first, so that who kills it knows that it has begun."""
+        super().prepare(train)
+        with self.mark.open("a") as file:
+            file.write("begun\n")
+        while len(self.mark.read_text().splitlines()) <= self.deaths:
+            time.sleep(0.01)
+
+
+class Meeting(ZeroFill):
+    """Zero filling that trains when runs have begun in two processes.
+
+    Args:
+        marks: Folder in which each process leaves a file.
+    """
+
+    def __init__(self, task, *, marks: str = "", **settings) -> None:
+        super().__init__(task, **settings)
+        self.marks = Path(marks)
+
+    def prepare(self, train) -> None:
+        """Whoever comes first waits for the other."""
+        super().prepare(train)
+        (self.marks / f"{os.getpid()}.here").touch()
+        while len(list(self.marks.glob("*.here"))) < 2:
+            time.sleep(0.01)
 
 
 class Failing(Majority):

@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from sweeps import NO_DATA, suite
+from waiting import wait_until
 
 from mmbench import Sweep, registry, store
 from mmbench.bench.compare import read_board
@@ -566,7 +567,7 @@ def test_an_import_that_hangs_is_ended(plugins, mmbench, monkeypatch, hangs):
     name = "hangs-plugin/hangs"
     said = mmbench("plan", "quickstart", f"methods=[{name}]", "data=[mfeat]")
     assert refused(said, f"method '{name}' does not import: TimeoutError: it took more than 0 s")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 59  # not as long as it hangs
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -865,10 +866,10 @@ def test_a_shell_completes_commands(here):
 def test_a_heartbeat_beats_while_workers_are_waited_for():
     beats = []
     with _every(0.01, lambda: beats.append(1)):
-        time.sleep(0.2)
+        wait_until(lambda: len(beats) > 2)
     heard = len(beats)
     time.sleep(0.05)
-    assert heard == len(beats) > 2
+    assert heard == len(beats)
 
 
 @pytest.mark.parametrize("folder", ["/proc/x", "/sys/x", "/dev/null/x", "labels.csv/x", "a" * 300])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import SoftFileLease
+from waiting import wait_until
 
 from mmbench import store
 from mmbench.data.cache import cached, digest
@@ -249,22 +250,21 @@ def test_damage_is_named(tmp_path, fault, why):
 
 
 def test_a_claim_keeps_others_away_and_is_taken_over_from_who_falls_silent(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "LEASE_S", 1.0)
-    monkeypatch.setattr(store, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(store, "LEASE_S", 1.5)
+    monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
     target = tmp_path / "run"
     child = os.fork()
     if child == 0:
         with claim(target):
             (tmp_path / "held").touch()
             signal.pause()
-    while not (tmp_path / "held").exists():
-        pass
+    wait_until((tmp_path / "held").exists)
     try:
         with claim(target) as held:
             assert not held.ours
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 2.5
         with claim(target, until=lambda: time.monotonic() > deadline) as held:
-            assert not held.ours  # it lives: no takeover after two lease times
+            assert not held.ours  # it lives: no takeover after the time of a lease
         os.kill(child, signal.SIGSTOP)
         with claim(target, until=lambda: False) as held:
             assert held.ours
@@ -296,17 +296,19 @@ def claim_of_other_terms(file):
 def test_a_claim_that_says_nothing_or_has_other_terms_holds_for_a_while_and_not_for_ever(
     tmp_path, monkeypatch, content
 ):
-    monkeypatch.setattr(store, "LEASE_S", 0.2)
+    monkeypatch.setattr(store, "LEASE_S", 300.0)
     monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(store, "LOOK_S", 0.02)
-    monkeypatch.setattr("filelock._soft.MALFORMED_LOCK_AGE_THRESHOLD", 0.1)
+    monkeypatch.setattr("filelock._soft.MALFORMED_LOCK_AGE_THRESHOLD", 300.0)
     target = tmp_path / "run"
     file = tmp_path / ".run.claim"
     file.write_bytes(content if isinstance(content, bytes) else content(file))
     assert store.is_claimed(target)
     with claim(target) as held:
         assert not held.ours
-    deadline = time.monotonic() + 10
+    monkeypatch.setattr(store, "LEASE_S", 0.2)
+    monkeypatch.setattr("filelock._soft.MALFORMED_LOCK_AGE_THRESHOLD", 0.1)
+    deadline = time.monotonic() + 300
     with claim(target, until=lambda: time.monotonic() > deadline) as held:
         assert held.ours
     assert not file.exists()

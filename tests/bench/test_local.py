@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 from sweeps import NO_DATA, specs, visible
+from waiting import wait_until
 
 from mmbench.bench.executors import local
 from mmbench.bench.executors.queue import Queue
-from mmbench.bench.record import find_run, read_predictions
+from mmbench.bench.record import STAGES, find_run, read_predictions
 from mmbench.store import claim
 
 
@@ -74,16 +76,38 @@ print((getrusage(RUSAGE_SELF).ru_minflt - before) * getpagesize() / (1 << 27))
 
 def await_beginning(target):
     """Until a run has begun to write: into a private folder beside its own."""
-    deadline = time.monotonic() + 120
-    while not list(target.parent.glob(f".{target.name}.*/log.txt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: list(target.parent.glob(f".{target.name}.*/log.txt")))
+
+
+def mortals(folder, *deaths):
+    """Entries of a suite: runs that wait to be killed so many times."""
+    return [
+        {
+            "name": "sleeper.Mortal",
+            "label": f"m{number}",
+            "args": {"deaths": count, "marks": str(folder), "number": number},
+        }
+        for number, count in enumerate(deaths)
+    ]
+
+
+def begun(folder, number):
+    """How often a mortal has begun."""
+    file = folder / f"{number}.txt"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def its_process(before):
+    """The worker process that is none of another test's, which may not all have been reaped."""
+    [child] = [p for p in multiprocessing.active_children() if p.is_alive() and p not in before]
+    return child
 
 
 @pytest.mark.slow
 def test_a_killed_run_is_tried_once_more_and_costs_no_other(tmp_path):
-    planned = specs(seeds=2, trainer={"max_epochs": 100})[1::2] + specs()[:1]
-    kills = {planned[0].key: 2, planned[1].key: 1}
+    planned = specs(methods=[*mortals(tmp_path, 2, 1), "majority"])
+    kills, times = {planned[0].key: 2, planned[1].key: 1}, Counter()
+    before = multiprocessing.active_children()
     ends = {spec.key: [] for spec in planned}
     for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
         key = event.spec.key
@@ -91,10 +115,10 @@ def test_a_killed_run_is_tried_once_more_and_costs_no_other(tmp_path):
             ends[key].append((event.outcome.state, event.again))
         elif kills.get(key):
             kills[key] -= 1
-            # once the run is under way
-            [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
-            await_beginning(tmp_path / event.spec.folder)
-            os.kill(child.pid, signal.SIGKILL)
+            times[key] += 1
+            number = planned.index(event.spec)
+            wait_until(lambda number=number, key=key: begun(tmp_path, number) == times[key])
+            os.kill(its_process(before).pid, signal.SIGKILL)
     assert ends[planned[0].key] == [("failed", True), ("failed", False)]
     assert ends[planned[1].key] == [("failed", True), ("done", False)]
     assert ends[planned[2].key] == [("done", False)]
@@ -198,10 +222,7 @@ def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path)
     await_beginning(tmp_path / planned[0].folder)
     events.close()
     # the pool's own thread reaps its worker, too, so that joining it here would be a race
-    deadline = time.monotonic() + 20
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    wait_until(lambda: not multiprocessing.active_children())
     assert find_run(planned[0], tmp_path).state == "waiting"
 
 
@@ -243,8 +264,17 @@ from pathlib import Path
 from mmbench.methods.majority import Majority
 
 
+def wait_until(is_so):
+    end = time.monotonic() + 120
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 class Greedy(Majority):
-    '''Majority that has memory enough only while no run of `Other` goes on.'''
+    '''Majority that has memory enough only while no run of `Other` goes on.
+
+    At first it waits for one, so that it runs out of memory whatever begins when.
+    '''
 
     def __init__(self, task, folder=""):
         super().__init__(task)
@@ -252,15 +282,20 @@ class Greedy(Majority):
 
     def prepare(self, train):
         super().prepare(train)
+        first = not (self.folder / "greedy.txt").exists()
         with (self.folder / "greedy.txt").open("a") as file:
             file.write("begun\\n")
-        time.sleep(0.5)
+        if first:
+            wait_until(lambda: list(self.folder.glob("other*.txt")))
+        else:
+            time.sleep(0.5)
         if list(self.folder.glob("other*.txt")):
+            (self.folder / "failed").touch()
             raise MemoryError("made up")
 
 
 class Other(Majority):
-    '''Majority that takes a while.'''
+    '''Majority that takes a while, and waits until `Greedy` has failed.'''
 
     def __init__(self, task, folder="", number=0):
         super().__init__(task)
@@ -269,7 +304,8 @@ class Other(Majority):
     def prepare(self, train):
         super().prepare(train)
         self.mark.touch()
-        time.sleep(2)
+        wait_until((self.mark.parent / "failed").exists)
+        time.sleep(1)
         self.mark.unlink()
 """
 
@@ -305,14 +341,13 @@ def test_a_run_beyond_its_time_limit_is_a_failure_that_says_so(tmp_path):
     def planned(**trainer):
         return specs(trainer={"max_epochs": 100_000, **trainer})[1:]
 
-    [spec] = planned(time_limit=0.1)
+    [spec] = planned(time_limit=0.02)
     assert spec.key == planned()[0].key  # it decides whether there is a result, not which
-    [event] = [
-        event
-        for event in local.execute(Queue([spec], tmp_path), NO_DATA, workers=1)
-        if event.outcome is not None
-    ]
-    why = "time: longer than the 0.1 minutes of trainer.time_limit"
+    events = local.execute(Queue([spec], tmp_path), NO_DATA, workers=1)
+    next(events)
+    await_beginning(tmp_path / spec.folder)  # meanwhile nobody looks how long it takes
+    [event] = [event for event in events if event.outcome is not None]
+    why = "time: longer than the 0.02 minutes of trainer.time_limit"
     assert (event.outcome.state, event.outcome.why, event.again) == ("failed", why, False)
     found = find_run(spec, tmp_path, read_up_to=None)
     assert (found.state, found.why) == ("failed", why)
@@ -323,18 +358,18 @@ def test_a_run_beyond_its_time_limit_is_a_failure_that_says_so(tmp_path):
 def test_a_process_that_shows_no_sign_of_life_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "SILENT_S", 3.0)
     monkeypatch.setattr("mmbench.bench.executors.local.heartbeat", lambda target: 1)
-    planned = specs(trainer={"max_epochs": 300})[1:]
+    planned = specs(methods=mortals(tmp_path, 1))
+    before = multiprocessing.active_children()
     ends = []
     for event in local.execute(Queue(planned, tmp_path), NO_DATA, workers=1):
         if event.outcome is not None:
             ends.append((event.outcome.state, event.outcome.why, event.again))
         elif not ends:
-            [child] = [p for p in multiprocessing.active_children() if p.is_alive()]
-            await_beginning(tmp_path / planned[0].folder)
-            os.kill(child.pid, signal.SIGSTOP)
+            wait_until(lambda: begun(tmp_path, 0) == 1)
+            os.kill(its_process(before).pid, signal.SIGSTOP)
             began = time.monotonic()
         else:
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 150  # as long as it takes without the change above
             monkeypatch.setattr(local, "SILENT_S", 1000.0)
     why = "killed: its process showed no sign of life for 3 s"
     assert ends[0] == ("failed", why, True)
@@ -344,16 +379,15 @@ def test_a_process_that_shows_no_sign_of_life_is_replaced(tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_training_that_is_told_to_end_ends_at_once_and_is_no_failure_of_its_own(tmp_path):
     """As a cluster does that takes a node back; here this process, which is told too, is not."""
-    planned = specs(trainer={"max_epochs": 100_000})[1:]
-    before = multiprocessing.active_children()  # of another test, killed and not yet reaped
+    planned = specs(trainer={"max_epochs": 100_000, "checkpoint_minutes": 0})[1:]
+    before = multiprocessing.active_children()
     events = local.execute(Queue(planned, tmp_path), NO_DATA, workers=1)
     next(events)
-    [child] = [p for p in multiprocessing.active_children() if p not in before]
-    await_beginning(tmp_path / planned[0].folder)
-    time.sleep(5)  # until it is in the middle of its epochs
-    os.kill(child.pid, signal.SIGTERM)
+    # until it is in the middle of its epochs
+    wait_until(lambda: list((tmp_path / STAGES).rglob("*.ckpt")))
+    os.kill(its_process(before).pid, signal.SIGTERM)
     began = time.monotonic()
     event = next(events)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60  # not after all of them
     assert (event.outcome.why, event.again) == ("killed: by signal 15 (SIGTERM)", True)
     events.close()

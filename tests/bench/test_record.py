@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sweeps import specs
+from waiting import wait_until
 
 from mmbench import store
 from mmbench.bench.record import (
@@ -163,8 +164,7 @@ def test_a_claimed_run_is_running_until_its_process_ends(spec, tmp_path):
         with claim(path):
             (tmp_path / "held").touch()
             signal.pause()
-    while not (tmp_path / "held").exists():
-        pass
+    wait_until((tmp_path / "held").exists)
     assert find_run(spec, tmp_path).state == "running"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -18,6 +18,7 @@ from filelock import SoftFileLease
 from safetensors.torch import load_file
 from sweeps import MCAR, NO_DATA, specs
 from threadpoolctl import threadpool_info
+from waiting import leases_of, wait_until_lost
 
 from mmbench import store, trained
 from mmbench.bench.record import find_run, read_calibration, read_predictions, samples_digest
@@ -546,6 +547,7 @@ def test_an_attempt_whose_claim_is_taken_over_stops_at_the_next_step(
 ):
     monkeypatch.setattr(store, "LEASE_S", 2.0)
     monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
+    leases = leases_of(monkeypatch)
     [_, spec] = specs(trainer={"max_epochs": 2, "batch_size": 4})
     claim_file = store._claim_file(tmp_path / spec.folder)
     other = SoftFileLease(claim_file, lease_duration=2.0, heartbeat_interval=0.05)
@@ -558,7 +560,7 @@ def test_an_attempt_whose_claim_is_taken_over_stops_at_the_next_step(
         if len(steps) == at:
             claim_file.unlink()  # what a contender does with a claim that fell silent
             other.acquire(timeout=0)
-            time.sleep(0.5)
+            wait_until_lost(leases)
         return act(method, batch)
 
     monkeypatch.setattr(zero_fill, step, taken_over)

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from sleeper import sleepers
+from sleeper import hold, sleepers
 from sweeps import suite
 
 import mmbench
@@ -25,7 +24,11 @@ def here(tmp_path, monkeypatch, cluster):
     """A folder with a suite of 40 runs of half a second, and the cluster in the environment."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "marks").mkdir()
-    write_suite(tmp_path, seconds=0.5)
+    words = suite().model_dump(exclude={"limit", "keep_weights"})
+    methods = sleepers(tmp_path / "marks", 40, 0.5)
+    (tmp_path / "forty.yaml").write_text(
+        yaml.safe_dump(words | {"name": "forty", "methods": methods})
+    )
     path = [SRC, TESTS, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -34,15 +37,6 @@ def here(tmp_path, monkeypatch, cluster):
     yield tmp_path
     cluster("scancel", "--me")
     cluster.wait_until(lambda: not cluster("squeue", "-h").strip(), "empty queue")
-
-
-def write_suite(folder, seconds):
-    """A suite of 40 runs that take so long and leave a mark when they begin."""
-    words = suite().model_dump(exclude={"limit", "keep_weights"})
-    methods = sleepers(folder / "marks", 40, seconds)
-    (folder / "forty.yaml").write_text(
-        yaml.safe_dump(words | {"name": "forty", "methods": methods})
-    )
 
 
 def start(*words, args="nodes=2,cpus_per_task=8"):
@@ -56,6 +50,12 @@ def start(*words, args="nodes=2,cpus_per_task=8"):
         # a shell's background job, which this may be, hears no Ctrl-C
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def release(held):
+    """Let runs go on that `hold` keeps from ending."""
+    for file in held:
+        file.unlink()
 
 
 def begun(here):
@@ -93,24 +93,29 @@ def test_forty_runs_on_two_workers_begin_and_end_once(here, cluster):
 
 
 def test_a_worker_that_is_killed_costs_the_run_that_it_was_at(here, cluster):
-    process = start()
-    cluster.wait_until(lambda: finished(here) >= 5, "five runs done")
+    held = hold(here / "marks", range(5, 40))  # so that it is at one whenever it is killed
+    process = start("--workers", "1")
+    cluster.wait_until(lambda: finished(here) == 5, "five runs done")
+    cluster.wait_until(lambda: len(begun(here)) == 7, "a run on each worker")
     job = cluster("squeue", "-h", "-r", "-t", "R", "-o", "%A").split()[0]
     cluster("scancel", "--signal=KILL", "--full", job)
+    release(held)
     end(process)
     all_once(here)
-    assert sum(begun(here).values()) <= 41
+    assert sum(begun(here).values()) == 41
 
 
 @pytest.mark.full
 def test_a_worker_whose_time_is_nearly_up_is_queued_again_and_comes_back(here, cluster):
-    process = start(args="nodes=1,cpus_per_task=8")
-    cluster.wait_until(lambda: finished(here) >= 5, "five runs done")
+    held = hold(here / "marks", range(5, 40))
+    process = start("--workers", "1", args="nodes=1,cpus_per_task=8")
+    cluster.wait_until(lambda: len(begun(here)) == 6, "five runs done and one begun")
     [job] = cluster("squeue", "-h", "-r", "-t", "R", "-o", "%A").split()
     cluster("scancel", "--signal=USR2", "--batch", job)  # as Slurm does before the end
     cluster.wait_until(
         lambda: "Restarts=1" in cluster("scontrol", "show", "job", job), "second start"
     )
+    release(held)
     end(process)
     all_once(here)
     [log] = here.glob("results/forty/runs/.workers/slurm-*_0.log")
@@ -136,11 +141,14 @@ def test_a_job_that_never_starts_is_seen_waiting_and_others_may_do_its_runs(here
 
 
 def test_a_job_of_higher_priority_pre_empts_workers_and_they_come_back(here, cluster):
-    process = start()
-    cluster.wait_until(lambda: finished(here) >= 5, "five runs done")
+    held = hold(here / "marks", range(5, 40))  # so that both are at one when they are told
+    process = start("--workers", "1")
+    cluster.wait_until(lambda: len(begun(here)) == 7, "five runs done and two begun")
     text = "#!/bin/bash\n#SBATCH -p urgent -N 2 --exclusive\nsleep 5\n"
     urgent = cluster("sbatch", "--parsable", "--output=/dev/null", stdin=text).strip()
-    cluster.wait_until(lambda: "R" in cluster("squeue", "-h", "-j", urgent, "-o", "%t"), "urgent")
+    # not waiting any more: it runs, or is over
+    cluster.wait_until(lambda: "PD" not in cluster("squeue", "-h", "-j", urgent, "-o", "%t"), "job")
+    release(held)
     end(process)
     all_once(here)
     assert sum(begun(here).values()) <= 42
@@ -149,14 +157,19 @@ def test_a_job_of_higher_priority_pre_empts_workers_and_they_come_back(here, clu
 
 
 def test_the_submitter_may_be_killed_and_come_back(here, cluster):
-    write_suite(here, seconds=2.0)  # not all done before the second command looks
+    held = hold(here / "marks", range(3, 40))  # not all done before the second command looks
     process = start()
-    cluster.wait_until(lambda: finished(here) >= 3, "three runs done")
+    cluster.wait_until(lambda: finished(here) == 3, "three runs done")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert live(here / "results" / "forty" / "runs")
-    out = end(start())
-    assert "are at it or wait" in out  # none was placed beside them
+    process = start()
+    line = process.stdout.readline()
+    while "are at it or wait" not in line:  # none was placed beside them
+        assert line, "it ended before"
+        line = process.stdout.readline()
+    release(held)
+    end(process)
     all_once(here)
     assert set(begun(here).values()) == {1}
 
@@ -170,14 +183,17 @@ def test_what_the_cluster_refuses_is_said_as_it_says_it(here, cluster):
 
 @pytest.mark.full
 def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
-    write_suite(here, seconds=4.0)  # so that the workers are at it afterwards
+    held = hold(here / "marks", range(1, 40))  # so that the workers are at it afterwards
     process = start()
-    cluster.wait_until(lambda: finished(here) >= 1, "one run done")
-    time.sleep(3)  # until it is past the beginning and follows
+    line = process.stdout.readline()
+    while ": done" not in line:  # until it follows
+        assert line, "it ended before"
+        line = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out = end(process, code=130)
     assert "the workers go on; `scancel --me --name=mmbench-forty-" in out
     assert live(here / "results" / "forty" / "runs")
+    release(held)
 
 
 @pytest.mark.full

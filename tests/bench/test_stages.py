@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from filelock import SoftFileLease
 from safetensors.torch import load_file
 from sweeps import MCAR
 from torch import nn
+from waiting import leases_of, wait_until_lost
 
 from mmbench import store
 from mmbench.bench.record import SHARED
@@ -369,6 +369,7 @@ def test_a_subclass_shares_with_the_abstract_method_that_says_its_stages_and_wit
 def test_a_stage_whose_claim_is_taken_over_stops_at_the_next_step(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "LEASE_S", 2.0)
     monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
+    leases = leases_of(monkeypatch)
     known, steps, others = TwoStages.loss, [], []
 
     def taken_over(method, batch):
@@ -378,7 +379,7 @@ def test_a_stage_whose_claim_is_taken_over_stops_at_the_next_step(tmp_path, monk
             file.unlink()  # what a contender does with a claim that fell silent
             others.append(SoftFileLease(file, lease_duration=2.0, heartbeat_interval=0.05))
             others[0].acquire(timeout=0)
-            time.sleep(0.5)
+            wait_until_lost(leases)
         return known(method, batch)
 
     monkeypatch.setattr(TwoStages, "loss", taken_over)

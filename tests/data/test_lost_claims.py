@@ -1,5 +1,6 @@
 """Who loses the claim on an entry of the cache stops at the next step and takes the other's."""
 
+import math
 import os
 import signal
 import threading
@@ -8,7 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from filelock import SoftFileLease
 from torch import nn
+from waiting import leases_of, wait_until_lost
 
 from mmbench import store
 from mmbench.data import features, parsed
@@ -25,10 +28,11 @@ def steps(monkeypatch, tmp_path):
     """Called once a step, which is noted; at the second, somebody else takes the claim over.
 
     The other finds it silent, as a contender does, publishes nothing while this process is at
-    work, and dies a second later: an entry that appears before was written without a claim.
+    work, and dies a second after this one knows: a step before that was made without a claim.
     """
     monkeypatch.setattr(store, "LEASE_S", 1.0)
     monkeypatch.setattr(store, "HEARTBEAT_S", 0.05)
+    leases = leases_of(monkeypatch)
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
     noted, others = [], []
 
@@ -39,7 +43,8 @@ def steps(monkeypatch, tmp_path):
         [file] = (tmp_path / "cache").glob(".*.claim")
         file.unlink()
         others.append(Other(file))
-        time.sleep(0.3)  # a heartbeat says to this process that it lost
+        wait_until_lost(leases)
+        others[0].ended.start()
 
     step.noted, step.others = noted, others
     yield step
@@ -55,17 +60,18 @@ class Other:
         ready, write = os.pipe()
         self.process = os.fork()
         if self.process == 0:
-            lease = store.SoftFileLease(file, lease_duration=1.0, heartbeat_interval=0.05)
-            lease.acquire(timeout=5)
+            lease = SoftFileLease(file, lease_duration=1.0, heartbeat_interval=0.05)
+            lease.acquire(timeout=60)
             os.write(write, b"x")
             signal.pause()
         os.read(ready, 1)
         self.ended = threading.Timer(1.0, self.end)
-        self.ended.start()
+        self.moment = math.inf  # of its death
 
     def end(self):
         self.ended.cancel()
         if self.process:
+            self.moment = time.monotonic()
             os.kill(self.process, signal.SIGKILL)
             os.waitpid(self.process, 0)
             self.process = 0
@@ -146,7 +152,8 @@ def test_a_build_whose_claim_is_taken_over_stops_at_the_next_step_and_waits(
     build, steps, monkeypatch, tmp_path, caplog
 ):
     build(steps, monkeypatch, tmp_path)
-    before = [moment for moment in steps.noted if moment < steps.noted[1] + 1.0]
+    [other] = steps.others
+    before = [moment for moment in steps.noted if moment < other.moment]
     assert len(before) == 2, "it went on without a claim"
     assert len(steps.noted) >= 2 + STEPS, "the other died, and it was made again from the start"
     assert "another process took it over" in caplog.text
