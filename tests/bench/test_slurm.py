@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sleeper import hold, sleepers
+from sleeper import held, shut_gate, sleepers
 from sweeps import suite
 
 import mmbench
@@ -52,12 +52,6 @@ def start(*words, args="nodes=2,cpus_per_task=8"):
     )
 
 
-def release(held):
-    """Let runs go on that `hold` keeps from ending."""
-    for file in held:
-        file.unlink()
-
-
 def begun(here):
     """How often each run has begun."""
     return {file.stem: len(file.read_text().split("\n")) - 1 for file in here.glob("marks/*.txt")}
@@ -93,13 +87,12 @@ def test_forty_runs_on_two_workers_begin_and_end_once(here, cluster):
 
 
 def test_a_worker_that_is_killed_costs_the_run_that_it_was_at(here, cluster):
-    held = hold(here / "marks", range(5, 40))  # so that it is at one whenever it is killed
+    gate = shut_gate(here / "marks", 5)  # so that it is at one whenever it is killed
     process = start("--workers", "1")
-    cluster.wait_until(lambda: finished(here) == 5, "five runs done")
-    cluster.wait_until(lambda: len(begun(here)) == 7, "a run on each worker")
+    cluster.wait_until(lambda: held(here / "marks") == 2, "a run on each worker")
     job = cluster("squeue", "-h", "-r", "-t", "R", "-o", "%A").split()[0]
     cluster("scancel", "--signal=KILL", "--full", job)
-    release(held)
+    gate.unlink()
     end(process)
     all_once(here)
     assert sum(begun(here).values()) == 41
@@ -107,15 +100,15 @@ def test_a_worker_that_is_killed_costs_the_run_that_it_was_at(here, cluster):
 
 @pytest.mark.full
 def test_a_worker_whose_time_is_nearly_up_is_queued_again_and_comes_back(here, cluster):
-    held = hold(here / "marks", range(5, 40))
+    gate = shut_gate(here / "marks", 5)
     process = start("--workers", "1", args="nodes=1,cpus_per_task=8")
-    cluster.wait_until(lambda: len(begun(here)) == 6, "five runs done and one begun")
+    cluster.wait_until(lambda: held(here / "marks") == 1, "run")
     [job] = cluster("squeue", "-h", "-r", "-t", "R", "-o", "%A").split()
     cluster("scancel", "--signal=USR2", "--batch", job)  # as Slurm does before the end
     cluster.wait_until(
         lambda: "Restarts=1" in cluster("scontrol", "show", "job", job), "second start"
     )
-    release(held)
+    gate.unlink()
     end(process)
     all_once(here)
     [log] = here.glob("results/forty/runs/.workers/slurm-*_0.log")
@@ -141,14 +134,14 @@ def test_a_job_that_never_starts_is_seen_waiting_and_others_may_do_its_runs(here
 
 
 def test_a_job_of_higher_priority_pre_empts_workers_and_they_come_back(here, cluster):
-    held = hold(here / "marks", range(5, 40))  # so that both are at one when they are told
+    gate = shut_gate(here / "marks", 5)  # so that both are at one when they are told
     process = start("--workers", "1")
-    cluster.wait_until(lambda: len(begun(here)) == 7, "five runs done and two begun")
+    cluster.wait_until(lambda: held(here / "marks") == 2, "a run on each worker")
     text = "#!/bin/bash\n#SBATCH -p urgent -N 2 --exclusive\nsleep 5\n"
     urgent = cluster("sbatch", "--parsable", "--output=/dev/null", stdin=text).strip()
     # not waiting any more: it runs, or is over
     cluster.wait_until(lambda: "PD" not in cluster("squeue", "-h", "-j", urgent, "-o", "%t"), "job")
-    release(held)
+    gate.unlink()
     end(process)
     all_once(here)
     assert sum(begun(here).values()) <= 42
@@ -157,9 +150,9 @@ def test_a_job_of_higher_priority_pre_empts_workers_and_they_come_back(here, clu
 
 
 def test_the_submitter_may_be_killed_and_come_back(here, cluster):
-    held = hold(here / "marks", range(3, 40))  # not all done before the second command looks
+    gate = shut_gate(here / "marks", 5)  # not all done before the second command looks
     process = start()
-    cluster.wait_until(lambda: finished(here) == 3, "three runs done")
+    cluster.wait_until(lambda: held(here / "marks") and finished(here), "runs done and begun")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert live(here / "results" / "forty" / "runs")
@@ -168,7 +161,7 @@ def test_the_submitter_may_be_killed_and_come_back(here, cluster):
     while "are at it or wait" not in line:  # none was placed beside them
         assert line, "it ended before"
         line = process.stdout.readline()
-    release(held)
+    gate.unlink()
     end(process)
     all_once(here)
     assert set(begun(here).values()) == {1}
@@ -183,7 +176,7 @@ def test_what_the_cluster_refuses_is_said_as_it_says_it(here, cluster):
 
 @pytest.mark.full
 def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
-    held = hold(here / "marks", range(1, 40))  # so that the workers are at it afterwards
+    gate = shut_gate(here / "marks", 5)  # so that the workers are at it afterwards
     process = start()
     line = process.stdout.readline()
     while ": done" not in line:  # until it follows
@@ -193,7 +186,7 @@ def test_ctrl_c_leaves_the_workers_and_says_how_to_end_them(here, cluster):
     out = end(process, code=130)
     assert "the workers go on; `scancel --me --name=mmbench-forty-" in out
     assert live(here / "results" / "forty" / "runs")
-    release(held)
+    gate.unlink()
 
 
 @pytest.mark.full
