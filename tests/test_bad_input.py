@@ -854,6 +854,21 @@ def test_an_output_that_is_closed_is_no_traceback(here, words):
     assert b"Exception" not in done.stderr
 
 
+def test_whoever_has_closed_the_output_gets_the_files_all_the_same(results, mmbench, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert mmbench("leaderboard", results)[0] == 0
+    sys.stdout.close()
+    assert (results / "leaderboard.csv").stat().st_size
+
+
+@pytest.mark.parametrize("threads", ["abc", "4,2", "0", "-1", "1.5"])
+def test_a_number_of_threads_that_libraries_would_fail_on_is_one_line(
+    here, mmbench, monkeypatch, threads
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert refused(mmbench("plan", "quickstart"), f"OMP_NUM_THREADS is '{threads}'")
+
+
 def test_a_shell_completes_commands(here):
     code, out, _ = bare(
         _MMBENCH_COMPLETE="complete_bash", COMP_WORDS="mmbench lead", COMP_CWORD="1",

@@ -4,6 +4,7 @@ import codecs
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -114,7 +115,17 @@ def _options(
         bool, typer.Option("--debug", help="Show the whole traceback of an error.")
     ] = False,
 ) -> None:
-    """Options of all commands; `start` looks for --debug, since errors end what has read it."""
+    """Options of all commands; `start` looks for --debug, since errors end what has read it.
+
+    Raises:
+        ValueError: If a library that is imported later would fail on an environment variable.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads and not (threads.isdecimal() and int(threads[:9]) > 0):
+        raise ValueError(
+            f"the environment variable OMP_NUM_THREADS is {threads!r}, no whole number above 0; "
+            "set it to one, or unset it (runs have trainer.threads)"
+        )
 
 
 def start() -> None:
@@ -123,6 +134,9 @@ def start() -> None:
     width = os.environ.get("COLUMNS", "")
     if width.isdecimal() and not (len(width) < 6 and int(width) >= NARROWEST):
         del os.environ["COLUMNS"]  # in no room, or in endless room, nothing would be printed
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # or the next file that is opened would get its number
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is spelt out
             stream.reconfigure(errors="mmbench.plain")
