@@ -219,16 +219,13 @@ def _why_no_trainer(text: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer = Trainer(
-                accelerator="cpu", logger=False, enable_checkpointing=False, **settings
-            )
+            Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
     except Exception as error:  # it names no type for what it refuses
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"trainer: {line[:300]} (found {', '.join(f'{k}={v}' for k, v in settings.items())})"
     finally:
         log.setLevel(level)
-    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]
-    if any((timer.time_remaining() or 0.0) <= 0 for timer in timers):
+    if "max_time" in settings and (Timer(settings["max_time"]).time_remaining() or 0.0) <= 0:
         return f"trainer.max_time: {settings['max_time']} leaves nothing to train; leave it out"
     return ""
 
