@@ -894,6 +894,12 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
   found.end = box.hasAttribute("data-more");
   found.second = document.querySelectorAll("#board thead th")[1].textContent;
   found.wide = document.documentElement.scrollWidth - innerWidth;
+  const numbers = document.querySelector("#data details");
+  numbers.open = false;
+  dispatchEvent(new Event("beforeprint"));
+  found.printed = numbers.open;
+  dispatchEvent(new Event("afterprint"));
+  found.shut = !numbers.open;
   document.body.replaceChildren();
   document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
 })();
@@ -939,6 +945,7 @@ def test_the_page_works_in_a_browser(page, runs, tmp_path):
     assert [label.split(":")[0] for label in found["curves"]] == ["train/task", "val/mse"]
     assert found["second"] == "score"  # what one looks for comes first where little fits
     assert (found["more"], found["end"]) == (True, False)  # it hints at scrolling until the end
+    assert (found["printed"], found["shut"]) == (True, True)  # paper has the tables in any case
     assert found["wide"] <= 0  # nothing sticks out of a narrow window
 
 
