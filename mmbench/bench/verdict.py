@@ -423,7 +423,7 @@ def needed(typical: Spread, gain: float, trainings: int, data_sets: int) -> str:
         return "no number of seeds or data sets tells equals apart"
     seeds = typical.seeds_needed(gain, data_sets)
     more = typical.data_sets_needed(gain, trainings)
-    where = "it" if data_sets == 1 else "each data set"
+    where = "that data set" if data_sets == 1 else "each data set"
     by_seeds = (
         "no number of seeds on these test splits tells it in 80 % of cases"
         if seeds is None

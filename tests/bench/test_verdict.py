@@ -206,8 +206,8 @@ def test_what_would_be_enough_is_said_of_seeds_and_of_data_sets():
     )
     assert needed(blurred, 0.06, 3, 1).endswith("; so does 1 data set like these")
     assert needed(Spread(4e-4, 0.0), 0.02, 1, 1) == (
-        "10 trainings of each on it tell it in 80 % of cases; of 1 training each, no number of "
-        "data sets does"
+        "10 trainings of each on that data set tell it in 80 % of cases; of 1 training each, no "
+        "number of data sets does"
     )
 
 
