@@ -402,7 +402,8 @@ def _curves(
     lines = [
         plots.Line(
             name, styles[name], rates,
-            *(table.loc[name].to_numpy(np.float64) for table in (mean, low, high)), notes[name],
+            mean.loc[name].to_numpy(np.float64), low.loc[name].to_numpy(np.float64),
+            high.loc[name].to_numpy(np.float64), notes[name],
             spread.loc[name].to_numpy(np.float64),
         )
         for name in mean.index
@@ -480,12 +481,12 @@ def _acquisition(
         scores = {str(p).replace(COMPLETE, everything): float(row[p]) for p in patterns}
         if over is None:
             worth = acquired(scores, modalities, "higher" if higher else "lower")
-            x = np.arange(1.0, len(modalities) + 1)
+            count = np.arange(1.0, len(modalities) + 1)
             ends = (worth["worst"], worth["best"]) if higher else (worth["best"], worth["worst"])
-            mean = worth["random"]
+            curve = (count, worth["random"], *ends)
         else:
-            x, mean, *ends = _within(over, scores)
-        lines.append(plots.Line(str(name), styles[str(name)], x, mean, *ends))
+            curve = _within(over, scores)
+        lines.append(plots.Line(str(name), styles[str(name)], *curve))
     steps = ", ".join(f"{line.name} {line.mean[0]:.3f} to {line.mean[-1]:.3f}" for line in lines)
     alt = f"{card.metric} on {card.data} with one to all modalities, a line a method: {steps}"
     svg = plots.curves(
