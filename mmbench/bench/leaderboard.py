@@ -231,14 +231,13 @@ def _compared(
 ) -> Float[np.ndarray, "method 3"]:
     kind = read_result(here[0].folder).task.kind
     resampled = []
+    by_place: dict[tuple[int, str], list[Run]] = {}
+    for run in here:
+        by_place.setdefault((run.spec.fold, run.spec.method_label), []).append(run)
     for fold in sorted({run.spec.fold for run in here}):
         logits, target, train = [], np.empty(0), None
         for method in part["method"]:
-            arrays = [
-                read_scored(run, condition)
-                for run in here
-                if (run.spec.fold, run.spec.method_label) == (fold, method)
-            ]
+            arrays = [read_scored(run, condition) for run in by_place.get((fold, method), [])]
             logits.append([one["logits"] for one in arrays])
             target, train = arrays[0]["target"], arrays[0].get("train")
         resampled.append(bootstrap(metric, logits, target, kind, train=train, seed=fold))

@@ -250,18 +250,18 @@ def _resampled(
     """Scores of each condition on the same resamples of the test split, means over trainings."""
     kind = read_result(here[0].folder).task.kind
     folds = sorted({run.spec.fold for run in here})
+    by_place: dict[tuple[str, int, str], list[Run]] = {}
+    for run in here:
+        place = run.spec.scenario_name, run.spec.fold, run.spec.method_label
+        by_place.setdefault(place, []).append(run)
     means = {}
     for scenario, condition in pairs:
         by_fold = []
         for fold in folds:
             logits, target, train = [], np.empty(0), None
             for method in methods:
-                arrays = [
-                    read_scored(run, condition)
-                    for run in here
-                    if (run.spec.scenario_name, run.spec.fold, run.spec.method_label)
-                    == (scenario, fold, method)
-                ]
+                trainings = by_place.get((scenario, fold, method), [])
+                arrays = [read_scored(run, condition) for run in trainings]
                 logits.append([one["logits"] for one in arrays])
                 target, train = arrays[0]["target"], arrays[0].get("train")
             by_fold.append(
