@@ -841,8 +841,8 @@ def _risks(
         )  # fmt: skip
         caption = (
             f"{card.data}, {card.scenario}: errors among the answers that a method is surest of, "
-            f"{of} together, first training. The lower, the better it knows when to abstain; aurc is "
-            "the area under such a curve."
+            f"{of} together, first training. The lower, the better it knows when to abstain; aurc "
+            "is the area under such a curve."
         )
         drawn.append((svg, caption))
     return drawn
