@@ -13,20 +13,23 @@ writes RESULTS/reproduction_gap.md. What a paper reports of the same change is t
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import kendalltau
 
 from mmbench import Sweep
 from mmbench.bench.compare import against_reported, read_reported
 from mmbench.bench.score_cache import ScoreCache
-from mmbench.bench.spec import Entry
+from mmbench.bench.spec import Entry, parameters
 from mmbench.bench.statistics import holm
 from mmbench.bench.verdict import ALL, CHANCE, EVERY, compare, needed, power_sentence, spread
 from mmbench.paths import folder
+from mmbench.registry import METHODS
 from mmbench.store import write_text
 
 SUITE = "reproduction_gap"
@@ -59,6 +62,13 @@ def changed(entry: Entry, method: Entry) -> dict[str, Any]:
     return {name: value for name, value in entry.args.items() if method.args.get(name) != value}
 
 
+def _argument(entry: Entry, method: Entry) -> str:
+    """What a change changes, from the method's value to its own: `hide: True -> False`."""
+    defaults = {each.name: each.default for each in parameters(METHODS.get(method.name))}
+    before = defaults | method.args
+    return ", ".join(f"{k}: {before[k]} -> {v}" for k, v in changed(entry, method).items())
+
+
 def worth(sweep: Sweep) -> pd.DataFrame:
     """A row for each change and data set, `EVERY` among them.
 
@@ -74,7 +84,7 @@ def worth(sweep: Sweep) -> pd.DataFrame:
     for method, entries in families(sweep.suite.methods).items():
         for entry in entries[1:]:
             table = compare(runs, records, [method, entry.label], metric, cache)
-            argument = ", ".join(f"{k}: {v}" for k, v in changed(entry, entries[0]).items())
+            argument = _argument(entry, entries[0])
             tables.append(
                 table[table["over"] == ALL].assign(
                     method=method,
@@ -100,45 +110,84 @@ def page(sweep: Sweep, results: Path) -> str:
     released = table[table["change"] == OFFICIAL]
     parts = table[table["change"] != OFFICIAL]
     code = ", ".join(sorted(set(sweep.records()["code"])))
+    families_of = families(sweep.suite.methods)
     text = [
         "# Reproduction gap",
-        f"Written by `python benchmarks/reproduction_gap.py` from the suite `{SUITE}` (made by "
-        f"{code}); no hand changes it. Each number is {metric} of a method as its paper has it "
-        f"less that of the changed one, mean over all test conditions, {seeds} seeds: above zero, "
-        "the paper's is better. Intervals are at 95 %, over seeds and test samples together; on "
-        "single data sets, the standard errors over seeds (s) and over samples (t) stand apart. p "
-        "is adjusted by Holm over all changes. Trainings are short and small: a mechanism that "
-        "needs more than that is not refuted here.",
+        "Does it matter whether a method is built as its paper writes it or as its released code "
+        "computes it? And is each mechanism that a paper names worth having? Every row below "
+        "changes one argument of one method and leaves all else alike: data, masks, seeds and "
+        "width.",
+        f"Written by `python benchmarks/reproduction_gap.py` from the suite `{SUITE}`, made by "
+        f"{code}; no hand changes it.",
+        "## How to read a row",
+        _key(metric, seeds, len(table[table["data"] == EVERY])),
         "## What released code does otherwise",
+        "The question of each row: is the method better as its paper writes it than as its "
+        "released code computes it? What the code does otherwise stands in the method's file, "
+        "under “Differences from the paper”.",
         _sentence(released, "released variants differ from the paper's", metric),
-        _table(released, sweep, reported, argument=False),
+        _table(released, sweep, reported, official=True),
         "## What mechanisms are worth",
+        "The question of each row: is the method better with the part that its paper names than "
+        "without it, or with the plainer one that takes its place?",
         _sentence(parts, "mechanisms make a difference", metric),
         _power(table, metric, sweep),
-        _table(parts, sweep, reported, argument=True),
-        "## CMU-MOSI",
+        _table(parts, sweep, reported, official=False),
+        "## CMU-MOSI, beside a paper's numbers",
         _mosi(results, reported),
-        "## Commands",
-        "Each makes the rows of one method again; another `--results` trains them anew.",
-        *(_command(entries) for entries in families(sweep.suite.methods).values()),
+        "## The commands",
+        "Each trains one method and its changes once more, in the folder `again`, and then writes "
+        "their rows into `again/reproduction_gap.md`. There p is adjusted for fewer changes and "
+        "smaller; `worth` and its interval are those of this page.",
+        *(_command(method, entries) for method, entries in families_of.items()),
     ]
     return "\n\n".join(part for part in text if part) + "\n"
 
 
+def _key(metric: str, seeds: int, changes: int) -> str:
+    return (
+        f"- **worth**: {metric} of the method as its paper has it less that of the changed one, "
+        f"mean over data sets and all their test conditions, {seeds} seeds. Above zero, the "
+        "paper's is better. In brackets, the 95 % interval over seeds and test samples together.\n"
+        f"- **p**: chance of such a difference between equals, adjusted (Holm) for the {changes} "
+        f"changes of this page. **better**: whose score is higher where p is below {CHANCE}; "
+        "undecided elsewhere, which is not the same as equal.\n"
+        "- **a data set**: the same there, with the standard error over seeds (s) and the one "
+        f"over test samples (t) apart; {DASH} where the method does not apply.\n"
+        "- A method's name leads to the command that makes its rows again.\n"
+        "- Trainings are short and small: a mechanism that needs more than that is not refuted "
+        "here."
+    )
+
+
 def _sentence(table: pd.DataFrame, what: str, metric: str) -> str:
     mean = table[table["data"] == EVERY]
-    sure = mean[mean["p"] < CHANCE].sort_values("worth")
+    if mean.empty:
+        return "No such run has ended."
     if mean["p"].isna().any():
         return "One training of each cannot tell chance from a difference; take three seeds."
+    sure = mean[mean["p"] < CHANCE].sort_values("worth")
     worse, better = sure[sure["worth"] > 0], sure[sure["worth"] < 0]
     said = [
-        f"{len(sure)} of {len(mean)} {what} beyond chance in the mean over data sets ({metric})"
+        f"**{len(sure)} of {len(mean)} {what} beyond chance** in the mean over data sets ({metric})"
     ]
-    for rows, how in ((worse[::-1], "lost by the change"), (better, "gained by it")):
+    for rows, how in ((worse[::-1], "better as in the paper"), (better, "better when changed")):
         if len(rows):
-            names = (f"{r.method}.{r.change} {abs(r.worth):.3f}" for r in rows.itertuples())
+            names = (f"{_words(r)} {abs(r.worth):.3f}" for r in rows.itertuples())
             said.append(f"{how}: {', '.join(names)}")
     return "; ".join(said) + "."
+
+
+def _words(row: Any) -> str:
+    """A change in words: `shaspec without hiding`."""
+    if row.change == OFFICIAL:
+        return str(row.method)
+    return f"{row.method} {_change(row.change)}"
+
+
+def _change(change: str) -> str:
+    words = change.replace("_", " ")
+    return words if words.startswith("without ") else f"with {words}"
 
 
 def _power(table: pd.DataFrame, metric: str, sweep: Sweep) -> str:
@@ -147,34 +196,45 @@ def _power(table: pd.DataFrame, metric: str, sweep: Sweep) -> str:
         return ""
     seeds, sets = len(sweep.suite.seeds), len(set(table["data"]) - {EVERY})
     return (
-        f"{power_sentence(typical, metric, seeds, sets, ASKED)} To find {ASKED} in 80 %: "
+        f"{power_sentence(typical, metric, seeds, sets, ASKED)} A difference of {ASKED}: "
         f"{needed(typical, ASKED, seeds, sets)}."
     )
 
 
-def _table(table: pd.DataFrame, sweep: Sweep, reported: pd.DataFrame, *, argument: bool) -> str:
-    sets = [data for data in dict.fromkeys(table["data"]) if data != EVERY]
-    heads = ["method", *(["without", "argument"] if argument else []), "worth", "p", *sets]
-    heads += ["the paper reports"] if argument else []
+def _table(table: pd.DataFrame, sweep: Sweep, reported: pd.DataFrame, *, official: bool) -> str:
+    if table.empty:
+        return ""
+    sets = [data.label or data.name for data in sweep.suite.data]
+    what = ["what the code does otherwise"] if official else ["changed", "argument"]
+    heads = ["method", *what, f"worth, {sweep.suite.select.metric}", "p", "better", *sets]
+    heads += [] if official else ["the paper reports, in percentage points"]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for (method, change), part in table.groupby(["method", "change"], sort=False):
         of = part.set_index("data")
         mean = of.loc[EVERY]
-        cells = [f"`{method}`"]
-        if argument:
-            cells += [str(change), f"`{mean['argument']}`"]
-        cells += [_interval(mean), _p(mean["p"])]
+        cells = [f"[`{method}`](#{method})"]
+        if official:
+            cells.append(f"[its file](../mmbench/methods/{method}.py)")
+        else:
+            cells += [_change(str(change)), f"`{mean['argument']}`"]
+        cells += [_interval(mean), _p(mean["p"]), _better(mean, official=official)]
         cells += [_apart(of.loc[data]) if data in of.index else DASH for data in sets]
-        if argument:
+        if not official:
             cells.append(_reported(str(method), str(change), reported))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _better(row: Any, *, official: bool) -> str:
+    if pd.isna(row["p"]) or row["p"] >= CHANCE:
+        return "undecided"
+    return "the paper's" if row["worth"] > 0 else "released code" if official else "changed"
+
+
 def _interval(row: Any) -> str:
     if pd.isna(row["ci_low"]):
-        return f"{row['worth']:+.3f}"
-    return f"{row['worth']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+        return f"{row['worth']:+z.3f}"
+    return f"{row['worth']:+z.3f} [{row['ci_low']:+z.3f}, {row['ci_high']:+z.3f}]"
 
 
 def _p(p: float) -> str:
@@ -183,7 +243,7 @@ def _p(p: float) -> str:
 
 def _apart(row: Any) -> str:
     seeds = "" if pd.isna(row["se_seeds"]) else f" s {row['se_seeds']:.3f}"
-    return f"{row['worth']:+.3f}{seeds} t {row['se_samples']:.3f}"
+    return f"{row['worth']:+z.3f}{seeds} t {row['se_samples']:.3f}"
 
 
 def _reported(method: str, change: str, reported: pd.DataFrame) -> str:
@@ -206,34 +266,64 @@ def _reported(method: str, change: str, reported: pd.DataFrame) -> str:
 
 def _mosi(results: Path, reported: pd.DataFrame) -> str:
     suite, file = MOSI
-    command = f"`mmbench run {suite} --tune 10`"
     board = results / suite / "leaderboard.csv"
     if not board.is_file():
-        return f"Not here: {command} makes them where the data are."
-    both = against_reported(pd.read_csv(board), folder("benchmarks") / "reported" / file)
+        return f"Not here: `mmbench run {suite} --tune 10` makes them where the data are."
+    ours = pd.read_csv(board)
+    ours["tuned"] = ours.get("tuned", pd.Series(0, ours.index)).fillna(0).astype(int)
+    both = against_reported(ours, folder("benchmarks") / "reported" / file)
     both = both[both["status"] == "matched"]
-    tuned = int(pd.read_csv(board).get("tuned", pd.Series([0])).max())
-    how = f"tuned, {tuned} trials each" if tuned else "NOT tuned"
+    same = ["data", "scenario", "condition", "method", "variant", "metric"]
+    both = both.merge(ours[[*same, "tuned"]], on=same, how="left")
+    trials = int(ours["tuned"].max())
+    tuned = (f" --tune {trials}", "tuned") if trials else ("", "each method at its own defaults")
     lines = [
-        f"Our numbers ({how}) by {command}, beside those that a paper prints. Features and "
-        "encoders are not the paper's: compare the order, not the values.",
+        f"Our numbers, made by `mmbench run {suite}{tuned[0]}` ({tuned[1]}), beside those that a "
+        "paper prints. The data are the "
+        "paper's; features and encoders are not, so compare the order of the methods, not the "
+        "values. `trials`: settings that were tried on validation before; 0 is a method at its own "
+        f"defaults.{_order(both)}",
         "",
-        "| data | condition | method | metric | paper | ours | seeds | ours less paper's |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | test condition | method | metric | paper | ours, 95 % over seeds | seeds | "
+        "trials | ours less paper's |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     row: Any
     for row in both.itertuples():
         low = "" if pd.isna(row.ci_low) else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+        std = "" if pd.isna(row.reported_std) else f" ± {row.reported_std:.3f}"
+        variant = "" if row.variant == "paper" else f" ({row.variant})"
         lines.append(
-            f"| {row.data} | {row.condition} | `{row.method}` | {row.metric} | "
-            f"{row.reported:.3f} | {row.ours:.3f}{low} | {row.seeds} | {row.gap:+.3f} |"
+            f"| {row.data} | {row.condition} | `{row.method}`{variant} | {row.metric} | "
+            f"{row.reported:.3f}{std} | {row.ours:.3f}{low} | {row.seeds} | {row.tuned} | "
+            f"{row.gap:+z.3f} |"
         )
     return "\n".join(lines)
 
 
-def _command(entries: Sequence[Entry]) -> str:
+def _order(both: pd.DataFrame) -> str:
+    """How alike the order of the methods is in the paper and here, in one sentence."""
+    papers = both[both["variant"] == "paper"]
+    taus = [
+        kendalltau(part["reported"], part["ours"]).statistic
+        for _, part in papers.groupby(["data", "scenario", "condition", "metric"])
+        if len(part) > 2
+    ]
+    known = [tau for tau in taus if not math.isnan(tau)]
+    if not known:
+        return ""
+    return (
+        f" Order of the methods here and in the paper: Kendall's tau {sum(known) / len(known):.2f} "
+        f"(mean over {len(known)} pairs of data and metric; 1 = the same, 0 = unrelated)."
+    )
+
+
+def _command(method: str, entries: Sequence[Entry]) -> str:
     listed = [{"name": e.name, "args": e.args, "label": e.label} for e in entries]
-    return f"```\nmmbench run {SUITE} 'methods={json.dumps(listed)}'\n```"
+    return (
+        f"### {method}\n\n```\nmmbench run {SUITE} 'methods={json.dumps(listed)}' --results again\n"
+        "python benchmarks/reproduction_gap.py again\n```"
+    )
 
 
 def main(results: Path) -> Path:

@@ -772,7 +772,7 @@ class Sweep:
         chosen = metric or self.suite.select.metric
         return write_report(
             self.suite.name, runs, board, self.board_folder, metric=chosen, robust=robust,
-            watched=watched, verdict=verdict, tuning=self.tuning(),
+            watched=watched, verdict=verdict, tuning=self.tuning(), costs=self.suite.costs,
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """How long MoSARe takes at the shapes of its released code, and how much memory.
 
-    PYTHONPATH=tests python benchmarks/speed/mosare.py [form ...] [--batch 2] [--threads 2]
+    python benchmarks/speed/mosare.py [form ...] [--batch 2] [--threads 2]
 
 2,048 patches of 1,024 features, 4,999 genes, a report of 16 sentences; D = 1,024, C = 16, 5
 experts, dropout and both contrastive losses on. A step is a forward and a backward pass of all
@@ -74,6 +74,7 @@ def main() -> None:
 
 def steps(form: str, args: argparse.Namespace) -> dict[str, float]:
     """Shortest step of a form, its peak memory, and its losses without dropout."""
+    sys.path.append(str(Path(__file__).parents[2] / "tests"))
     import mosare_reference
     import torch
 

@@ -68,6 +68,7 @@ class Line:
         low: Lower ends of the interval over seeds; NaN where there is none.
         high: Upper ends.
         note: Follows the name, such as `2/3` where trainings are missing.
+        spread: Drawn to either side of the mean as a thin bar; NaN where there is none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Line:
     low: Float[Array, " condition"]
     high: Float[Array, " condition"]
     note: str = ""
+    spread: Float[Array, " condition"] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def curves(
     higher: bool,
     alt: str,
     across: str = "missing rate",
+    steps: bool = False,
 ) -> str:
     """Score over nominal missing rate, or whatever else `across` says.
 
@@ -112,18 +115,30 @@ def curves(
         higher: Whether more is better.
         alt: What the plot says, in words.
         across: Label of the axis of rates.
+        steps: Whether a score holds until the next rate.
     """
     figure, ax = _figure(height=max(230.0, 58 + 13.5 * (len(lines) + 1)), right=126.0)
-    low, high = _range(
+    low, high = limits(
         [line.mean for line in lines] + ([] if ceiling is None else [ceiling[1]]), higher
     )
+    drawn: dict[str, Any] = {"drawstyle": "steps-post"} if steps else {}
+    filled: dict[str, Any] = {"step": "post"} if steps else {}
     faint = min(0.09, 0.8 / len(lines))  # many bands on top of each other hide the lines
     ends = []
     for line, name in zip(lines, _noted(lines), strict=True):
         colour = _colour(line.style)
         if np.isfinite(line.low).any():
-            ax.fill_between(line.rates, line.low, line.high, color=colour, alpha=faint, linewidth=0)
-        ax.plot(line.rates, line.mean, color=colour, **_mark(line.style), linewidth=1.6)
+            ax.fill_between(
+                line.rates, line.low, line.high, color=colour, alpha=faint, linewidth=0, **filled
+            )
+        if line.spread is not None:
+            for x, y, far in zip(line.rates, line.mean, line.spread, strict=True):
+                ax.plot([x, x], [y - far, y + far], color=colour, linewidth=0.8, alpha=0.6)
+        every = max(1, len(line.rates) // 8)  # or the marks of many points are one thick line
+        ax.plot(
+            line.rates, line.mean, color=colour, **_mark(line.style), linewidth=1.6,
+            markevery=every, **drawn,
+        )  # fmt: skip
         known = np.flatnonzero(np.isfinite(line.mean))
         if len(known):
             ends.append((float(line.mean[known[-1]]), name, line.style))
@@ -157,7 +172,7 @@ def pareto(dots: Sequence[Dot], *, cost: str, metric: str, higher: bool, alt: st
         alt: What the plot says, in words.
     """
     figure, ax = _figure(height=max(230.0, 58 + 13.5 * len(dots)), right=126.0)
-    low, high = _range([np.array([dot.score]) for dot in dots], higher)
+    low, high = limits([np.array([dot.score]) for dot in dots], higher)
     dearest = max((dot.cost for dot in dots), default=1.0) or 1.0
     usual = [dot.cost for dot in dots if dot.cost >= dearest / 1000]
     left = min(usual, default=dearest) / 1.8
@@ -438,8 +453,13 @@ def _cliques(ranks: Float[Array, " method"], critical: float) -> list[tuple[int,
     return groups
 
 
-def _range(values: Sequence[Array], higher: bool) -> tuple[float, float]:
-    """Axis from worst to best, without those that are far worse than all others."""
+def limits(values: Sequence[Array], higher: bool) -> tuple[float, float]:
+    """Axis from worst to best, without those that are far worse than all others.
+
+    Args:
+        values: Of each line; NaN does not count.
+        higher: Whether more is better.
+    """
     ordered = sorted(
         (v[np.isfinite(v)] * (1 if higher else -1) for v in values if np.isfinite(v).any()),
         key=lambda v: float(v.max()),

@@ -24,7 +24,8 @@ import pandas as pd
 from mmbench.bench.leaderboard import is_best, marks, ranked, repeats
 from mmbench.bench.record import IPW, Run, count, read_predictions
 from mmbench.bench.result import read_result
-from mmbench.bench.robustness import COMPLETE, pattern_names, rate_families
+from mmbench.bench.risk_coverage import coverages, risk_coverage
+from mmbench.bench.robustness import COMPLETE, affordable, pattern_names, rate_families
 from mmbench.bench.statistics import friedman, mean_ranks, rank_stability
 from mmbench.bench.verdict import ALL, CHANCE, EVERY, RATE, Verdict
 from mmbench.config import JSON
@@ -42,6 +43,8 @@ EXAMPLES, NEIGHBOURS, PICTURES = 8, 6, 5  # of retrieval: queries, what they fou
 POINTS_IN_PLANE = 250  # recovered samples that are laid out
 ROWS = 20_000  # of the leaderboard inside the page: 4 MB
 POINTS = 60_000  # of all training curves together, for each column
+SHARES = 50  # points of a risk-coverage curve
+WIDEST = 0.5  # of a plot that a band over seeds may cover
 HOLES = 200  # rows of the table of holes
 TABLE = (
     "data", "scenario", "condition", "name", "metric", "mean", "std_seeds", "ci_low", "ci_high",
@@ -132,6 +135,7 @@ def write_report(
     watched: bool = False,
     verdict: Verdict | None = None,
     tuning: pd.DataFrame | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> Path:
     """Write `report.html` by rename.
 
@@ -146,6 +150,7 @@ def write_report(
             with it.
         verdict: What the page opens with, and the comparisons behind it.
         tuning: From `Sweep.tuning`, for a section of its own.
+        costs: Modality -> cost of acquiring it, for the plots of what modalities are worth.
 
     Returns:
         Path of the page.
@@ -155,7 +160,7 @@ def write_report(
     """
     _require_libraries()
     searched = [] if tuning is None else _tuned(tuning)
-    page = _page(suite_name, runs, board, metric, robust, watched, verdict, searched)
+    page = _page(suite_name, runs, board, metric, robust, watched, verdict, searched, costs or {})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     # a file name that is no Unicode becomes readable, not an error
@@ -172,13 +177,16 @@ def _require_libraries() -> None:
         )
 
 
-def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]:
+def write_plots(
+    board: pd.DataFrame, folder: Path, *, metric: str, costs: Mapping[str, float] | None = None
+) -> list[Path]:
     """Write the plots that need the leaderboard alone as SVG files of their own.
 
     Args:
         board: From `mmbench.bench.leaderboard.leaderboard`, or read back from its CSV file.
         folder: Where to write; made if it is not there.
         metric: What the plots show.
+        costs: As in `write_report`.
 
     Returns:
         Their paths: `conditions_*` (curves over missing rates, scores by pattern), `cost_*` and
@@ -203,7 +211,8 @@ def write_plots(board: pd.DataFrame, folder: Path, *, metric: str) -> list[Path]
 
     for (data, scenario), part in pairs:
         # curves come before the table of patterns
-        add(f"conditions_{data}_{scenario}", _card(str(data), str(scenario), part, styles).plots)
+        card = _card(str(data), str(scenario), part, styles, costs or {})
+        add(f"conditions_{data}_{scenario}", card.plots)
     for title, plots_of in _costs(pairs, styles):
         add(f"cost_{title}", plots_of)
     add("ranks", _across(scores, styles, metric)[0])
@@ -228,6 +237,7 @@ def _page(
     watched: bool,
     verdict: Verdict | None,
     tuning: Sequence[Sequence[str]],
+    prices: Mapping[str, float],
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -240,7 +250,7 @@ def _page(
     states = count(runs)
     scores = _rows_of_metric(board, metric)
     pairs = list(scores.groupby(["data", "scenario"], sort=False)) if len(scores) else []
-    cards = [_card(str(d), str(s), part, styles) for (d, s), part in pairs[:TABLES]]
+    cards = [_card(str(d), str(s), part, styles, prices) for (d, s), part in pairs[:TABLES]]
     costs = _costs(pairs[:TABLES], styles)
     ranks, no_ranks = _across(scores, styles, metric)
     experts, more_experts = _experts(runs)
@@ -279,6 +289,7 @@ def _page(
         losses=[] if robust is None else _losses(_named(robust), cards),
         classes=_classes(runs, cards),
         reliability=_reliability(board, cards),
+        risks=_risks(runs, board, cards, styles),
         watched=watched,
         said=[] if verdict is None else verdict.sentences,
         compared=[] if verdict is None else _compared(verdict.comparisons),
@@ -340,14 +351,20 @@ def _rows_of_metric(board: pd.DataFrame, metric: str) -> pd.DataFrame:
 # --- one data set under one scenario ----------------------------------------------------------
 
 
-def _card(data: str, scenario: str, part: pd.DataFrame, styles: Mapping[str, int]) -> Card:
+def _card(
+    data: str,
+    scenario: str,
+    part: pd.DataFrame,
+    styles: Mapping[str, int],
+    costs: Mapping[str, float],
+) -> Card:
     card = Card(data, scenario, str(part["metric"].iloc[0]))
     higher = _better(card.metric)
     for stem, conditions in rate_families(part).items():
         card.plots.append(_curves(card, stem, part, conditions, higher, styles))
     if present := pattern_names(part):
         card.plots.append(_pattern_heat(card, part, present, higher))
-        card.plots += _acquisition(card, part, present, higher, styles)
+        card.plots += _acquisition(card, part, present, higher, styles, costs)
     _fill_table(card, part, higher)
     return card
 
@@ -373,16 +390,24 @@ def _curves(
     rates = first["missing_rate_nominal"].to_numpy(np.float64)
     mean, low, high = (_wide(part, conditions, c) for c in ("mean", "ci_low", "ci_high"))
     notes = _hole_notes(part)
-    lines = [
-        plots.Line(
-            name, styles[name], rates, mean.loc[name].to_numpy(np.float64),
-            low.loc[name].to_numpy(np.float64), high.loc[name].to_numpy(np.float64), notes[name],
-        )
-        for name in mean.index
-    ]  # fmt: skip
     bayes = part.groupby("condition")["bayes"].first().reindex(list(conditions)).astype(float)
     best: Any = bayes.to_numpy(np.float64)
     ceiling = (rates, best) if bayes.notna().any() else None
+    shown = [*mean.to_numpy(np.float64), *([] if ceiling is None else [best])]
+    bottom, top = plots.limits(shown, higher)
+    # a band that covers the plot says nothing, and hides the others
+    wide = (high - low > WIDEST * (top - bottom)).any(axis=1)
+    low, high = low.mask(wide), high.mask(wide)
+    spread = _wide(part, conditions, "std_seeds").where(wide)
+    lines = [
+        plots.Line(
+            name, styles[name], rates,
+            mean.loc[name].to_numpy(np.float64), low.loc[name].to_numpy(np.float64),
+            high.loc[name].to_numpy(np.float64), notes[name],
+            spread.loc[name].to_numpy(np.float64),
+        )
+        for name in mean.index
+    ]  # fmt: skip
     last = mean[conditions[-1]].dropna().sort_values(ascending=not higher)
     alt = (
         f"{card.metric} on {card.data} under {stem} at missing rates {rates[0]:g} to "
@@ -391,6 +416,11 @@ def _curves(
     )
     over = repeats(part)
     bands = f" Bands: 95 % t interval over {over}." if low.notna().any(axis=None) else ""
+    if wide.any():
+        bands += (
+            " Thin bars: one standard deviation to either side, for methods whose 95 % t interval "
+            f"over {over} is wider than half the plot."
+        )
     holes = (
         " A fraction after a name: trainings finished of those planned."
         if any(notes.values())
@@ -436,30 +466,62 @@ def _acquisition(
     patterns: Sequence[str],
     higher: bool,
     styles: Mapping[str, int],
+    costs: Mapping[str, float],
 ) -> list[tuple[str, str]]:
-    """What modalities are worth, where all 2^M - 1 patterns were tested."""
+    """What modalities are worth, where all 2^M - 1 patterns were tested; over costs if known."""
     from mmbench.bench import plots
 
     modalities = sorted({m for p in patterns if p != COMPLETE for m in p.split("+")})
     if len(modalities) < 2 or len(patterns) < 2 ** len(modalities) - 1:
         return []
-    count = np.arange(1.0, len(modalities) + 1)
+    unknown = [name for name in modalities if name not in costs]
+    over = None if unknown else affordable({name: costs[name] for name in modalities})
     lines, everything = [], "+".join(modalities)
     for name, row in _wide(part, patterns, "mean").iterrows():
         scores = {str(p).replace(COMPLETE, everything): float(row[p]) for p in patterns}
-        worth = acquired(scores, modalities, "higher" if higher else "lower")
-        ends = (worth["worst"], worth["best"]) if higher else (worth["best"], worth["worst"])
-        lines.append(plots.Line(str(name), styles[str(name)], count, worth["random"], *ends, ""))
+        if over is None:
+            worth = acquired(scores, modalities, "higher" if higher else "lower")
+            count = np.arange(1.0, len(modalities) + 1)
+            ends = (worth["worst"], worth["best"]) if higher else (worth["best"], worth["worst"])
+            curve = (count, worth["random"], *ends)
+        else:
+            curve = _within(over, scores)
+        lines.append(plots.Line(str(name), styles[str(name)], *curve))
     steps = ", ".join(f"{line.name} {line.mean[0]:.3f} to {line.mean[-1]:.3f}" for line in lines)
     alt = f"{card.metric} on {card.data} with one to all modalities, a line a method: {steps}"
     svg = plots.curves(
-        lines, None, metric=card.metric, higher=higher, alt=alt, across="modalities acquired"
-    )
-    caption = (
-        f"What a modality is worth: {card.metric} over the number of modalities acquired, in "
-        "random order; bands from the worst order to the best, one modality after the other."
-    )
+        lines, None, metric=card.metric, higher=higher, alt=alt, steps=over is not None,
+        across="modalities acquired" if over is None else "spent on modalities",
+    )  # fmt: skip
+    if over is None:
+        caption = (
+            f"What a modality is worth: {card.metric} over the number of modalities acquired, in "
+            "random order; bands from the worst order to the best, one modality after the other."
+        )
+        if costs:
+            caption += f" Not over costs: none is given for {', '.join(unknown)}."
+    else:
+        prices = ", ".join(f"{name} {costs[name]:g}" for name in modalities)
+        caption = (
+            f"What a modality is worth: {card.metric} over what is spent ({prices}), modalities "
+            "acquired in random order as long as they fit; bands from the worst to the best that "
+            "may come of it."
+        )
     return [(svg, caption)]
+
+
+def _within(
+    over: tuple[Any, Sequence[str], Any], scores: Mapping[str, float]
+) -> tuple[Any, Any, Any, Any]:
+    """Budgets, and of what each may end with the mean score, the lowest and the highest."""
+    budgets, patterns, chance = over
+    by_set = {frozenset(pattern.split("+")): score for pattern, score in scores.items()}
+    reached = chance > 0
+    each = np.array([by_set.get(frozenset(p.split("+")), math.nan) for p in patterns])
+    each = np.broadcast_to(each, chance.shape)
+    mean = np.where(reached, chance * each, 0).sum(axis=1)
+    low, high = np.where(reached, each, np.inf).min(1), np.where(reached, each, -np.inf).max(1)
+    return budgets, mean, low, high
 
 
 def _fill_table(
@@ -691,15 +753,14 @@ def _losses(robust: pd.DataFrame, cards: Sequence[Card]) -> list[Card]:
 
 
 def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
-    """F1 of each class in the first test condition of each card, a row a method (one run)."""
+    """F1 of each class in the first test condition of each card, a row a method (one run).
+
+    Scenarios that train alike have the same there, and are drawn once.
+    """
     from mmbench.bench import plots
 
-    by_place: dict[tuple[str, str], dict[str, Run]] = {}
-    for run in runs:
-        if run.state == "done":
-            place = (run.spec.data_label, run.spec.scenario_name)
-            by_place.setdefault(place, {}).setdefault(_run_name(run), run)
-    drawn = []
+    by_place = _first_runs(runs)
+    tables: dict[Any, tuple[Any, tuple[str, ...], list[str]]] = {}
     for card in cards[:FIRST]:
         rows: dict[str, Any] = {}
         labels: tuple[str, ...] = ()
@@ -710,16 +771,79 @@ def _classes(runs: Sequence[Run], cards: Sequence[Card]) -> list[Plot]:
                 labels = task.outputs
                 predictions = read_predictions(run, card.columns[0], only=("logits", "target"))
                 rows[name] = f1_by_class(predictions["logits"], predictions["target"])
-        classes = len(labels)
-        if not 1 < classes <= LARGEST:
+        if not 1 < len(labels) <= LARGEST:
             continue
         values = np.stack(list(rows.values()))
+        key = (card.data, card.columns[0], tuple(rows), values.tobytes())
+        tables.setdefault(key, (values, labels, []))[2].append(card.scenario)
+    drawn = []
+    for (data, condition, names, _), (values, labels, scenarios) in tables.items():
+        where = f"{data}, {' and '.join(scenarios)}"
         alt = (
-            f"F1 by class on {card.data}, {card.scenario}, {card.columns[0]}, of {len(rows)} "
-            f"methods on {classes} classes: from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
+            f"F1 by class on {where}, {condition}, of {len(names)} methods on {len(labels)} "
+            f"classes: from {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
         )
-        svg = plots.heat(values, list(rows), labels, alt=alt, across="class")
-        caption = f"{card.data}, {card.scenario}: F1 by class, {card.columns[0]}, first training."
+        svg = plots.heat(values, names, labels, alt=alt, across="class")
+        drawn.append((svg, f"{where}: F1 by class, {condition}, first training."))
+    return drawn
+
+
+def _first_runs(runs: Sequence[Run]) -> dict[tuple[str, str], dict[str, Run]]:
+    """(data, scenario) -> method -> the first of its finished runs."""
+    by_place: dict[tuple[str, str], dict[str, Run]] = {}
+    for run in runs:
+        if run.state == "done":
+            place = (run.spec.data_label, run.spec.scenario_name)
+            by_place.setdefault(place, {}).setdefault(_run_name(run), run)
+    return by_place
+
+
+def _risks(
+    runs: Sequence[Run], board: pd.DataFrame, cards: Sequence[Card], styles: Mapping[str, int]
+) -> list[Plot]:
+    """Error among the surest share of the samples, all patterns together; one run a method.
+
+    All test conditions together where no patterns were tested.
+    """
+    from mmbench.bench import plots
+
+    by_place = _first_runs(runs)
+    drawn: list[Plot] = []
+    for card in cards[:FIRST]:
+        part = board[(board["data"] == card.data) & (board["scenario"] == card.scenario)]
+        conditions = pattern_names(part) or card.columns
+        lines = []
+        for name, run in by_place.get((card.data, card.scenario), {}).items():
+            files = [run.folder / "predictions" / f"{c}.npz" for c in conditions]
+            if read_result(run.folder).task.kind != "single_label" or not all(
+                file.is_file() for file in files
+            ):
+                continue
+            read = [read_predictions(run, c, only=("logits", "target")) for c in conditions]
+            logits, target = (np.concatenate([r[n] for r in read]) for n in ("logits", "target"))
+            share = coverages(len(target), SHARES)
+            error, unknown = risk_coverage(logits, target, share), np.full(len(share), np.nan)
+            lines.append(plots.Line(name, styles[name], share, error, unknown, unknown))
+        if not lines:
+            continue
+        of = f"{len(conditions)} {'patterns' if pattern_names(part) else 'conditions'}"
+        alt = (
+            f"Error rate on {card.data}, {card.scenario}, {of} together, over the share of samples "
+            "that is answered, a line a method, of half of them and of all: "
+            + ", ".join(
+                f"{line.name} {np.interp(0.5, line.rates, line.mean):.3f} and {line.mean[-1]:.3f}"
+                for line in lines
+            )
+        )
+        svg = plots.curves(
+            lines, None, metric="error rate", higher=False, alt=alt,
+            across="coverage: share answered, the surest first",
+        )  # fmt: skip
+        caption = (
+            f"{card.data}, {card.scenario}: errors among the answers that a method is surest of, "
+            f"{of} together, first training. The lower, the better it knows when to abstain; aurc "
+            "is the area under such a curve."
+        )
         drawn.append((svg, caption))
     return drawn
 

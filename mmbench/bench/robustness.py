@@ -6,7 +6,7 @@ averaged as scores are, so that it has a spread and an interval as they have.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,35 @@ def _absence(names: Sequence[str], modalities: Sequence[str]) -> Float[Array, "m
 def _weighed(scores: Curve, weights: Float[Array, " condition"]) -> Float[Array, " cell"]:
     needed = weights != 0  # a hole elsewhere is none here
     return np.asarray(scores[:, needed] @ weights[needed])
+
+
+def affordable(
+    costs: Mapping[str, float],
+) -> tuple[Float[Array, " budget"], list[str], Float[Array, "budget pattern"]]:
+    """Which modalities a budget ends with, if they are acquired in random order while they fit.
+
+    Args:
+        costs: Modality -> cost, > 0; at least one.
+
+    Returns:
+        Budgets at which that changes, rising; all patterns (`audio+text`); and for each budget
+        the chance to end with each pattern, to which nothing more can be added.
+    """
+    names, each = list(costs), np.array(list(costs.values()), np.float64)
+    members = np.arange(2 ** len(names))[:, None] >> np.arange(len(names)) & 1
+    price = np.round(members @ each, 9)  # sums in another order are the same budget
+    budgets = np.unique(price[1:])
+    chance = np.zeros((len(budgets), len(price)))
+    chance[:, 0] = 1
+    for chosen in range(len(price)):  # what is added to has the smaller number
+        more = [chosen | 1 << m for m in range(len(names)) if not members[chosen, m]]
+        fits = price[more][:, None] <= budgets  # (modality, budget)
+        ways = fits.sum(axis=0)
+        for other, fit in zip(more, fits, strict=True):
+            chance[:, other] += np.where(fit, chance[:, chosen] / np.maximum(ways, 1), 0)
+        chance[ways > 0, chosen] = 0
+    patterns = ["+".join(n for n, has in zip(names, row, strict=True) if has) for row in members]
+    return budgets, patterns[1:], chance[:, 1:]
 
 
 def pooled(

@@ -197,6 +197,8 @@ class Suite(_Strict):
         tune: How settings are searched before they are compared; None = those of the constructors.
         limit: At most this many samples a split; for smoke tests.
         keep_weights: Whether each run keeps its selected weights.
+        costs: Modality -> what acquiring it costs, > 0, in any unit; the report draws scores over
+            what is spent. It belongs to no run.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)]
@@ -212,6 +214,7 @@ class Suite(_Strict):
     tune: Tune | None = None
     limit: Positive | None = None
     keep_weights: bool = False
+    costs: dict[str, Annotated[float, Field(strict=True, gt=0, le=1e9)]] = {}
 
     @model_validator(mode="before")
     @classmethod

@@ -10,19 +10,23 @@ cell, pair or method with a hole gets NaN, and the others get what they would ge
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Num
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from mmbench.data.task import TaskKind
 from mmbench.metrics.metric import Better, score_resampled
 
 Array = NDArray[np.float64]
 POWER = 0.8  # chance to find a difference, where the number of seeds or data sets is asked
+MOST = 10_000  # seeds or data sets that are thought of
+FAR = 100.0  # standard errors: a difference that is always found, with one degree of freedom too
+LEVELS = (np.arange(200) + 0.5) / 200  # of what is averaged over a distribution
 CHUNK = 1_000_000  # sample draws at a time: 8 MB of counts, however many resamples are asked for
 
 
@@ -270,29 +274,51 @@ class Spread:
         return math.sqrt((self.seeds / seeds + self.samples) / data_sets)
 
     def power(self, gain: float, seeds: int, data_sets: int, level: float = 0.95) -> float:
-        """Chance that a true difference is found, by the normal approximation."""
+        """Chance that a true difference is found, the same on each data set.
+
+        Of the test that `pooled_difference` makes: with few trainings its t has few degrees of
+        freedom, and the same difference is found less often than by a normal test. The mean over
+        the variances over seeds that so many trainings might show, as one chi-squared variable.
+
+        Returns:
+            In [0, 1]; 0 for one training, which says nothing of the variance over seeds.
+        """
+        if seeds < 2:
+            return 0.0
         if (error := self.error(seeds, data_sets)) == 0:
             return 1.0
-        return float(stats.norm.sf(stats.norm.ppf(0.5 + level / 2) - gain / error))
+        dof = data_sets * (seeds - 1)
+        shown = self.seeds / seeds * stats.chi2.ppf(LEVELS, dof) / dof  # variance over seeds
+        share = np.maximum(shown / (shown + self.samples), 1e-12)
+        critical = stats.t.ppf(0.5 + level / 2, dof / share**2)
+        needed = critical * np.sqrt((shown + self.samples) / data_sets)
+        return float(stats.norm.sf((needed - gain) / error).mean())
 
     def detectable(self, seeds: int, data_sets: int, power: float = POWER) -> float:
-        """Least true difference that is found with this chance."""
-        return _both_tails(power) * self.error(seeds, data_sets)
+        """Least true difference that is found with this chance; infinite for one training."""
+        error = self.error(seeds, data_sets)
+        if seeds < 2 or error == 0:
+            return math.inf if seeds < 2 else 0.0
+
+        def lacks(gain: float) -> float:
+            return self.power(gain, seeds, data_sets) - power
+
+        return float(optimize.brentq(lacks, 0.0, FAR * error))
 
     def seeds_needed(self, gain: float, data_sets: int, power: float = POWER) -> int | None:
-        """Trainings on each data set that find a difference; None if no number of them does."""
-        left = data_sets * (gain / _both_tails(power)) ** 2 - self.samples
-        return max(1, math.ceil(self.seeds / left - 1e-9)) if left > 0 else None
+        """Trainings on each data set that find a difference; None if not even `MOST` of them do."""
+        return _least(lambda seeds: self.power(gain, seeds, data_sets) >= power)
 
-    def data_sets_needed(self, gain: float, seeds: int, power: float = POWER) -> int:
-        """Data sets like these, of so many trainings each, that find a difference."""
-        one = self.error(seeds, 1)
-        return max(1, math.ceil((_both_tails(power) * one / gain) ** 2 - 1e-9))
+    def data_sets_needed(self, gain: float, seeds: int, power: float = POWER) -> int | None:
+        """Data sets, so many trainings on each, that find a difference; None likewise."""
+        return _least(lambda data_sets: self.power(gain, seeds, data_sets) >= power)
 
 
-def _both_tails(power: float, level: float = 0.95) -> float:
-    """Standard errors that a true difference has to measure."""
-    return float(stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power))
+def _least(enough: Callable[[int], bool]) -> int | None:
+    """Least number up to `MOST` that is enough, where all larger ones are; None if none is."""
+    if not enough(MOST):
+        return None
+    return 1 + bisect_left(range(1, MOST), True, key=enough)
 
 
 # --- over data sets ---------------------------------------------------------------------------

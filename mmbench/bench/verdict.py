@@ -85,12 +85,18 @@ def verdict(
         score_cache: Where variances lie that were computed before.
 
     Returns:
-        Nothing where there is no simple row, or nothing else, without a hole.
+        Why there is nothing to say where there is no simple row without a hole; nothing at all
+        where no method is compared with one.
     """
-    nothing = Verdict([], pd.DataFrame(columns=list(COLUMNS)))
-    if records.empty or not is_bootstrapped(metric):
-        return nothing
-    rows_of_metric = records[(records["metric"] == metric) & (records["variant"] == "paper")]
+    rows_of_metric = records
+    if len(records):
+        rows_of_metric = records[(records["metric"] == metric) & (records["variant"] == "paper")]
+    if rows_of_metric.empty or all(run.spec.method in (*SIMPLE, *PLAIN) for run in runs):
+        return _without([])
+    if not is_bootstrapped(metric):
+        return _without(
+            [f"No verdict: chance over test samples is not known of {metric}; choose another."]
+        )
     kinds = {run.spec.method_label: run.spec.method for run in runs}
     tables = _tables(rows_of_metric)
     rising = rows_of_metric.groupby("method")["rising"].mean() > 0.5
@@ -102,8 +108,14 @@ def verdict(
     left_out = [name for name, of in kinds.items() if of not in PLAIN and name not in whole]
     simple = [name for name in whole if kinds[name] in SIMPLE]
     compared = [name for name in whole if kinds[name] not in (*SIMPLE, *PLAIN)]
-    if not tables or not simple or not compared:
-        return nothing
+    if not simple or not compared:
+        who = f"none of the simple rows {', '.join(SIMPLE)}" if not simple else "no other method"
+        return _without(
+            [
+                f"No verdict: {who} has all trainings under all conditions of each data set, with "
+                "validation at rest when they ended. With one it says who beats it beyond chance."
+            ]
+        )
     sign = 1.0 if higher_is_better(metric) else -1.0
     means = np.array([[sign * table[name].mean() for name in simple] for table in tables.values()])
     reference = simple[int(np.argmin(mean_ranks(means, "higher")))]
@@ -116,12 +128,25 @@ def verdict(
     for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
         comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
     said = _sentences(comparisons, groups, names, metric)
+    if len({fold for table in tables.values() for fold in table.index.unique("fold")}) > 1:
+        said.append(
+            "Folds count here as trainings of their own, though they share training samples: "
+            "true errors are somewhat larger than these."
+        )
     if left_out:
         said.append(
-            f"Left out, for a hole or since validation still rose when training ended: "
-            f"{', '.join(left_out)}."
+            "Left out, for a hole, a data set that they do not apply to, or since validation still "
+            f"rose when training ended: {', '.join(left_out)}."
         )
+    others = [str(data) for data in dict.fromkeys(records["data"]) if str(data) not in tables]
+    if others:
+        said.append(f"Left out, since {metric} is not defined there: {', '.join(others)}.")
     return Verdict(said, comparisons)
+
+
+def _without(sentences: list[str]) -> Verdict:
+    """No comparisons, and why."""
+    return Verdict(sentences, pd.DataFrame(columns=list(COLUMNS)))
 
 
 def compare(
@@ -304,61 +329,91 @@ def _sentences(
     metric: str,
 ) -> list[str]:
     reference, n, sets = names[0], len(names) - 1, len(groups)
+    trainings = min(len(group[ALL].scores) for group in groups.values())
     mean = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] == ALL)]
     mean = mean.sort_values("gain", ascending=False)
-    if mean["p"].isna().any():
+    if trainings < 2:
         return [
-            f"One training of each method cannot tell chance from merit: {n} methods stand beside "
-            f"{reference}, the best simple row, and nothing is said of their order. Take at least "
-            "three seeds."
+            f"One training of each method cannot tell chance from merit: "
+            f"{_counted(n, 'method')} {'stands' if n == 1 else 'stand'} beside {reference}, the "
+            "best simple row, and nothing is said of their order. Take at least three seeds; how "
+            "many are enough can be computed once there are two."
         ]
     better, worse = (mean[(mean["p"] < CHANCE) & (mean["gain"] * s > 0)] for s in (1, -1))
     undecided = mean[mean["p"] >= CHANCE]
-    on = _counted(sets, "data set")
+    on = f"on {next(iter(groups))}" if sets == 1 else f"in the mean over these {sets} data sets"
+    direction = "" if higher_is_better(metric) else ", of which less is better: a gain is a fall"
     said = [
-        f"{len(better)} of {n} methods {'beats' if len(better) == 1 else 'beat'} "
-        f"{reference}, the best simple row by mean rank, beyond chance in the mean over {on}"
+        f"{len(better)} of {_counted(n, 'method')} {'beats' if len(better) == 1 else 'beat'} "
+        f"{reference}, the best simple row by mean rank, beyond chance {on}"
         f"{': ' + _gains(better) if len(better) else ''}; {len(worse)} "
         f"{'is' if len(worse) == 1 else 'are'} worse beyond chance and {len(undecided)} undecided "
-        f"({metric}, p below {CHANCE} after Holm, over seeds and test samples together)."
+        f"({metric}{direction}; p below {CHANCE} after Holm, over seeds and test samples together)."
     ]
     single = comparisons[(comparisons["data"] != EVERY) & (comparisons["over"] == ALL)]
-    said.append(_where(single, "data", f"On single data sets (of {sets})", reference))
+    if sets > 1:
+        said.append(_where(single, "data", f"On single data sets (of {sets})", reference))
     rates = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] != ALL)]
     if len(set(rates["over"])) > 1:
         said.append(_where(rates, "over", "At single missing rates and on patterns", reference))
-    top = mean.iloc[0]
-    said.append(
-        f"The largest mean gain over {reference} is that of {top['method']}: {_gain(top)}; the "
-        f"median method is at {mean['gain'].median():+.3f}."
-    )
+    said.append(_largest(mean, reference))
     if len(alike := _alike(groups, names)) > 1:
         said.append(f"Not to be told apart from the best in the mean: {', '.join(alike)}.")
     said += _stability(groups)
     typical = spread(comparisons)
-    trainings = min(len(group[ALL].scores) for group in groups.values())
     if typical is not None:
-        said.append(power_sentence(typical, metric, trainings, sets, ASKED))
+        said.append(power_sentence(typical, metric, trainings, sets, _asked(metric)))
         if len(undecided):
             nearest = float(undecided["gain"].abs().median())
             said.append(
                 f"The {_counted(len(undecided), 'method')} undecided here "
                 f"{'differs' if len(undecided) == 1 else 'differ'} from {reference} by "
-                f"{nearest:.3f} in the median: {needed(typical, nearest, trainings, sets)}."
+                f"{nearest:.3f} in the median; if that is the truth, "
+                f"{needed(typical, nearest, trainings, sets)}."
             )
+    if sets == 1:
+        said.append("This is one data set: of others the table says nothing.")
     return said
 
 
+def _asked(metric: str) -> float | None:
+    """The difference that a table had better find; None for errors, which have a unit."""
+    return ASKED if higher_is_better(metric) else None
+
+
+def _largest(mean: pd.DataFrame, reference: str) -> str:
+    """Who is furthest ahead of the reference, or least behind; `mean` with the best first."""
+    top = mean.iloc[0]
+    median = f"; the median method is at {mean['gain'].median():+.3f}" if len(mean) > 1 else ""
+    if top["gain"] > 0:
+        return (
+            f"The largest mean gain over {reference} is that of {top['method']}: "
+            f"{_gain(top)}{median}."
+        )
+    return (
+        f"No method is ahead of {reference} in the mean; {top['method']} comes nearest: "
+        f"{_gain(top)}{median}."
+    )
+
+
 def power_sentence(
-    typical: Spread, metric: str, trainings: int, data_sets: int, gain: float
+    typical: Spread, metric: str, trainings: int, data_sets: int, gain: float | None
 ) -> str:
     """How likely a difference of two methods is found; `trainings` are those of each data set."""
-    chance = typical.power(gain, trainings, data_sets)
+    if trainings < 2:
+        return (
+            "One training of each method finds no difference beyond chance, however large: how "
+            "much another seed changes is not known from it. Take at least two, better three."
+        )
+    asked = ""
+    if gain is not None:
+        chance = typical.power(gain, trainings, data_sets)
+        asked = f"of {gain:.3g} in {100 * chance:.0f} % of cases, one "
+    sets = "one data set" if data_sets == 1 else f"each of {data_sets} data sets"
     return (
-        f"{_counted(trainings, 'training')} of each method on each of "
-        f"{_counted(data_sets, 'data set')} find a difference of {gain:.3g} in {metric} in "
-        f"{100 * chance:.0f} % of cases, one of {typical.detectable(trainings, data_sets):.3g} in "
-        f"{100 * POWER:.0f} %."
+        f"{trainings} trainings of each method on {sets} find a difference in {metric} {asked}"
+        f"of {typical.detectable(trainings, data_sets):.3g} in {100 * POWER:.0f} % (two methods "
+        "alone; adjusted for many, less often)."
     )
 
 
@@ -367,13 +422,19 @@ def needed(typical: Spread, gain: float, trainings: int, data_sets: int) -> str:
     if gain <= 0:
         return "no number of seeds or data sets tells equals apart"
     seeds = typical.seeds_needed(gain, data_sets)
-    by_seeds = (
-        "no number of seeds on these test splits would tell that"
-        if seeds is None
-        else f"{_counted(seeds, 'training')} of each on each data set would tell that"
-    )
     more = typical.data_sets_needed(gain, trainings)
-    return f"{by_seeds}; so would {_counted(more, 'data set')} like these"
+    where = "that data set" if data_sets == 1 else "each data set"
+    by_seeds = (
+        "no number of seeds on these test splits tells it in 80 % of cases"
+        if seeds is None
+        else f"{_counted(seeds, 'training')} of each on {where} tell it in 80 % of cases"
+    )
+    if more is None:
+        return f"{by_seeds}; of {_counted(trainings, 'training')} each, no number of data sets does"
+    do = "does" if more == 1 else "do"
+    if seeds is None:
+        return f"{by_seeds}, but {_counted(more, 'data set')} like these {do}"
+    return f"{by_seeds}; so {do} {_counted(more, 'data set')} like these"
 
 
 def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> list[str]:

@@ -56,8 +56,9 @@ def report(
         verdict = sweep.verdict(chosen, runs=runs) if paired else None
         page = sweep.write_page(runs, board, robust, chosen, verdict=verdict)
         typer.echo(f"wrote {page}")
-    for path in write_plots(board, plots, metric=chosen) if plots is not None else ():
-        typer.echo(f"wrote {path}")
+    if plots is not None:
+        for path in write_plots(board, plots, metric=chosen, costs=sweep.suite.costs):
+            typer.echo(f"wrote {path}")
 
 
 def _watch(sweep: "Sweep", metric: str, *, paired: bool) -> None:

@@ -199,9 +199,9 @@ def _show_power(sweep: "Sweep", gain: float) -> None:
     data_sets = len({data for data, _ in folds})
     trainings = len(suite.seeds) * len(folds) // data_sets
     typer.echo(
-        f"{power_sentence(typical, suite.select.metric, trainings, data_sets, gain)} To find "
-        f"{gain:.3g} in 80 %: {needed(typical, gain, trainings, data_sets)}. Variances are those "
-        f"of {tables}, by the normal approximation."
+        f"{power_sentence(typical, suite.select.metric, trainings, data_sets, gain)} A difference "
+        f"of {gain:.3g}: {needed(typical, gain, trainings, data_sets)}. Variances are those of "
+        f"{tables}, and the test is the t test of the verdict."
     )
 
 

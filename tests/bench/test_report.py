@@ -23,6 +23,7 @@ from mmbench.bench.leaderboard import leaderboard, robustness
 from mmbench.bench.record import Run
 from mmbench.bench.report import safe_json, write_plots, write_report
 from mmbench.bench.result import write_result
+from mmbench.bench.robustness import affordable
 from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.bench.verdict import ALL, COLUMNS, EVERY, Verdict
 from mmbench.diagnostics import (
@@ -423,6 +424,89 @@ def test_where_all_patterns_were_tested_it_is_shown_what_a_modality_is_worth(pag
     assert "steady 0.772 to " in label
 
 
+def test_where_costs_are_known_the_curve_is_over_what_is_spent(runs, tmp_path):
+    def captions(costs):
+        path = write_report("x", runs, leaderboard(runs), tmp_path, metric="mse", costs=costs)
+        figures = re.findall(r"<figure.*?</figure>", path.read_text(), flags=re.DOTALL)
+        return [Page(f).text for f in figures if "What a modality is worth" in f]
+
+    first, _ = captions({"audio": 1.0, "text": 5.0})
+    assert "over what is spent (audio 1, text 5)" in first
+    assert "spent on modalities" in first
+    assert "Not over costs: none is given for text." in captions({"audio": 1.0, "txt": 5.0})[0]
+
+
+def test_the_score_within_a_budget_is_that_of_what_it_buys():
+    over = affordable({"audio": 1.0, "text": 5.0})
+    scores = {"audio": 0.2, "text": 0.6, "text+audio": 0.7}
+    budgets, mean, low, high = report._within(over, scores)
+    assert budgets.tolist() == [1, 5, 6]
+    assert mean == pytest.approx([0.2, 0.4, 0.7])  # for 5 either one, by which came first
+    assert low == pytest.approx([0.2, 0.2, 0.7])
+    assert high == pytest.approx([0.2, 0.6, 0.7])
+
+
+def test_bands_that_would_cover_the_plot_are_bars_and_the_caption_says_so(runs, tmp_path):
+    board = leaderboard(runs)
+
+    def caption(board):
+        path = write_report("x", runs, board, tmp_path, metric="mse")
+        figures = re.findall(r"<figure.*?</figure>", path.read_text(), flags=re.DOTALL)
+        return next(Page(f).text for f in figures if "over the missing rate" in f)
+
+    assert "Bands: 95 % t interval" in caption(board)
+    assert "Thin bars" not in caption(board)
+    wide = caption(board.assign(ci_low=board["ci_low"] - 9, ci_high=board["ci_high"] + 9))
+    assert "Bands" not in wide
+    assert "Thin bars: one standard deviation to either side" in wide
+
+
+def classified(folder, scenario, method, *, sure):
+    """A finished run with predictions: the surest half is right, the other half is not."""
+    asked = replace(spec(method, "d", 0), scenario={"name": scenario})
+    home = folder / asked.folder
+    (home / "predictions").mkdir(parents=True)
+    target = np.tile([0, 1], 50)
+    right = np.arange(100) < 50
+    logits = np.eye(2)[np.where(right, target, 1 - target)] * np.where(right, sure, 1)[:, None]
+    conditions = {}
+    for name, (mechanism, nominal, rate) in CONDITIONS.items():
+        conditions[name] = condition(
+            mechanism=mechanism, missing_rate_nominal=nominal, missing=rate,
+            scores={"accuracy": 0.5},
+        )  # fmt: skip
+        write_arrays(
+            home / "predictions" / f"{name}.npz", {"logits": logits.astype("f4"), "target": target}
+        )
+    write_result(home, outcome(conditions))
+    return Run(asked, home, "done")
+
+
+def outcome(conditions):
+    made = result("single_label", conditions)
+    return replace(made, task=replace(made.task, outputs=("no", "yes")))
+
+
+def test_errors_are_drawn_over_coverage_from_the_predictions_of_all_patterns(tmp_path):
+    some = [
+        classified(tmp_path, "one", "knows", sure=3), classified(tmp_path, "one", "guesses", sure=1)
+    ]  # fmt: skip
+    path = write_report("x", some, leaderboard(some), tmp_path / "page", metric="accuracy")
+    page = Page(path.read_text())
+    [label] = [a["aria-label"] for a in page.all("svg") if "Error rate" in a.get("aria-label", "")]
+    assert "4 patterns together" in label
+    assert label.endswith("knows 0.000 and 0.500, guesses 0.500 and 0.500")
+    assert "reliability" in [a["id"] for a in page.all("section")]
+
+
+def test_scores_by_class_that_two_scenarios_share_are_drawn_once_with_both_names(tmp_path):
+    runs = [classified(tmp_path, name, "knows", sure=3) for name in ("one", "two")]
+    path = write_report("x", runs, leaderboard(runs), tmp_path / "page", metric="accuracy")
+    figures = re.findall(r"<figure.*?</figure>", path.read_text(), flags=re.DOTALL)
+    [text] = [Page(f).text for f in figures if "F1 by class" in f]
+    assert text.endswith("d, one and two: F1 by class, complete, first training.")
+
+
 def test_diagnostics_of_a_sensible_size_are_drawn(page):
     labels = [a["aria-label"] for a in Page(page).all("svg") if "aria-label" in a]
     assert "<b>use</b> of steady on first, mixed: from 0.1 to 0.9" in labels
@@ -697,10 +781,10 @@ def test_groups_of_equal_methods_are_the_largest_ones():
 
 
 def test_chance_does_not_squeeze_the_axis_of_the_others():
-    low, high = plots._range([np.array([0.02]), np.array([0.8, 0.9]), np.array([0.85])], True)
+    low, high = plots.limits([np.array([0.02]), np.array([0.8, 0.9]), np.array([0.85])], True)
     assert 0.7 < low < 0.8
     assert 0.9 < high < 1
-    low, high = plots._range([np.array([9.0]), np.array([0.8, 0.9]), np.array([0.85])], False)
+    low, high = plots.limits([np.array([9.0]), np.array([0.8, 0.9]), np.array([0.85])], False)
     assert 0.7 < low < 0.8
     assert 0.9 < high < 1
 
@@ -810,6 +894,12 @@ const wait = (ms) => new Promise((done) => setTimeout(done, ms));
   found.end = box.hasAttribute("data-more");
   found.second = document.querySelectorAll("#board thead th")[1].textContent;
   found.wide = document.documentElement.scrollWidth - innerWidth;
+  const numbers = document.querySelector("#data details");
+  numbers.open = false;
+  dispatchEvent(new Event("beforeprint"));
+  found.printed = numbers.open;
+  dispatchEvent(new Event("afterprint"));
+  found.shut = !numbers.open;
   document.body.replaceChildren();
   document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
 })();
@@ -855,6 +945,7 @@ def test_the_page_works_in_a_browser(page, runs, tmp_path):
     assert [label.split(":")[0] for label in found["curves"]] == ["train/task", "val/mse"]
     assert found["second"] == "score"  # what one looks for comes first where little fits
     assert (found["more"], found["end"]) == (True, False)  # it hints at scrolling until the end
+    assert (found["printed"], found["shut"]) == (True, True)  # paper has the tables in any case
     assert found["wide"] <= 0  # nothing sticks out of a narrow window
 
 

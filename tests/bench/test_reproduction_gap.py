@@ -66,10 +66,31 @@ def test_what_a_change_is_worth_is_the_paired_difference_of_means(gap, small):
 def test_the_page_has_a_row_and_a_command_for_each_change(gap, small, tmp_path):
     text = gap.page(small, tmp_path)
     released, parts = text.split("## What mechanisms are worth")
-    assert "| `m3care` |" in released
-    assert "| `shaspec` | without_hiding | `hide: False` |" in parts
+    row = "| [`m3care`](#m3care) | [its file](../mmbench/methods/m3care.py) | "
+    assert row in released
+    assert "| [`shaspec`](#shaspec) | without hiding | `hide: True -> False` |" in parts
     assert text.count("mmbench run reproduction_gap 'methods=") == 2
+    assert {f"### {name}" for name in ("m3care", "shaspec")} <= set(text.splitlines())
+    assert (folder("mmbench") / "methods" / "m3care.py").is_file()
     assert "Not here: `mmbench run moe_retriever_mosi --tune 10`" in text
+
+
+def test_the_published_mosi_table_stands_beside_the_papers(gap):
+    reported = gap.read_reported(folder("benchmarks") / "reported")
+    text = gap._mosi(folder("benchmarks").parent / "results", reported)
+    assert "Order of the methods here and in the paper: Kendall's tau" in text
+    [line] = [
+        line
+        for line in text.splitlines()
+        if line.startswith("| cmu_mosi(video+audio) | mcar_0.3 | `shaspec` | accuracy |")
+    ]
+    paper = float(line.split(" | ")[4].split(" ± ")[0])
+    published = reported[
+        (reported["row"] == "shaspec") & (reported["modalities"] == "video+audio")
+        & (reported["metric"] == "accuracy") & reported["data"].str.contains("mosi")
+        & (reported["condition"] == "mcar_0.3")
+    ]  # fmt: skip
+    assert paper == round(published["mean"].iloc[0] / 100, 3)
 
 
 def test_a_papers_own_ablation_stands_beside_ours(gap):

@@ -11,7 +11,7 @@ from sweeps import specs
 from mmbench.bench.leaderboard import ROBUSTNESS, render, robustness, robustness_tables, write
 from mmbench.bench.record import Run, finish
 from mmbench.bench.result import write_result
-from mmbench.bench.robustness import degraded, pattern_names, rate_families
+from mmbench.bench.robustness import affordable, degraded, pattern_names, rate_families
 from mmbench.bench.score_cache import FILE, ScoreCache
 from mmbench.metrics.degradation import (
     area_under_rate_curve,
@@ -276,3 +276,30 @@ def test_operations_of_a_pattern_stand_in_the_rows_of_its_condition(runs):
         9,
     ]
     assert "flops_per_pattern" not in records
+
+
+def test_with_equal_costs_a_budget_ends_with_every_set_of_its_size_alike():
+    budgets, patterns, chance = affordable(dict.fromkeys("abc", 0.1))
+    assert budgets == pytest.approx([0.1, 0.2, 0.3])
+    sizes = np.array([len(p.split("+")) for p in patterns])
+    expected = [np.where(sizes == k, 1 / (sizes == k).sum(), 0) for k in (1, 2, 3)]
+    assert chance == pytest.approx(np.array(expected))
+
+
+def test_a_budget_is_spent_in_random_order_on_what_still_fits():
+    """Against all orders, one after the other."""
+    costs = {"a": 1.0, "b": 2.0, "c": 2.5, "d": 4.0}
+    budgets, patterns, chance = affordable(costs)
+    orders = list(itertools.permutations(costs))
+    for budget, row in zip(budgets, chance, strict=True):
+        ends = []
+        for order in orders:
+            left, chosen = budget, []
+            for name in order:
+                if costs[name] <= left + 1e-9:
+                    left -= costs[name]
+                    chosen.append(name)
+            ends.append("+".join(sorted(chosen)))
+        assert dict(zip(patterns, row, strict=True)) == pytest.approx(
+            {p: ends.count(p) / len(orders) for p in patterns}
+        )

@@ -63,6 +63,8 @@ def test_an_override_may_replace_a_list(suite_file):
         ("seeds=abc", "seeds: "),
         ("trainer.max_epochs=0", "trainer.max_epochs: "),
         ("data=[]", "data is empty"),
+        ("costs={image: 0}", "costs.image: input should be greater than 0, found 0"),
+        ("costs={image: yes}", "costs.image: input should be a valid number, found True"),
         ("name=a/b", "name: "),
         ("select.on=test", "select.on: "),
         ("--workers", "is no override"),
@@ -109,6 +111,12 @@ def test_the_key_depends_on_what_can_change_a_result_and_on_nothing_else(suite_f
         {"trainer_args": accelerator},
     ):
         assert replace(spec, **change).key == spec.key
+
+
+def test_what_modalities_cost_belongs_to_no_run(suite_file):
+    costly = load_suite(str(suite_file), ["costs={image: 5, text: 1.5}"])
+    assert costly.costs == {"image": 5.0, "text": 1.5}
+    assert plan(costly) == plan(load_suite(str(suite_file)))
 
 
 def test_a_spec_survives_json(suite_file):

@@ -18,6 +18,8 @@ from mmbench.bench.verdict import (
     _Group,
     _stability,
     compare,
+    needed,
+    power_sentence,
     spread,
     verdict,
 )
@@ -28,7 +30,7 @@ from results import condition, result
 SAMPLES = 400
 
 
-def made(folder, shares, *, seeds=3, data=("one", "two"), jitter=0.01):
+def made(folder, shares, *, seeds=3, data=("one", "two"), jitter=0.01, metric="accuracy"):
     """Finished runs: method -> share of test samples that each training of it gets right.
 
     Which samples are hard is the same for all, so that methods are paired.
@@ -49,9 +51,9 @@ def made(folder, shares, *, seeds=3, data=("one", "two"), jitter=0.01):
                 conditions = {}
                 for rate in (0.0, 0.3):
                     condition_name = f"mcar_{rate}" if rate else "complete"
-                    found = score("accuracy", logits, target, "single_label")
+                    found = score(metric, logits, target, "single_label")
                     conditions[condition_name] = condition(
-                        missing_rate_nominal=rate, scores={"accuracy": found}
+                        missing_rate_nominal=rate, scores={metric: found}
                     )
                     arrays = {"logits": logits, "target": target}
                     write_arrays(at / "predictions" / f"{condition_name}.npz", arrays)
@@ -76,7 +78,7 @@ def test_a_better_and_a_worse_method_are_told_from_one_that_is_alike(tmp_path):
     first = found.sentences[0]
     assert first.startswith(
         "1 of 3 methods beats late_logistic, the best simple row by mean rank, beyond chance in "
-        "the mean over 2 data sets: shaspec +0.1"
+        "the mean over these 2 data sets: shaspec +0.1"
     )
     assert "1 is worse beyond chance and 1 undecided" in first
     assert any(line.startswith("On single data sets") and "shaspec on one, two" in line
@@ -93,7 +95,7 @@ def test_the_reference_is_the_best_simple_row_and_plain_baselines_are_not_counte
     found = said(made(tmp_path, shares))
     assert set(found.comparisons["reference"]) == {"unimodal"}
     assert set(found.comparisons["method"]) == {"shaspec"}
-    assert found.sentences[0].startswith("0 of 1 methods beat unimodal")
+    assert found.sentences[0].startswith("0 of 1 method beat unimodal")
 
 
 def test_equal_methods_are_found_different_no_more_often_than_stated():
@@ -107,8 +109,10 @@ def test_equal_methods_are_found_different_no_more_often_than_stated():
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.025)
 
 
-def test_without_a_simple_row_or_with_a_hole_nothing_is_said(tmp_path):
-    assert said(made(tmp_path / "a", {"shaspec": 0.8, "momke": 0.7})).sentences == []
+def test_without_a_simple_row_that_is_said_and_a_method_with_a_hole_is_left_out(tmp_path):
+    [line] = said(made(tmp_path / "a", {"shaspec": 0.8, "momke": 0.7})).sentences
+    assert line.startswith("No verdict: none of the simple rows late_fusion_transformer, ")
+    assert said(made(tmp_path / "c", {"late_logistic": 0.8, "majority": 0.5})).sentences == []
     runs = made(tmp_path / "b", {"late_logistic": 0.8, "shaspec": 0.7, "momke": 0.7})
     found = said([run for run in runs if (run.spec.method, run.spec.seed) != ("momke", 2)])
     assert set(found.comparisons["method"]) == {"shaspec"}
@@ -119,6 +123,7 @@ def test_without_a_simple_row_or_with_a_hole_nothing_is_said(tmp_path):
 def test_one_seed_cannot_tell_chance_from_merit(tmp_path):
     found = said(made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.9}, seeds=1))
     assert len(found.sentences) == 1
+    assert "1 method stands beside late_logistic" in found.sentences[0]
     assert "Take at least three seeds" in found.sentences[0]
 
 
@@ -144,25 +149,108 @@ def test_a_difference_without_noise_over_samples_is_students():
     assert np.isnan(difference(paired[:1], 0.1).p)
 
 
-@pytest.mark.parametrize("gain", [0.01, 0.03])
-def test_the_power_is_that_of_simulated_tables(gain):
-    typical, seeds, sets = Spread(seeds=4e-4, samples=1e-4), 5, 4
-    rng = np.random.default_rng(0)
-    error = typical.error(seeds, sets)
-    found = rng.normal(gain, error, 20000)
-    critical = stats.norm.ppf(0.975) * error
-    assert typical.power(gain, seeds, sets) == pytest.approx((found > critical).mean(), abs=0.01)
+@pytest.mark.parametrize(("seeds", "sets"), [(2, 1), (3, 2), (5, 4)])
+def test_the_power_is_that_of_simulated_tables(seeds, sets):
+    """Tables drawn a thousand times and judged as the verdict judges them."""
+    typical, rng = Spread(seeds=4e-4, samples=1e-4), np.random.default_rng(0)
+    gain = typical.error(seeds, sets) * 3
+
+    def table():
+        over = rng.normal(0, 0.01, sets)
+        return [
+            difference(gain + one + rng.normal(0, 0.02, seeds), typical.samples) for one in over
+        ]
+
+    judged = [pooled_difference(table()) for _ in range(1000)]
+    share = np.mean([one.p < 0.05 and one.gain > 0 for one in judged])
+    assert typical.power(gain, seeds, sets) == pytest.approx(share, abs=0.05)
+
+
+def test_two_trainings_find_far_less_than_a_normal_test_would():
+    typical = Spread(seeds=4e-4, samples=0.0)
+    assert typical.detectable(2, 1) > 5 * 2.8 * typical.error(2, 1)
+    assert typical.detectable(100, 1) == pytest.approx(2.8 * typical.error(100, 1), rel=0.03)
+    assert typical.power(1.0, 1, 5) == 0
+    assert np.isinf(typical.detectable(1, 5))
+    assert typical.data_sets_needed(0.1, 1) is None
 
 
 def test_what_is_needed_is_enough_and_one_less_is_not():
     typical = Spread(seeds=4e-4, samples=1e-4)
     seeds = typical.seeds_needed(0.02, 3)
-    assert typical.power(0.02, seeds, 3) >= 0.8
-    assert seeds == 1 or typical.power(0.02, seeds - 1, 3) < 0.8
+    assert typical.power(0.02, seeds, 3) >= 0.8 > typical.power(0.02, seeds - 1, 3)
     sets = typical.data_sets_needed(0.02, 3)
     assert typical.power(0.02, 3, sets) >= 0.8 > typical.power(0.02, 3, sets - 1)
     assert typical.seeds_needed(0.005, 3) is None, "the samples alone blur more than that"
     assert typical.power(typical.detectable(3, 2), 3, 2) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sets", "words"),
+    [
+        (1, 2, "One training of each method finds no difference beyond chance"),
+        (2, 1, "2 trainings of each method on one data set find a difference in accuracy of 0.02"),
+        (3, 2, "3 trainings of each method on each of 2 data sets find a difference"),
+    ],
+)
+def test_the_sentence_on_power_fits_the_size_of_the_table(seeds, sets, words):
+    assert power_sentence(Spread(4e-4, 1e-4), "accuracy", seeds, sets, 0.02).startswith(words)
+
+
+def test_what_would_be_enough_is_said_of_seeds_and_of_data_sets():
+    blurred = Spread(seeds=4e-4, samples=1e-4)
+    assert needed(blurred, 0.0, 3, 2) == "no number of seeds or data sets tells equals apart"
+    assert needed(blurred, 0.02, 3, 1) == (
+        "no number of seeds on these test splits tells it in 80 % of cases, but 5 data sets like "
+        "these do"
+    )
+    assert needed(blurred, 0.06, 3, 1).endswith("; so does 1 data set like these")
+    assert needed(Spread(4e-4, 0.0), 0.02, 1, 1) == (
+        "10 trainings of each on that data set tell it in 80 % of cases; of 1 training each, no "
+        "number of data sets does"
+    )
+
+
+def test_one_data_set_two_seeds_and_folds_are_called_what_they_are(tmp_path):
+    shares = {"late_logistic": 0.7, "shaspec": 0.6, "momke": 0.65}
+    runs = made(tmp_path, shares, seeds=2, data=("one",))
+    sentences = said(runs).sentences
+    text = " ".join(sentences)
+    assert "beyond chance on one;" in sentences[0]
+    assert "On single data sets" not in text
+    assert "No method is ahead of late_logistic in the mean; momke comes nearest: -0.0" in text
+    assert "2 trainings of each method on one data set find" in text
+    assert sentences[-1] == "This is one data set: of others the table says nothing."
+    assert "Folds count" not in text
+    folds = [replace(run, spec=replace(run.spec, fold=run.spec.seed, seed=0)) for run in runs]
+    assert "Folds count here as trainings of their own" in said(folds).sentences[-1]
+
+
+def test_of_an_error_less_is_better_and_what_a_gain_is_is_said(tmp_path):
+    runs = made(tmp_path, {"late_logistic": 0.7, "shaspec": 0.85}, metric="brier")
+    found = said(runs, "brier")
+    assert found.sentences[0].startswith("1 of 1 method beats late_logistic")
+    assert "brier, of which less is better: a gain is a fall" in found.sentences[0]
+    assert "0.02 in" not in " ".join(found.sentences), "an error has a unit"
+    assert over_all(found, EVERY).loc["shaspec", "gain"] == pytest.approx(0.16, abs=0.04)
+
+
+def test_methods_that_tie_are_undecided_and_nothing_is_needed_to_tell_them_apart(tmp_path):
+    shares = {"late_logistic": 0.7, "shaspec": 0.7, "momke": 0.7}
+    sentences = said(made(tmp_path, shares, jitter=0)).sentences
+    assert sentences[0].startswith("0 of 2 methods beat late_logistic")
+    assert "0 are worse beyond chance and 2 undecided" in sentences[0]
+    text = " ".join(sentences)
+    assert "No method is ahead of late_logistic in the mean" in text
+    assert "if that is the truth, no number of seeds or data sets tells equals apart" in text
+
+
+def test_a_data_set_without_the_metric_is_named(tmp_path):
+    runs = made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8})
+    records = read_records(runs)
+    records.loc[records["data"] == "two", "metric"] = "mse"
+    found = verdict(runs, records, "accuracy", ScoreCache(None))
+    assert found.sentences[-1] == "Left out, since accuracy is not defined there: two."
 
 
 def test_typical_variances_come_back_from_a_table(tmp_path):

@@ -277,6 +277,14 @@
   };
   document.querySelectorAll(".scroll").forEach(hint);
 
+  // --- on paper nothing can be opened ---------------------------------------------------------
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("#data details:not([open])")];
+    for (const each of opened) each.open = true;
+  });
+  addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
+
   // --- a sweep that runs -----------------------------------------------------------------------
   const follow = () => {
     const busy = () => document.hidden || document.querySelector("details.run[open]")
