@@ -90,8 +90,8 @@ def require_devices(specs: Iterable[RunSpec]) -> None:
         ValueError: If one does.
     """
     # as text: what is no name of an accelerator is refused where the trainer is checked
-    asked = {(spec.devices, str(spec.trainer_args.get("accelerator"))) for spec in specs}
-    for devices, accelerator in asked:
+    needs = {(spec.devices, str(spec.trainer_args.get("accelerator"))) for spec in specs}
+    for devices, accelerator in needs:
         ids = [] if accelerator == "cpu" else gpus()
         count, kind = (len(ids), "GPU") if ids else (cores(), "core")
         if devices > max(count, 1):
