@@ -393,8 +393,8 @@ def _curves(
     bayes = part.groupby("condition")["bayes"].first().reindex(list(conditions)).astype(float)
     best: Any = bayes.to_numpy(np.float64)
     ceiling = (rates, best) if bayes.notna().any() else None
-    shown = [*mean.to_numpy(np.float64), *([] if ceiling is None else [best])]
-    bottom, top = plots.limits(shown, higher)
+    scores = [*mean.to_numpy(np.float64), *([] if ceiling is None else [best])]
+    bottom, top = plots.limits(scores, higher)
     # a band that covers the plot says nothing, and hides the others
     wide = (high - low > WIDEST * (top - bottom)).any(axis=1)
     low, high = low.mask(wide), high.mask(wide)

@@ -45,5 +45,5 @@ def risk_coverage(
     _, group = np.unique(-sureness, return_inverse=True)  # the surest first
     share, errors = (np.cumsum(np.bincount(group, w)) / len(target) for w in (None, wrong))
     # within a group of equals errors come evenly
-    found = np.interp(coverage, np.append(0, share), np.append(0, errors))
-    return np.asarray(found / coverage)
+    risk = np.interp(coverage, np.append(0, share), np.append(0, errors))
+    return np.asarray(risk / coverage)

@@ -288,10 +288,10 @@ class Spread:
         if (error := self.error(seeds, data_sets)) == 0:
             return 1.0
         dof = data_sets * (seeds - 1)
-        shown = self.seeds / seeds * stats.chi2.ppf(LEVELS, dof) / dof  # variance over seeds
-        share = np.maximum(shown / (shown + self.samples), 1e-12)
+        variance = self.seeds / seeds * stats.chi2.ppf(LEVELS, dof) / dof  # variance over seeds
+        share = np.maximum(variance / (variance + self.samples), 1e-12)
         critical = stats.t.ppf(0.5 + level / 2, dof / share**2)
-        needed = critical * np.sqrt((shown + self.samples) / data_sets)
+        needed = critical * np.sqrt((variance + self.samples) / data_sets)
         return float(stats.norm.sf((needed - gain) / error).mean())
 
     def detectable(self, seeds: int, data_sets: int, power: float = POWER) -> float:
