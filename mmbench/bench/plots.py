@@ -148,7 +148,7 @@ def curves(
         ends += [(float(ceiling[1][known[-1]]), "best possible", -1)] if len(known) else []
     ax.set_ylim(low, high)
     rates = np.unique(np.concatenate([line.rates for line in lines]))
-    pad = 0.03 * (rates[-1] - rates[0])
+    pad = 0.03 * (rates[-1] - rates[0]) or 0.5  # of a single rate
     ax.set_xlim(rates[0] - pad, rates[-1] + pad)
     if len(rates) <= 8:
         ax.set_xticks(rates, [f"{rate:g}" for rate in rates])

@@ -822,6 +822,8 @@ def _risks(
             read = [read_predictions(run, c, only=("logits", "target")) for c in conditions]
             logits, target = (np.concatenate([r[n] for r in read]) for n in ("logits", "target"))
             share = coverages(len(target), SHARES)
+            if len(share) < 2:
+                continue  # so few samples make no curve
             error, unknown = risk_coverage(logits, target, share), np.full(len(share), np.nan)
             lines.append(plots.Line(name, styles[name], share, error, unknown, unknown))
         if not lines:

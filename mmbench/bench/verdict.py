@@ -362,7 +362,7 @@ def _sentences(
     said += _stability(groups)
     typical = spread(comparisons)
     if typical is not None:
-        said.append(power_sentence(typical, metric, trainings, sets, _asked(metric)))
+        said.append(power_sentence(typical, metric, trainings, sets, _meaningful(metric)))
         if len(undecided):
             nearest = float(undecided["gain"].abs().median())
             said.append(
@@ -376,7 +376,7 @@ def _sentences(
     return said
 
 
-def _asked(metric: str) -> float | None:
+def _meaningful(metric: str) -> float | None:
     """The difference that a table had better find; None for errors, which have a unit."""
     return ASKED if higher_is_better(metric) else None
 
@@ -405,13 +405,13 @@ def power_sentence(
             "One training of each method finds no difference beyond chance, however large: how "
             "much another seed changes is not known from it. Take at least two, better three."
         )
-    asked = ""
+    of_that = ""
     if gain is not None:
         chance = typical.power(gain, trainings, data_sets)
-        asked = f"of {gain:.3g} in {100 * chance:.0f} % of cases, one "
+        of_that = f"of {gain:.3g} in {100 * chance:.0f} % of cases, one "
     sets = "one data set" if data_sets == 1 else f"each of {data_sets} data sets"
     return (
-        f"{trainings} trainings of each method on {sets} find a difference in {metric} {asked}"
+        f"{trainings} trainings of each method on {sets} find a difference in {metric} {of_that}"
         f"of {typical.detectable(trainings, data_sets):.3g} in {100 * POWER:.0f} % (two methods "
         "alone; adjusted for many, less often)."
     )
