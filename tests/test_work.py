@@ -268,13 +268,14 @@ PLUGIN = '''
 import subprocess
 from mmbench.bench.executors.engine import Placement, take_number
 
+started = []
+
 
 def place(order, args):
     """Workers as plain processes of this machine."""
     args = dict(args)
     count = take_number(args, "count", 1)
     command = [*order.command, "--workers", "1"]
-    started = []
 
     def start():
         order.logs.mkdir(parents=True, exist_ok=True)
@@ -307,6 +308,7 @@ def test_a_plugin_engine_is_one_function_and_an_entry_point(here, monkeypatch, m
     assert "12 runs (2 processes), results in results/twelve" in out
     assert "12 runs in" in out
     assert begun(here) == 12
+    assert [one.wait(timeout=60) for one in sys.modules["plain_engine"].started] == [0, 0]
     log = (here / "results" / "twelve" / "runs" / ".workers" / "plain.log").read_text()
     assert log.count(": done") == 12
 

@@ -254,6 +254,7 @@ assert outcome.state == "done", outcome.why
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_two_edits_of_one_method_never_share_a_stage_and_two_runs_of_one_edit_do(tmp_path):
     """In a process each, as a user's next command is; no commit tells the edits apart."""
     made = []
