@@ -11,7 +11,8 @@ from importlib.metadata import entry_points, packages_distributions, version
 from pathlib import Path
 
 HOMES = ("mmbench", "datamodules")  # packages of our own distribution
-BOOKKEEPING = "mmbench.bench"  # decides no number; those of its modules that do are named
+# decide no number; those of their modules that do are named
+BOOKKEEPING = ("mmbench.bench", "mmbench.cli", "mmbench.sweep", "mmbench.trained")
 
 
 def sources(*things: type | str) -> dict[str, str]:

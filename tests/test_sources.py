@@ -69,6 +69,8 @@ def test_methods_share_what_they_import_and_differ_in_their_own_file():
     assert "mmbench.methods.zero_fill" in one
     assert "mmbench.methods.zero_fill" not in two
     assert one["mmbench.method"] == two["mmbench.method"]
+    # what plans, shows and keeps decides no number, though the package's first file names it
+    assert not {"mmbench.sweep", "mmbench.trained", "mmbench.bench.report"} & one.keys()
 
 
 def test_a_class_without_a_file_has_no_sources():
