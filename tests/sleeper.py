@@ -20,18 +20,16 @@ def sleepers(marks, count, seconds):
     ]
 
 
-class Sleeper(Majority):
-    """Majority, after a while, and not behind a gate that is shut.
+class Marked(Majority):
+    """Majority that leaves a mark when it begins.
 
     Args:
-        seconds: How long a run takes at least.
         marks: Folder in which each beginning leaves a line.
         number: Which of many, so that they differ in their key.
     """
 
-    def __init__(self, task, *, seconds: float = 0.5, marks: str = "", number: int = 0) -> None:
+    def __init__(self, task, *, marks: str = "", number: int = 0) -> None:
         super().__init__(task)
-        self.seconds = seconds
         self.mark = Path(marks) / f"{number}.txt"
 
     def prepare(self, train) -> None:
@@ -39,6 +37,23 @@ class Sleeper(Majority):
         super().prepare(train)
         with self.mark.open("a") as file:
             file.write("begun\n")
+
+
+class Sleeper(Marked):
+    """Majority, after a while and, if there is one, behind a gate.
+
+    Args:
+        seconds: How long a run takes at least.
+        marks: See `Marked`.
+        number: See `Marked`.
+    """
+
+    def __init__(self, task, *, seconds: float = 0.5, marks: str = "", number: int = 0) -> None:
+        super().__init__(task, marks=marks, number=number)
+        self.seconds = seconds
+
+    def prepare(self, train) -> None:
+        super().prepare(train)
         time.sleep(self.seconds)
         gate, marks = self.mark.with_name("gate"), self.mark.parent
         if gate.exists() and len(list(marks.glob("*.txt"))) > int(gate.read_text()):
@@ -64,25 +79,22 @@ def held(marks):
     return len(list(Path(marks).glob("*.held")))
 
 
-class Mortal(Majority):
+class Mortal(Marked):
     """Majority that waits for its process to be killed, before it goes on in another one.
 
     Args:
         deaths: How often it waits.
-        marks: Folder in which each beginning leaves a line.
-        number: Which of many.
+        marks: See `Marked`.
+        number: See `Marked`.
     """
 
     def __init__(self, task, *, deaths: int = 1, marks: str = "", number: int = 0) -> None:
-        super().__init__(task)
+        super().__init__(task, marks=marks, number=number)
         self.deaths = deaths
-        self.mark = Path(marks) / f"{number}.txt"
 
     def prepare(self, train) -> None:
-        """Write first, so that who kills it knows that it has begun."""
+        """Mark first, so that who kills it knows that it has begun."""
         super().prepare(train)
-        with self.mark.open("a") as file:
-            file.write("begun\n")
         while len(self.mark.read_text().splitlines()) <= self.deaths:
             time.sleep(0.01)
 

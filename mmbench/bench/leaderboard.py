@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import IPW, Run, is_bootstrapped, read_records, read_scored, safe_csv
-from mmbench.bench.result import read_result
+from mmbench.bench.record import IPW, Run, is_bootstrapped, read_records, safe_csv
+from mmbench.bench.resampling import resampled
 from mmbench.bench.robustness import MEASURES, RANKED, degraded, pooled
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import RunSpec
 from mmbench.bench.statistics import (
     best,
-    bootstrap,
     holm,
     interval_over_samples,
     interval_over_seeds,
@@ -229,21 +228,9 @@ def _over_samples(
 def _compared(
     here: Sequence[Run], condition: str, part: pd.DataFrame, metric: str
 ) -> Float[np.ndarray, "method 3"]:
-    kind = read_result(here[0].folder).task.kind
-    resampled = []
-    by_place: dict[tuple[int, str], list[Run]] = {}
-    for run in here:
-        by_place.setdefault((run.spec.fold, run.spec.method_label), []).append(run)
-    for fold in sorted({run.spec.fold for run in here}):
-        logits, target, train = [], np.empty(0), None
-        for method in part["method"]:
-            arrays = [read_scored(run, condition) for run in by_place.get((fold, method), [])]
-            logits.append([one["logits"] for one in arrays])
-            target, train = arrays[0]["target"], arrays[0].get("train")
-        resampled.append(bootstrap(metric, logits, target, kind, train=train, seed=fold))
+    over_folds = resampled(here, list(part["method"]), condition, metric)
     scores = part["mean"].to_numpy(float)
     leader = best(scores, _better(metric))
-    over_folds = np.mean(resampled, axis=0)
     p = paired_p(scores, over_folds, leader)
     p[leader] = np.nan
     low, high = interval_over_samples(over_folds, LEVEL)

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mmbench.bench.record import Run, is_bootstrapped, read_scored
-from mmbench.bench.result import read_result
+from mmbench.bench.record import Run, is_bootstrapped
+from mmbench.bench.resampling import resampled
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import (
     POWER,
     Array,
     Spread,
-    bootstrap,
     difference,
     holm,
     mean_ranks,
@@ -222,10 +221,18 @@ def _groups(
     here = [r for r in runs if r.spec.data_label == data and r.spec.method_label in methods]
 
     def make() -> list[float]:
-        resampled = _resampled(here, list(over), methods, metric)
+        by_scenario: dict[str, list[Run]] = {}
+        for run in here:
+            by_scenario.setdefault(run.spec.scenario_name, []).append(run)
+        scores = {
+            (scenario, condition): resampled(
+                by_scenario[scenario], methods, condition, metric, resamples=RESAMPLES
+            )
+            for scenario, condition in over
+        }
         variances = []
         for name in names:
-            mean = np.mean([resampled[pair] for pair in conditions[name]], axis=0)
+            mean = np.mean([scores[pair] for pair in conditions[name]], axis=0)
             variances.append(np.cov(mean))
         return [float(value) for value in np.ravel(variances)]
 
@@ -242,33 +249,6 @@ def _groups(
         )
         for name, covariance in zip(names, np.reshape(cached, shape), strict=True)
     }
-
-
-def _resampled(
-    here: Sequence[Run], pairs: Sequence[tuple[str, str]], methods: Sequence[str], metric: str
-) -> dict[tuple[str, str], Float[Array, "method resample"]]:
-    """Scores of each condition on the same resamples of the test split, means over trainings."""
-    kind = read_result(here[0].folder).task.kind
-    folds = sorted({run.spec.fold for run in here})
-    by_place: dict[tuple[str, int, str], list[Run]] = {}
-    for run in here:
-        place = run.spec.scenario_name, run.spec.fold, run.spec.method_label
-        by_place.setdefault(place, []).append(run)
-    means = {}
-    for scenario, condition in pairs:
-        by_fold = []
-        for fold in folds:
-            logits, target, train = [], np.empty(0), None
-            for method in methods:
-                trainings = by_place.get((scenario, fold, method), [])
-                arrays = [read_scored(run, condition) for run in trainings]
-                logits.append([one["logits"] for one in arrays])
-                target, train = arrays[0]["target"], arrays[0].get("train")
-            by_fold.append(
-                bootstrap(metric, logits, target, kind, train=train, resamples=RESAMPLES, seed=fold)
-            )
-        means[scenario, condition] = np.mean(by_fold, axis=0)
-    return means
 
 
 def _paired(group: _Group, one: int, other: int) -> tuple[Float[Array, " training"], float]:
