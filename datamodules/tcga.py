@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -354,11 +354,8 @@ class Tcga(DataModule):
             raise ValueError(f"{files[0].parent} has no file of any slide, such as {files[0].name}")
         some = [files[row] for row in rows]
 
-        def refuse(_: int, error: ValueError) -> None:
-            raise error
-
         spec = {"what": what, "slides": [file.stem for file in some]}
-        arrays = parsed(some, spec, lambda room: read_bags(some, room, refuse), code=__name__)
+        arrays = parsed(some, spec, partial(read_bags, some), code=__name__)
         count = np.zeros(len(files), np.int64)
         count[rows] = arrays["count"]
         key = stable_ids(self._index["slide"].tolist())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmbench.data.files import reading
 from mmbench.data.hashing import hashed
 from mmbench.data.mapped import MappedRows
-from mmbench.data.parsed import Arrays, Room
+from mmbench.data.parsed import Arrays, Room, refused
 from mmbench.data.sample_files import read_array
 from mmbench.data.unpacking import TooLargeError
 
@@ -90,7 +90,7 @@ class Bags(MappedRows):
             place[more] = _drawn(count[more], self.key[samples][more], draw[more], self.most)
         valid = np.arange(self.width) < count[:, None]
         x = np.zeros((*place.shape, self.values.shape[1]), self.dtype)
-        x[valid] = self.values[(self.rows[samples][:, None] + place)[valid]]
+        x[valid] = self.gathered((self.rows[samples][:, None] + place)[valid])
         return x
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
@@ -131,7 +131,7 @@ def _drawn(
 
 
 def read_bags(
-    files: Sequence[Path], room: Room, refuse: Callable[[int, ValueError], None]
+    files: Sequence[Path], room: Room, refuse: Callable[[int, ValueError], None] = refused
 ) -> Arrays:
     """Read the instances of many samples, one sample after another, where there is room.
 

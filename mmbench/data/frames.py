@@ -72,6 +72,12 @@ class Frame:
         """File, row (as an editor counts the lines of a CSV file) and id."""
         return f"{self.path} row {self.lines[row]} (id {self.ids[row]})"
 
+    @property
+    def places(self) -> list[str]:
+        """`where` of all rows."""
+        pairs = zip(self.lines.tolist(), self.ids.tolist(), strict=True)
+        return [f"{self.path} row {line} (id {one})" for line, one in pairs]
+
     def take(self, rows: NDArray[Any]) -> "Frame":
         """Return the rows at these positions, or where a mask is True."""
         return replace(
@@ -301,6 +307,7 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
     """A column as text; see `Frame.text`. Whole numbers that a file holds as floats are `1`."""
     filled = column.notna()
     values = column[filled]
+    entries = values.tolist()
     if pd.api.types.is_float_dtype(values.dtype):
         if (values.abs() > WHOLE).any():
             raise ValueError(
@@ -308,10 +315,10 @@ def as_text(column: "pd.Series[Any]", path: Path, name: str) -> "pd.Series[str]"
                 "are not exact; save it as text or as whole numbers"
             )
         texts = [str(int(v)) if float(v).is_integer() else str(v) for v in values.to_numpy()]
-    elif all(isinstance(v, str) for v in values):
-        texts = [v.strip() for v in values]
-    elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in values):
-        texts = [str(v) for v in values]
+    elif all(isinstance(v, str) for v in entries):
+        texts = [v.strip() for v in entries]
+    elif all(isinstance(v, bool | int | np.integer | np.bool_) for v in entries):
+        texts = [str(v) for v in entries]
     else:
         value = values.iloc[0]
         raise ValueError(

@@ -1,5 +1,6 @@
 """Rows of arrays that lie in mapped files: no copy of them is made before somebody reads."""
 
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 LARGE_BYTES = 2**26  # mapped arrays below it are copied: quicker than an index over them
 READ_BYTES = 2**24  # read at a time where all of an array is looked at
+HELD_BYTES = 2**27  # gathered before pages are let go: memory stays flat however large a file is
 
 
 class MappedRows:
@@ -22,6 +24,7 @@ class MappedRows:
     def __init__(self, values: NDArray[Any], rows: Int[np.ndarray, " sample"]) -> None:
         self.values = values
         self.rows = rows
+        self._held = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,13 +55,29 @@ class MappedRows:
         first, *rest = key if isinstance(key, tuple) else (key,)
         if first is None or first is Ellipsis:
             return np.asarray(np.asarray(self)[key])
-        some = np.asarray(self.values[self.rows[first]])
+        some = self.gathered(self.rows[first])
         if not rest:
             return some
         if isinstance(first, slice | int | np.integer):
             whole = (slice(None),) if isinstance(first, slice) else ()
             return np.asarray(some[(*whole, *rest)])
-        return np.asarray(self.values[(self.rows[first], *rest)])
+        return self.gathered((self.rows[first], *rest))
+
+    def read(
+        self, samples: Int[np.ndarray, " row"], view: Int[np.ndarray, " row"] | None = None
+    ) -> NDArray[Any]:
+        """Some samples, in their order; of those that are drawn in part, a view says which."""
+        del view
+        return self.gathered(self.rows[samples])
+
+    def gathered(self, place: Any) -> NDArray[Any]:
+        """Entries of `values`, whose pages stay in the system's cache but not in this process."""
+        some = np.asarray(self.values[place])
+        self._held += some.nbytes
+        if self._held > HELD_BYTES:
+            self._held = 0
+            _let_go(self.values)
+        return some
 
     def take(self, some: NDArray[Any]) -> "MappedRows":
         """The same of some of the rows, by number or by a mask."""
@@ -72,7 +91,15 @@ class MappedRows:
         """
         if copy is False:
             raise ValueError("rows of a mapped file have no array that could be referred to")
-        return np.asarray(self.values[self.rows], dtype)
+        return np.asarray(self.gathered(self.rows), dtype)
+
+
+def _let_go(values: NDArray[Any]) -> None:
+    base: Any = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)  # read once more, they come back from the cache
 
 
 Values = NDArray[Any] | MappedRows

@@ -30,7 +30,8 @@ Item = TypeVar("Item")
 Piece = tuple[list[int], list[tuple[int, str]]]  # sizes of entries; numbers of bad items, and why
 
 
-def _refuse(number: int, error: ValueError) -> None:
+def refused(number: int, error: ValueError) -> None:
+    """What cannot be read may not pass."""
     raise error
 
 
@@ -70,7 +71,7 @@ class Room:
         rows: Sequence[int] | NDArray[np.int_] | None = None,
         starts: NDArray[np.int64] | None = None,
         length: NDArray[np.int64] | None = None,
-        refuse: Callable[[int, ValueError], None] = _refuse,
+        refuse: Callable[[int, ValueError], None] = refused,
     ) -> NDArray[Any]:
         """A new array, into which pictures, volumes or sounds are decoded by all cores.
 

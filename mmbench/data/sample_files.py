@@ -135,11 +135,12 @@ def in_column(frame: Frame, root: Path, kind: FileKind) -> SampleFiles:
             f"column of paths to {'pictures' if kind == 'image' else 'sounds'} is expected"
         )
     names = frame.text(frame.names[0])
-    rows = np.flatnonzero(names != "")
+    filled = (names != "").to_numpy(bool)
+    frame = frame.take(filled)
     return SampleFiles(
-        frame.ids[rows],
-        [root / names[row] for row in rows],
-        [frame.where(int(row)) for row in rows],
+        frame.ids,
+        [root / name for name in names[filled].tolist()],
+        frame.places,
         frame.notes,
     )
 
@@ -166,7 +167,8 @@ def read_picture(path: Path, size: tuple[int, int] | None) -> UInt8[np.ndarray, 
                     f"its pixels are of {image.mode}, not 8 bits a channel; write numbers into an "
                     "npz file"
                 )
-            return pixels_of(ImageOps.exif_transpose(image), size)
+            ImageOps.exif_transpose(image, in_place=True)
+            return pixels_of(image, size)
 
 
 def pixels_of(

@@ -10,7 +10,6 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmbench.data.bags import Bags
 from mmbench.data.mapped import MappedRows, Values
 from mmbench.data.missingness.within import Gap
 from mmbench.data.scale import Scale
@@ -27,16 +26,14 @@ class Stored:
         scale: How they are standardised; None = they are token ids, or standardised already.
         lengths: (sample,) steps; None for kinds without.
         gap: What a scenario hides inside it; None = nothing.
-        place: (sample,) positions in `values`; None = they are those of the samples.
-        bags: What draws the instances of samples from `values`, for bags in a file.
+        mapped: What gathers samples from `values`, where these lie in a mapped file.
     """
 
     values: Tensor
     scale: Scale | None
     lengths: Tensor | None
     gap: Gap | None = None
-    place: Tensor | None = None
-    bags: Bags | None = None
+    mapped: MappedRows | None = None
 
     @classmethod
     def of(
@@ -44,9 +41,7 @@ class Stored:
     ) -> "Stored":
         """Over an array, without a copy."""
         if isinstance(values, MappedRows):
-            place = torch.from_numpy(values.rows)
-            bags = values if isinstance(values, Bags) else None
-            return cls(as_tensor(values.values), scale, lengths, gap, place, bags)
+            return cls(as_tensor(values.values), scale, lengths, gap, values)
         return cls(as_tensor(values), scale, lengths, gap)
 
     def raw(self, rows: Int[Tensor, " row"], view: Int[Tensor, " row"] | None = None) -> Tensor:
@@ -56,11 +51,10 @@ class Stored:
             rows: Their positions.
             view: Which instances are drawn of bags; None = always the same ones.
         """
-        if self.bags is not None:
-            draw = None if view is None else view.cpu().numpy()
-            return as_tensor(self.bags.read(rows.cpu().numpy(), draw))
-        rows = rows.to(self.values.device)
-        return self.values[rows if self.place is None else self.place[rows]]
+        if self.mapped is None:
+            return self.values[rows.to(self.values.device)]
+        draw = None if view is None else view.cpu().numpy()
+        return as_tensor(self.mapped.read(rows.cpu().numpy(), draw))
 
     def on(self, device: torch.device, count: int) -> "Stored":
         """The same on a device: of all samples, in their order.

@@ -1,5 +1,6 @@
 """Text as token ids: words of the training split, and one id for all others."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,12 +9,12 @@ from jaxtyping import Int
 
 PADDING = 0
 UNKNOWN = 1
+_WORD = re.compile(r"(?:[^\W_]|')+")
 
 
 def words(text: str) -> list[str]:
     """Split into lower-case words: runs of letters, digits and apostrophes."""
-    cleaned = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower())
-    return cleaned.split()
+    return _WORD.findall(text.lower())
 
 
 def vocabulary(texts: Iterable[str], *, min_count: int = 2) -> dict[str, int]:

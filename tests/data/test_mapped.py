@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def test_batches_from_mapped_files_are_those_from_memory_bit_by_bit(files, x):
                 assert torch.equal(one.inputs[name], other.inputs[name])
     assert lazy.task == copy.task  # how pixels were scaled, too
     assert lazy.split("train")._stored["photo"].values.data_ptr() == files["photo"].ctypes.data
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
+def test_pages_that_were_read_do_not_stay_in_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "HELD_BYTES", 2**20)
+    values = in_files(tmp_path, {"x": np.arange(2**22, dtype=np.int64).reshape(-1, 1024)})["x"]
+    rows, before = MappedRows(values, np.arange(len(values))), of_files()
+    for start in range(0, len(rows), 64):
+        part = np.arange(start, start + 64)
+        assert (rows.read(part)[:, 0] == 1024 * part).all()
+    assert of_files() - before < values.nbytes / 2
+
+
+def of_files():
+    """Bytes of files that lie in this process's memory."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("RssFile:")[1].split()[0])
 
 
 def test_a_small_mapped_array_is_copied(tmp_path):
