@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from datamodules.synthetic import CHUNK, ID_STRIDE, Bend, Clocks, Synthetic, World
@@ -44,7 +43,7 @@ from mmbench.data.missingness.within import Gap, gaps
 from mmbench.data.samples import SPLITS, PresenceArray, Samples
 from mmbench.data.scenario import Scenario
 
-Array = NDArray[np.float64]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Gaussian(Synthetic):

@@ -64,7 +64,7 @@ ID_STRIDE = 10**9  # room for the samples of one split
 BLIND_TO_VALUES = Mcar | MnarLabel | Incomplete | Pattern | Natural
 
 SyntheticKind = Literal["vector", "sequence", "bag", "image"]
-Array = NDArray[np.float64]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Synthetic(DataModule):

@@ -27,6 +27,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,6 +41,7 @@ from mmbench.bench.run.run import run
 from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.checks.methods import build
 from mmbench.checks.tasks import all_patterns, make_batch, sample_tasks
+from mmbench.layers.dropout import Dropout
 from mmbench.registry import METHODS
 
 TOLERANCE = {"32-true": 0.01, "bf16-mixed": 0.05}  # mean difference of a probability
@@ -154,13 +156,22 @@ def probabilities(spec: RunSpec, runs: Path) -> np.ndarray[Any, Any]:
     return np.concatenate(parts)
 
 
+def dropped(self: Dropout, x: Tensor) -> Tensor:
+    """`Dropout.forward` as it is on a processor, with the same numbers drawn on any device."""
+    if not (self.training and self.p):
+        return x
+    kept = torch.rand(x.shape, device=x.device) >= self.p
+    return x * kept.to(x.dtype) * (1 / (1 - self.p))
+
+
 def compare(method: str, device: str) -> Row:
     """Train a method on the processor and on the device."""
     differences: dict[str, float] = {}
     seconds, peak_mib = 0.0, 0.0
     drawn = DrawnHere() if device == "cuda" else nullcontext()
+    same = patch.object(Dropout, "forward", dropped)
     try:
-        with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH):
+        with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH), same:
             here = tiny(method, "cpu", "32-true")
             run(here, Path(folder) / "here", ROOT)
             expected = probabilities(here, Path(folder) / "here")

@@ -13,6 +13,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -22,7 +23,7 @@ from scipy import optimize, stats
 from mmbench.data.task import TaskKind
 from mmbench.metrics.metric import Better, score_resampled
 
-Array = NDArray[np.float64]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 POWER = 0.8  # chance to find a difference, where the number of seeds or data sets is asked
 MOST = 10_000  # seeds or data sets that are thought of
 FAR = 100.0  # standard errors: a difference that is always found, with one degree of freedom too

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmbench.data.task import Task
 
-Array = NDArray[np.float64]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 Outcome = Float[np.ndarray, "sample 2"]  # time and event
 
 COX_TIMES = 16  # at which the survival of a Cox model is scored

@@ -1,10 +1,11 @@
 """Means and ratios of weighted samples, for the functions that score them."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def weighted_mean(
