@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbench import datamodule
@@ -41,6 +42,7 @@ from mmbench.bench.run.run import run
 from mmbench.bench.spec import RunSpec, load_suite
 from mmbench.checks.methods import build
 from mmbench.checks.tasks import all_patterns, make_batch, sample_tasks
+from mmbench.layers import attention
 from mmbench.layers.dropout import Dropout
 from mmbench.registry import METHODS
 
@@ -157,11 +159,28 @@ def probabilities(spec: RunSpec, runs: Path) -> np.ndarray[Any, Any]:
 
 
 def dropped(self: Dropout, x: Tensor) -> Tensor:
-    """`Dropout.forward` as it is on a processor, with the same numbers drawn on any device."""
+    """`Dropout.forward` as on a processor, where numbers are drawn as float32, on any device."""
     if not (self.training and self.p):
         return x
-    kept = torch.rand(x.shape, device=x.device) >= self.p
-    return x * kept.to(x.dtype) * (1 / (1 - self.p))
+    return thinned(x, self.p)
+
+
+def attended(
+    q: Tensor, k: Tensor, v: Tensor, *, attn_mask: Tensor | None, dropout_p: float
+) -> Tensor:
+    """`scaled_dot_product_attention`, whose weights are dropped as on a processor."""
+    if not dropout_p:
+        return scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+    scores = q * q.shape[-1] ** -0.5 @ k.mT
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return thinned(scores.softmax(-1), dropout_p) @ v
+
+
+def thinned(x: Tensor, p: float) -> Tensor:
+    """Without a share of its elements."""
+    kept = torch.rand(x.shape, device=x.device) >= p
+    return x * kept.to(x.dtype) * (1 / (1 - p))
 
 
 def compare(method: str, device: str) -> Row:
@@ -169,7 +188,9 @@ def compare(method: str, device: str) -> Row:
     differences: dict[str, float] = {}
     seconds, peak_mib = 0.0, 0.0
     drawn = DrawnHere() if device == "cuda" else nullcontext()
-    same = patch.object(Dropout, "forward", dropped)
+    same = ExitStack()
+    same.enter_context(patch.object(Dropout, "forward", dropped))
+    same.enter_context(patch.object(attention, "scaled_dot_product_attention", attended))
     try:
         with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH), same:
             here = tiny(method, "cpu", "32-true")

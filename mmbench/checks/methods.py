@@ -752,7 +752,8 @@ def evaluation_leaves_no_trace(cls: type[Method], task: Task) -> None:
 
 @rule(
     tried="watched a prediction for calls that wait for the device",
-    mend="keep numbers in tensors; no item(), tolist(), cpu(), numpy(), bool() or `if tensor`",
+    mend="keep numbers in tensors; no item(), tolist(), cpu(), numpy(), bool() or `if tensor`, and "
+    "no list or mask as an index: `index_select` and `where` do not wait",
     warns=True,
     scope="task kind",
 )
@@ -792,6 +793,7 @@ class _Waiting(TorchFunctionMode):
         *(Tensor.item, Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__bool__),
         *(Tensor.__int__, Tensor.__float__, Tensor.__index__, torch.equal, torch.allclose),
     )
+    INDEXED = (Tensor.__getitem__, Tensor.__setitem__)
 
     def __init__(self, home: str) -> None:
         super().__init__()
@@ -805,7 +807,7 @@ class _Waiting(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in self.CALLS:
+        if func in self.CALLS or (func in self.INDEXED and _waits(args[1])):
             frame = _caller()
             if self.home and Path(frame.filename).is_relative_to(Path(self.home).parent):
                 file = "" if frame.filename == self.home else f" of {Path(frame.filename).name}"
@@ -813,6 +815,16 @@ class _Waiting(TorchFunctionMode):
                 if call not in self.calls:
                     self.calls.append(call)
         return func(*args, **(kwargs or {}))
+
+
+def _waits(index: Any) -> bool:
+    """Whether an index has to be copied to the device, or its length to be asked for there."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(
+        isinstance(part, list | np.ndarray)
+        or (isinstance(part, Tensor) and part.dtype == torch.bool and part.dim() > 0)
+        for part in parts
+    )
 
 
 def _caller() -> traceback.FrameSummary:

@@ -167,13 +167,13 @@ class CMPT(Method):
     def read(self, batch: Batch) -> tuple[ClassTokens, Proxies]:
         """Read k and y; without meaning where encoder m has nothing to read, y_mm is zero."""
         x = self.encode(batch)
-        count = len(self.towers)
-        k, y = [], x.new_zeros(len(x), count, count, x.shape[3])
+        k, y = [], []
         for m, tower in enumerate(self.towers):
-            read = tower(x[:, m], self.proxies[m])
-            k.append(read[:, 0])
-            y[:, m, [n for n in range(count) if n != m]] = read[:, 1:].to(y)
-        return torch.stack(k, dim=1), y
+            token, *others = tower(x[:, m], self.proxies[m]).to(x.dtype).unbind(1)
+            k.append(token)
+            others.insert(m, torch.zeros_like(token))
+            y.append(torch.stack(others, dim=1))
+        return torch.stack(k, dim=1), torch.stack(y, dim=1)
 
     def predict(self, k: ClassTokens, y: Proxies, seen: Presence) -> Float[Tensor, "batch output"]:
         """Predict from class tokens that are seen, and means of the proxies for the others."""

@@ -511,18 +511,18 @@ class Redeem(PromptMethod):
         """Tokens of one modality for the samples that lack it (Eq. 2 to 4)."""
         names = self.task.names
         m = names.index(name)
-        others = [(n, column) for column, n in enumerate(names) if n != name]
+        others = [n for n in names if n != name]
         if self.kind == "cross_modal":
-            have = [tokens[n][query] for n, _ in others]
-            translated: Tensor = self.translators[m](have, [keys[n][query] for n, _ in others])
+            have = [tokens[n][query] for n in others]
+            translated: Tensor = self.translators[m](have, [keys[n][query] for n in others])
             return translated
         neighbours = retrieved.tokens[name][query]
         if self.kind == "no_router":
             weight = neighbours.new_full(neighbours.shape[:2], 1 / neighbours.shape[1])
         else:
             weight = self.routers[m](
-                [pooled(tokens[n][query], keys[n][query]) for n, _ in others],
-                presence[:, [column for _, column in others]],
+                [pooled(tokens[n][query], keys[n][query]) for n in others],
+                torch.cat([presence[:, :m], presence[:, m + 1 :]], dim=1),
                 pooled(neighbours, retrieved.read[name][query]),
             )
             self.usage(weight, presence)
