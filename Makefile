@@ -20,7 +20,7 @@ test: $(VENV)/.installed ## all tests but the slow ones, a process for each core
 	$(PYTEST) -m "not slow and not rebuild"
 
 test-slow: $(VENV)/.installed ## trainings, whole sweeps, killed workers, pages in a browser
-	$(PYTEST) -n $$(n=$$(nproc); echo $$((n < 8 ? n + 1 : 8))) -m "slow and not full and not rebuild" # some wait
+	$(PYTEST) -n $$(n=$$(nproc); echo $$((n < 8 ? n + 2 : 8))) -m "slow and not full and not rebuild" # some wait
 
 test-full: $(VENV)/.installed ## every method on every kind of modality alone, on every backbone, in bfloat16
 	$(PYTEST) -m full --exitfirst
