@@ -7,20 +7,25 @@ and in bfloat16 as well, from the same seed and with the same random draws: the 
 on the processor, in the same order. A method agrees where probabilities of test samples differ by
 at most `TOLERANCE` on average. Calls of a forward pass that wait for the device are counted as
 CUDA itself reports them. Then a small method takes its steps with data that are kept on the device
-and with data that are copied there, and short runs go one a GPU, and as many as find room. All of
-it takes less than 8 minutes on one GPU; `--device cpu` tries the script itself. Prints one table.
+and with data that are copied there, and short runs go one a GPU, and as many as find room. Methods
+are compared by several processes, half as many as there are cores, and none begins after
+`BUDGET_S`; what comes then runs alone. `--device cpu` tries the script itself. Prints one table.
 
 Exit code 0: all agree; 1: a method does not, fails, or there was no time for it; 2: no GPU is here.
 """
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -183,8 +188,10 @@ def thinned(x: Tensor, p: float) -> Tensor:
     return x * kept.to(x.dtype) * (1 / (1 - p))
 
 
-def compare(method: str, device: str) -> Row:
-    """Train a method on the processor and on the device."""
+def compare(method: str, *, device: str, until: float) -> Row:
+    """Train a method on the processor and on the device, unless it is too late for that."""
+    if time.time() > until:
+        return Row(method, {}, why="no: no time was left")
     differences: dict[str, float] = {}
     seconds, peak_mib = 0.0, 0.0
     drawn = DrawnHere() if device == "cuda" else nullcontext()
@@ -291,13 +298,17 @@ def main(words: Sequence[str]) -> int:
     print("|---|---:|---:|---:|---:|---:|---|")
     trained = [name for name in METHODS.names() if METHODS.get(name).applies.trains]
     agree = True
-    for method in options.methods or trained:
-        if time.perf_counter() - began > BUDGET_S:
-            row = Row(method, {}, why="no: no time was left")
-        else:
-            row = compare(method, options.device)
-        agree &= not row.why
-        print(f"| {' | '.join(row.cells())} |", flush=True)
+    until = time.time() + BUDGET_S
+    compared = partial(compare, device=options.device, until=until)
+    with ProcessPoolExecutor(
+        max(1, len(os.sched_getaffinity(0)) // 2),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:
+        for row in pool.map(compared, options.methods or trained):
+            agree &= not row.why
+            print(f"| {' | '.join(row.cells())} |", flush=True)
     steps = 1000 if options.device == "cuda" else 20
     copied, resident = (step_ms(options.device, steps, share=share) for share in (0.0, 0.25))
     figure("a step, data copied", f"{copied:.2f} ms")
