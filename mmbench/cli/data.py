@@ -43,6 +43,7 @@ def check_data(
     """
     from mmbench.bench.run.build import bound_data
     from mmbench.cli.errors import fail
+    from mmbench.data.samples import SPLITS
     from mmbench.health import examine, is_twin
 
     data = bound_data(name, _arguments(words, skip_bad), data_root, fold)
@@ -56,8 +57,12 @@ def check_data(
         typer.echo(f"loaded   {split}: {len(samples)} samples")
     if health.unread:
         typer.echo("note     what is missing is not read with these arguments")
+    for note in data.notes() if len(health.loaded) == len(SPLITS) else ():
+        typer.echo(f"note     {visible(note)}")
     for problem in health.problems:
         typer.echo(f"problem  {visible(problem)}")
+    if any("skip_bad" in problem for problem in health.problems):
+        typer.echo("note     that is the first; with --skip-bad 1000 all are counted, some named")
     if health.missing and not data_root.is_dir():
         raise ValueError(next(iter(health.missing.values())))
     if health.missing:

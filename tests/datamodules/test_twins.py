@@ -169,9 +169,11 @@ def test_bad_pictures_may_pass_in_a_run_as_in_a_check(mmbench, tmp_path):
     assert code == 1
     assert "of 160: " in out
     assert "skip_bad: 1 lets it pass" in out
+    assert "with --skip-bad 1000 all are counted" in out
     assert "enrico is not whole: 1 problem" in error
     code, out, _ = mmbench("data", "check", *words, "--skip-bad", 1)
     assert code == 0
+    assert "1 bad samples left out by skip_bad: 1: picture" in out
     code, out, _ = mmbench("data", "describe", *words, "--skip-bad", 1)
     assert code == 0
     assert "1 bad samples left out by skip_bad: 1" in out
