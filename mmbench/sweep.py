@@ -38,7 +38,7 @@ from mmbench.bench.record import (
 )
 from mmbench.bench.result import read_result
 from mmbench.bench.score_cache import ScoreCache
-from mmbench.bench.spec import DataEntry, RunSpec, load_suite
+from mmbench.bench.spec import DataEntry, RunSpec, load_suite, suites
 from mmbench.bench.statistics import Spread
 from mmbench.bench.tuning import FILE as SEARCH
 from mmbench.bench.tuning import Searches
@@ -777,8 +777,11 @@ class Sweep:
 
 
 def _held(suite: str | Path | Mapping[str, JSON]) -> Path | None:
-    """The suite of a folder of results, which may be moved or a colleague's; None = no folder."""
-    if isinstance(suite, Mapping):
+    """The suite of a folder of results, which may be moved or a colleague's; None = no folder.
+
+    The name of a built-in suite is that suite, whatever lies here: `./quickstart` is a folder.
+    """
+    if isinstance(suite, Mapping) or (isinstance(suite, str) and suite in suites()):
         return None
     file = Path(suite) / FILE
     try:

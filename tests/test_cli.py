@@ -276,6 +276,15 @@ def test_a_suite_that_a_folder_holds_plans_the_same_runs(here):
     assert plan(load_suite(str(here / "suite.json"))) == plan(suite)
 
 
+def test_a_folder_here_does_not_stand_for_the_built_in_suite_of_its_name(here):
+    tiny = load_suite("tiny.yaml")
+    home.hold(here / "quickstart", tiny)
+    home.hold(here / "own", tiny)
+    assert Sweep("quickstart", results="elsewhere").folder == Path("elsewhere/quickstart")
+    assert Sweep("quickstart/").folder == Path("quickstart")
+    assert Sweep("own", results="elsewhere").folder == Path("own")
+
+
 @pytest.mark.slow
 def test_ctrl_c_is_130_without_a_traceback_however_often(here):
     words = ["-m", "mmbench", "run", "tiny.yaml", "trainer.max_epochs=100000", "--workers", "1"]
