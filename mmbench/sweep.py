@@ -223,7 +223,7 @@ class Sweep:
         """(data, method) -> mean seconds of a finished run of the length that the suite says."""
         spent: dict[tuple[str, str], list[float]] = {}
         for spec in self.known:
-            run = find_run(spec, self.runs_folder)
+            run = find_run(spec, self.runs_folder, predictions=False)
             if run.state in FINISHED:
                 seconds = seconds_of(run) / spec.length if run.state == "done" else 0.0
                 spent.setdefault((spec.data_label, spec.method_label), []).append(seconds)
@@ -319,7 +319,7 @@ class Sweep:
 
         def find(spec: RunSpec) -> Run:
             if only is None or spec.key in only:
-                return find_run(spec, self.runs_folder)
+                return self._tried(spec)
             return Run(spec, self.runs_folder / spec.folder, "waiting")
 
         self.searches.advance(find)
@@ -356,11 +356,17 @@ class Sweep:
         else:
             self._plan()
 
-    def _left(self, *, overwrite: bool) -> list[Run]:
+    def _tried(self, spec: RunSpec) -> Run:
+        return find_run(spec, self.runs_folder, predictions=False)
+
+    @property
+    def _able(self) -> list[RunSpec]:
         """What can be run now: trials first, since others wait for them."""
         specs = [spec for spec in self.specs if not self.searches.goes_on(spec)]
-        waiting = {spec.folder: spec for spec in [*self.searches.open, *specs]}
-        runs = [find_run(spec, self.runs_folder, read_up_to=SMALL) for spec in waiting.values()]
+        return list({spec.folder: spec for spec in [*self.searches.open, *specs]}.values())
+
+    def _left(self, *, overwrite: bool) -> list[Run]:
+        runs = [find_run(spec, self.runs_folder, read_up_to=SMALL) for spec in self._able]
         return [run for run in runs if overwrite or run.state not in FINISHED]
 
     def execute(
@@ -398,12 +404,12 @@ class Sweep:
         self._take_up()
         again = read_again(self.board_folder)
         began, before = time.monotonic(), None
-        while before != [spec.key for spec in self.known]:
+        while before != [spec.key for spec in self._able]:
             left = None if minutes is None else minutes - (time.monotonic() - began) / 60
             if left is not None and left <= 0:
                 return
-            before = [spec.key for spec in self.known]
-            queue = Queue(self.known, self.runs_folder, again=again, minutes=left)
+            before = [spec.key for spec in self._able]
+            queue = Queue(self._able, self.runs_folder, again=again, minutes=left)
             yield from self._execute(queue, workers or self.default_workers(per_gpu), per_gpu)
             self._begin_search()
 
@@ -676,9 +682,11 @@ class Sweep:
         file = file or self.board_folder / archive.FILE
         known = [self.folder / name for name in (CONTENT, SEARCH)]
         beside = {each.name: json.loads(each.read_bytes()) for each in known if each.is_file()}
-        trials = [find_run(spec, self.runs_folder) for spec in self.searches.trials]
+        trials = self.searches.trials
+        going = [find_run(s, self.runs_folder) for s in trials if self.searches.goes_on(s)]
+        settled = [self._tried(spec) for spec in trials if not self.searches.goes_on(spec)]
         held = archive.write_archive(
-            self.runs(), trials, {FILE: resolved(self.suite), **beside}, file,
+            self.runs(), going, settled, {FILE: resolved(self.suite), **beside}, file,
             code=version("mmbench"),
         )  # fmt: skip
         return file, held
@@ -702,7 +710,7 @@ class Sweep:
 
     def tuning(self) -> pd.DataFrame:
         """One row for each search of settings that has ended: see `Searches.table`."""
-        return self.searches.table(lambda spec: find_run(spec, self.runs_folder))
+        return self.searches.table(self._tried)
 
     def _tuning_sentences(self) -> list[str]:
         return self.searches.sentences(self.tuning())

@@ -7,7 +7,8 @@ suite.json, content.json, search.json    as they lie in the folder of results
 runs.parquet         a row a run: how it ended, and its specification, record and environment
 samples.parquet      what runs have in common: targets, masks and ids of a test condition, as npz
 predictions.parquet  a row a run and condition: outputs in float16, or in float32 where those of
-                     a regression or of survival, or larger ones, would lose by it
+                     a regression or of survival, or larger ones, would lose by it; none of trials
+                     whose search has ended
 """
 
 import hashlib
@@ -24,7 +25,15 @@ from numpy.typing import NDArray
 
 from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.home import FILE as SUITE
-from mmbench.bench.record import ENDS, STATES, Run, find_run, finish, read_predictions
+from mmbench.bench.record import (
+    ENDS,
+    PREDICTIONS,
+    STATES,
+    Run,
+    find_run,
+    finish,
+    read_predictions,
+)
 from mmbench.bench.result import FILE as RECORD
 from mmbench.bench.result import read_result
 from mmbench.bench.spec import PLACEMENT, RunSpec
@@ -48,12 +57,14 @@ MANIFEST = "manifest.json"
 SAME_TIME = (1980, 1, 1, 0, 0, 0)  # the same runs give the same bytes
 TOGETHER = 200  # runs whose predictions are held in memory at a time
 PARQUET = ("runs.parquet", "samples.parquet", "predictions.parquet")
+OUTPUTS = ["half.list.element", "single.list.element"]
 BESIDE = (SUITE, CONTENT, SEARCH)
 
 
 def write_archive(
     runs: Sequence[Run],
-    trials: Sequence[Run],
+    going: Sequence[Run],
+    settled: Sequence[Run],
     beside: Mapping[str, JSON],
     file: Path,
     *,
@@ -63,7 +74,9 @@ def write_archive(
 
     Args:
         runs: Planned runs; those that are waiting or damaged are left out.
-        trials: Runs of searches; those that are planned runs as well are not held twice.
+        going: Trials of searches that go on; those that are planned runs, too, are held once.
+        settled: Trials of searches that have ended. No table needs more of them than their records,
+            so that predictions, nine tenths of a file, are kept of the others alone.
         beside: Name of a file beside the runs (`BESIDE`) -> what it holds.
         file: To write.
         code: Version of mmbench.
@@ -74,25 +87,30 @@ def write_archive(
     Raises:
         ValueError: If no run has ended, or pyarrow is not installed.
     """
-    ended = [run for run in runs if run.state in ("done", "skipped", "failed")]
-    if not ended:
-        raise ValueError("no run of the suite has ended, so there is nothing to keep")
+    ended = [run for run in runs if run.state in STATES.values()]
     planned = {run.folder for run in ended}  # while a search goes on, its first trial is not
-    tried = [run for run in trials if run.state in STATES.values() and run.folder not in planned]
+    tried, told = (
+        [run for run in some if run.state in STATES.values() and run.folder not in planned]
+        for some in (going, settled)
+    )
+    if not (ended or tried or told):
+        raise ValueError("no run of the suite has ended, so there is nothing to keep")
     _pyarrow()
-    write_file(file, lambda part: _write(ended, tried, beside, part, code))
-    return len(ended) + len(tried)
+    write_file(file, lambda part: _write(ended, tried, told, beside, part, code))
+    return len(ended) + len(tried) + len(told)
 
 
 def _write(
     planned: Sequence[Run],
-    trials: Sequence[Run],
+    going: Sequence[Run],
+    settled: Sequence[Run],
     beside: Mapping[str, JSON],
     part: Path,
     code: str,
 ) -> None:
     pa, pq = _pyarrow()
-    runs = [*planned, *trials]
+    runs = [*planned, *going, *settled]
+    whole = [*planned, *going]
     members = {name: json.dumps(held, indent=1).encode() for name, held in beside.items()}
     rows = [{**_row(run), "trial": place >= len(planned)} for place, run in enumerate(runs)]
     members["runs.parquet"] = _parquet(pa.Table.from_pylist(rows))
@@ -105,9 +123,11 @@ def _write(
             ("single", pa.list_(pa.float32())),
         ]
     )  # fmt: skip
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        for start in range(0, len(runs), TOGETHER):
-            chunk = enumerate(runs[start : start + TOGETHER], start)
+    # outputs are compressed best with their first bytes, signs and sizes, side by side
+    split = {"use_dictionary": ["condition", "samples"], "use_byte_stream_split": OUTPUTS}
+    with pq.ParquetWriter(buffer, schema, compression="zstd", **split) as writer:
+        for start in range(0, len(whole), TOGETHER):
+            chunk = enumerate(whole[start : start + TOGETHER], start)
             lines = [row for place, run in chunk for row in _predictions(place, run, samples)]
             if lines:
                 writer.write_table(_table(lines, schema))
@@ -309,9 +329,9 @@ def _fill(
         name = each["condition"]
         if Path(name).name != name or name.startswith("."):
             raise ValueError(f"{file} is damaged: {name!r} is no name of a condition")
-        (part / "predictions").mkdir(exist_ok=True)
+        (part / PREDICTIONS).mkdir(exist_ok=True)
         arrays = {"logits": each["logits"], **samples[each["samples"]]}
-        write_arrays(part / "predictions" / f"{name}.npz", arrays)
+        write_arrays(part / PREDICTIONS / f"{name}.npz", arrays)
     why = {"why": row["why"]} if row["why"] else {}
     finish(part, row["end"], {**why, "archived": file.name})
 

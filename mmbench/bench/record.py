@@ -56,6 +56,7 @@ SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as 
 MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 CALIBRATION = "calibration.npz"
+PREDICTIONS = "predictions"  # folder of a file a test condition
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -137,7 +138,9 @@ class Outcome:
     work_s: float = 0.0
 
 
-def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
+def find_run(
+    spec: RunSpec, runs: Path, *, read_up_to: int | None = 0, predictions: bool = True
+) -> Run:
     """Look up one run.
 
     Args:
@@ -145,16 +148,19 @@ def find_run(spec: RunSpec, runs: Path, *, read_up_to: int | None = 0) -> Run:
         runs: Folder of all runs of the suite.
         read_up_to: Files of at most so many bytes are read and compared with their checksums, all
             if None; of others the size has to do.
+        predictions: Whether a finished run must have them. An archive keeps none of a trial of
+            settings: as a run of the suite, that is made again.
     """
     target = runs / spec.folder
     while True:
         seen = identity(target)
-        run = _look(spec, target if seen else moved_aside(target) or target, read_up_to)
+        where = target if seen else moved_aside(target) or target
+        run = _look(spec, where, read_up_to, predictions=predictions)
         if run.state in STATES.values() or identity(target) == seen:  # else replaced meanwhile
             return run
 
 
-def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
+def _look(spec: RunSpec, folder: Path, read_up_to: int | None, *, predictions: bool) -> Run:
     if not folder.is_dir() and identity(folder) is not None:
         return Run(spec, folder, "broken", "a file or a link is in its place")
     if not folder.is_dir():
@@ -163,6 +169,8 @@ def _look(spec: RunSpec, folder: Path, read_up_to: int | None) -> Run:
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
+            if end == "done" and predictions and not (folder / PREDICTIONS).is_dir():
+                return Run(spec, folder, "broken", "of a trial, an archive keeps no predictions")
             if end == "done":
                 return Run(spec, folder, "done")
             try:
@@ -194,7 +202,7 @@ def read_predictions(
         condition: Name of a test condition.
         only: Names of the arrays that are read; None = all.
     """
-    return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
+    return read_npz(run.folder / PREDICTIONS / f"{condition}.npz", only)
 
 
 def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:

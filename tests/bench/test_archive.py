@@ -11,7 +11,7 @@ from sweeps import NO_DATA, suite
 import mmbench
 from mmbench.bench.archive import merge, read_manifest, unpack
 from mmbench.bench.published import stale
-from mmbench.bench.record import finish, read_predictions
+from mmbench.bench.record import find_run, finish, read_predictions
 from mmbench.verify import verify
 
 pytest.importorskip("pyarrow")
@@ -234,6 +234,38 @@ def test_a_part_of_a_suite_that_is_committed_as_an_archive_goes_on_elsewhere(tmp
     more, runs = other.archive()
     assert runs == len(made)
     assert mmbench.bench.archive.merge(whole.folder, more) == len(made) - 3
+
+
+def test_of_trials_of_an_ended_search_records_alone_are_kept(tmp_path):
+    words = suite(methods=["zero_fill"], tune={"trials": 3}).model_dump()
+    here = mmbench.Sweep(words, results=tmp_path / "here")
+    here.run(workers=1)
+    best = {run.folder.name for run in here.runs()}
+    file, runs = here.archive()
+    assert runs == 3
+    there = tmp_path / "there" / here.folder.name
+    there.mkdir(parents=True)
+    (there / file.name).write_bytes(file.read_bytes())
+    other = mmbench.Sweep(words, results=tmp_path / "there")
+    assert other.todo() == []
+    made = list(other.runs_folder.glob("[!.]*/*/*/[!.]*"))
+    assert {run.name for run in made if (run / "predictions").is_dir()} == best
+    assert len(made) == 3
+    assert {run.state for run in other.runs(read_up_to=None)} == {"done"}
+    pd.testing.assert_frame_equal(other.tuning(), here.tuning())
+    _, runs = other.archive(tmp_path / "again.zip")
+    assert runs == 3
+    # what is a run of another suite has to have them
+    others = [trial for trial in here.searches.trials if trial.folder.name not in best]
+    for trial in others:
+        assert find_run(trial, here.runs_folder).state == "done"
+        found = find_run(trial, other.runs_folder)
+        assert (found.state, found.why) == (
+            "broken",
+            "of a trial, an archive keeps no predictions",
+        )
+    assert len(others) == 2
+    assert list(other.work(workers=1)) == []
 
 
 def test_a_damaged_archive_is_not_taken_up_in_part(finished, tmp_path):
