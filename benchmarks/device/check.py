@@ -184,8 +184,8 @@ def attended(
 
 def thinned(x: Tensor, p: float) -> Tensor:
     """Without a share of its elements."""
-    kept = torch.rand(x.shape, device=x.device) >= p
-    return x * kept.to(x.dtype) * (1 / (1 - p))
+    mask = torch.rand(x.shape, device=x.device) >= p
+    return x * mask.to(x.dtype) * (1 / (1 - p))
 
 
 def compare(method: str, *, device: str, until: float) -> Row:

@@ -27,7 +27,7 @@ from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.home import FILE as SUITE
 from mmbench.bench.record import (
     ENDS,
-    PREDICTIONS,
+    RECORD_ALONE,
     STATES,
     Run,
     find_run,
@@ -89,15 +89,15 @@ def write_archive(
     """
     ended = [run for run in runs if run.state in STATES.values()]
     planned = {run.folder for run in ended}  # while a search goes on, its first trial is not
-    tried, told = (
+    tried, others = (
         [run for run in some if run.state in STATES.values() and run.folder not in planned]
         for some in (going, settled)
     )
-    if not (ended or tried or told):
+    if not (ended or tried or others):
         raise ValueError("no run of the suite has ended, so there is nothing to keep")
     _pyarrow()
-    write_file(file, lambda part: _write(ended, tried, told, beside, part, code))
-    return len(ended) + len(tried) + len(told)
+    write_file(file, lambda part: _write(ended, tried, others, beside, part, code))
+    return len(ended) + len(tried) + len(others)
 
 
 def _write(
@@ -329,9 +329,11 @@ def _fill(
         name = each["condition"]
         if Path(name).name != name or name.startswith("."):
             raise ValueError(f"{file} is damaged: {name!r} is no name of a condition")
-        (part / PREDICTIONS).mkdir(exist_ok=True)
+        (part / "predictions").mkdir(exist_ok=True)
         arrays = {"logits": each["logits"], **samples[each["samples"]]}
-        write_arrays(part / PREDICTIONS / f"{name}.npz", arrays)
+        write_arrays(part / "predictions" / f"{name}.npz", arrays)
+    if row["end"] == "done" and not predictions:
+        write_text(part / RECORD_ALONE, "")
     why = {"why": row["why"]} if row["why"] else {}
     finish(part, row["end"], {**why, "archived": file.name})
 

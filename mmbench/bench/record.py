@@ -56,7 +56,7 @@ SMALL = 1 << 16  # bytes; files up to here are read back before a run counts as 
 MEMORY = "; memory ran out"  # ends the reason of a kill where the kernel counted one
 FORMULA = re.compile(r"^(?=[=+\-@\t\r])")  # what a spreadsheet would compute, as OWASP lists it
 CALIBRATION = "calibration.npz"
-PREDICTIONS = "predictions"  # folder of a file a test condition
+RECORD_ALONE = "record_alone"  # in a finished run of which an archive kept no predictions
 IPW = "_ipw"  # ends the name of a metric that weights samples by one over their propensity
 
 
@@ -169,8 +169,8 @@ def _look(spec: RunSpec, folder: Path, read_up_to: int | None, *, predictions: b
         if (folder / end).is_file():
             if problem := damage(folder, end, read_up_to=read_up_to):
                 return Run(spec, folder, "broken", problem)
-            if end == "done" and predictions and not (folder / PREDICTIONS).is_dir():
-                return Run(spec, folder, "broken", "of a trial, an archive keeps no predictions")
+            if end == "done" and predictions and (folder / RECORD_ALONE).is_file():
+                return Run(spec, folder, "broken", "an archive keeps no predictions of a trial")
             if end == "done":
                 return Run(spec, folder, "done")
             try:
@@ -202,7 +202,7 @@ def read_predictions(
         condition: Name of a test condition.
         only: Names of the arrays that are read; None = all.
     """
-    return read_npz(run.folder / PREDICTIONS / f"{condition}.npz", only)
+    return read_npz(run.folder / "predictions" / f"{condition}.npz", only)
 
 
 def read_scored(run: Run, condition: str) -> dict[str, NDArray[Any]]:

@@ -262,7 +262,7 @@ def test_of_trials_of_an_ended_search_records_alone_are_kept(tmp_path):
         found = find_run(trial, other.runs_folder)
         assert (found.state, found.why) == (
             "broken",
-            "of a trial, an archive keeps no predictions",
+            "an archive keeps no predictions of a trial",
         )
     assert len(others) == 2
     assert list(other.work(workers=1)) == []
