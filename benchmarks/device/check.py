@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -195,11 +195,13 @@ def compare(method: str, *, device: str, until: float) -> Row:
     differences: dict[str, float] = {}
     seconds, peak_mib = 0.0, 0.0
     drawn = DrawnHere() if device == "cuda" else nullcontext()
-    same = ExitStack()
-    same.enter_context(patch.object(Dropout, "forward", dropped))
-    same.enter_context(patch.object(attention, "scaled_dot_product_attention", attended))
     try:
-        with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH), same:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            sdpa_kernel(SDPBackend.MATH),
+            patch.object(Dropout, "forward", dropped),
+            patch.object(attention, "scaled_dot_product_attention", attended),
+        ):
             here = tiny(method, "cpu", "32-true")
             run(here, Path(folder) / "here", ROOT)
             expected = probabilities(here, Path(folder) / "here")
