@@ -188,7 +188,7 @@ def harness(method: Method, data: DataModule) -> float:
     beside = BareBeside()
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [WhileClaimed(ALONE), beside]
-        trainer = make_trainer(spec, Path(folder), callbacks, EPOCHS, BATCHES)
+        trainer = make_trainer(spec, Path(folder), callbacks, EPOCHS, 1)
         trainer.fit(method, datamodule=Fitting(data, torch.device("cpu")))
     return statistics.median(beside.trained_s) / statistics.median(beside.bare_s)
 

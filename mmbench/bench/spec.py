@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,7 +19,7 @@ from mmbench.registry import suggest
 
 M = TypeVar("M", bound=BaseModel)
 MOST = 100  # seeds or folds that a bare number may ask for: `seeds: 1111` means seed 1111
-PROTOCOL = 2  # raised when the same words come to mean another run
+PROTOCOL = 3  # raised when the same words come to mean another run
 EVERY = "*"  # a method's argument `modality` that stands for each modality of a data set
 # trainer settings that say where, how safely and watched by whom, not what: they change no number,
 # so they are no part of the key, and a finished run is not repeated for another logger
@@ -97,8 +96,9 @@ class TrainerSpec(BaseModel):
     Args:
         max_epochs: Passes over the training split, >= 1.
         batch_size: Samples a batch, >= 1.
-        min_steps: Optimiser steps of each training at least, >= 1: on a small data set epochs are
-            added until they are taken. None = epochs alone decide.
+        min_steps: Optimiser steps that `max_epochs` come to at least, >= 1: on a small data set an
+            epoch is as many passes as that takes, so that patience, the epochs of a stage and the
+            time between two validations mean the same there. None = one pass.
         patience: Stop after so many epochs without a better validation score; None = never.
         warm_up: Share of a training's steps over which every learning rate rises from zero, in
             [0, 1); None = none.
@@ -322,15 +322,9 @@ class RunSpec:
         parts = (self.data_label, self.scenario_name, self.method_label)
         return Path(*(_file_name(part) for part in parts), self.key)
 
-    def epochs(self, steps: int) -> int:
-        """Epochs of a training that has no number of its own, at most.
-
-        Args:
-            steps: Of the optimiser in an epoch.
-        """
-        least: int = math.ceil(self.trainer_args.get("min_steps", 0) / steps)
-        epochs = max(int(self.trainer_args["max_epochs"]), least)
-        return max(1, round(self.length * epochs))
+    def epochs(self) -> int:
+        """Epochs of a training that has no number of its own, at most."""
+        return max(1, round(self.length * int(self.trainer_args["max_epochs"])))
 
     @property
     def title(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from arrays import Arrays, alike, fit
@@ -493,16 +494,32 @@ def test_a_curve_rises_if_its_second_half_climbs_beyond_chance(curve, rises):
     assert still_rising([-value for value in curve], -1.0) is rises
 
 
+def validated(tmp_path, **trainer):
+    """After how many passes a run on 64 samples was validated; 4 steps a pass."""
+    spec = specs(trainer={"batch_size": 20} | trainer)[1]
+    assert run(spec, tmp_path, NO_DATA).state == "done"
+    curve = pd.read_csv(tmp_path / spec.folder / "metrics.csv")
+    scored = [name for name in curve if name.startswith("val/")]
+    passes = [int(epoch) + 1 for epoch in curve.dropna(subset=scored)["epoch"]]
+    assert read_result(tmp_path / spec.folder).selected.epochs == passes[-1]
+    return passes
+
+
 def test_a_small_data_set_gets_the_steps_that_were_asked_for(tmp_path):
-    # 64 samples in batches of 20 are 4 steps an epoch
-    few = {"max_epochs": 1, "batch_size": 20}
-    epochs = {}
-    for steps in (None, 4, 9):
-        asked = few if steps is None else few | {"min_steps": steps}
-        spec = specs(trainer=asked)[1]
-        assert run(spec, tmp_path, NO_DATA).state == "done"
-        epochs[steps] = read_result(tmp_path / spec.folder).selected.epochs
-    assert epochs == {None: 1, 4: 1, 9: 3}
+    assert validated(tmp_path, max_epochs=1) == [1]
+    assert validated(tmp_path, max_epochs=1, min_steps=4) == [1]
+    assert validated(tmp_path, max_epochs=1, min_steps=9) == [3]
+    assert validated(tmp_path, max_epochs=2, min_steps=20) == [3, 6], "validated as often"
+
+
+def test_patience_lasts_as_many_steps_on_a_small_data_set(tmp_path, monkeypatch):
+    """With a score that never gets better, the first of three validations is the best one."""
+    scores = iter(range(100, 0, -1))
+    monkeypatch.setattr(
+        "mmbench.bench.run.selection.score", lambda *args, **kwargs: next(scores) / 100
+    )
+    assert validated(tmp_path, max_epochs=9, patience=2) == [1, 2, 3]
+    assert validated(tmp_path, max_epochs=9, patience=2, min_steps=100) == [3, 6, 9]
 
 
 @pytest.mark.slow

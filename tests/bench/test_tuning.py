@@ -139,10 +139,9 @@ def test_trials_of_all_methods_are_given_the_same_epochs_and_the_best_length_goe
     monkeypatch.setattr(tuning, "read_result", planned.read)
     planned.searches.begin(lambda spec: (SPACE, DEFAULTS))
     planned.searches.advance(planned.find)
-    steps = 4  # of an epoch
     of = {name: [] for name in methods}
     for spec in planned.searches.trials:
-        of[spec.method].append(spec.epochs(steps))
+        of[spec.method].append(spec.epochs())
     assert of["zero_fill"] == of["mean_fusion"] == [30, 15, 90, 15, 30, 15, 90, 15, 30, 15]
     for spec in planned.searches.plan(planned.specs):
         search = planned.searches.of[
@@ -170,7 +169,7 @@ def test_a_length_of_one_leaves_every_key_as_it_was_and_another_makes_another_ru
     long = replace(spec, length=2.0)
     assert long.key != spec.key
     assert replace(long, length=1.0).key == spec.key
-    assert long.epochs(10) == 2 * spec.epochs(10)
+    assert long.epochs() == 2 * spec.epochs()
 
 
 def test_a_search_without_a_score_keeps_the_defaults_and_says_so(tmp_path, monkeypatch):

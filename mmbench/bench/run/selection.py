@@ -83,10 +83,10 @@ def require_validation(data: DataModule, settings: Mapping[str, Any], epochs: Ep
             f"trainer.val_check_interval: {interval} is more than the {steps} batches of an epoch, "
             "so that no epoch would be validated; lower it, or leave it out"
         )
-    first = (settings.get("check_val_every_n_epoch", 1) - 1) * steps + between
-    least = math.ceil(settings.get("min_steps", 0) / batches)
+    together = passes_an_epoch(settings, batches)
+    first = (settings.get("check_val_every_n_epoch", together) - 1) * steps + between
     for of_stage in epochs or (None,):
-        passes = max(of_stage or settings["max_epochs"], least)
+        passes = together * (of_stage or settings["max_epochs"])
         most = settings.get("max_steps", -1)
         last = passes * steps
         if most > 0:
@@ -97,6 +97,19 @@ def require_validation(data: DataModule, settings: Mapping[str, Any], epochs: Ep
                 f"first validation after {first}, so that no epoch could be selected; look at "
                 f"{', '.join(f'trainer.{name}' for name in PACES if name in settings)}"
             )
+
+
+def passes_an_epoch(settings: Mapping[str, Any], batches: int) -> int:
+    """Passes over the training split that make one epoch of a suite; see `TrainerSpec.min_steps`.
+
+    Args:
+        settings: Of the trainer.
+        batches: Of a pass, >= 1.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, math.ceil(settings.get("min_steps", 0) / (batches * settings["max_epochs"])))
 
 
 def _batches(data: DataModule, split: Split) -> int:
@@ -125,7 +138,7 @@ def still_rising(curve: Sequence[float], sign: float) -> bool:
     below `RISING_P`) and by more than `RISING_SHARE` of what training brought in all.
 
     Args:
-        curve: Score after each epoch.
+        curve: Score of each validation.
         sign: 1 where more is better, -1 where less is.
     """
     scores = sign * np.asarray(curve, dtype=float)
@@ -144,7 +157,7 @@ class KeepBest(Callback):
         data: Its own validation targets are scored against, not those of a batch.
         metric: Name of the score.
         on: `val` or `best` for the best epoch, `last` for the last one.
-        patience: Stop after so many epochs without a better score; None = never.
+        patience: Stop after so many passes without a better score; None = never.
     """
 
     def __init__(self, data: DataModule, metric: str, on: str, patience: int | None) -> None:
@@ -155,7 +168,8 @@ class KeepBest(Callback):
         self.patience = patience
         self.best: float | None = None
         self.epoch: int | None = None
-        self.curve: list[float] = []  # score after each epoch
+        self.passes = 0  # up to the last validation
+        self.curve: list[float] = []  # score of each validation
         self._state: dict[str, torch.Tensor] = {}
         self._outputs: list[torch.Tensor] = []
         self._rows: list[torch.Tensor] = []  # positions in the validation split
@@ -204,6 +218,7 @@ class KeepBest(Callback):
         value = trainer.strategy.broadcast(value)
         pl_module.log(f"val/{self.metric}", value, sync_dist=True)
         self.curve.append(value)
+        self.passes = trainer.current_epoch + 1
         if self.best is None and math.isnan(value) and self.on != "last":
             raise ValueError(
                 f"{self.metric} on the val split is no number after epoch "
@@ -221,11 +236,13 @@ class KeepBest(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that goes on from a checkpoint has to know of the epochs before."""
-        return {"best": self.best, "epoch": self.epoch, "curve": self.curve, "state": self._state}
+        seen = {"epoch": self.epoch, "passes": self.passes, "curve": self.curve}
+        return {"best": self.best, **seen, "state": self._state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.passes = state_dict["passes"]
         self.curve, self._state = list(state_dict["curve"]), state_dict["state"]
 
     def restore(self, method: LightningModule) -> None:

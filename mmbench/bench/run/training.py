@@ -1,6 +1,5 @@
 """Train a method, stage by stage; a stage that was trained before is loaded."""
 
-import math
 import shutil
 import time
 import warnings
@@ -26,7 +25,7 @@ from mmbench.bench.run.identity import stage_identity
 from mmbench.bench.run.loggers import loggers
 from mmbench.bench.run.meters import energy_j, flops_of_loss, metered
 from mmbench.bench.run.schedule import Schedule
-from mmbench.bench.run.selection import KeepBest, still_rising
+from mmbench.bench.run.selection import KeepBest, passes_an_epoch, still_rising
 from mmbench.bench.spec import RunSpec
 from mmbench.data.cache import cached_unless_lost
 from mmbench.data.digest import digest
@@ -126,21 +125,22 @@ def _train_stage(
     """
     method.begin(stage)
     method.train()
+    passes = passes_an_epoch(spec.trainer_args, len(data.train_dataloader()))
+    patience = spec.trainer_args.get("patience")
     keep = KeepBest(
         data,
         spec.select["metric"],
         stage.select or spec.select["on"],
-        spec.trainer_args.get("patience"),
+        patience and patience * passes,
     )
     alone = len(method.stages) == 1
     logs = folder if alone else folder / f".{stage.name}"
     identity, home = stage_identity(spec, folder, data, method, stage)
     minutes = spec.trainer_args.get("checkpoint_minutes", 1.0)
     checkpoints = Checkpoints(home / f".{digest(identity)}.ckpt", minutes, logs / CURVE)
-    steps_an_epoch = len(data.train_dataloader())
     claimed = WhileClaimed(held)
     callbacks = [claimed, keep, *_schedule(spec), checkpoints]
-    trainer = make_trainer(spec, logs, callbacks, stage.epochs, steps_an_epoch)
+    trainer = make_trainer(spec, logs, callbacks, stage.epochs, passes)
 
     def fit() -> StageResult:
         if stage.shared_across:
@@ -167,7 +167,7 @@ def _train_stage(
             selected=Selected(
                 epoch=keep.epoch,
                 score=keep.best,
-                epochs=len(keep.curve),
+                epochs=keep.passes,
                 rising=still_rising(keep.curve, keep.sign),
             ),
             train_s=train_s,
@@ -209,7 +209,7 @@ def make_trainer(
     folder: Path,
     callbacks: list[Callback],
     epochs: int | None,
-    steps_an_epoch: int,
+    passes: int,
 ) -> Trainer:
     """The trainer of one stage.
 
@@ -218,11 +218,11 @@ def make_trainer(
         folder: Gets the curve.
         callbacks: What happens meanwhile, in this order.
         epochs: Of the stage; None = as the run says.
-        steps_an_epoch: Batches of the training split.
+        passes: Over the training split in an epoch.
     """
-    least = math.ceil(spec.trainer_args.get("min_steps", 0) / steps_an_epoch)
     settings: dict[str, Any] = {
-        "max_epochs": max(epochs, least) if epochs else spec.epochs(steps_an_epoch),
+        "max_epochs": passes * (epochs or spec.epochs()),
+        "check_val_every_n_epoch": passes,
         "devices": spec.devices,
         # experts that no sample of a batch went to have no gradient
         "strategy": "ddp_find_unused_parameters_true" if spec.devices > 1 else "auto",
