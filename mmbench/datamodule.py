@@ -303,6 +303,27 @@ class DataModule(LightningDataModule, ABC):
                         f"augment.{modality.name} would move; leave one of them out"
                     )
 
+    def require_reach(self) -> None:
+        """Refuse a rate that natural gaps forbid; draws masks of the splits that have some.
+
+        Raises:
+            ValueError: If so; one line with the split or test condition and the highest rate.
+        """
+        tested = self.scenario.conditions(self.task.names)
+        asked: list[tuple[str, Split, Missingness]] = [
+            ("train", "train", self.scenario.train),
+            ("val", "val", self.scenario.val),
+            *((f"test {label}", "test", missingness) for label, missingness in tested.items()),
+        ]
+        for where, split, missingness in asked:
+            samples = self.samples(split)
+            if samples.presence.all():
+                continue
+            try:
+                missingness.draw(samples, Stream(self.scenario.mask_seed, split))
+            except ValueError as error:
+                raise ValueError(f"scenario {self.scenario.name!r}: {where}: {error}") from None
+
     @property
     def _augmentation(self) -> Augmentation:
         return Augmentation(self._augment, self.order_seed, self._views)

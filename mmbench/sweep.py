@@ -153,7 +153,7 @@ class Sweep:
             ValueError: If a method's or data set's argument is wrong, a file is not there, or
                 scenario, encoders or metric do not fit the data.
         """
-        from mmbench.bench.run.build import check_arguments, require_fold
+        from mmbench.bench.run.build import build_data, check_arguments, require_fold
 
         self.look()
         seen: set[tuple[str | int, ...]] = set()
@@ -162,9 +162,11 @@ class Sweep:
             if first not in seen:
                 if check_arguments(spec, self.data_root) is not None:
                     self._inapplicable.add((spec.data_label, spec.method_label))
+                if first[:2] not in seen:
+                    build_data(spec, self.data_root).require_reach()
             elif (spec.data_label, spec.fold) not in seen:
                 require_fold(spec, self.data_root)
-            seen |= {first, (spec.data_label, spec.fold)}
+            seen |= {first, first[:2], (spec.data_label, spec.fold)}
 
     def look(self) -> None:
         """Look at the data as they are now.

@@ -478,3 +478,14 @@ def test_a_file_that_holds_no_suite_is_refused(refused, tmp_path, content, messa
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\nb.yaml", ".", "", "tiny.yaml/x"])
 def test_a_name_that_no_suite_can_have_is_refused(refused, name):
     refused("no suite", name)
+
+
+def test_a_rate_that_the_gaps_of_the_data_forbid_is_refused_before_any_training(refused):
+    grid = "{mechanism: mcar, missing_rate: [0.0, 0.6]}"
+    words = ("data=[tabler]", "methods=[majority]")
+    refused(
+        "test mcar_0.6: missing rate 0.6 cannot be reached on these samples",
+        "tiny.yaml",
+        *words,
+        f"scenarios=[{{name: s, train: {{mechanism: mcar, missing_rate: 0.3}}, test: {grid}}}]",
+    )

@@ -281,6 +281,12 @@ def _number(value: JSON, key: str) -> float:
     return float(value)
 
 
+def _truth(value: JSON, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false, found {value!r}")
+    return value
+
+
 def _rate(value: JSON, key: str) -> float | dict[str, float]:
     if isinstance(value, Mapping):
         return {str(name): _number(one, f"{key}.{name}") for name, one in value.items()}
@@ -309,6 +315,7 @@ def _words(value: JSON, key: str) -> tuple[str, ...]:
 READERS: dict[Any, Callable[[JSON, str], Any]] = {
     float: _number,
     int: _integer,
+    bool: _truth,
     float | Mapping[str, float]: _rate,
     str: _word,
     tuple[str, ...]: _words,

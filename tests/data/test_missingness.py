@@ -617,6 +617,24 @@ def test_a_rate_that_natural_gaps_forbid_is_refused_when_drawn(make):
         make(0.66).draw(samples, Stream(0, "train"))
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_capped_rate_hides_as_much_as_can_be_and_below_that_what_was_asked(gaps):
+    samples = make_samples(400, 3, gaps=gaps)
+    beyond = Mcar(0.9, capped=True)
+    beyond.check(samples.modalities)
+    shown = beyond.draw(samples, Stream(0, "train"))
+    assert (shown.sum(axis=1) == 1).all()
+    assert (shown <= samples.presence).all()
+    plain, capped = (Mcar(0.4, c).draw(samples, Stream(0, "train")) for c in (False, True))
+    np.testing.assert_array_equal(plain, capped)
+    assert (shown <= capped).all(), "nested"
+
+
+def test_rates_of_their_own_cannot_be_capped():
+    with pytest.raises(ValueError, match="capped goes with one missing_rate"):
+        Mcar({"text": 0.7}, capped=True)
+
+
 @pytest.mark.parametrize("rates", [{"audio": 0.8, "image": 0.4}, {"audio": 1.0, "image": 0.01}])
 def test_own_rates_that_cannot_be_reached_together_are_refused(rates):
     with pytest.raises(ValueError, match="cannot be reached together"):

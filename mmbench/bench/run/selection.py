@@ -109,7 +109,8 @@ def passes_an_epoch(settings: Mapping[str, Any], batches: int) -> int:
     Returns:
         At least 1.
     """
-    return max(1, math.ceil(settings.get("min_steps", 0) / (batches * settings["max_epochs"])))
+    steps = batches * int(settings["max_epochs"])
+    return max(1, math.ceil(int(settings.get("min_steps", 0)) / steps))
 
 
 def _batches(data: DataModule, split: Split) -> int:

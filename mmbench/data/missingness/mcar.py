@@ -46,12 +46,16 @@ class Mcar:
     Args:
         missing_rate: Share of entries, 0 <= rate <= (M - 1) / M; or modality -> share of its own
             entries (others always stay).
+        capped: Where the rate cannot be reached, hide as much as can be: every sample keeps one
+            modality. So one scenario serves data sets with two modalities and with six, and those
+            with gaps of their own; records say what was reached. Without it that is an error.
 
     Raises:
-        ValueError: If a rate is no share.
+        ValueError: If a rate is no share, or rates of their own are to be capped.
     """
 
     missing_rate: float | Mapping[str, float]
+    capped: bool = False
     mechanism: ClassVar[str] = "mcar"
 
     def __post_init__(self) -> None:
@@ -61,6 +65,8 @@ class Mcar:
             rate = {str(name): share(value, f"missing_rate.{name}") for name, value in items}
             if not rate:
                 raise ValueError("missing_rate names no modality; write {text: 0.7} or 0.3")
+            if self.capped:
+                raise ValueError("capped goes with one missing_rate for all modalities")
         else:
             rate = share(self.missing_rate, "missing_rate")
         object.__setattr__(self, "missing_rate", rate)
@@ -83,7 +89,7 @@ class Mcar:
         """See `Missingness`."""
         if isinstance(self.missing_rate, Mapping):
             self._thresholds(np.ones((1, len(names)), bool), names)
-        else:
+        elif not self.capped:
             check_rate(self.missing_rate, names)
 
     def draw(self, samples: Samples, stream: Stream) -> PresenceArray:
@@ -135,7 +141,8 @@ class Mcar:
         def excess(p: float) -> float:
             return float((counts[1:] * (sizes[1:] * p - p ** sizes[1:])).sum() / entries - rate)
 
-        check_rate_with_gaps(rate, excess(1.0) + rate)
+        if not self.capped:
+            check_rate_with_gaps(rate, excess(1.0) + rate)
         p = brentq(excess, 0.0, 1.0, xtol=1e-15) if excess(1.0) > 0 else 1.0
         return np.full(len(names), p)
 
