@@ -21,15 +21,25 @@ whose icons are mostly four such families, is split 82 / 18 / 23.
 Sanity, accuracy of a logistic regression on val / test (majority .164 / .163), among the icons
 that have the modality: outline .312 / .267, filled .215 / .333, tags .655 / .679 (bag of words).
 
+With `features: pretrained` a drawing is a vector of 1,280 features of a frozen EfficientNet-Lite0
+and the tags one of 384 of a frozen MiniLM (`mmbench.data.features`; the extra `pretrained`, no
+download). Computed once, in the first run that asks, and kept in the cache folder.
+Logistic regression then reaches: outline .367 / .373, filled .367 / .397, tags .739 / .733.
+
 Terms: see `assets/LICENSE-tabler`. Built by `assets/build_tabler.py`.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.assets import shipped
+from mmbench.data.features import IMAGE_WIDTH, TEXT_WIDTH, frozen_features, installed
 from mmbench.data.samples import SPLITS, Samples, Split
+from mmbench.data.scenario import Scenario
 from mmbench.data.task import Modality, Task
 from mmbench.datamodule import DataModule, Source
 
@@ -64,7 +74,14 @@ _CLASSES = (
 
 
 class Tabler(DataModule):
-    """Which category is an icon filed under, from its drawings and its tags?"""
+    """Which category is an icon filed under, from its drawings and its tags?
+
+    Args:
+        features: `raw`, pixels and words; or `pretrained`, vectors of frozen encoders.
+
+    Raises:
+        ValueError: If these are not installed.
+    """
 
     source: ClassVar[Source] = Source(
         citation="Tabler Icons 3.51.0, Paweł Kuna",
@@ -73,34 +90,68 @@ class Tabler(DataModule):
         checksum="3f89ee77d3c440e6412384de1795cf88c9f4c97e0ad45a0fb902535862c9fb1f",
     )
 
+    def __init__(
+        self,
+        root: Path,
+        scenario: Scenario,
+        *,
+        features: Literal["raw", "pretrained"] = "raw",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, scenario, **common)
+        self.features = features
+        if features != "raw":
+            installed()
+
     def describe(self) -> Task:
-        """Twenty-six classes from two images and a row of tokens."""
-        return Task(
-            "single_label",
-            (
+        """Twenty-six classes from two images and a row of tokens, or from three vectors."""
+        if self.features == "pretrained":
+            modalities = (
+                Modality("outline", "vector", (IMAGE_WIDTH,)),
+                Modality("filled", "vector", (IMAGE_WIDTH,)),
+                Modality("tags", "vector", (TEXT_WIDTH,)),
+            )
+        else:
+            modalities = (
                 Modality("outline", "image", (1, 32, 32)),
                 Modality("filled", "image", (1, 32, 32)),
                 Modality("tags", "tokens", (22,), vocab_size=2774),
-            ),
-            _CLASSES,
-        )
+            )
+        return Task("single_label", modalities, _CLASSES)
 
     def load(self, split: Split) -> Samples:
         """Read one split; `filled` is present where the icon has such a drawing.
 
         Raises:
-            ValueError: If the installed file is damaged.
+            ValueError: If the installed file is damaged, or the encoders are not installed.
         """
         arrays = shipped.read("tabler", self.source.checksum)
         rows = arrays["split"] == SPLITS.index(split)
         names = ("outline", "filled", "tags")
         has_filled = arrays["has_filled"][rows]
         always = np.ones_like(has_filled)
+        is_raw = self.features == "raw"
+        inputs = arrays if is_raw else self._encoded(arrays)
         return Samples(
             modalities=names,
-            inputs={name: arrays[name][rows] for name in names},
+            inputs={name: inputs[name][rows] for name in names},
             target=arrays["target"][rows].astype(np.int64),
             sample_id=arrays["sample_id"][rows],
             presence=np.stack([always, has_filled, always], axis=1),
-            lengths={"tags": arrays["tags_lengths"][rows]},
+            lengths={"tags": arrays["tags_lengths"][rows]} if is_raw else {},
         )
+
+    def _encoded(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Features of all samples, in the order of the file; zeros where there is no drawing."""
+        has_filled = arrays["has_filled"]
+        vectors = frozen_features(
+            self.source.checksum,
+            pictures={
+                name: np.repeat(arrays[name][rows], 3, axis=1)  # of three colours
+                for name, rows in (("outline", slice(None)), ("filled", has_filled))
+            },
+            texts={"tags": arrays["tags_text"].tolist()},
+        )
+        filled = np.zeros_like(vectors["outline"])
+        filled[has_filled] = vectors["filled"]
+        return {**vectors, "filled": filled}

@@ -310,12 +310,12 @@ class DataModule(LightningDataModule, ABC):
             ValueError: If so; one line with the split or test condition and the highest rate.
         """
         tested = self.scenario.conditions(self.task.names)
-        asked: list[tuple[str, Split, Missingness]] = [
+        parts: list[tuple[str, Split, Missingness]] = [
             ("train", "train", self.scenario.train),
             ("val", "val", self.scenario.val),
             *((f"test {label}", "test", missingness) for label, missingness in tested.items()),
         ]
-        for where, split, missingness in asked:
+        for where, split, missingness in parts:
             samples = self.samples(split)
             if samples.presence.all():
                 continue

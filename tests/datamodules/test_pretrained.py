@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.assets import shipped
 from datamodules.openmoji import Openmoji
+from datamodules.tabler import Tabler
 from mmbench.data import features
 from mmbench.data.missingness.fixed import natural
 from mmbench.data.pieces import cut, tokenizer_of
@@ -120,3 +121,28 @@ def test_features_belong_to_their_samples_and_tell_the_classes_apart(few):
         means = np.stack([x[::2][y[::2] == c].mean(0) for c in CLASSES])
         nearest = np.linalg.norm(x[1::2, None] - means, axis=2).argmin(1)
         assert np.mean(np.take(CLASSES, nearest) == y[1::2]) >= least, name
+
+
+@pytest.mark.slow
+def test_drawings_of_icons_are_vectors_and_where_there_is_none_zeros(monkeypatch, tmp_path):
+    for package in features.PACKAGES:
+        pytest.importorskip(package.replace("-", "_"), reason="needs the extra `pretrained`")
+    arrays = shipped.read("tabler", Tabler.source.checksum)
+    rows = np.concatenate([np.flatnonzero(arrays["has_filled"] == has)[:4] for has in (0, 1)])
+    thin = {name: x[rows] if len(x) == len(arrays["target"]) else x for name, x in arrays.items()}
+    thin["split"] = np.array([0, 1, 2, 0, 0, 1, 2, 0])
+    monkeypatch.setattr(shipped, "read", lambda name, checksum: thin)
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
+    data = Tabler(Path("no such folder"), SCENARIO, features="pretrained")
+    for number, split in enumerate(SPLITS):
+        here, found = thin["split"] == number, data.load(split)
+        assert [x.shape[1:] for x in found.inputs.values()] == [
+            m.shape for m in data.task.modalities
+        ]
+        assert not found.inputs["filled"][~found.presence[:, 1]].any()
+        for name, shown in (("outline", here), ("filled", here & thin["has_filled"])):
+            pictures = features.image_features(np.repeat(thin[name][shown], 3, axis=1))
+            mine = found.inputs[name][found.presence[:, data.task.names.index(name)]]
+            np.testing.assert_allclose(mine, pictures, atol=1e-4)
+        texts = features.text_features(thin["tags_text"][here].tolist())
+        np.testing.assert_allclose(found.inputs["tags"], texts, atol=1e-5)
