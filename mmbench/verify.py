@@ -97,7 +97,10 @@ def verify(
     here = board[~board["data"].isin(absent)]
     verified = Verified(absent=absent, outdated=stale(here, now))
     if not specs:
-        verified.skipped = "no run of its suite is in the table as the suite stands"
+        gone = [absent[name] for name in board["data"].unique() if name in absent]
+        verified.skipped = "; ".join(dict.fromkeys(gone)) or (
+            "no run of its suite is in the table as the suite stands"
+        )
     for spec in _chosen(specs, board, sample, seed, seconds):
         run_again(spec, scratch / "runs", data_root)
         made, before = find_run(spec, scratch / "runs"), find_run(spec, archived / "runs")
