@@ -489,3 +489,15 @@ def test_a_rate_that_the_gaps_of_the_data_forbid_is_refused_before_any_training(
         *words,
         f"scenarios=[{{name: s, train: {{mechanism: mcar, missing_rate: 0.3}}, test: {grid}}}]",
     )
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        ("0.3, capped: 1", "capped must be true or false, found 1"),
+        ("{text: 0.3}, capped: true", "capped goes with one missing_rate for all modalities"),
+    ],
+)
+def test_whether_a_rate_is_capped_is_a_truth_and_of_one_rate(refused, rate, message):
+    mcar = f"{{mechanism: mcar, missing_rate: {rate}}}"
+    refused(message, "tiny.yaml", f"scenarios=[{{name: s, train: {mcar}, test: {mcar}}}]")

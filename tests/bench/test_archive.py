@@ -185,6 +185,10 @@ def test_data_that_are_not_here_are_left_out_by_name(finished, tmp_path):
     verified = verify(published, tmp_path / "a", sample=9, data_root=NO_DATA)
     assert list(verified.absent) == ["rosmap"]
     assert [check.state for check in verified.checks] == ["within"] * 4
+    foreign = board.assign(data="rosmap")  # the suite has other data, too, the table has not
+    foreign.to_csv(published / "leaderboard.csv", index=False)
+    verified = verify(published, tmp_path / "c", sample=9, data_root=NO_DATA)
+    assert (verified.checks, "set --data-root" in verified.skipped) == ([], True)
     (published / "suite.json").write_text(json.dumps(suite | {"data": [{"name": "rosmap"}]}))
     verified = verify(published, tmp_path / "b", sample=9, data_root=NO_DATA)
     assert verified.checks == []
