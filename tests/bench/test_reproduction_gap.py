@@ -32,8 +32,8 @@ def small(tmp_path_factory):
         "methods": [e.model_dump() for e in suite.methods if e.label in labels],
         "seeds": 2,
         "limit": 64,
+        "trainer": {"max_epochs": 1},
     }
-    words["trainer"]["max_epochs"] = 1
     words["data"] = words["data"][:1]
     sweep = mmbench.Sweep(words, results=tmp_path_factory.mktemp("results"))
     sweep.run(workers=1)
