@@ -35,6 +35,7 @@ from mmbench.store import write_text
 SUITE = "reproduction_gap"
 OFFICIAL = "official"
 DASH = "\N{EN DASH}"  # nothing to say
+RISING = 0.5  # share of trainings that ended too early for their mean to be compared
 ASKED = 0.02  # of the suite's metric: what the page had better be able to find
 MOSI = ("moe_retriever_mosi", "moe_retriever_table2.csv")  # a suite, and what a paper says of it
 
@@ -74,12 +75,14 @@ def worth(sweep: Sweep) -> pd.DataFrame:
 
     Returns:
         `method`, `change`, `argument`, `data`, `worth` (score of the method as its paper has it
-        less that of the change), `ci_low`, `ci_high`, `se_seeds`, `se_samples`, `p`, adjusted.
+        less that of the change), `ci_low`, `ci_high`, `se_seeds`, `se_samples`, `p`, adjusted,
+        `rising` (most trainings of one of the two ended while their validation score rose).
     """
     runs, records, metric = sweep.runs(), sweep.records(), sweep.suite.select.metric
     if not any(run.state == "done" for run in runs):
         raise ValueError(f"no run of {SUITE} has ended in {sweep.folder}: mmbench run {SUITE}")
     cache = ScoreCache(sweep.runs_folder)
+    rising = records.groupby("method")["rising"].mean() > RISING
     tables = []
     for method, entries in families(sweep.suite.methods).items():
         for entry in entries[1:]:
@@ -90,6 +93,7 @@ def worth(sweep: Sweep) -> pd.DataFrame:
                     method=method,
                     change=entry.label.partition(".")[2],
                     argument=argument,
+                    rising=bool(rising.reindex([method, entry.label]).any()),
                     worth=-table["gain"],
                     ci_low=-table["ci_high"],
                     ci_high=-table["ci_low"],
@@ -151,19 +155,20 @@ def _key(metric: str, seeds: int, changes: int) -> str:
         "paper's is better. In brackets, the 95 % interval over seeds and test samples together.\n"
         f"- **p**: chance of such a difference between equals, adjusted (Holm) for the {changes} "
         f"changes of this page. **better**: whose score is higher where p is below {CHANCE}; "
-        "undecided elsewhere, which is not the same as equal.\n"
+        "undecided elsewhere, which is not the same as equal; **still rising**: most trainings of "
+        "one of the two ended while validation still rose, so that the row is not counted.\n"
         "- **a data set**: the same there, with the standard error over seeds (s) and the one "
         f"over test samples (t) apart; {DASH} where the method does not apply.\n"
         "- A method's name leads to the command that makes its rows again.\n"
-        "- Trainings are short and small: a mechanism that needs more than that is not refuted "
-        "here."
+        "- Data sets are small and methods narrow: a mechanism that needs more than that is not "
+        "refuted here."
     )
 
 
 def _sentence(table: pd.DataFrame, what: str, metric: str) -> str:
-    mean = table[table["data"] == EVERY]
+    mean = table[(table["data"] == EVERY) & ~table["rising"]]
     if mean.empty:
-        return "No such run has ended."
+        return "There are no such runs that can be compared."
     if mean["p"].isna().any():
         return "One training of each cannot tell chance from a difference; take three seeds."
     sure = mean[mean["p"] < CHANCE].sort_values("worth")
@@ -226,6 +231,8 @@ def _table(table: pd.DataFrame, sweep: Sweep, reported: pd.DataFrame, *, officia
 
 
 def _better(row: Any, *, official: bool) -> str:
+    if row["rising"]:
+        return "still rising"
     if pd.isna(row["p"]) or row["p"] >= CHANCE:
         return "undecided"
     return "the paper's" if row["worth"] > 0 else "released code" if official else "changed"

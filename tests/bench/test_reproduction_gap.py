@@ -63,6 +63,24 @@ def test_what_a_change_is_worth_is_the_paired_difference_of_means(gap, small):
     assert row["ci_low"] <= row["worth"] <= row["ci_high"]
 
 
+def test_a_method_whose_trainings_ended_too_early_is_not_counted(gap, small, monkeypatch):
+    def said():
+        table = gap.worth(small).assign(p=0.001)
+        rows = table[table["data"] == EVERY].set_index("change")
+        better = [gap._better(rows.loc[c], official=False) for c in ("official", "without_hiding")]
+        return gap._sentence(table, "changes", "macro_f1").split(" beyond")[0], better
+
+    words, better = said()
+    assert words == "**2 of 2 changes"
+    assert "still rising" not in better
+    records = small.records()
+    early = records.assign(rising=records["method"] == "shaspec")
+    monkeypatch.setattr(small, "records", lambda: early)
+    words, better = said()
+    assert words == "**1 of 1 changes"
+    assert better[1] == "still rising" != better[0]
+
+
 def test_the_page_has_a_row_and_a_command_for_each_change(gap, small, tmp_path):
     text = gap.page(small, tmp_path)
     released, parts = text.split("## What mechanisms are worth")
