@@ -218,7 +218,13 @@ def _groups(
         name: [pair for pair, group in over.items() if name in (ALL, group)] for name in names
     }
     methods = [str(name) for name in table.columns]
-    here = [r for r in runs if r.spec.data_label == data and r.spec.method_label in methods]
+    here = [
+        run
+        for run in runs
+        if run.state == "done"  # a seed, or a fold, that no method has yet is no hole of one
+        and run.spec.data_label == data
+        and run.spec.method_label in methods
+    ]
 
     def make() -> list[float]:
         by_scenario: dict[str, list[Run]] = {}

@@ -120,6 +120,17 @@ def test_without_a_simple_row_that_is_said_and_a_method_with_a_hole_is_left_out(
     assert "momke" in found.sentences[-1]
 
 
+def test_a_seed_that_no_method_has_yet_is_no_hole(tmp_path):
+    shares = {"late_logistic": 0.7, "shaspec": 0.85}
+    runs = made(tmp_path, shares)
+    planned = [
+        replace(run, spec=replace(run.spec, seed=3), folder=tmp_path / "none", state="waiting")
+        for run in runs
+        if run.spec.seed == 0
+    ]
+    assert said([*runs, *planned]).sentences == said(runs).sentences
+
+
 def test_one_seed_cannot_tell_chance_from_merit(tmp_path):
     found = said(made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.9}, seeds=1))
     assert len(found.sentences) == 1
