@@ -155,8 +155,9 @@ def _key(metric: str, seeds: int, changes: int) -> str:
         "paper's is better. In brackets, the 95 % interval over seeds and test samples together.\n"
         f"- **p**: chance of such a difference between equals, adjusted (Holm) for the {changes} "
         f"changes of this page. **better**: whose score is higher where p is below {CHANCE}; "
-        "undecided elsewhere, which is not the same as equal; **still rising**: most trainings of "
-        "one of the two ended while validation still rose, so that the row is not counted.\n"
+        "undecided elsewhere, which is not the same as equal; **the same**: every prediction is, "
+        "since the change touches nothing that these data have; **still rising**: most trainings "
+        "of one of the two ended while validation still rose, so that the row is not counted.\n"
         "- **a data set**: the same there, with the standard error over seeds (s) and the one "
         f"over test samples (t) apart; {DASH} where the method does not apply.\n"
         "- A method's name leads to the command that makes its rows again.\n"
@@ -233,6 +234,8 @@ def _table(table: pd.DataFrame, sweep: Sweep, reported: pd.DataFrame, *, officia
 def _better(row: Any, *, official: bool) -> str:
     if row["rising"]:
         return "still rising"
+    if row["worth"] == row["se_samples"] == 0:
+        return "the same"
     if pd.isna(row["p"]) or row["p"] >= CHANCE:
         return "undecided"
     return "the paper's" if row["worth"] > 0 else "released code" if official else "changed"

@@ -76,6 +76,8 @@ def test_a_method_whose_trainings_ended_too_early_is_not_counted(gap, small, mon
     records = small.records()
     early = records.assign(rising=records["method"] == "shaspec")
     monkeypatch.setattr(small, "records", lambda: early)
+    equal = gap.worth(small).assign(worth=0.0, se_samples=0.0, rising=False).iloc[0]
+    assert gap._better(equal, official=True) == "the same"
     words, better = said()
     assert words == "**1 of 1 changes"
     assert better[1] == "still rising" != better[0]
