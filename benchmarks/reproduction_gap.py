@@ -35,6 +35,7 @@ from mmbench.store import write_text
 SUITE = "reproduction_gap"
 OFFICIAL = "official"
 DASH = "\N{EN DASH}"  # nothing to say
+EQUAL = 1e-6  # less is rounding of a variance
 RISING = 0.5  # share of trainings that ended too early for their mean to be compared
 ASKED = 0.02  # of the suite's metric: what the page had better be able to find
 MOSI = ("moe_retriever_mosi", "moe_retriever_table2.csv")  # a suite, and what a paper says of it
@@ -234,7 +235,7 @@ def _table(table: pd.DataFrame, sweep: Sweep, reported: pd.DataFrame, *, officia
 def _better(row: Any, *, official: bool) -> str:
     if row["rising"]:
         return "still rising"
-    if row["worth"] == row["se_samples"] == 0:
+    if max(abs(row["worth"]), row["se_samples"]) < EQUAL:
         return "the same"
     if pd.isna(row["p"]) or row["p"] >= CHANCE:
         return "undecided"
