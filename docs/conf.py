@@ -1,6 +1,7 @@
 """Documentation: the READMEs where they lie, and the API from its docstrings."""
 
 import re
+import shutil
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -107,7 +108,8 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", without_bounds)
 
 
-GENERATED.mkdir(exist_ok=True)
+shutil.rmtree(GENERATED, ignore_errors=True)  # a page of what was taken out has nothing to show
+GENERATED.mkdir()
 page(
     "methods",
     "Methods",
