@@ -27,7 +27,16 @@ from mmbench.bench.compare import against_reported, read_reported
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import Entry, parameters
 from mmbench.bench.statistics import holm
-from mmbench.bench.verdict import ALL, CHANCE, EVERY, compare, needed, power_sentence, spread
+from mmbench.bench.verdict import (
+    ALL,
+    CHANCE,
+    EVERY,
+    compare,
+    ended_early,
+    needed,
+    power_sentence,
+    spread,
+)
 from mmbench.paths import folder
 from mmbench.registry import METHODS
 from mmbench.store import write_text
@@ -36,7 +45,6 @@ SUITE = "reproduction_gap"
 OFFICIAL = "official"
 DASH = "\N{EN DASH}"  # nothing to say
 EQUAL = 1e-6  # less is rounding of a variance
-RISING = 0.5  # share of trainings that ended too early for their mean to be compared
 ASKED = 0.02  # of the suite's metric: what the page had better be able to find
 MOSI = ("moe_retriever_mosi", "moe_retriever_table2.csv")  # a suite, and what a paper says of it
 
@@ -83,7 +91,7 @@ def worth(sweep: Sweep) -> pd.DataFrame:
     if not any(run.state == "done" for run in runs):
         raise ValueError(f"no run of {SUITE} has ended in {sweep.folder}: mmbench run {SUITE}")
     cache = ScoreCache(sweep.runs_folder)
-    rising = records.groupby("method")["rising"].mean() > RISING
+    early = ended_early(records)
     tables = []
     for method, entries in families(sweep.suite.methods).items():
         for entry in entries[1:]:
@@ -94,7 +102,7 @@ def worth(sweep: Sweep) -> pd.DataFrame:
                     method=method,
                     change=entry.label.partition(".")[2],
                     argument=argument,
-                    rising=bool(rising.reindex([method, entry.label]).any()),
+                    rising=not early.isdisjoint([method, entry.label]),
                     worth=-table["gain"],
                     ci_low=-table["ci_high"],
                     ci_high=-table["ci_low"],
@@ -156,8 +164,8 @@ def _key(metric: str, seeds: int, changes: int) -> str:
         "paper's is better. In brackets, the 95 % interval over seeds and test samples together.\n"
         f"- **p**: chance of such a difference between equals, adjusted (Holm) for the {changes} "
         f"changes of this page. **better**: whose score is higher where p is below {CHANCE}; "
-        "undecided elsewhere, which is not the same as equal; **the same**: every prediction is, "
-        "since the change touches nothing that these data have; **still rising**: most trainings "
+        "undecided elsewhere, which is not the same as equal; **the same**: so is every "
+        "score, the change touches nothing here; **still rising**: most trainings "
         "of one of the two ended while validation still rose, so that the row is not counted.\n"
         "- **a data set**: the same there, with the standard error over seeds (s) and the one "
         f"over test samples (t) apart; {DASH} where the method does not apply.\n"

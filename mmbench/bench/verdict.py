@@ -98,11 +98,11 @@ def verdict(
         )
     kinds = {run.spec.method_label: run.spec.method for run in runs}
     tables = _tables(rows_of_metric)
-    rising = rows_of_metric.groupby("method")["rising"].mean() > 0.5
+    early = ended_early(rows_of_metric)
     whole = [
         name
         for name in kinds
-        if all(name in t.columns for t in tables.values()) and not rising.get(name, False)
+        if all(name in t.columns for t in tables.values()) and name not in early
     ]
     left_out = [name for name, of in kinds.items() if of not in PLAIN and name not in whole]
     simple = [name for name in whole if kinds[name] in SIMPLE]
@@ -146,6 +146,12 @@ def verdict(
 def _without(sentences: list[str]) -> Verdict:
     """No comparisons, and why."""
     return Verdict(sentences, pd.DataFrame(columns=list(COLUMNS)))
+
+
+def ended_early(records: pd.DataFrame) -> set[str]:
+    """Methods most of whose trainings ended while their validation score still rose."""
+    rising = records.groupby("method")["rising"].mean() > 0.5
+    return {str(name) for name in rising.index[rising]}
 
 
 def compare(
