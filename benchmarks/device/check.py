@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -81,6 +82,9 @@ class DrawnHere(TorchDispatchMode):
             mask = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p).to(device)
             return x * mask / (1 - p), mask.bool()
         here = [one.cpu() if isinstance(one, torch.Tensor) else one for one in args]
+        if "generator" in kwargs:
+            kwargs["generator"] = None  # the device's own cannot draw here
+        here = [None if isinstance(one, torch.Generator) else one for one in here]
         if func.overloadpacket in INTO:
             return args[0].copy_(func(*here, **kwargs))
         if func.overloadpacket in NEW:
@@ -99,7 +103,7 @@ class Row:
         name: Of the method.
         differences: Precision -> mean difference of a probability; None = it failed.
         seconds: Of the runs on the device.
-        waits: Calls in a forward pass that wait for the device; None = not counted.
+        waits: Where a forward pass waits for the device, call by call; None = not looked for.
         peak_mib: Peak memory of the float32 run.
         why: Why it does not agree; empty if it does.
     """
@@ -107,14 +111,16 @@ class Row:
     name: str
     differences: Mapping[str, float]
     seconds: float = 0.0
-    waits: int | None = None
+    waits: Sequence[str] | None = None
     peak_mib: float = 0.0
     why: str = ""
 
     def cells(self) -> list[str]:
         """As a row of the table."""
         differ = [f"{self.differences[p]:.4f}" if p in self.differences else "-" for p in TOLERANCE]
-        waits = "-" if self.waits is None else str(self.waits)
+        waits = "-" if self.waits is None else str(len(self.waits))
+        if self.waits:
+            waits += f" ({', '.join(dict.fromkeys(self.waits))})"
         more = [waits, f"{self.peak_mib:.0f}", f"{self.seconds:.1f}", self.why or "yes"]
         return [f"`{self.name}`", *differ, *more]
 
@@ -199,6 +205,7 @@ def compare(method: str, *, device: str, until: float) -> Row:
         with (
             tempfile.TemporaryDirectory() as folder,
             sdpa_kernel(SDPBackend.MATH),
+            torch.backends.cudnn.flags(enabled=False),  # a chain's dropout is drawn inside it
             patch.object(Dropout, "forward", dropped),
             patch.object(attention, "scaled_dot_product_attention", attended),
         ):
@@ -225,23 +232,33 @@ def compare(method: str, *, device: str, until: float) -> Row:
     return Row(method, differences, seconds, waits, peak_mib, why)
 
 
-def waits_of(method: str) -> int:
-    """Calls of one prediction that wait for the GPU, as CUDA reports them."""
+def waits_of(method: str) -> list[str]:
+    """Where one prediction waits for the GPU, as CUDA reports it: a file and line each time."""
     cls = METHODS.get(method)
     task = sample_tasks(cls)[0]
     built = build(cls, task).to("cuda")
     batch = make_batch(task, all_patterns(task)).blind().to(torch.device("cuda"))
+    places = []
+
+    def reported(message: Warning | str, *_: Any, **__: Any) -> None:
+        if "synchroniz" in str(message):
+            ours = [at for at in traceback.extract_stack() if "mmbench" in Path(at.filename).parts]
+            places.append(f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "torch")
+
     with torch.no_grad():
         built(batch)  # kernels are made
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this mode is new, each time it is set
+            torch.cuda.set_sync_debug_mode("warn")
         try:
-            with warnings.catch_warnings(record=True) as caught:
+            with warnings.catch_warnings():
                 warnings.simplefilter("always")
+                warnings.showwarning = reported
                 built(batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(one.message) for one in caught)
+    return places
 
 
 def step_ms(device: str, steps: int, *, share: float) -> float:
