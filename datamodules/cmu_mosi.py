@@ -26,7 +26,7 @@ OUTPUTS = {
     "seven": tuple(f"{k:+d}" if k else "0" for k in range(-3, 4)),
     "score": ("sentiment",),
 }
-VAL = 0.15
+VAL = 0.3  # of the test0 rows
 SPLIT_NAMES: dict[str, Split] = {"train": "train", "valid": "val", "test": "test"}
 
 
@@ -57,14 +57,17 @@ class CmuMosi(DataModule):
     utterances end in .5). `score`: the score itself, a regression.
 
     Splits. `file`: the rows of the train0 and test0 files (1,447 from 62 videos, 752 from 31);
-    whole videos with about 15 % of the training rows, chosen by a hash of the video, are the
+    whole videos with about 30 % of the test0 rows, chosen by a hash of the video, are the
     validation part, so no two parts share a video. `standard`: the usual 1,284 / 229 / 686 of
     `mosi_labels.csv` (52, 10 and 31 videos). The sample id is a hash of the utterance.
 
-    The text features carry the labels of the train0 rows: the CNN was trained on them. Under
-    `standard`, 558 of the 686 test rows are train0 rows, and there a linear probe of the sign
-    reaches .92, against .71 on the other 128. So text features give no honest score under
-    `standard`: take `file`, or `text=tokens`.
+    The text and video features carry the labels of the train0 rows: the networks that made them
+    were trained on those. A linear probe of the sign, trained on 52 of their videos, is right on
+    .98 (text) and .89 (video) of the rows of the other ten, and on .76 and .53 of the test0 rows;
+    for audio it is .50 and .57. So validation is not cut out of train0, where all that is tried
+    looks perfect. Under `standard`, 558 of the 686 test rows are train0 rows, and there a probe
+    on text reaches .92, against .71 on the other 128: these features give no honest score there.
+    Take `file`, or a pickle.
 
     Sequences. With `pickle`, a file of MMSA (`aligned_50.pkl`, `unaligned_50.pkl`) or MultiBench
     (`mosi_data.pkl`) is read in place of all files above: text, audio and video are sequences, the
@@ -268,10 +271,10 @@ class CmuMosi(DataModule):
             index = self._with_labels(index)
         if self.partition == "file":
             index["split"] = index["part"]
-            train = index[index["part"] == "train"]
-            ids = stable_ids(train["utterance"].tolist())
-            chosen = grouped(ids, train["video"].to_numpy(str), share=VAL)
-            index.loc[train.index[chosen], "split"] = "val"
+            unseen = index[index["part"] == "test"]
+            ids = stable_ids(unseen["utterance"].tolist())
+            chosen = grouped(ids, unseen["video"].to_numpy(str), share=VAL)
+            index.loc[unseen.index[chosen], "split"] = "val"
         return index
 
     def _rows(self, part: str, transcripts: int) -> pd.DataFrame:

@@ -96,14 +96,21 @@ def test_every_sample_is_in_one_split_and_shapes_are_as_described(name, total):
 @needs("cmu_mosi")
 def test_mosi_by_file():
     parts = load("cmu_mosi")
-    assert len(parts["test"]) == 752
-    assert len(parts["train"]) + len(parts["val"]) == 1447
-    assert 0.12 < len(parts["val"]) / 1447 < 0.18
+    assert len(parts["train"]) == 1447
+    assert len(parts["test"]) + len(parts["val"]) == 752
+    assert 0.27 < len(parts["val"]) / 752 < 0.33
     assert classes(*parts.values()) == [1023, 1176]
     constant = [np.ptp(part.inputs["video"], axis=0) == 0 for part in parts.values()]
     assert np.all(constant, axis=0).sum() == 32
     for modality, wanted in (("text", 0.753), ("audio", 0.541), ("video", 0.521)):
-        assert probe(parts, modality, 0.01) == pytest.approx(wanted, abs=0.03)
+        assert probe(parts, modality, 0.01) == pytest.approx(wanted, abs=0.05)
+
+
+@needs("cmu_mosi")
+def test_mosi_is_validated_on_what_its_features_have_not_seen():
+    parts = load("cmu_mosi")
+    for modality in ("text", "video"):  # on held-out videos of train0 they are right on .98, .89
+        assert probe(parts | {"test": parts["val"]}, modality, 0.01) < 0.82
 
 
 @needs("cmu_mosi")
@@ -134,7 +141,7 @@ def test_mosi_words_carry_the_sentiment():
     parts = load("cmu_mosi", text="tokens")
     bags = {}
     for split, part in parts.items():
-        bags[split] = np.zeros((len(part), 1100))
+        bags[split] = np.zeros((len(part), 1300))
         rows = np.repeat(np.arange(len(part)), part.inputs["text"].shape[1])
         np.add.at(bags[split], (rows, part.inputs["text"].ravel()), 1.0)
         bags[split][:, :2] = 0  # padding and unknown words

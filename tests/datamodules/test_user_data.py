@@ -331,7 +331,12 @@ def test_mosi_partition_by_file_shares_no_video(twins):
     assert not videos["train"] & videos["val"]
     assert not videos["train"] & videos["test"]
     assert not videos["val"] & videos["test"]
-    assert len(data.load("test")) == len(pd.read_csv(twins / "cmu_mosi" / "rows_test.csv"))
+    rows = {
+        part: len(pd.read_csv(twins / "cmu_mosi" / f"rows_{part}.csv"))
+        for part in ("train", "test")
+    }
+    assert len(data.load("train")) == rows["train"]
+    assert len(data.load("val")) + len(data.load("test")) == rows["test"]
 
 
 def test_mosi_standard_partition_is_that_of_the_labels_file(twins):
