@@ -43,7 +43,7 @@ from mmbench.bench.statistics import Spread
 from mmbench.bench.tuning import FILE as SEARCH
 from mmbench.bench.tuning import Searches
 from mmbench.bench.verdict import FILE as COMPARISONS
-from mmbench.bench.verdict import Verdict, spread, verdict
+from mmbench.bench.verdict import Verdict, spread, validated_elsewhere, verdict
 from mmbench.config import JSON
 from mmbench.data.digest import digest
 from mmbench.registry import DATASETS, METHODS, suggest
@@ -665,9 +665,11 @@ class Sweep:
         runs = self.runs() if runs is None else runs
         score_cache = self._score_cache()
         metric = metric or self.suite.select.metric
-        result = verdict(runs, self._records_of(runs), metric, score_cache)
+        records = self._records_of(runs)
+        result = verdict(runs, records, metric, score_cache)
         score_cache.write()
-        return replace(result, sentences=[*result.sentences, *self._tuning_sentences()])
+        more = [*validated_elsewhere(records, metric), *self._tuning_sentences()]
+        return replace(result, sentences=[*result.sentences, *more])
 
     def archive(self, file: Path | None = None) -> tuple[Path, int]:
         """Write all runs that have ended, and what tables need of them, into one small file.

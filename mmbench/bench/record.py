@@ -259,7 +259,9 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
         much was missing (mechanism, nominal and realised rates), what it cost, the `modalities`
         of the data (`audio+text`), and per metric its `value` (NaN where undefined), the samples
         that it rests on (`effective_n`), and the best possible value with its standard error,
-        `bayes` and `bayes_se` (NaN where unknown). Operations are those of the row's own pattern
+        `bayes` and `bayes_se` (NaN where unknown); `validation` is the selected epoch's value on
+        validation where as much was missing there (NaN elsewhere). Operations are those of the
+        row's own pattern
         where they were counted for each. `sources` and `machine` name what made the run;
         `samples` names the test samples, targets and masks of the condition.
     """
@@ -272,6 +274,8 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
         names = "+".join(result.task.modalities)
         cost = asdict(result.cost)
         flops = cost.pop("flops_per_pattern") or {}
+        selected = result.selected
+        lacks: Any = spec.scenario.get("val", spec.scenario["train"])
         common = {
             "data": spec.data_label,
             "scenario": spec.scenario_name,
@@ -284,7 +288,7 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             "sources": sources_name(result.sources, result.distributions),
             "machine": result.machine,
             "modalities": names,
-            "rising": result.selected.rising,
+            "rising": selected.rising,
             **cost,
         }
         for name, condition in result.conditions.items():
@@ -301,6 +305,10 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
             if condition.mechanism == "pattern" or name == "complete":
                 facts["flops_per_sample"] = flops.get(pattern, result.cost.flops_per_sample)
             scores = condition.scores | _newer_scores(run, name, result, condition)
+            alike = selected.on == "val" and (
+                (lacks["mechanism"], lacks.get("missing_rate"))
+                == (condition.mechanism, condition.missing_rate_nominal)
+            )
             rows.extend(
                 {
                     **common,
@@ -310,6 +318,9 @@ def read_records(runs: Iterable[Run]) -> pd.DataFrame:
                     "effective_n": condition.effective_n if metric.endswith(IPW) else condition.n,
                     "bayes": condition.bayes.get(metric),
                     "bayes_se": condition.bayes_se.get(metric),
+                    "validation": (
+                        selected.score if alike and metric == selected.metric else float("nan")
+                    ),
                 }
                 for metric, value in scores.items()
             )

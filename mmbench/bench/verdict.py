@@ -41,6 +41,7 @@ PATTERNS = "patterns"
 RATE = "rate "  # begins the name of a group of conditions
 EVERY = "all data sets"
 CHANCE = 0.05
+EASIER = 0.15  # of such a score: validation further above test is of another kind
 ASKED = 0.02  # of a score between 0 and 1: what a table had better be able to find
 RESAMPLES = 200  # for a variance to about 10 %
 COLUMNS = (
@@ -141,6 +142,30 @@ def verdict(
     if others:
         said.append(f"Left out, since {metric} is not defined there: {', '.join(others)}.")
     return Verdict(said, comparisons)
+
+
+def validated_elsewhere(records: pd.DataFrame, metric: str) -> list[str]:
+    """A sentence for each data set whose validation samples are far easier than its test samples.
+
+    Epochs and settings are then chosen by what says little of the test: parts of another time or
+    place, or features that were made with the labels of validation. Of scores between 0 and 1, in
+    the median over trainings, which all share the test samples.
+    """
+    if records.empty or not higher_is_better(metric):
+        return []
+    said = []
+    both = records[(records["metric"] == metric) & records["validation"].notna()]
+    for name, part in both.groupby("data", sort=False):
+        above = float((part["validation"] - part["value"]).median())
+        # the best of many epochs and settings is a little above as well
+        if above > max(EASIER, 3 * float(np.sqrt(0.5 / part["effective_n"].median()))):
+            said.append(
+                f"On {name}, {metric} is {above:.2f} higher on validation than on test, where as "
+                f"much is missing (median of {_counted(len(part), 'training')}): what epochs and "
+                "settings were chosen on is unlike what is scored. See how the data were split, "
+                "and whether their features were made with labels."
+            )
+    return said
 
 
 def _without(sentences: list[str]) -> Verdict:

@@ -8,7 +8,7 @@ from scipy import stats
 from sweeps import specs
 
 from mmbench.bench.record import Run, read_records
-from mmbench.bench.result import write_result
+from mmbench.bench.result import read_result, write_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import Spread, difference, pooled_difference
 from mmbench.bench.verdict import (
@@ -21,6 +21,7 @@ from mmbench.bench.verdict import (
     needed,
     power_sentence,
     spread,
+    validated_elsewhere,
     verdict,
 )
 from mmbench.metrics.metric import score
@@ -53,7 +54,7 @@ def made(folder, shares, *, seeds=3, data=("one", "two"), jitter=0.01, metric="a
                     condition_name = f"mcar_{rate}" if rate else "complete"
                     found = score(metric, logits, target, "single_label")
                     conditions[condition_name] = condition(
-                        missing_rate_nominal=rate, scores={metric: found}
+                        missing_rate_nominal=rate, scores={metric: found}, n=SAMPLES
                     )
                     arrays = {"logits": logits, "target": target}
                     write_arrays(at / "predictions" / f"{condition_name}.npz", arrays)
@@ -297,3 +298,24 @@ def test_methods_of_any_variant_are_compared_with_the_first_where_none_has_a_hol
     found = compare(runs, read_records(runs), ["a", "b"], "accuracy", ScoreCache(None))
     assert set(found["data"]) == {"one", EVERY}
     assert over_all(Verdict([], found), "one").loc["b", "gain"] == pytest.approx(-0.2, abs=0.03)
+
+
+@pytest.mark.parametrize(("validation", "named"), [(0.95, True), (0.6, False), (0.3, False)])
+def test_a_data_set_that_is_easier_to_validate_on_than_to_test_on_is_named(
+    tmp_path, validation, named
+):
+    runs = made(tmp_path, {"majority": 0.5, "zero_fill": 0.52}, data=("one",))
+    for run in runs:
+        made_of = read_result(run.folder)
+        selected = replace(made_of.selected, score=validation)
+        write_result(run.folder, replace(made_of, selected=selected))
+    lacks = {"mechanism": "mcar", "missing_rate": 0.3}
+    scenario = {"name": "some", "train": lacks, "test": [lacks]}
+    runs = [replace(run, spec=replace(run.spec, scenario=scenario)) for run in runs]
+    records = read_records(runs)
+    alike = (records["missing_rate_nominal"] == 0.3) & (records["metric"] == "accuracy")
+    assert list(records["validation"].notna()) == list(alike)
+    said = validated_elsewhere(records, "accuracy")
+    assert [one.partition(",")[0] for one in said] == (["On one"] if named else [])
+    assert not named or "0.44 higher on validation" in said[0], said
+    assert not validated_elsewhere(records, "macro_f1")  # of which nothing was selected
