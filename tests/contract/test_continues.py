@@ -1,6 +1,5 @@
 """Every method that is cut off, twice, ends with the bits of one that never was."""
 
-import inspect
 import os
 import zlib
 from dataclasses import replace
@@ -16,6 +15,7 @@ from mmbench.bench.record import find_run, read_predictions
 from mmbench.bench.run import training
 from mmbench.bench.run.checkpoint import Checkpoints
 from mmbench.bench.run.run import run
+from mmbench.bench.spec import parameters
 from mmbench.registry import METHODS
 
 TRAINED = [name for name in METHODS.names() if METHODS.get(name).applies.trains]
@@ -37,9 +37,9 @@ class Cut(Callback):
 
 
 def spec_of(name):
-    parameters = inspect.signature(METHODS.get(name).__init__).parameters
+    known = {each.name for each in parameters(METHODS.get(name))}
     small = {"warm_epochs": 2, "dim": 24}  # which 4, 6 and 8 heads share
-    args = {key: value for key, value in small.items() if key in parameters}
+    args = {key: value for key, value in small.items() if key in known}
     reads_steps = set(METHODS.get(name).applies.one_of) & {"bag", "sequence"}
     [spec] = specs(
         data=SOUND if reads_steps else VIEWS,
