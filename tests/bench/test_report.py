@@ -463,7 +463,8 @@ def test_bands_that_would_cover_the_plot_are_bars_and_the_caption_says_so(runs, 
 
 def classified(folder, scenario, method, *, sure):
     """A finished run with predictions: the surest half is right, the other half is not."""
-    asked = replace(spec(method, "d", 0), scenario={"name": scenario})
+    asked = spec(method, "d", 0)
+    asked = replace(asked, scenario=asked.scenario | {"name": scenario})
     home = folder / asked.folder
     (home / "predictions").mkdir(parents=True)
     target = np.tile([0, 1], 50)
