@@ -286,7 +286,8 @@ def test_a_folder_here_does_not_stand_for_the_built_in_suite_of_its_name(here):
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_130_without_a_traceback_however_often(here):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_told_to_stop_says_what_is_kept_however_often_it_is_told(here, number):
     words = ["-m", "mmbench", "run", "tiny.yaml", "trainer.max_epochs=100000", "--workers", "1"]
     with subprocess.Popen(
         [sys.executable, "-u", *words],
@@ -299,12 +300,13 @@ def test_ctrl_c_is_130_without_a_traceback_however_often(here):
             if "majority" in line and "done" in line:
                 break
         for _ in range(5):
-            sweep.send_signal(signal.SIGINT)
+            sweep.send_signal(number)
             time.sleep(0.05)
         out, error = sweep.communicate(timeout=300)
-    assert sweep.returncode == 130
+    assert sweep.returncode == 128 + number
     assert "stopped: 1 of 2 runs are finished and kept" in out
     assert "Traceback" not in error
+    assert "resource_tracker" not in error
 
 
 def test_the_version_and_on_demand_the_traceback(monkeypatch, capsys):

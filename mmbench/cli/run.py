@@ -23,6 +23,7 @@ from mmbench.cli.options import (
 )
 from mmbench.cli.show import visible
 from mmbench.cli.status import show_workers
+from mmbench.cli.stop import Told, enough, exit_code, heeding
 
 if TYPE_CHECKING:
     from mmbench.bench.executors.engine import Placement
@@ -74,7 +75,7 @@ def run(
 
     Finished runs are kept: the same command again does what is left, failed runs included.
     Exit code 0: every planned run is finished and in the table; 1: some are not; 2: the input is
-    wrong; 130: stopped by Ctrl-C.
+    wrong; 130: stopped by Ctrl-C; 143: by SIGTERM.
     """
     from mmbench.bench.executors.engine import parse_args
     from mmbench.bench.executors.sharing import per_gpu as parse_per_gpu
@@ -210,14 +211,16 @@ def _here(sweep: "Sweep", todo: list["Run"], workers: int | None, per_gpu: int |
     workers = min(workers or sweep.default_workers(per_gpu), len(todo))
     _say_what_begins(sweep, todo, f" on {workers} workers")
     stopped = "The same command continues."
-    _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)
+    with heeding(signal.SIGTERM):
+        _show_progress(sweep, todo, sweep.execute(todo, workers, per_gpu), lambda: stopped)
 
 
 def _elsewhere(sweep: "Sweep", todo: list["Run"], placement: "Placement") -> None:
     """Have workers placed, or find them at it, and follow what they do."""
     where, events = sweep.follow(todo, placement)
     _say_what_begins(sweep, todo, f" ({where})")
-    _show_progress(sweep, todo, events, placement.leave)
+    with heeding(signal.SIGTERM):
+        _show_progress(sweep, todo, events, placement.leave)
 
 
 def _say_what_begins(sweep: "Sweep", todo: list["Run"], where: str) -> None:
@@ -239,7 +242,7 @@ def _show_progress(
         sweep: Whose runs.
         todo: What was left to run.
         events: Beginnings and endings.
-        leave: Says, when Ctrl-C has ended the showing, what goes on.
+        leave: Says, when Ctrl-C or SIGTERM has ended the showing, what goes on.
     """
     import time
 
@@ -305,14 +308,14 @@ def _show_progress(
                     text = f"[{ended}/{total}] {event.spec.title}: {outcome.state}{why}"
                     seconds = f" ({outcome.wall_s:.1f} s)" if outcome.wall_s else ""
                     say(text + seconds)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    except (Told, KeyboardInterrupt) as stop:
+        enough()
         events.close()
         typer.echo(
             f"\nstopped: {before + ended} of {len(sweep.known)} runs are finished and kept. "
             f"{leave()}"
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(stop)) from None
     typer.echo(f"{ended} runs in {time.perf_counter() - began:.0f} s, {failed} failed")
 
 

@@ -2,17 +2,13 @@
 
 import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from mmbench.cli.options import DataRoot, Limit, PerGpu, Results, Words, Workers, sweep_of
 from mmbench.cli.show import visible
-
-
-class _Told(BaseException):
-    """A signal that ends the worker; no code may take it for an error of a run."""
+from mmbench.cli.stop import Told, enough, exit_code, heeding
 
 
 def work(
@@ -44,31 +40,21 @@ def work(
     else:
         sweep.todo()
     failed = 0
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, _tell)
     events = sweep.work(workers, time, share)
-    try:
-        for event in events:
-            outcome = event.outcome
-            by_others = outcome is not None and not outcome.wall_s and outcome.state == "done"
-            if outcome is None or by_others or outcome.state == "elsewhere":
-                continue
-            failed += outcome.state == "failed" and not event.again
-            why = f": {outcome.why}" if outcome.why else ""
-            more = "; it is tried once more" if event.again else ""
-            typer.echo(visible(f"{event.spec.title}: {outcome.state}{why}{more}"))
-    except (_Told, KeyboardInterrupt) as stop:
-        events.close()
-        typer.echo("stopped: what was under way goes on from its checkpoints")
-        raise typer.Exit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
+    with heeding(signal.SIGTERM, signal.SIGUSR2):
+        try:
+            for event in events:
+                outcome = event.outcome
+                by_others = outcome is not None and not outcome.wall_s and outcome.state == "done"
+                if outcome is None or by_others or outcome.state == "elsewhere":
+                    continue
+                failed += outcome.state == "failed" and not event.again
+                why = f": {outcome.why}" if outcome.why else ""
+                more = "; it is tried once more" if event.again else ""
+                typer.echo(visible(f"{event.spec.title}: {outcome.state}{why}{more}"))
+        except (Told, KeyboardInterrupt) as stop:
+            enough()
+            events.close()
+            typer.echo("stopped: what was under way goes on from its checkpoints")
+            raise typer.Exit(exit_code(stop)) from None
     raise typer.Exit(1 if failed else 0)
-
-
-def _tell(number: int, frame: FrameType | None) -> None:
-    for each in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(each, signal.SIG_IGN)  # once is enough
-    if number == signal.SIGUSR2:
-        from mmbench.bench.executors.slurm import requeue
-
-        typer.echo(requeue())  # before all else: the cluster ends this soon
-    raise _Told(signal.Signals(number))
