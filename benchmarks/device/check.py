@@ -81,10 +81,11 @@ class DrawnHere(TorchDispatchMode):
                 return x, torch.ones_like(x, dtype=torch.bool)
             mask = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - p).to(device)
             return x * mask / (1 - p), mask.bool()
-        here = [one.cpu() if isinstance(one, torch.Tensor) else one for one in args]
+        # a generator of the device cannot draw here
+        here = [None if isinstance(one, torch.Generator) else one for one in args]
+        here = [one.cpu() if isinstance(one, torch.Tensor) else one for one in here]
         if "generator" in kwargs:
-            kwargs["generator"] = None  # the device's own cannot draw here
-        here = [None if isinstance(one, torch.Generator) else one for one in here]
+            kwargs["generator"] = None
         if func.overloadpacket in INTO:
             return args[0].copy_(func(*here, **kwargs))
         if func.overloadpacket in NEW:
