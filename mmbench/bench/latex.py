@@ -38,8 +38,8 @@ def latex(board: pd.DataFrame, *, metric: str, level: float = 0.05) -> str:
     and every ranked one that is not told apart from it (`p_vs_best` > `level`; where there is no p,
     an equal mean); underlined is the best of the others. A hole is neither: it shows how many of
     the planned runs finished, `(2/3)`. Variants of methods are other programs: each has its own
-    part of a table, without marks. A dagger marks cells that mix sources or machines. Where the
-    ceiling is known, the last row has it with its standard error.
+    part of a table, without marks. A dagger marks cells that mix sources. Where the ceiling
+    is known, the last row has it with its standard error.
 
     Args:
         board: From `leaderboard`, with p values if it was made with `compare=metric`.
@@ -148,7 +148,7 @@ def _caption(part: pd.DataFrame, title: str, metric: str, level: float) -> str:
         rf"{escape(repeats(part))}. Bold: the best{alike}; underlined: the next; ($n/m$): only $n$ "
         r"of $m$ runs finished, not ranked."
         + (r" $\uparrow$: still rose when training ended, not ranked." if rising else "")
-        + (r" $\dagger$: runs made by different sources or machines." if mixed else "")
+        + (r" $\dagger$: runs made by different sources." if mixed else "")
     )
 
 

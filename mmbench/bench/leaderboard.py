@@ -54,7 +54,7 @@ LEVEL = 0.95  # of every interval
 BEST = "best possible"  # row of the ceilings, where they are known
 DASH = "-"  # the method does not apply
 RISING = "\N{UPWARDS ARROW}"  # most trainings of a cell ended while validation still rose
-MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources or machines
+MIXED = "\N{DAGGER}"  # runs of one cell that were made by different sources
 RANKED_VARIANT = "paper"  # methods of which the best is marked
 
 
@@ -375,8 +375,8 @@ def tables(board: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.DataFra
     Returns:
         Cells such as `0.812 ± 0.010`, `3/5 runs`, `failed: ...`, or a dash where the method does
         not apply. Bold is the best method; a variant such as `official` is another program and
-        never bold. A dagger marks cells whose runs differ in sources or machine. Where the ceiling
-        is known, a last row has it with its standard error on this very test split.
+        never bold. A dagger marks cells whose runs differ in sources. Where the ceiling is known,
+        a last row has it with its standard error on this very test split.
     """
     cells = board[board["metric"] == metric]
     pivots = {}
@@ -425,9 +425,23 @@ def is_rising(row: Any) -> bool:
 
 
 def is_mixed(row: Any) -> bool:
-    """Whether the runs of a cell were made by different sources or on different machines."""
+    """Whether the runs of a cell were made by different sources."""
     mixed = getattr(row, "mixed", "")  # a leaderboard of before that column has none
-    return isinstance(mixed, str) and mixed != ""
+    return isinstance(mixed, str) and "sources" in mixed
+
+
+def on_machines(board: pd.DataFrame) -> str:
+    """How many rows have runs of several kinds of machine; nothing where none has.
+
+    That is no fault of a row, as different sources would be: the same seeds end elsewhere, as
+    other seeds do, and a suite that goes on on another machine has many such rows.
+    """
+    row = ["data", "scenario", "method"]
+    several = board[board["mixed"].fillna("").str.contains("machines")]
+    if several.empty:
+        return ""
+    n, of = (len(part.drop_duplicates(row)) for part in (several, board))
+    return f" {n} of {of} rows have runs of several kinds of machine (column mixed)."
 
 
 def repeats(board: pd.DataFrame) -> str:
@@ -501,8 +515,9 @@ def render(
             f" {RISING}: validation still rose when most of its trainings ended, so it is not "
             "ranked; raise trainer.max_epochs or trainer.min_steps."
         )
-    if (of_metric["mixed"] != "").any():
-        about += f" {MIXED}: its runs were made by different sources or on different machines."
+    if any(is_mixed(row) for row in of_metric.itertuples()):
+        about += f" {MIXED}: its runs were made by different sources."
+    about += on_machines(of_metric)
     if form == "html":
         return _html(title or "leaderboard", about, sections)
     parts = [f"# {in_markdown(title)}", ""] if title else []

@@ -133,10 +133,16 @@ def verdict(
             "Folds count here as trainings of their own, though they share training samples: "
             "true errors are somewhat larger than these."
         )
-    if left_out:
+    untrained = [f"{name} ({', '.join(early[name])})" for name in left_out if name in early]
+    if untrained:
         said.append(
-            "Left out, for a hole, a data set that they do not apply to, or since validation still "
-            f"rose when training ended: {', '.join(left_out)}."
+            "Left out, since validation still rose when most trainings on a data set ended: "
+            f"{', '.join(untrained)}."
+        )
+    holes = [name for name in left_out if name not in early]
+    if holes:
+        said.append(
+            f"Left out, for a hole or a data set that they do not apply to: {', '.join(holes)}."
         )
     others = [str(data) for data in dict.fromkeys(records["data"]) if str(data) not in tables]
     if others:
@@ -173,10 +179,16 @@ def _without(sentences: list[str]) -> Verdict:
     return Verdict(sentences, pd.DataFrame(columns=list(COLUMNS)))
 
 
-def ended_early(records: pd.DataFrame) -> set[str]:
-    """Methods most of whose trainings ended while their validation score still rose."""
-    rising = records.groupby("method")["rising"].mean() > 0.5
-    return {str(name) for name in rising.index[rising]}
+def ended_early(records: pd.DataFrame) -> dict[str, list[str]]:
+    """Method -> data sets on which most of its trainings ended while validation still rose.
+
+    One is enough to leave a method out: what training lacks there is no matter of other data sets.
+    """
+    share = records.groupby(["method", "data", "scenario"], sort=False)["rising"].mean()
+    early: dict[str, list[str]] = {}
+    for method, data in dict.fromkeys((m, d) for m, d, _ in share.index[share > 0.5]):
+        early.setdefault(str(method), []).append(str(data))
+    return early
 
 
 def compare(

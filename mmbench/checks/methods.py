@@ -500,6 +500,23 @@ def evaluation_is_blind(cls: type[Method], task: Task) -> None:
 
 
 @rule(
+    tried="asked in the last stage what its epochs are compared by, and on which samples",
+    mend="override `stage_output` and `stage_rows` for stages before the last alone: the last "
+    "score on validation is recorded as the method's, and by it settings are chosen",
+)
+def the_last_stage_is_scored_by_the_prediction(cls: type[Method], task: Task) -> None:
+    """What a method is trained to in the end is compared by what it predicts, on all samples."""
+    if not cls.applies.trains:
+        return
+    method = build(cls, task)
+    method.begin(method.stages[-1])
+    answers = _answers(method.eval(), _seen_at_selection(method, task))
+    assert "stage_rows" not in answers, "stage_rows leaves samples out of the last score"
+    same = torch.allclose(answers["stage_output"], answers["forward"], atol=1e-5)
+    assert same, "stage_output of the last stage is not what forward predicts"
+
+
+@rule(
     tried="predicted the same samples under other ids",
     mend="leave the id out; draws that are keyed by it, the same in every batch, may stay",
     warns=True,

@@ -1,8 +1,10 @@
 """Ensemble of unimodal networks: each is trained by itself, those that apply are averaged.
 
 Paper: none; late fusion in which nothing is learned together.
-Idea: one network a modality, trained and selected as if it were alone. The prediction is the mean
-of the log-probabilities of those whose modality is there.
+Idea: one network a modality, trained as if it were alone. The prediction is the mean of the
+log-probabilities of those whose modality is there. They are trained one after the other, and of
+each the epoch is kept at which the mean of those so far predicts best: so that the last score on
+validation, by which settings are chosen, is that of the whole ensemble.
 Notation: presence (B, M); output = f_m(x_m), (B, C), of the network of modality m.
 Differences from the paper: none.
 """
@@ -72,20 +74,25 @@ class EnsembleUnimodal(Method):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch output"]:
         """Average the networks whose modality is there."""
-        each = torch.stack([self.alone(batch, m) for m in range(len(self.heads))], dim=1)
+        return self.mean_of(batch, len(self.heads))
+
+    def mean_of(self, batch: Batch, count: int) -> Float[Tensor, "batch output"]:
+        """Average the first networks where their modality is there; the prior where none is."""
+        each = torch.stack([self.alone(batch, m) for m in range(count)], dim=1)
         # for labels, the mean of the logits is the log-odds of the mean log-probabilities
         if self.task.kind == "single_label":
             each = each.log_softmax(2)
-        return masked_mean(each, batch.presence)
+        there = batch.presence[:, :count]
+        return torch.where(there.any(1)[:, None], masked_mean(each, there), self.prior)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Mean loss of the present network over the samples that have its modality."""
-        rows = self.row_loss(self.stage_output(batch), batch.target)
+        rows = self.row_loss(self.alone(batch, self._present), batch.target)
         return {"task": masked_mean(rows, batch.presence[:, self._present], dim=0)}
 
     def stage_output(self, batch: Batch) -> Float[Tensor, "batch output"]:
-        """Prediction of the network that the present stage trains."""
-        return self.alone(batch, self._present)
+        """Average of the networks up to the one that the present stage trains."""
+        return self.mean_of(batch, self._present + 1)
 
     @property
     def _present(self) -> int:

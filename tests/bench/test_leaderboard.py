@@ -225,19 +225,25 @@ def test_other_folds_may_hold_other_samples(tmp_path):
     assert "mean ± standard deviation over 2 folds x 2 seeds" in text
 
 
-def test_a_cell_that_mixes_sources_or_machines_says_so(runs, tmp_path):
-    other = record(
-        PLANNED[1], tmp_path / "a", (0.8, 0.5), sources={"mmbench.method": "b"}, machine="two"
-    )
+def test_a_cell_that_mixes_sources_says_so_and_machines_are_counted(runs, tmp_path):
+    sources = {"mmbench.method": "b"}
+    other = record(PLANNED[1], tmp_path / "a", (0.8, 0.5), sources=sources, machine="two")
+    elsewhere = record(PLANNED[1], tmp_path / "b", (0.8, 0.5), machine="two")
     plain = leaderboard(runs)
     assert set(plain["mixed"]) == {""}
-    assert "†" not in render(plain, "md", metric="accuracy")
+    for mark in ("†", "machine"):
+        assert mark not in render(plain, "md", metric="accuracy")
     board = leaderboard([runs[0], other, *runs[2:]])
     assert cell(board, "zero_fill", "complete")["mixed"] == "sources machines"
     assert cell(board, "majority", "complete")["mixed"] == ""
     text = render(board, "md", metric="accuracy")
     assert "0.700 ± 0.100†" in text
-    assert "†: its runs were made by different sources or on different machines" in text
+    assert "†: its runs were made by different sources" in text
+    board = leaderboard([runs[0], elsewhere, *runs[2:]])
+    assert cell(board, "zero_fill", "complete")["mixed"] == "machines"
+    text = render(board, "md", metric="accuracy")
+    assert "†" not in text
+    assert "1 of 2 rows have runs of several kinds of machine" in text
 
 
 def test_a_variant_is_ranked_among_its_own_and_never_bold(tmp_path):

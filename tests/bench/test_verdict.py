@@ -121,6 +121,19 @@ def test_without_a_simple_row_that_is_said_and_a_method_with_a_hole_is_left_out(
     assert "momke" in found.sentences[-1]
 
 
+def test_a_method_that_one_data_set_leaves_untrained_is_left_out_by_name(tmp_path):
+    runs = made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8, "momke": 0.7, "mce": 0.7})
+    records = read_records(runs)
+    most = records["method"].map({"shaspec": 2, "mce": 1}).fillna(0)  # of three trainings
+    records["rising"] = (records["data"] == "two") & (records["seed"] < most)
+    found = verdict(runs, records, "accuracy", ScoreCache(None))
+    assert set(found.comparisons["method"]) == {"momke", "mce"}
+    assert found.sentences[-1] == (
+        "Left out, since validation still rose when most trainings on a data set ended: "
+        "shaspec (two)."
+    )
+
+
 def test_a_seed_that_no_method_has_yet_is_no_hole(tmp_path):
     shares = {"late_logistic": 0.7, "shaspec": 0.85}
     runs = made(tmp_path, shares)

@@ -143,6 +143,20 @@ class OffersTheTargetAsACandidate(Sound):
         return nn.functional.one_hot(batch.target, 3).float()[:, None]
 
 
+@breaks("the_last_stage_is_scored_by_the_prediction", "is not what forward predicts")
+class IsComparedByOneModality(Sound):
+    def stage_output(self, batch):
+        others = torch.ones_like(batch.presence)
+        others[:, 0] = False
+        return super().stage_output(batch.hide(others))
+
+
+@breaks("the_last_stage_is_scored_by_the_prediction", "stage_rows leaves samples out")
+class IsComparedOnCompleteSamples(Sound):
+    def stage_rows(self, batch):
+        return batch.presence.all(1)
+
+
 @breaks("predictions_do_not_know_the_id", "outputs change with the ids of the samples")
 class HashesTheId(Sound):
     """Ids that are numbered class by class tell the class."""

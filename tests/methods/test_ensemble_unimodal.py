@@ -46,16 +46,18 @@ def test_it_is_the_mean_log_probability_of_those_that_are_there(kind):
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
-def test_a_stage_trains_one_network_and_is_scored_by_its_prediction_alone():
+def test_a_stage_trains_one_network_and_is_scored_by_the_mean_of_those_so_far():
     method, batch = build(), make_batch(TASK, all_patterns(TASK))
     for m, stage in enumerate(method.stages):
         method.begin(stage)
         method.eval()
         rows = batch.presence[:, m]
         own = torch.stack([alone(method, batch, m, i) for i in range(len(batch))])
-        torch.testing.assert_close(
-            method.stage_output(batch), torch.where(rows[:, None], own, method.prior)
-        )
+        for i, output in enumerate(method.stage_output(batch).detach()):
+            before = [alone(method, batch, k, i) for k in range(m + 1) if batch.presence[i, k]]
+            log_p = [F.log_softmax(o, 0) for o in before] or [method.prior]
+            wanted = (sum(log_p) / len(log_p)).softmax(0)
+            torch.testing.assert_close(output.softmax(0), wanted, atol=1e-5, rtol=0)
         loss = method.loss(batch)["task"]
         torch.testing.assert_close(loss, F.cross_entropy(own[rows], batch.target[rows]))
         method.zero_grad()
