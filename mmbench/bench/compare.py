@@ -13,7 +13,7 @@ from mmbench.bench.record import IPW
 from mmbench.metrics.metric import higher_is_better
 from mmbench.registry import METHODS
 
-LABELS = (*CELL, "mechanism", "code", "note", "sources")
+LABELS = (*CELL, "mechanism", "code", "note", "mixed", "sources")
 NUMBERS = tuple(name for name in COLUMNS if name not in LABELS)
 NEEDED = (*CELL, "mean", "ci_low", "ci_high", "n_seeds", "n_seeds_planned", "protocol")
 REPORTED = (

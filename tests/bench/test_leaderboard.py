@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sweeps import specs
 
+from mmbench.bench.compare import changes, read_board
 from mmbench.bench.leaderboard import COLUMNS, leaderboard, render, tables, write
 from mmbench.bench.record import Run, finish
 from mmbench.bench.result import write_result
@@ -244,6 +245,17 @@ def test_a_cell_that_mixes_sources_says_so_and_machines_are_counted(runs, tmp_pa
     text = render(board, "md", metric="accuracy")
     assert "†" not in text
     assert "1 of 2 rows have runs of several kinds of machine" in text
+
+
+def test_a_board_of_several_sources_and_machines_reads_back(runs, tmp_path):
+    sources = {"mmbench.method": "b"}
+    other = record(PLANNED[1], tmp_path / "a", (0.8, 0.5), sources=sources, machine="two")
+    written = leaderboard([runs[0], other, *runs[2:]])
+    (tmp_path / "leaderboard.csv").write_text(render(written, "csv", metric="accuracy"))
+    read = read_board(tmp_path)
+    assert set(read["mixed"]) == {"", "sources machines"}
+    assert changes(written, read).empty
+    assert render(read, "md", metric="accuracy") == render(written, "md", metric="accuracy")
 
 
 def test_a_variant_is_ranked_among_its_own_and_never_bold(tmp_path):
