@@ -23,7 +23,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from mmbench import Sweep
-from mmbench.bench.compare import against_reported, read_reported
+from mmbench.bench.compare import against_reported, read_board, read_reported
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.spec import Entry, parameters
 from mmbench.bench.statistics import holm
@@ -288,7 +288,7 @@ def _mosi(results: Path, reported: pd.DataFrame) -> str:
     board = results / suite / "leaderboard.csv"
     if not board.is_file():
         return f"Not here: `mmbench run {suite} --tune 10` makes them where the data are."
-    ours = pd.read_csv(board)
+    ours = read_board(board)
     ours["tuned"] = ours.get("tuned", pd.Series(0, ours.index)).fillna(0).astype(int)
     both = against_reported(ours, folder("benchmarks") / "reported" / file)
     both = both[both["status"] == "matched"]

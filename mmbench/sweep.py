@@ -17,6 +17,7 @@ from statistics import mean
 import pandas as pd
 
 from mmbench.bench import archive, deletion
+from mmbench.bench.compare import read_board
 from mmbench.bench.content import FILE as CONTENT
 from mmbench.bench.content import Contents, Ingredients
 from mmbench.bench.deletion import Deletable
@@ -236,7 +237,7 @@ class Sweep:
         table = self.board_folder / "leaderboard.csv"
         if not table.is_file():
             return {}
-        rows = pd.read_csv(table)
+        rows = read_board(table)
         rows = rows[(rows["metric"] == self.suite.select.metric) & rows["train_s"].notna()]
         predicted = rows["infer_ms_per_sample"] * rows["effective_n"] / 1000
         by = [rows["data"], rows["method"], rows["scenario"]]

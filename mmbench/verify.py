@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mmbench.bench import archive
+from mmbench.bench.compare import read_board
 from mmbench.bench.home import FILE
-from mmbench.bench.published import Check, Table, check_again, read_published, stale, why_older
+from mmbench.bench.published import Check, Table, check_again, stale, why_older
 from mmbench.bench.record import find_run, sources_name
 from mmbench.bench.run.build import bound_data, bound_method, examine
 from mmbench.bench.run.provenance import made_by
@@ -67,7 +68,7 @@ def verify(
     Raises:
         ValueError: If the folder holds no table, or its suite is not known.
     """
-    board = read_published(folder)
+    board = read_board(folder)
     if why := why_older(board):
         return Verified(skipped=why)
     archived = folder

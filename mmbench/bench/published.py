@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def stale(board: pd.DataFrame, now: Mapping[tuple[str, str, str], str]) -> dict[
     """Tables of which rows were made by other sources than those that lie there now.
 
     Args:
-        board: A published leaderboard.
+        board: A published leaderboard, from `read_board`.
         now: (data, scenario, method) -> what `sources` would be today.
 
     Returns:
@@ -63,7 +62,7 @@ def stale(board: pd.DataFrame, now: Mapping[tuple[str, str, str], str]) -> dict[
 
 def why_older(board: pd.DataFrame) -> str:
     """Why no run of a table comes out again by this version; empty if it may."""
-    if "sources" not in board or board["sources"].isna().all():
+    if "sources" not in board or not board["sources"].any():
         return f"made by version {_version(board)}, whose runs did not name their sources"
     if (board["protocol"] < PROTOCOL).all():
         return f"made by version {_version(board)}, under an older protocol"
@@ -71,7 +70,8 @@ def why_older(board: pd.DataFrame) -> str:
 
 
 def _version(board: pd.DataFrame) -> str:
-    return ", ".join(dict.fromkeys(str(code).partition("-")[0] for code in board["code"].dropna()))
+    codes = (str(code).partition("-")[0] for code in board["code"])
+    return ", ".join(code for code in dict.fromkeys(codes) if code)
 
 
 def check_again(made: Run, board: pd.DataFrame, reference: Run | None, metric: str) -> Check:
@@ -135,15 +135,3 @@ def _check_equal(title: str, made: Run, reference: Run, conditions: Sequence[str
 def _half(values: Any) -> Any:
     with np.errstate(over="ignore"):
         return values.astype(np.float16).astype(np.float32)
-
-
-def read_published(folder: Path) -> pd.DataFrame:
-    """The leaderboard in a folder.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    file = folder / "leaderboard.csv"
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no leaderboard.csv")
-    return pd.read_csv(file, dtype={"sources": "str"})  # digits alone are no number

@@ -82,8 +82,8 @@ class EnsembleUnimodal(Method):
         # for labels, the mean of the logits is the log-odds of the mean log-probabilities
         if self.task.kind == "single_label":
             each = each.log_softmax(2)
-        there = batch.presence[:, :count]
-        return torch.where(there.any(1)[:, None], masked_mean(each, there), self.prior)
+        presence = batch.presence[:, :count]
+        return torch.where(presence.any(1)[:, None], masked_mean(each, presence), self.prior)
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Mean loss of the present network over the samples that have its modality."""

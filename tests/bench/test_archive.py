@@ -204,7 +204,7 @@ def test_a_table_that_does_not_name_its_sources_is_out_of_date():
 
 
 def test_a_folder_without_a_table_or_a_suite_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no leaderboard\.csv"):
+    with pytest.raises(ValueError, match=r"no leaderboard in"):
         verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)
     row = {"data": "d", "sources": "s", "protocol": PROTOCOL}
     pd.DataFrame([row]).to_csv(tmp_path / "leaderboard.csv", index=False)
