@@ -10,6 +10,7 @@ from sweeps import NO_DATA, suite
 
 import mmbench
 from mmbench.bench.archive import merge, read_manifest, unpack
+from mmbench.bench.leaderboard import COLUMNS
 from mmbench.bench.published import stale
 from mmbench.bench.record import find_run, finish, read_predictions
 from mmbench.bench.spec import PROTOCOL
@@ -206,7 +207,7 @@ def test_a_table_that_does_not_name_its_sources_is_out_of_date():
 def test_a_folder_without_a_table_or_a_suite_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"no leaderboard in"):
         verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)
-    row = {"data": "d", "sources": "s", "protocol": PROTOCOL}
+    row = {**dict.fromkeys(COLUMNS), "data": "d", "sources": "s", "protocol": PROTOCOL}
     pd.DataFrame([row]).to_csv(tmp_path / "leaderboard.csv", index=False)
     with pytest.raises(ValueError, match="does not say of which suite it is"):
         verify(tmp_path, tmp_path / "x", sample=0, data_root=NO_DATA)
