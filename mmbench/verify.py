@@ -75,7 +75,7 @@ def verify(
     file = folder / archive.FILE
     if file.is_file() and not (folder / "runs").is_dir():
         archived = scratch / "kept"
-        archive.unpack(file, archived)
+        archive.unpack(file, archived, scratch=True, only=[])
     suite = next(
         (str(each) for each in (folder, archived) if (each / FILE).is_file()),
         folder.resolve().name if folder.resolve().name in suites() else None,
@@ -102,7 +102,10 @@ def verify(
         verified.skipped = "; ".join(dict.fromkeys(gone)) or (
             "no run of its suite is in the table as the suite stands"
         )
-    for spec in _chosen(specs, board, sample, seed, seconds):
+    chosen = _chosen(specs, board, sample, seed, seconds)
+    if archived != folder:
+        archive.unpack(file, archived, scratch=True, only=chosen)
+    for spec in chosen:
         run_again(spec, scratch / "runs", data_root)
         made, before = find_run(spec, scratch / "runs"), find_run(spec, archived / "runs")
         verified.checks.append(check_again(made, board, before, spec.select["metric"]))

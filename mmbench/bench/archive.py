@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,9 @@ def read_manifest(file: Path) -> dict[str, JSON]:
     return manifest
 
 
-def unpack(file: Path, folder: Path, *, scratch: bool = False) -> list[Run]:
+def unpack(
+    file: Path, folder: Path, *, scratch: bool = False, only: Sequence[RunSpec] | None = None
+) -> list[Run]:
     """Lay an archive's runs out as a folder of results, each whole or not at all.
 
     Args:
@@ -239,9 +241,10 @@ def unpack(file: Path, folder: Path, *, scratch: bool = False) -> list[Run]:
         folder: Of results, such as `results/main`; what lies there stays.
         scratch: Whether the folder is new and goes away after use, so that nothing has to be on
             the disk before it is read.
+        only: Runs to lay out; None = all.
 
     Returns:
-        Its planned runs, where they lie now; trials of searches lie beside them.
+        Its planned runs, where they lie now if they were laid out; trials of searches lie beside them.
 
     Raises:
         ValueError: As `read_manifest`, or if a run that is there has another content.
@@ -258,9 +261,14 @@ def unpack(file: Path, folder: Path, *, scratch: bool = False) -> list[Run]:
         row["samples"]: _arrays(row["npz"]) for row in tables["samples.parquet"].read().to_pylist()
     }
     _require_same(specs, rows, runs)
-    waiting = dict(enumerate(zip(specs, rows, strict=True)))
+    wanted = {spec.folder for spec in (specs if only is None else only)}
+    waiting = {
+        place: (spec, row)
+        for place, (spec, row) in enumerate(zip(specs, rows, strict=True))
+        if spec.folder in wanted
+    }
     group: list[dict[str, Any]] = []
-    for row in _rows(tables["predictions.parquet"]):
+    for row in _rows(tables["predictions.parquet"], set(waiting)):
         if group and row["run"] != group[0]["run"]:
             _lay_out(*waiting.pop(group[0]["run"]), group, samples, runs, file, scratch)
             group = []
@@ -269,19 +277,22 @@ def unpack(file: Path, folder: Path, *, scratch: bool = False) -> list[Run]:
         _lay_out(*waiting.pop(group[0]["run"]), group, samples, runs, file, scratch)
     for spec, row in waiting.values():  # failed, or they do not apply
         _lay_out(spec, row, [], samples, runs, file, scratch)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in beside.items():
         _join_file(folder / name, json.loads(content))
     return [find_run(s, runs) for s, row in zip(specs, rows, strict=True) if not row["trial"]]
 
 
-def _rows(predictions: Any) -> Iterator[dict[str, Any]]:
+def _rows(predictions: Any, runs: Set[int]) -> Iterator[dict[str, Any]]:
     for batch in predictions.iter_batches(batch_size=1024):
         columns = {name: batch.column(name) for name in batch.schema.names}
-        for i in range(batch.num_rows):
+        for i, run in enumerate(batch.column("run").to_pylist()):
+            if run not in runs:
+                continue
             values = columns["half"][i].values or columns["single"][i].values
             shape = (-1, columns["outputs"][i].as_py())
             yield {
-                "run": columns["run"][i].as_py(),
+                "run": run,
                 "condition": columns["condition"][i].as_py(),
                 "samples": columns["samples"][i].as_py(),
                 "logits": values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(shape),
