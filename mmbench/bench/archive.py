@@ -244,7 +244,7 @@ def unpack(
         only: Runs to lay out; None = all.
 
     Returns:
-        Its planned runs, where they lie now if they were laid out; trials of searches lie beside them.
+        Its planned runs, where they lie now if they were laid out; trials of searches lie beside.
 
     Raises:
         ValueError: As `read_manifest`, or if a run that is there has another content.
