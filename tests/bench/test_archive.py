@@ -61,6 +61,20 @@ def test_an_archive_gives_the_same_table_where_no_run_lies(finished, tmp_path):
         assert b["logits"].dtype == np.float32
 
 
+def test_of_the_runs_that_are_asked_for_all_is_laid_out_and_nothing_of_others(finished, tmp_path):
+    sweep, file = finished
+    unpack(file, tmp_path, only=[])
+    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "suite.json").is_file()
+    ours = sweep.runs()[2]  # neither the first nor the last of its file
+    unpack(file, tmp_path, scratch=True, only=[ours.spec])
+    copy = find_run(ours.spec, tmp_path / "runs")
+    assert [end.parent for end in tmp_path.rglob("done")] == [copy.folder]
+    for condition in ("complete", "mcar_0.3"):
+        logits = (read_predictions(run, condition)["logits"] for run in (ours, copy))
+        np.testing.assert_allclose(*logits, rtol=2e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("member", ["manifest.json", "predictions.parquet", "runs.parquet"])
 def test_a_changed_byte_is_noticed(finished, tmp_path, member):
     _, file = finished
