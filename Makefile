@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 SUITE ?= quickstart
 RESULTS ?= results
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
-UNCHECKED = --jaxtyping-packages= # as users run the code: no shape is checked
 
 .PHONY: run test test-slow test-full lint docs speed clean
 
@@ -21,7 +20,7 @@ test: $(VENV)/.installed ## all tests but the slow ones, a process for each core
 	$(PYTEST) -m "not slow and not rebuild"
 
 test-slow: $(VENV)/.installed ## trainings, whole sweeps, killed workers, pages in a browser
-	$(PYTEST) -n $$(n=$$(nproc); echo $$((n < 8 ? n + 2 : 8))) $(UNCHECKED) -m "slow and not full and not rebuild" # some wait
+	$(PYTEST) -n $$(n=$$(nproc); echo $$((n < 8 ? n + 2 : 8))) --jaxtyping-packages= -m "slow and not full and not rebuild" # some wait; no shape is checked, as users run it
 
 test-full: $(VENV)/.installed ## every method on every kind of modality alone, on every backbone, in bfloat16
 	$(PYTEST) -m full --exitfirst

@@ -239,8 +239,8 @@ def unpack(
     Args:
         file: From `write_archive`.
         folder: Of results, such as `results/main`; what lies there stays.
-        scratch: Whether the folder is new and goes away after use, so that nothing has to be on
-            the disk before it is read.
+        scratch: Whether none of these runs lies there, and the folder goes away after use, so that
+            nothing has to be on the disk before it is read.
         only: Runs to lay out; None = all.
 
     Returns:
