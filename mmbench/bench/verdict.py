@@ -394,10 +394,11 @@ def _sentences(
         said.append(power_sentence(typical, metric, trainings, sets, _meaningful(metric)))
         if len(undecided):
             nearest = float(undecided["gain"].abs().median())
+            one = len(undecided) == 1
             said.append(
                 f"The {_counted(len(undecided), 'method')} undecided here "
-                f"{'differs' if len(undecided) == 1 else 'differ'} from {reference} by "
-                f"{nearest:.3f} in the median; if that is the truth, "
+                f"{'differs' if one else 'differ'} from {reference} by {nearest:.3f}"
+                f"{'' if one else ' in the median'}; if that is the truth, "
                 f"{needed(typical, nearest, trainings, sets)}."
             )
     if sets == 1:
