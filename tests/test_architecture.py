@@ -195,6 +195,14 @@ def test_the_readme_shows_the_committed_quickstart_table():
         assert line in README
 
 
+def test_the_readme_says_of_the_main_table_what_the_program_says():
+    [said] = re.findall(r"<!-- main: .*? -->(.*?)<!-- end -->", README, flags=re.S)
+    verdict = [line for line in published("main/leaderboard.md").splitlines() if line][1:]
+    sentences = [line for line in said.splitlines() if line]
+    assert sentences == verdict[: len(sentences)]
+    assert " beat " in sentences[0]
+
+
 def test_the_version_is_said_once():
     words = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert words["project"]["version"]
