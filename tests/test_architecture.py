@@ -203,6 +203,21 @@ def test_the_readme_says_of_the_main_table_what_the_program_says():
     assert " beat " in sentences[0]
 
 
+def test_shapes_in_signatures_are_checked_when_tests_run():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    [words] = [word for word in options["addopts"] if word.startswith("--jaxtyping-packages=")]
+    packages = words.partition("=")[2].split(",")[:-1]  # the last is what checks them
+    unchecked = {
+        name
+        for folder in ("mmbench", "datamodules")
+        for path in (ROOT / folder).rglob("*.py")
+        if "from jaxtyping" in path.read_text()
+        and (name := ".".join(path.relative_to(ROOT).with_suffix("").parts))
+        and not any(f"{name}.".startswith(f"{package}.") for package in packages)
+    }
+    assert unchecked == {"mmbench.datamodule"}  # why stands beside the option
+
+
 def test_the_version_is_said_once():
     words = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert words["project"]["version"]
