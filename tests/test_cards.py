@@ -8,13 +8,12 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-from published import published as as_committed
+from published import published_board
 from typer.testing import CliRunner
 
 from datamodules.mfeat import Mfeat
 from mmbench import __version__
 from mmbench.bench import every_eval
-from mmbench.bench.compare import read_board
 from mmbench.bench.spec import load_suite
 from mmbench.cards import about, citation, croissant, markdown
 from mmbench.cli.app import app
@@ -359,9 +358,7 @@ SCHEMA = fields(
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    board = tmp_path_factory.mktemp("published") / "leaderboard.csv"
-    board.write_text(as_committed("quickstart/leaderboard.csv"), encoding="utf-8")
-    return read_board(board)
+    return published_board("quickstart", tmp_path_factory.mktemp("board"))
 
 
 def exported(board, **changes):
