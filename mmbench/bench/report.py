@@ -585,21 +585,25 @@ def _compared(comparisons: pd.DataFrame) -> list[Table]:
     reference = comparisons["reference"].iloc[0]
     overall = comparisons[(comparisons["data"] == EVERY) & (comparisons["over"] == ALL)]
     order = overall.sort_values("gain", ascending=False)["method"]
+    partly = [name for name in dict.fromkeys(comparisons["method"]) if name not in set(order)]
     wholes = comparisons[comparisons["over"] == ALL]
     sets = [*(d for d in dict.fromkeys(wholes["data"]) if d != EVERY)]
     mean = wholes[wholes["data"] == EVERY].set_index("method")
     single = wholes.set_index(["data", "method"])
     rows = [
         [
-            name, _gain(mean.loc[name]), _p(mean.loc[name]),
-            *(_apart(single.loc[data, name]) for data in sets),
+            name,
+            *([DASH, DASH] if name in partly else [_gain(mean.loc[name]), _p(mean.loc[name])]),
+            *(_apart(single.loc[at]) if (at := (data, name)) in single.index else DASH
+              for data in sets),
         ]
-        for name in order
+        for name in [*order, *partly]
     ]  # fmt: skip
     by_data = (
         f"Gain over {reference}, mean over all test conditions. In the mean over data sets with "
         "its 95 % interval over seeds and test samples together, and p after Holm; on each data "
-        "set, the standard error over seeds (s) and the one over test samples (t) apart.",
+        "set, the standard error over seeds (s) and the one over test samples (t) apart. "
+        f"{DASH}: left out, as said above.",
         ["method", "all data sets", "p", *sets],
         rows,
     )

@@ -2,7 +2,9 @@
 
 Every method is compared with one simple row, the best of them by mean rank, on each data set: the
 mean difference over all test conditions, its error over seeds (paired by fold and seed) and over
-test samples (bootstrap), p adjusted by Holm. What holds of these data sets need not hold of others.
+test samples (bootstrap), p adjusted by Holm. The mean over data sets is of those methods alone that
+finished training on each of them; on a data set a method stands wherever it finished there. What
+holds of these data sets need not hold of others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,7 +109,8 @@ def verdict(
     ]
     left_out = [name for name, of in kinds.items() if of not in PLAIN and name not in whole]
     simple = [name for name in whole if kinds[name] in SIMPLE]
-    compared = [name for name in whole if kinds[name] not in (*SIMPLE, *PLAIN)]
+    others = [name for name, of in kinds.items() if of not in (*SIMPLE, *PLAIN)]
+    compared = [name for name in others if name in whole]
     if not simple or not compared:
         who = f"none of the simple rows {', '.join(SIMPLE)}" if not simple else "no other method"
         return _without(
@@ -119,15 +122,26 @@ def verdict(
     sign = 1.0 if higher_is_better(metric) else -1.0
     means = np.array([[sign * table[name].mean() for name in simple] for table in tables.values()])
     reference = simple[int(np.argmin(mean_ranks(means, "higher")))]
-    names = [reference, *compared]
+    names = {
+        data: [
+            reference,
+            *compared,  # first, so that a place is the same method on every data set
+            *(
+                name
+                for name in others
+                if name not in compared and name in table and data not in early.get(name, ())
+            ),
+        ]
+        for data, table in tables.items()
+    }
     groups = {
-        data: _groups(data, table[names] * sign, rows_of_metric, runs, metric, score_cache)
+        data: _groups(data, table[names[data]] * sign, rows_of_metric, runs, metric, score_cache)
         for data, table in tables.items()
     }
     comparisons = pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
     for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
         comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
-    said = _sentences(comparisons, groups, names, metric)
+    said = _sentences(comparisons, groups, [reference, *compared], metric)
     if len({fold for table in tables.values() for fold in table.index.unique("fold")}) > 1:
         said.append(
             "Folds count here as trainings of their own, though they share training samples: "
@@ -136,17 +150,20 @@ def verdict(
     untrained = [f"{name} ({', '.join(early[name])})" for name in left_out if name in early]
     if untrained:
         said.append(
-            "Left out, since validation still rose when most trainings on a data set ended: "
-            f"{', '.join(untrained)}."
+            "Left out of the mean and of the data sets in brackets, since validation still rose "
+            f"when most trainings there ended: {', '.join(untrained)}."
         )
     holes = [name for name in left_out if name not in early]
     if holes:
         said.append(
-            f"Left out, for a hole or a data set that they do not apply to: {', '.join(holes)}."
+            "Left out of the mean, for a hole or a data set that they do not apply to: "
+            f"{', '.join(holes)}."
         )
-    others = [str(data) for data in dict.fromkeys(records["data"]) if str(data) not in tables]
-    if others:
-        said.append(f"Left out, since {metric} is not defined there: {', '.join(others)}.")
+    without_metric = [
+        str(data) for data in dict.fromkeys(records["data"]) if str(data) not in tables
+    ]
+    if without_metric:
+        said.append(f"Left out, since {metric} is not defined there: {', '.join(without_metric)}.")
     return Verdict(said, comparisons)
 
 
@@ -182,7 +199,7 @@ def _without(sentences: list[str]) -> Verdict:
 def ended_early(records: pd.DataFrame) -> dict[str, list[str]]:
     """Method -> data sets on which most of its trainings ended while validation still rose.
 
-    One is enough to leave a method out: what training lacks there is no matter of other data sets.
+    One is enough to leave a method out of the mean over data sets, and says nothing of the others.
     """
     share = records.groupby(["method", "data", "scenario"], sort=False)["rising"].mean()
     early: dict[str, list[str]] = {}
@@ -217,7 +234,8 @@ def compare(
         for data, table in _tables(rows).items()
         if set(names) <= set(table.columns)
     }
-    return pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
+    of_each = dict.fromkeys(groups, names)
+    return pd.DataFrame(_compared(groups, of_each, metric), columns=list(COLUMNS))
 
 
 def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -308,29 +326,35 @@ def _paired(group: _Group, one: int, other: int) -> tuple[Float[Array, " trainin
 
 
 def _compared(
-    groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str], metric: str
+    groups: Mapping[str, Mapping[str, _Group]], names: Mapping[str, Sequence[str]], metric: str
 ) -> Iterator[tuple[Any, ...]]:
-    """Rows of `COLUMNS`: each method against the first, p not adjusted yet."""
+    """Rows of `COLUMNS`: each method against the first, p not adjusted yet.
+
+    `names` has the methods of each data set, in the order of its group; over all data sets only
+    those are compared that stand on each.
+    """
     overs = list(dict.fromkeys(over for group in groups.values() for over in group))
+    reference, *methods = dict.fromkeys(name for part in names.values() for name in part)
     for over in overs:
-        for place in range(1, len(names)):
+        for method in methods:
             parts = {}
             for data, group in groups.items():
-                if over not in group:
+                if over not in group or method not in names[data]:
                     continue
-                paired, over_samples = _paired(group[over], place, 0)
+                paired, over_samples = _paired(group[over], names[data].index(method), 0)
                 parts[data] = result = difference(paired, over_samples)
                 n = len(paired)
                 seeds = float(np.std(paired, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
                 yield (
-                    data, over, names[place], names[0], metric, result.gain, *result.interval(),
+                    data, over, method, reference, metric, result.gain, *result.interval(),
                     seeds, np.sqrt(over_samples), n, result.p,
                 )  # fmt: skip
-            mean = pooled_difference(list(parts.values()))
-            yield (
-                EVERY, over, names[place], names[0], metric, mean.gain, *mean.interval(),
-                np.nan, np.nan, len(parts), mean.p,
-            )  # fmt: skip
+            if all(method in part for part in names.values()):
+                mean = pooled_difference(list(parts.values()))
+                yield (
+                    EVERY, over, method, reference, metric, mean.gain, *mean.interval(),
+                    np.nan, np.nan, len(parts), mean.p,
+                )  # fmt: skip
 
 
 def spread(comparisons: pd.DataFrame) -> Spread | None:
@@ -469,7 +493,8 @@ def needed(typical: Spread, gain: float, trainings: int, data_sets: int) -> str:
 
 def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> list[str]:
     """The best in the mean, and all that do not differ from it beyond chance."""
-    means = np.mean([group[ALL].scores.mean(axis=0) for group in groups.values()], axis=0)
+    scores = [group[ALL].scores[:, : len(names)] for group in groups.values()]
+    means = np.mean([of_one.mean(axis=0) for of_one in scores], axis=0)
     best = int(np.argmax(means))
     others = [place for place in range(len(names)) if place != best]
     p = [

@@ -8,6 +8,7 @@ from scipy import stats
 from sweeps import specs
 
 from mmbench.bench.record import Run, read_records
+from mmbench.bench.report import DASH, _compared
 from mmbench.bench.result import read_result, write_result
 from mmbench.bench.score_cache import ScoreCache
 from mmbench.bench.statistics import Spread, difference, pooled_difference
@@ -117,8 +118,9 @@ def test_without_a_simple_row_that_is_said_and_a_method_with_a_hole_is_left_out(
     runs = made(tmp_path / "b", {"late_logistic": 0.8, "shaspec": 0.7, "momke": 0.7})
     found = said([run for run in runs if (run.spec.method, run.spec.seed) != ("momke", 2)])
     assert set(found.comparisons["method"]) == {"shaspec"}
-    assert "Left out" in found.sentences[-1]
-    assert "momke" in found.sentences[-1]
+    assert found.sentences[-1] == (
+        "Left out of the mean, for a hole or a data set that they do not apply to: momke."
+    )
 
 
 def test_a_method_that_one_data_set_leaves_untrained_is_left_out_by_name(tmp_path):
@@ -127,11 +129,30 @@ def test_a_method_that_one_data_set_leaves_untrained_is_left_out_by_name(tmp_pat
     most = records["method"].map({"shaspec": 2, "mce": 1}).fillna(0)  # of three trainings
     records["rising"] = (records["data"] == "two") & (records["seed"] < most)
     found = verdict(runs, records, "accuracy", ScoreCache(None))
-    assert set(found.comparisons["method"]) == {"momke", "mce"}
-    assert found.sentences[-1] == (
-        "Left out, since validation still rose when most trainings on a data set ended: "
-        "shaspec (two)."
+    assert set(over_all(found, EVERY).index) == {"momke", "mce"}
+    assert set(over_all(found, "two").index) == {"momke", "mce"}
+    assert over_all(found, "one")["gain"].to_dict() == pytest.approx(
+        {"momke": 0.1, "mce": 0.1, "shaspec": 0.2}, abs=0.03
     )
+    assert found.sentences[0].startswith("2 of 2 methods beat late_logistic")
+    assert "shaspec on one" in found.sentences[1]
+    assert "shaspec" not in "".join(found.sentences[2:-1])
+    assert found.sentences[-1] == (
+        "Left out of the mean and of the data sets in brackets, since validation still rose when "
+        "most trainings there ended: shaspec (two)."
+    )
+
+
+def test_a_method_that_does_not_apply_everywhere_stands_where_it_does(tmp_path):
+    runs = made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8, "gcnet": 0.7})
+    hole = ("gcnet", "one")
+    found = said([run for run in runs if (run.spec.method, run.spec.data_label) != hole])
+    assert set(over_all(found, EVERY).index) == set(over_all(found, "one").index) == {"shaspec"}
+    assert over_all(found, "two").loc["gcnet", "gain"] == pytest.approx(0.1, abs=0.03)
+    [table, *_] = _compared(found.comparisons)
+    [row] = [row for row in table[2] if row[0] == "gcnet"]
+    assert row[:4] == ["gcnet", DASH, DASH, DASH]
+    assert row[4].startswith("+0.1")
 
 
 def test_a_seed_that_no_method_has_yet_is_no_hole(tmp_path):
