@@ -100,8 +100,10 @@ def verdict(
             [f"No verdict: chance over test samples is not known of {metric}; choose another."]
         )
     kinds = {run.spec.method_label: run.spec.method for run in runs}
-    tables = _tables(rows_of_metric)
-    early = ended_early(rows_of_metric)
+    tables_of_all = _tables(rows_of_metric)
+    growing = _growing(tables_of_all, runs)
+    tables = {data: table for data, table in tables_of_all.items() if data not in growing}
+    early = ended_early(rows_of_metric[rows_of_metric["data"].isin(list(tables))])
     whole = [
         name
         for name in kinds
@@ -159,9 +161,13 @@ def verdict(
             "Left out of the mean, for a hole or a data set that they do not apply to: "
             f"{', '.join(holes)}."
         )
-    without_metric = [
-        str(data) for data in dict.fromkeys(records["data"]) if str(data) not in tables
-    ]
+    if growing:
+        said.append(
+            "Left out, since most methods do not have all trainings there yet: "
+            f"{', '.join(growing)}."
+        )
+    defined = set(tables_of_all)
+    without_metric = [str(d) for d in dict.fromkeys(records["data"]) if str(d) not in defined]
     if without_metric:
         said.append(f"Left out, since {metric} is not defined there: {', '.join(without_metric)}.")
     return Verdict(said, comparisons)
@@ -247,6 +253,24 @@ def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
         )
         tables[str(data)] = wide.dropna(axis=1)
     return tables
+
+
+def _growing(tables: Mapping[str, pd.DataFrame], runs: Sequence[Run]) -> list[str]:
+    """Data sets that a sweep has only begun, beside others of which it has more.
+
+    There most methods that apply still have no training that others have, or all have the one.
+    """
+    begun = []
+    for data, table in tables.items():
+        here = {
+            run.spec.method_label
+            for run in runs
+            if run.spec.data_label == data and run.state != "skipped"
+        }
+        seeds = table.reset_index()[["fold", "seed"]].drop_duplicates()
+        if 2 * len(here & set(table.columns)) < len(here) or len(seeds) < 2:
+            begun.append(data)
+    return begun if len(begun) < len(tables) else []
 
 
 def _over(records: pd.DataFrame, data: str) -> dict[tuple[str, str], str]:

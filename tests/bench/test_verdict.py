@@ -143,6 +143,27 @@ def test_a_method_that_one_data_set_leaves_untrained_is_left_out_by_name(tmp_pat
     )
 
 
+@pytest.mark.parametrize("made_there", [("late_logistic",), ("late_logistic", "shaspec", "momke")])
+def test_a_data_set_that_a_sweep_has_only_begun_takes_no_verdict_from_the_others(
+    tmp_path, made_there
+):
+    runs = made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8, "momke": 0.7})
+    seeds = 1 if "momke" in made_there else 3
+    runs = [
+        run
+        if run.spec.data_label == "one" or (run.spec.method in made_there and run.spec.seed < seeds)
+        else replace(run, folder=tmp_path / "none", state="waiting")
+        for run in runs
+    ]
+    found = said(runs)
+    of_one = said([run for run in runs if run.spec.data_label == "one"])
+    assert found.sentences == [
+        *of_one.sentences,
+        "Left out, since most methods do not have all trainings there yet: two.",
+    ]
+    assert found.comparisons.equals(of_one.comparisons)
+
+
 def test_a_method_that_does_not_apply_everywhere_stands_where_it_does(tmp_path):
     runs = made(tmp_path, {"late_logistic": 0.6, "shaspec": 0.8, "gcnet": 0.7})
     hole = ("gcnet", "one")
