@@ -100,9 +100,9 @@ def verdict(
             [f"No verdict: chance over test samples is not known of {metric}; choose another."]
         )
     kinds = {run.spec.method_label: run.spec.method for run in runs}
-    tables_of_all = _tables(rows_of_metric)
-    growing = _growing(tables_of_all, runs)
-    tables = {data: table for data, table in tables_of_all.items() if data not in growing}
+    all_tables = _tables(rows_of_metric)
+    growing = _growing(all_tables, runs)
+    tables = {data: table for data, table in all_tables.items() if data not in growing}
     early = ended_early(rows_of_metric[rows_of_metric["data"].isin(list(tables))])
     whole = [
         name
@@ -166,8 +166,7 @@ def verdict(
             "Left out, since most methods do not have all trainings there yet: "
             f"{', '.join(growing)}."
         )
-    defined = set(tables_of_all)
-    without_metric = [str(d) for d in dict.fromkeys(records["data"]) if str(d) not in defined]
+    without_metric = [str(d) for d in dict.fromkeys(records["data"]) if str(d) not in all_tables]
     if without_metric:
         said.append(f"Left out, since {metric} is not defined there: {', '.join(without_metric)}.")
     return Verdict(said, comparisons)
@@ -258,7 +257,7 @@ def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _growing(tables: Mapping[str, pd.DataFrame], runs: Sequence[Run]) -> list[str]:
     """Data sets that a sweep has only begun, beside others of which it has more.
 
-    There most methods that apply still have no training that others have, or all have the one.
+    There most methods that apply lack a training that others have, or each has only one.
     """
     begun = []
     for data, table in tables.items():
