@@ -69,10 +69,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Group:
-    """Conditions of one data set that go together: scores by training, covariance by samples."""
+    """Conditions of one data set that go together.
 
-    scores: Float[Array, "training method"]
-    covariance: Float[Array, "method method"]
+    Args:
+        scores: A row each training, a column each method.
+        covariance: Of their mean over trainings, by samples: methods by methods.
+    """
+
+    scores: pd.DataFrame
+    covariance: pd.DataFrame
 
 
 def verdict(
@@ -127,12 +132,7 @@ def verdict(
     names = {
         data: [
             reference,
-            *compared,  # first, so that a place is the same method on every data set
-            *(
-                name
-                for name in others
-                if name not in compared and name in table and data not in early.get(name, ())
-            ),
+            *(name for name in others if name in table and data not in early.get(name, ())),
         ]
         for data, table in tables.items()
     }
@@ -140,7 +140,7 @@ def verdict(
         data: _groups(data, table[names[data]] * sign, rows_of_metric, runs, metric, score_cache)
         for data, table in tables.items()
     }
-    comparisons = pd.DataFrame(_compared(groups, names, metric), columns=list(COLUMNS))
+    comparisons = pd.DataFrame(_compared(groups, metric), columns=list(COLUMNS))
     for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
         comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
     said = _sentences(comparisons, groups, [reference, *compared], metric)
@@ -239,8 +239,7 @@ def compare(
         for data, table in _tables(rows).items()
         if set(names) <= set(table.columns)
     }
-    of_each = dict.fromkeys(groups, names)
-    return pd.DataFrame(_compared(groups, of_each, metric), columns=list(COLUMNS))
+    return pd.DataFrame(_compared(groups, metric), columns=list(COLUMNS))
 
 
 def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -332,31 +331,32 @@ def _groups(
     parts = {pair: part.droplevel(["scenario", "condition"]) for pair, part in by_condition}
     return {
         name: _Group(
-            np.mean(
-                [parts[pair].sort_index().to_numpy(float) for pair in conditions[name]], axis=0
+            pd.DataFrame(
+                np.mean(
+                    [parts[pair].sort_index().to_numpy(float) for pair in conditions[name]], axis=0
+                ),
+                columns=methods,
             ),
-            covariance,
+            pd.DataFrame(covariance, index=methods, columns=methods),
         )
         for name, covariance in zip(names, np.reshape(cached, shape), strict=True)
     }
 
 
-def _paired(group: _Group, one: int, other: int) -> tuple[Float[Array, " training"], float]:
+def _paired(group: _Group, one: str, other: str) -> tuple[Float[Array, " training"], float]:
     """Difference of each pair of trainings, and variance of their mean over test samples."""
-    c = group.covariance
-    over_samples = max(0.0, float(c[one, one] + c[other, other] - 2 * c[one, other]))
-    return group.scores[:, one] - group.scores[:, other], over_samples
+    of_both = group.covariance.loc[[one, other], [one, other]].to_numpy()
+    over_samples = max(0.0, float(of_both.trace() - 2 * of_both[0, 1]))
+    return (group.scores[one] - group.scores[other]).to_numpy(), over_samples
 
 
-def _compared(
-    groups: Mapping[str, Mapping[str, _Group]], names: Mapping[str, Sequence[str]], metric: str
-) -> Iterator[tuple[Any, ...]]:
+def _compared(groups: Mapping[str, Mapping[str, _Group]], metric: str) -> Iterator[tuple[Any, ...]]:
     """Rows of `COLUMNS`: each method against the first, p not adjusted yet.
 
-    `names` has the methods of each data set, in the order of its group; over all data sets only
-    those are compared that stand on each.
+    Over all data sets only those are compared that stand on each.
     """
     overs = list(dict.fromkeys(over for group in groups.values() for over in group))
+    names = {data: list(group[ALL].scores.columns) for data, group in groups.items()}
     reference, *methods = dict.fromkeys(name for part in names.values() for name in part)
     for over in overs:
         for method in methods:
@@ -364,7 +364,7 @@ def _compared(
             for data, group in groups.items():
                 if over not in group or method not in names[data]:
                     continue
-                paired, over_samples = _paired(group[over], names[data].index(method), 0)
+                paired, over_samples = _paired(group[over], method, reference)
                 parts[data] = result = difference(paired, over_samples)
                 n = len(paired)
                 seeds = float(np.std(paired, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
@@ -516,17 +516,15 @@ def needed(typical: Spread, gain: float, trainings: int, data_sets: int) -> str:
 
 def _alike(groups: Mapping[str, Mapping[str, _Group]], names: Sequence[str]) -> list[str]:
     """The best in the mean, and all that do not differ from it beyond chance."""
-    scores = [group[ALL].scores[:, : len(names)] for group in groups.values()]
-    means = np.mean([of_one.mean(axis=0) for of_one in scores], axis=0)
-    best = int(np.argmax(means))
-    others = [place for place in range(len(names)) if place != best]
+    means = np.mean([group[ALL].scores[list(names)].mean() for group in groups.values()], axis=0)
+    best = names[int(np.argmax(means))]
+    others = [name for name in names if name != best]
     p = [
-        pooled_difference([difference(*_paired(g[ALL], place, best)) for g in groups.values()]).p
-        for place in others
+        pooled_difference([difference(*_paired(g[ALL], name, best)) for g in groups.values()]).p
+        for name in others
     ]
-    alike = [names[place] for place, one in zip(others, holm(np.array(p)), strict=True)
-             if one >= CHANCE]  # fmt: skip
-    return [names[best], *alike]
+    return [best, *(name for name, of in zip(others, holm(np.array(p)), strict=True)
+                    if of >= CHANCE)]  # fmt: skip
 
 
 def _stability(groups: Mapping[str, Mapping[str, _Group]]) -> list[str]:
@@ -536,7 +534,7 @@ def _stability(groups: Mapping[str, Mapping[str, _Group]]) -> list[str]:
         rates = sorted((name for name in group if name.startswith(RATE)), key=_rate)
         if len(rates) < 2:
             continue
-        low, high = (group[name].scores.mean(axis=0) for name in (rates[0], rates[-1]))
+        low, high = (group[name].scores.mean().to_numpy() for name in (rates[0], rates[-1]))
         ends.add((rates[0], rates[-1]))
         tau = rank_stability(np.stack([low, high]), "higher")[0, 1]
         if not np.isnan(tau):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sweeps import specs
@@ -339,7 +340,8 @@ def test_the_order_at_the_lowest_rate_is_compared_with_that_at_the_highest(
         "the same; mean over 2 data sets), and the same method is best on 2 of 2."
     )
     up, down = (
-        _Group(np.array([scores, scores]), np.eye(3)) for scores in ([0.1, 0.2, 0.3], [3, 2, 1.0])
+        _Group(pd.DataFrame([scores, scores]), pd.DataFrame(np.eye(3)))
+        for scores in ([0.1, 0.2, 0.3], [3, 2, 1.0])
     )
     [line] = _stability({"d": {ALL: up, "patterns": up, "rate 0": up, "rate 0.65": down}})
     assert "tau of -1.00" in line
