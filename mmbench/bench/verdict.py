@@ -140,7 +140,7 @@ def verdict(
         data: _groups(data, table[names[data]] * sign, rows_of_metric, runs, metric, score_cache)
         for data, table in tables.items()
     }
-    comparisons = pd.DataFrame(_compared(groups, metric), columns=list(COLUMNS))
+    comparisons = pd.DataFrame(_compared(groups, reference, metric), columns=list(COLUMNS))
     for _, part in comparisons.groupby([comparisons["data"] == EVERY, comparisons["over"] == ALL]):
         comparisons.loc[part.index, "p"] = holm(part["p"].to_numpy(float))
     said = _sentences(comparisons, groups, [reference, *compared], metric)
@@ -239,7 +239,7 @@ def compare(
         for data, table in _tables(rows).items()
         if set(names) <= set(table.columns)
     }
-    return pd.DataFrame(_compared(groups, metric), columns=list(COLUMNS))
+    return pd.DataFrame(_compared(groups, names[0], metric), columns=list(COLUMNS))
 
 
 def _tables(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -350,14 +350,16 @@ def _paired(group: _Group, one: str, other: str) -> tuple[Float[Array, " trainin
     return (group.scores[one] - group.scores[other]).to_numpy(), over_samples
 
 
-def _compared(groups: Mapping[str, Mapping[str, _Group]], metric: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of `COLUMNS`: each method against the first, p not adjusted yet.
+def _compared(
+    groups: Mapping[str, Mapping[str, _Group]], reference: str, metric: str
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of `COLUMNS`: each method against the reference, p not adjusted yet.
 
     Over all data sets only those are compared that stand on each.
     """
     overs = list(dict.fromkeys(over for group in groups.values() for over in group))
     names = {data: list(group[ALL].scores.columns) for data, group in groups.items()}
-    reference, *methods = dict.fromkeys(name for part in names.values() for name in part)
+    methods = dict.fromkeys(name for part in names.values() for name in part if name != reference)
     for over in overs:
         for method in methods:
             parts = {}

@@ -355,6 +355,10 @@ def test_methods_of_any_variant_are_compared_with_the_first_where_none_has_a_hol
     found = compare(runs, read_records(runs), ["a", "b"], "accuracy", ScoreCache(None))
     assert set(found["data"]) == {"one", EVERY}
     assert over_all(Verdict([], found), "one").loc["b", "gain"] == pytest.approx(-0.2, abs=0.03)
+    runs = [run for run in runs if run.spec.method == "a"]
+    nowhere = compare(runs, read_records(runs), ["a", "b"], "accuracy", ScoreCache(None))
+    assert nowhere.empty
+    assert list(nowhere.columns) == list(found.columns)
 
 
 @pytest.mark.parametrize(("validation", "named"), [(0.95, True), (0.6, False), (0.3, False)])
