@@ -687,12 +687,12 @@ class Sweep:
         file = file or self.board_folder / archive.FILE
         known = [self.folder / name for name in (CONTENT, SEARCH)]
         beside = {each.name: json.loads(each.read_bytes()) for each in known if each.is_file()}
-        trials = self.searches.trials
-        going = [find_run(s, self.runs_folder) for s in trials if self.searches.goes_on(s)]
-        settled = [self._tried(spec) for spec in trials if not self.searches.goes_on(spec)]
+        beaten = {spec.folder: self._tried(spec) for spec in self.searches.beaten}
+        rest = [spec for spec in self.searches.trials if spec.folder not in beaten]
+        trials = [find_run(spec, self.runs_folder) for spec in rest]
         held = archive.write_archive(
-            self.runs(), going, settled, {FILE: resolved(self.suite), **beside}, file,
-            code=version("mmbench"),
+            self.runs(), trials, list(beaten.values()), {FILE: resolved(self.suite), **beside},
+            file, code=version("mmbench"),
         )  # fmt: skip
         return file, held
 

@@ -8,7 +8,7 @@ runs.parquet         a row a run: how it ended, and its specification, record an
 samples.parquet      what runs have in common: targets, masks and ids of a test condition, as npz
 predictions.parquet  a row a run and condition: outputs in float16, or in float32 where those of
                      a regression or of survival, or larger ones, would lose by it; none of trials
-                     whose search has ended
+                     that others outdid
 """
 
 import hashlib
@@ -63,8 +63,8 @@ BESIDE = (SUITE, CONTENT, SEARCH)
 
 def write_archive(
     runs: Sequence[Run],
-    going: Sequence[Run],
-    settled: Sequence[Run],
+    trials: Sequence[Run],
+    beaten: Sequence[Run],
     beside: Mapping[str, JSON],
     file: Path,
     *,
@@ -74,9 +74,10 @@ def write_archive(
 
     Args:
         runs: Planned runs; those that are waiting or damaged are left out.
-        going: Trials of searches that go on; those that are planned runs, too, are held once.
-        settled: Trials of searches that have ended. No table needs more of them than their records,
-            so that predictions, nine tenths of a file, are kept of the others alone.
+        trials: Trials of searches that are or may become the best of theirs; those that are planned
+            runs, too, are held once.
+        beaten: Trials that never will be. No table needs more of them than their records, so that
+            predictions, nine tenths of a file, are kept of the others alone.
         beside: Name of a file beside the runs (`BESIDE`) -> what it holds.
         file: To write.
         code: Version of mmbench.
@@ -91,7 +92,7 @@ def write_archive(
     planned = {run.folder for run in ended}  # while a search goes on, its first trial is not
     tried, others = (
         [run for run in some if run.state in STATES.values() and run.folder not in planned]
-        for some in (going, settled)
+        for some in (trials, beaten)
     )
     if not (ended or tried or others):
         raise ValueError("no run of the suite has ended, so there is nothing to keep")
@@ -102,15 +103,15 @@ def write_archive(
 
 def _write(
     planned: Sequence[Run],
-    going: Sequence[Run],
-    settled: Sequence[Run],
+    trials: Sequence[Run],
+    beaten: Sequence[Run],
     beside: Mapping[str, JSON],
     part: Path,
     code: str,
 ) -> None:
     pa, pq = _pyarrow()
-    runs = [*planned, *going, *settled]
-    whole = [*planned, *going]
+    whole = [*planned, *trials]
+    runs = [*whole, *beaten]
     members = {name: json.dumps(held, indent=1).encode() for name, held in beside.items()}
     rows = [{**_row(run), "trial": place >= len(planned)} for place, run in enumerate(runs)]
     members["runs.parquet"] = _parquet(pa.Table.from_pylist(rows))

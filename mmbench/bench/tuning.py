@@ -153,6 +153,18 @@ class Searches:
         ]
 
     @property
+    def beaten(self) -> list[RunSpec]:
+        """The runs of trials that have ended and are not the best, so that they never will be."""
+        metric = self.suite.select.metric
+        return [
+            self._run_of(default, trial)
+            for default in self.defaults.values()
+            if (search := self.of.get(self._name(default))) is not None
+            for trial in search.trials[: self._number]
+            if trial.state != "open" and trial is not search.best(self._number, metric)
+        ]
+
+    @property
     def left_of(self) -> dict[tuple[str, str], list[float]]:
         """(data, method) -> lengths of the trials that have not ended, drawn or not.
 

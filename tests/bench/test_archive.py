@@ -13,6 +13,7 @@ from mmbench.bench.archive import merge, read_manifest, unpack
 from mmbench.bench.leaderboard import COLUMNS
 from mmbench.bench.published import stale
 from mmbench.bench.record import find_run, finish, read_predictions
+from mmbench.bench.result import read_result
 from mmbench.bench.spec import PROTOCOL
 from mmbench.verify import verify
 
@@ -254,6 +255,41 @@ def test_a_part_of_a_suite_that_is_committed_as_an_archive_goes_on_elsewhere(tmp
     more, runs = other.archive()
     assert runs == len(made)
     assert mmbench.bench.archive.merge(whole.folder, more) == len(made) - 3
+
+
+def test_of_a_search_that_goes_on_the_best_trial_alone_keeps_predictions(tmp_path):
+    """What is beaten never becomes the best; what has not been looked at may be."""
+    words = suite(seeds=1, methods=["zero_fill"], tune={"trials": 4}).model_dump()
+    here = mmbench.Sweep(words, results=tmp_path / "here")
+    for _ in here.execute(here.todo()[:2], 1):
+        pass
+    _, runs = here.archive(tmp_path / "unseen.zip")
+    assert runs == 2
+    assert len(kept(tmp_path / "unseen.zip", tmp_path / "unseen")) == 2
+    here = mmbench.Sweep(words, results=tmp_path / "here")
+    here.todo()  # looks at the two
+    trials = [find_run(spec, here.runs_folder) for spec in here.searches.trials]
+    done = [run.folder for run in trials if run.state == "done"]
+    score = {folder.name: read_result(folder).selected.score for folder in done}
+    assert len(set(score.values())) == 2
+    file, runs = here.archive()
+    assert runs == 2
+    there = tmp_path / "there" / here.folder.name
+    assert kept(file, there) == {max(score, key=score.__getitem__)}
+    other = mmbench.Sweep(words, results=tmp_path / "there")
+    assert [run.spec.key for run in other.todo()] == [run.spec.key for run in here.todo()]
+    for sweep in (here, other):
+        sweep.run(workers=1)
+    assert [run.spec.key for run in other.runs()] == [run.spec.key for run in here.runs()]
+    assert {run.state for run in other.runs(read_up_to=None)} == {"done"}
+    made = list(other.runs_folder.glob("[!.]*/*/*/[!.]*"))
+    assert sum("archived" in json.loads((run / "done").read_text()) for run in made) == 2
+
+
+def kept(file, folder):
+    """Names of an archive's runs that have predictions."""
+    unpack(file, folder)
+    return {found.parent.name for found in folder.rglob("predictions")}
 
 
 def test_of_trials_of_an_ended_search_records_alone_are_kept(tmp_path):
