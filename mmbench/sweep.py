@@ -687,7 +687,8 @@ class Sweep:
         file = file or self.board_folder / archive.FILE
         known = [self.folder / name for name in (CONTENT, SEARCH)]
         beside = {each.name: json.loads(each.read_bytes()) for each in known if each.is_file()}
-        beaten = {spec.folder: self._tried(spec) for spec in self.searches.beaten}
+        lost = self.searches.beaten(self._tried)
+        beaten = {spec.folder: self._tried(spec) for spec in lost}
         rest = [spec for spec in self.searches.trials if spec.folder not in beaten]
         trials = [find_run(spec, self.runs_folder) for spec in rest]
         held = archive.write_archive(

@@ -153,18 +153,6 @@ class Searches:
         ]
 
     @property
-    def beaten(self) -> list[RunSpec]:
-        """The runs of trials that have ended and are not the best, so that they never will be."""
-        metric = self.suite.select.metric
-        return [
-            self._run_of(default, trial)
-            for default in self.defaults.values()
-            if (search := self.of.get(self._name(default))) is not None
-            for trial in search.trials[: self._number]
-            if trial.state != "open" and trial is not search.best(self._number, metric)
-        ]
-
-    @property
     def left_of(self) -> dict[tuple[str, str], list[float]]:
         """(data, method) -> lengths of the trials that have not ended, drawn or not.
 
@@ -225,14 +213,27 @@ class Searches:
             search, before = self.of[self._name(default)], None
             while search.trials != before:
                 before = search.trials
-                search.trials = [
-                    self._looked_up(default, search, each, find) if each.state == "open" else each
-                    for each in before
-                ]
+                search.trials = self._looked_up(default, search, find)
                 self._draw(default, search)
                 changed |= search.trials != before
         if changed:
             self.write()
+
+    def beaten(self, find: Callable[[RunSpec], Run]) -> list[RunSpec]:
+        """The runs of trials that have ended and are not the best, so that they never will be.
+
+        Args:
+            find: Looks a run up.
+        """
+        metric, runs = self.suite.select.metric, []
+        for default in self.defaults.values():
+            if self._name(default) in self.of:
+                known = replace(self.of[self._name(default)])
+                known.trials = self._looked_up(default, known, find)
+                best = known.best(self._number, metric)
+                ended = [each for each in known.trials[: self._number] if each.state != "open"]
+                runs += [self._run_of(default, each) for each in ended if each is not best]
+        return runs
 
     def write(self) -> None:
         """Leave the searches for those who come later; what others added meanwhile stays."""
@@ -360,9 +361,17 @@ class Searches:
         return replace(default, method_args=args, length=trial.length)
 
     def _looked_up(
+        self, default: RunSpec, search: Search, find: Callable[[RunSpec], Run]
+    ) -> list[Trial]:
+        """The trials of a search, each as its run ended or as it was."""
+        return [
+            self._ended(default, search, each, find) if each.state == "open" else each
+            for each in search.trials
+        ]
+
+    def _ended(
         self, default: RunSpec, search: Search, trial: Trial, find: Callable[[RunSpec], Run]
     ) -> Trial:
-        """The trial as its run ended, or as it was."""
         run = find(self._run_of(default, trial))
         if run.state == "done":
             score = read_result(run.folder).selected.score

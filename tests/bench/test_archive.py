@@ -258,16 +258,11 @@ def test_a_part_of_a_suite_that_is_committed_as_an_archive_goes_on_elsewhere(tmp
 
 
 def test_of_a_search_that_goes_on_the_best_trial_alone_keeps_predictions(tmp_path):
-    """What is beaten never becomes the best; what has not been looked at may be."""
+    """What is beaten never becomes the best."""
     words = suite(seeds=1, methods=["zero_fill"], tune={"trials": 4}).model_dump()
     here = mmbench.Sweep(words, results=tmp_path / "here")
     for _ in here.execute(here.todo()[:2], 1):
         pass
-    _, runs = here.archive(tmp_path / "unseen.zip")
-    assert runs == 2
-    assert len(kept(tmp_path / "unseen.zip", tmp_path / "unseen")) == 2
-    here = mmbench.Sweep(words, results=tmp_path / "here")
-    here.todo()  # looks at the two
     trials = [find_run(spec, here.runs_folder) for spec in here.searches.trials]
     done = [run.folder for run in trials if run.state == "done"]
     score = {folder.name: read_result(folder).selected.score for folder in done}
