@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -217,12 +218,13 @@ def test_a_run_that_somebody_is_at_is_waited_for_at_the_end(tmp_path):
 @pytest.mark.slow
 def test_closing_ends_the_workers_and_leaves_a_run_that_will_run_again(tmp_path):
     planned = specs(trainer={"max_epochs": 10_000})[1:]
+    threads = threading.active_count()
     events = local.execute(Queue(planned, tmp_path), NO_DATA, workers=1)
     next(events)
     await_beginning(tmp_path / planned[0].folder)
     events.close()
-    # the pool's own thread reaps its worker, too, so that joining it here would be a race
-    wait_until(lambda: not multiprocessing.active_children())
+    assert multiprocessing.active_children() == []
+    assert threading.active_count() == threads
     assert find_run(planned[0], tmp_path).state == "waiting"
 
 
@@ -259,6 +261,7 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
 
 
 OOM = """
+import threading
 import time
 from pathlib import Path
 from mmbench.methods.majority import Majority

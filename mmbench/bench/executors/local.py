@@ -214,7 +214,9 @@ def execute(
                         pools[flight.slot].interrupt()
         finally:
             for each in pools.values():
-                each.kill()
+                each.interrupt()
+            for each in pools.values():
+                each.end()  # Python's own clearing up would race with that of a pool
             for flight in flying.values():
                 pool = pools.get(flight.slot)
                 if pool is not None and pool.process is not None:
@@ -285,11 +287,6 @@ class _Worker:
         """End it at once; a polite SIGTERM is held back by lightning until the fit ends."""
         for process in list((self._pool._processes or {}).values()):
             process.kill()
-
-    def kill(self) -> None:
-        """End it at once, and give it up."""
-        self.interrupt()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _oom_kills() -> int:
