@@ -687,13 +687,13 @@ class Sweep:
         file = file or self.board_folder / archive.FILE
         known = [self.folder / name for name in (CONTENT, SEARCH)]
         beside = {each.name: json.loads(each.read_bytes()) for each in known if each.is_file()}
-        lost = self.searches.beaten(self._tried)
-        beaten = {spec.folder: self._tried(spec) for spec in lost}
-        rest = [spec for spec in self.searches.trials if spec.folder not in beaten]
+        beaten = [self._tried(spec) for spec in self.searches.beaten(self._tried)]
+        lost = {run.spec.folder for run in beaten}
+        rest = [spec for spec in self.searches.trials if spec.folder not in lost]
         trials = [find_run(spec, self.runs_folder) for spec in rest]
         held = archive.write_archive(
-            self.runs(), trials, list(beaten.values()), {FILE: resolved(self.suite), **beside},
-            file, code=version("mmbench"),
+            self.runs(), trials, beaten, {FILE: resolved(self.suite), **beside}, file,
+            code=version("mmbench"),
         )  # fmt: skip
         return file, held
 

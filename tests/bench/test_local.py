@@ -261,7 +261,6 @@ def test_predictions_depend_neither_on_the_number_of_workers_nor_on_the_order_of
 
 
 OOM = """
-import threading
 import time
 from pathlib import Path
 from mmbench.methods.majority import Majority
